@@ -1,0 +1,1 @@
+"""Training and evaluation loops. Imports torch and itself only: models and loaders arrive as arguments."""

@@ -1,0 +1,60 @@
+"""The narrow decoder: visible tokens and mask tokens in, predictions at the masked places out.
+
+Letters: B clips, N tokens = V visible + M masked, E decoder width, P prediction width.
+"""
+
+import torch
+from torch import nn
+
+from models.layers import Block
+from models.positions import sincos_table
+from models.tokens import gather_tokens
+from models.vit import run_blocks
+
+
+class Decoder(nn.Module):
+    """Transformer over all tokens of the clip, read out at the masked ones."""
+
+    pos_embed: torch.Tensor
+
+    def __init__(
+        self,
+        *,
+        num_tokens: int,
+        embed_dim: int,
+        depth: int,
+        num_heads: int,
+        out_dim: int,
+        mlp_ratio: float = 4.0,
+        use_checkpoint: bool = False,
+    ) -> None:
+        super().__init__()
+        self.use_checkpoint = use_checkpoint
+        self.register_buffer("pos_embed", sincos_table(num_tokens, embed_dim), persistent=False)
+        self.blocks = nn.ModuleList(Block(embed_dim, num_heads, mlp_ratio=mlp_ratio) for _ in range(depth))
+        self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
+        self.head = nn.Linear(embed_dim, out_dim)
+
+    def forward(
+        self,
+        visible_BVE: torch.Tensor,
+        mask_token: torch.Tensor,
+        visible_BV: torch.Tensor,
+        masked_BM: torch.Tensor,
+    ) -> torch.Tensor:
+        """Predict at the masked places.
+
+        Args:
+            visible_BVE: encoded visible tokens, brought to the decoder's width.
+            mask_token: (1, 1, E), stands in for every masked token.
+            visible_BV: their positions in the clip, int64.
+            masked_BM: the masked tokens' positions, int64.
+
+        Returns:
+            (B, M, P), in the order of `masked_BM`.
+        """
+        seen = visible_BVE + gather_tokens(self.pos_embed, visible_BV)
+        unseen = mask_token + gather_tokens(self.pos_embed, masked_BM)
+        tokens = torch.cat((seen, unseen.to(seen.dtype)), dim=1)
+        tokens = run_blocks(self.blocks, tokens, use_checkpoint=self.use_checkpoint)
+        return self.head(self.norm(tokens[:, visible_BV.shape[1] :]))

@@ -1,0 +1,97 @@
+"""Transformer layers. Parameter names equal those of the released checkpoints.
+
+Letters: B clips, N tokens, D width, H heads, E head width.
+"""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from timm.layers import DropPath
+from torch import nn
+
+from models.tokens import Tubelet, gather_tokens, patchify
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with a bias on queries and values; one on keys would cancel in the softmax."""
+
+    def __init__(self, dim: int, num_heads: int, *, attn_drop: float = 0.0, proj_drop: float = 0.0) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.attn_drop = attn_drop
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(dim))
+        self.v_bias = nn.Parameter(torch.zeros(dim))
+        self.proj = nn.Linear(dim, dim)
+        self.proj_drop = nn.Dropout(proj_drop)
+
+    def forward(self, x_BND: torch.Tensor) -> torch.Tensor:
+        bias = torch.cat((self.q_bias, torch.zeros_like(self.v_bias), self.v_bias))
+        qkv = F.linear(x_BND, self.qkv.weight, bias)
+        q, k, v = rearrange(qkv, "b n (three h e) -> three b h n e", three=3, h=self.num_heads)
+        x = F.scaled_dot_product_attention(q, k, v, dropout_p=self.attn_drop if self.training else 0.0)
+        return self.proj_drop(self.proj(rearrange(x, "b h n e -> b n (h e)")))
+
+
+class Mlp(nn.Module):
+    """Two linear layers with a GELU between."""
+
+    def __init__(self, dim: int, hidden_dim: int, *, drop: float = 0.0) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.drop = nn.Dropout(drop)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.drop(self.fc2(F.gelu(self.fc1(x))))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block. `init_values` > 0 adds a learnable scale to both residual branches."""
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        mlp_ratio: float = 4.0,
+        drop: float = 0.0,
+        attn_drop: float = 0.0,
+        drop_path: float = 0.0,
+        init_values: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = Attention(dim, num_heads, attn_drop=attn_drop, proj_drop=drop)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), drop=drop)
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+        scale = torch.full((dim,), init_values)
+        self.gamma_1 = nn.Parameter(scale.clone()) if init_values > 0 else None
+        self.gamma_2 = nn.Parameter(scale.clone()) if init_values > 0 else None
+
+    def forward(self, x_BND: torch.Tensor) -> torch.Tensor:
+        attended = self.attn(self.norm1(x_BND))
+        x_BND = x_BND + self.drop_path(attended if self.gamma_1 is None else self.gamma_1 * attended)
+        mixed = self.mlp(self.norm2(x_BND))
+        return x_BND + self.drop_path(mixed if self.gamma_2 is None else self.gamma_2 * mixed)
+
+
+class TubeletEmbedding(nn.Module):
+    """Linear embedding of tubelets, of the visible ones only if they are given.
+
+    The weights keep the shape of the convolution that the released checkpoints hold. A convolution whose stride equals
+    its kernel is a matrix product over tubelets, which can leave out the masked ones.
+    """
+
+    def __init__(self, dim: int, tubelet: Tubelet, in_channels: int = 3) -> None:
+        super().__init__()
+        self.tubelet = tubelet
+        self.proj = nn.Conv3d(in_channels, dim, kernel_size=tubelet, stride=tubelet)
+
+    def forward(self, clip_BCTHW: torch.Tensor, visible_BV: torch.Tensor | None = None) -> torch.Tensor:
+        """(B, C, T, H, W) [and (B, V) positions] -> (B, N or V, D)."""
+        pixels = patchify(clip_BCTHW, self.tubelet)
+        if visible_BV is not None:
+            pixels = gather_tokens(pixels, visible_BV)
+        return F.linear(pixels.flatten(2), self.proj.weight.flatten(1), self.proj.bias)

@@ -1,0 +1,81 @@
+"""What pulls predictions and targets together. An objective is one class and one row of OBJECTIVES.
+
+Letters: B clips, M masked tokens, P prediction width, K prototypes, S = B * M samples.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from models.sinkhorn import AllReduce, sinkhorn_codes
+
+
+class SwappedClusterPrediction(nn.Module):
+    """Each branch predicts the other's balanced cluster assignment (arXiv 2407.15447, section 3; cf. arXiv 2006.09882).
+
+    The cross-entropy's targets are the codes, the argmax of the transport plan, as in the released code (protocols 6,
+    row 2). Prototypes learn from the projection network's branch only; the prediction is compared with a detached copy.
+    """
+
+    uses_prototypes = True
+
+    def __init__(
+        self,
+        *,
+        epsilon: float = 0.05,
+        num_iters: int = 10,
+        temperature: float = 0.1,
+        all_reduce: AllReduce | None = None,
+    ) -> None:
+        super().__init__()
+        self.epsilon = epsilon
+        self.num_iters = num_iters
+        self.temperature = temperature
+        self.all_reduce = all_reduce
+
+    def forward(
+        self, predicted_BMP: torch.Tensor, projected_BMP: torch.Tensor, prototypes_KP: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Losses and codes.
+
+        `prototypes_KP` is brought to unit rows in place: the gradient is taken at the normalised point, not through the
+        normalisation (protocols 2).
+
+        Returns:
+            `loss`, `video_loss` (the prediction against the target's codes), `target_loss` (the reverse), all scalars,
+            and `codes_video`, `codes_target` (B, M) int64.
+        """
+        with torch.no_grad():
+            prototypes_KP.copy_(F.normalize(prototypes_KP, dim=-1))
+        shape = predicted_BMP.shape[:2]
+        scores_video_SK = F.normalize(predicted_BMP.float(), dim=-1).flatten(0, 1) @ prototypes_KP.detach().T
+        scores_target_SK = F.normalize(projected_BMP.float(), dim=-1).flatten(0, 1) @ prototypes_KP.T
+        codes_video_S = self.codes(scores_video_SK)
+        codes_target_S = self.codes(scores_target_SK)
+        video_loss = F.cross_entropy(scores_video_SK / self.temperature, codes_target_S)
+        target_loss = F.cross_entropy(scores_target_SK / self.temperature, codes_video_S)
+        return {
+            "loss": video_loss + target_loss,
+            "video_loss": video_loss,
+            "target_loss": target_loss,
+            "codes_video": codes_video_S.reshape(shape),
+            "codes_target": codes_target_S.reshape(shape),
+        }
+
+    def codes(self, scores_SK: torch.Tensor) -> torch.Tensor:
+        """(S,) codes, balanced over the samples of all ranks."""
+        return sinkhorn_codes(scores_SK, epsilon=self.epsilon, num_iters=self.num_iters, all_reduce=self.all_reduce)
+
+
+class Regression(nn.Module):
+    """Mean squared error between prediction and target features (arXiv 2203.12602)."""
+
+    uses_prototypes = False
+
+    def forward(
+        self, predicted_BMP: torch.Tensor, projected_BMP: torch.Tensor, prototypes_KP: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
+        return {"loss": F.mse_loss(predicted_BMP.float(), projected_BMP.float())}
+
+
+OBJECTIVES = {"SWAV": SwappedClusterPrediction, "L2": Regression}

@@ -1,0 +1,94 @@
+"""SIGMA: masked video modelling with Sinkhorn-guided targets (arXiv 2407.15447). With pixels and L2 it is VideoMAE.
+
+Letters: B clips, C channels, T H W frames and pixels, N tokens = V visible + M masked, D encoder width, F
+target-feature width, P embedding width, K prototypes.
+"""
+
+import torch
+from torch import nn
+
+from models.decoder import Decoder
+from models.tokens import split_by_mask
+from models.vit import VideoTransformer
+
+
+class Sigma(nn.Module):
+    """The encoder sees the visible tubelets, the decoder predicts the others' embeddings, the objective compares.
+
+    Args:
+        encoder: visible tokens.
+        decoder: predictions at the masked places.
+        targets: clip and masked positions -> target features; None if they are always given to `forward`.
+        projection: target features -> embeddings.
+        objective: predictions, embeddings and prototypes -> losses.
+        num_prototypes: K, for an objective that uses them.
+    """
+
+    def __init__(
+        self,
+        *,
+        encoder: VideoTransformer,
+        decoder: Decoder,
+        targets: nn.Module | None,
+        projection: nn.Module,
+        objective: nn.Module,
+        num_prototypes: int,
+    ) -> None:
+        super().__init__()
+        decoder_dim, embedding_dim = decoder.head.in_features, decoder.head.out_features
+        self.encoder = encoder
+        self.encoder_to_decoder = nn.Linear(encoder.embed_dim, decoder_dim, bias=False)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_dim))
+        self.decoder = decoder
+        self.targets = targets
+        self.head = projection
+        self.prototypes = (
+            nn.Parameter(torch.randn(num_prototypes, embedding_dim)) if objective.uses_prototypes else None
+        )
+        self.objective = objective
+        nn.init.trunc_normal_(self.mask_token, std=0.02)
+        for part in (encoder, self.encoder_to_decoder, decoder):
+            part.apply(_xavier)
+
+    def forward(
+        self,
+        clip_BCTHW: torch.Tensor,
+        mask_BN: torch.Tensor,
+        target_features_BMF: torch.Tensor | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """One pass of the method.
+
+        Args:
+            clip_BCTHW: (B, 3, T, H, W) float, ImageNet-normalised.
+            mask_BN: (B, N) bool, True = masked, the same number in every row; best left in host memory.
+            target_features_BMF: (B, M, F), used in place of the target network's output.
+
+        Returns:
+            `loss` and the other results of the objective, and `predicted` (B, M, P).
+        """
+        visible_BV, masked_BM = split_by_mask(mask_BN, clip_BCTHW.device)
+        visible_BVD = self.encoder(clip_BCTHW, visible_BV)
+        predicted_BMP = self.decoder(self.encoder_to_decoder(visible_BVD), self.mask_token, visible_BV, masked_BM)
+        if target_features_BMF is None:
+            target_features_BMF = self.target_features(clip_BCTHW, masked_BM)
+        projected_BMP = self.head(target_features_BMF)
+        with torch.autocast(clip_BCTHW.device.type, enabled=False):  # losses and balancing in float32
+            losses = self.objective(predicted_BMP, projected_BMP, self.prototypes)
+        return {**losses, "predicted": predicted_BMP}
+
+    def target_features(self, clip_BCTHW: torch.Tensor, masked_BM: torch.Tensor) -> torch.Tensor:
+        """(B, M, F) from the target network."""
+        if self.targets is None:
+            raise ValueError("the model has no target network: pass target_features")
+        return self.targets(clip_BCTHW, masked_BM)
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters the optimizer must not decay, besides vectors and biases."""
+        return {"mask_token"}
+
+
+def _xavier(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,53 @@
+"""Between clips, tubelets and token lists: cutting a clip, and splitting its tokens by the mask.
+
+Letters: B clips, C channels, T H W frames and pixels, t h w token grid, pt ph pw tubelet, N tokens = V visible + M
+masked, D width.
+"""
+
+import torch
+from einops import rearrange
+
+Tubelet = tuple[int, int, int]  # frames, height, width of a tubelet in pixels
+
+
+def patchify(clip_BCTHW: torch.Tensor, tubelet: Tubelet) -> torch.Tensor:
+    """(B, C, T, H, W) -> (B, N, C, pt * ph * pw): every tubelet's pixels, channel by channel."""
+    pt, ph, pw = tubelet
+    return rearrange(clip_BCTHW, "b c (t pt) (h ph) (w pw) -> b (t h w) c (pt ph pw)", pt=pt, ph=ph, pw=pw)
+
+
+def split_by_mask(mask_BN: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token positions of the visible and of the masked tokens, in order.
+
+    The numbers of both have to be known on the host, to shape the tensors. With the mask in host memory (where the
+    loader leaves it) this costs nothing; with the mask on an accelerator it waits for the device.
+
+    Args:
+        mask_BN: bool, True = masked.
+        device: where the indices are needed.
+
+    Returns:
+        (B, V) and (B, M) int64.
+
+    Raises:
+        ValueError: not the same number masked in every row, or none visible or none masked.
+    """
+    num_masked_B = mask_BN.sum(dim=1)
+    num_masked = int(num_masked_B[0])
+    if not bool((num_masked_B == num_masked).all()):
+        raise ValueError(
+            f"the same number of tokens must be masked in every clip of a batch, got {num_masked_B.tolist()}"
+        )
+    if not 0 < num_masked < mask_BN.shape[1]:
+        raise ValueError(f"{num_masked} of {mask_BN.shape[1]} tokens masked: some must be visible and some masked")
+    # A stable sort keeps the tokens of each kind in their order.
+    order_BN = mask_BN.to(torch.uint8).argsort(dim=1, stable=True).to(device, non_blocking=True)
+    num_visible = mask_BN.shape[1] - num_masked
+    return order_BN[:, :num_visible], order_BN[:, num_visible:]
+
+
+def gather_tokens(tokens: torch.Tensor, index_BM: torch.Tensor) -> torch.Tensor:
+    """The tokens at the given positions: (B, N, ...) and (B, M) -> (B, M, ...). A batch of one table is broadcast."""
+    tokens = tokens.expand(index_BM.shape[0], *tokens.shape[1:])
+    index = index_BM.reshape(*index_BM.shape, *[1] * (tokens.ndim - 2)).expand(-1, -1, *tokens.shape[2:])
+    return tokens.gather(1, index)

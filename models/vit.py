@@ -1,0 +1,113 @@
+"""The video transformer: one encoder for pre-training (visible tokens) and for everything after it (all tokens).
+
+Letters: B clips, C channels, T H W frames and pixels, N tokens, V visible tokens, D width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from models.layers import Block, TubeletEmbedding
+from models.positions import sincos_table
+from models.tokens import gather_tokens
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Sizes of an encoder and of the decoder that goes with it in pre-training."""
+
+    embed_dim: int
+    depth: int
+    num_heads: int
+    decoder_embed_dim: int
+    decoder_num_heads: int
+
+
+VARIANTS = {
+    "mini": Variant(128, 4, 4, 64, 2),  # for demonstrations on a CPU
+    "tiny": Variant(192, 12, 3, 96, 3),
+    "small": Variant(384, 12, 6, 192, 3),
+    "base": Variant(768, 12, 12, 384, 6),
+    "large": Variant(1024, 24, 16, 512, 8),
+    "huge": Variant(1280, 32, 16, 640, 8),
+}
+
+
+def run_blocks(blocks: nn.ModuleList, x_BND: torch.Tensor, *, use_checkpoint: bool) -> torch.Tensor:
+    """Apply the blocks; with `use_checkpoint` activations are recomputed in the backward pass instead of kept."""
+    for block in blocks:
+        x_BND = checkpoint(block, x_BND, use_reentrant=False) if use_checkpoint else block(x_BND)
+    return x_BND
+
+
+class VideoTransformer(nn.Module):
+    """ViT over tubelets with a fixed sinusoidal position table; no class token.
+
+    `forward` takes (B, 3, T, H, W) and, optionally, the positions (B, V) of the visible tokens; it returns (B, N, D) or
+    (B, V, D) after the final norm.
+    """
+
+    pos_embed: torch.Tensor
+
+    def __init__(
+        self,
+        *,
+        img_size: int = 224,
+        patch_size: int = 16,
+        num_frames: int = 16,
+        tubelet_size: int = 2,
+        embed_dim: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        mlp_ratio: float = 4.0,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        init_values: float = 0.0,
+        use_checkpoint: bool = False,
+        final_norm: bool = True,
+    ) -> None:
+        super().__init__()
+        self.grid = (num_frames // tubelet_size, img_size // patch_size, img_size // patch_size)
+        self.clip_shape = (3, num_frames, img_size, img_size)
+        self.embed_dim = embed_dim
+        self.use_checkpoint = use_checkpoint
+        self.patch_embed = TubeletEmbedding(embed_dim, (tubelet_size, patch_size, patch_size))
+        self.register_buffer("pos_embed", sincos_table(self.num_tokens, embed_dim), persistent=False)
+        self.blocks = nn.ModuleList(
+            Block(
+                embed_dim,
+                num_heads,
+                mlp_ratio=mlp_ratio,
+                drop=drop_rate,
+                attn_drop=attn_drop_rate,
+                drop_path=rate,
+                init_values=init_values,
+            )
+            for rate in (drop_path_rate * i / max(depth - 1, 1) for i in range(depth))
+        )
+        self.norm = nn.LayerNorm(embed_dim, eps=1e-6) if final_norm else nn.Identity()
+
+    @property
+    def num_tokens(self) -> int:
+        """N, the number of tokens of a whole clip."""
+        t, h, w = self.grid
+        return t * h * w
+
+    @property
+    def tubelet(self) -> tuple[int, int, int]:
+        """Frames, height and width of a tubelet in pixels."""
+        return self.patch_embed.tubelet
+
+    def check_clip(self, clip_BCTHW: torch.Tensor) -> None:
+        """Raise ValueError, with both shapes, for a clip of another size than the model was made for."""
+        if tuple(clip_BCTHW.shape[1:]) != self.clip_shape:
+            raise ValueError(f"the model takes clips of shape {self.clip_shape}, got {tuple(clip_BCTHW.shape[1:])}")
+
+    def forward(self, clip_BCTHW: torch.Tensor, visible_BV: torch.Tensor | None = None) -> torch.Tensor:
+        self.check_clip(clip_BCTHW)
+        position = self.pos_embed if visible_BV is None else gather_tokens(self.pos_embed, visible_BV)
+        tokens = self.patch_embed(clip_BCTHW, visible_BV) + position
+        return self.norm(run_blocks(self.blocks, tokens, use_checkpoint=self.use_checkpoint))
