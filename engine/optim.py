@@ -20,8 +20,8 @@ def layer_index(name: str, num_blocks: int) -> int:
 def parameter_groups(model: nn.Module, *, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
     """Groups of the trainable parameters by depth and by whether they are decayed (protocols 1.6).
 
-    Vectors, biases and what the model's `no_weight_decay()` names are not decayed. The learning rate of depth i is scaled
-    by layer_decay^(num_blocks + 1 - i): each group's `lr_scale`, which the schedule multiplies with.
+    Vectors, biases and what the model's `no_weight_decay()` names are not decayed. The learning rate of depth i is
+    scaled by layer_decay^(num_blocks + 1 - i): each group's `lr_scale`, which the schedule multiplies with.
 
     Returns:
         Groups with `params`, `weight_decay`, `lr_scale` and `name`.
@@ -51,10 +51,13 @@ def parameter_groups(model: nn.Module, *, weight_decay: float, layer_decay: floa
 def build_optimizer(
     groups: list[dict[str, Any]], *, opt: str, lr: float, betas: tuple[float, float], eps: float, momentum: float
 ) -> torch.optim.Optimizer:
-    """AdamW (decoupled decay) or SGD with Nesterov momentum, over `parameter_groups`' result."""
+    """AdamW (decoupled decay) or SGD with Nesterov momentum, over `parameter_groups`' result.
+
+    The fused forms are needed, not only faster: they can leave out an update by a flag on the device (see
+    Backend.step).
+    """
     if opt == "adamw":
-        on_gpu = any(p.is_cuda for group in groups for p in group["params"])
-        return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=on_gpu)
+        return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=True)
     if opt == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=True)
+        return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=True, fused=True)
     raise ValueError(f"--opt {opt}: choose from adamw, sgd")

@@ -1,0 +1,196 @@
+"""Labelled samples: augmented clips for training, the middle clip for validation, all views of a video for testing."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from .annotations import VideoList
+from .decoding import open_video
+from .pretraining import decode_or_replace, sample_rng
+from .sampling import (
+    dense_test_indices,
+    draw_dense_train_clip,
+    middle_dense_clip,
+    middle_uniform_clip,
+    uniform_test_indices,
+    uniform_train_indices,
+)
+
+SAMPLERS = ("dense", "uniform")
+FrameTransform = Callable[[torch.Tensor], torch.Tensor]
+
+
+def _check_sampler(sampler: str) -> None:
+    if sampler not in SAMPLERS:
+        raise ValueError(f"frame sampler '{sampler}': choose from {', '.join(SAMPLERS)}")
+
+
+class TrainDataset(Dataset):
+    """Augmented clips, asked for by (epoch, index); a video is decoded once and augmented `num_repeats` times.
+
+    A sample depends on the seed, the epoch and the index only: neither order, workers nor ranks change it.
+
+    Args:
+        videos: the list, with labels.
+        transform: (frames uint8 (T, 3, H, W), rng) -> uint8 (T, 3, size, size).
+        sampler: "dense": frames `sampling_rate` apart; "uniform": one frame from each part of the whole video.
+        num_frames: T, frames of a clip.
+        sampling_rate: distance between frames; not used by "uniform".
+        num_repeats: R, augmentations of each decoded clip.
+        seed: of the run; at least 0.
+        decoder: back end, see `open_video`.
+    """
+
+    def __init__(
+        self,
+        videos: VideoList,
+        *,
+        transform: Callable[[torch.Tensor, np.random.Generator], torch.Tensor],
+        sampler: str,
+        num_frames: int,
+        sampling_rate: int,
+        num_repeats: int = 1,
+        seed: int,
+        decoder: str = "auto",
+    ) -> None:
+        _check_sampler(sampler)
+        if num_repeats < 1:
+            raise ValueError(f"--num_sample {num_repeats}: at least one augmentation of each clip")
+        self.videos, self.transform, self.sampler = videos, transform, sampler
+        self.num_frames, self.sampling_rate = num_frames, sampling_rate
+        self.num_repeats, self.seed, self.decoder = num_repeats, seed, decoder
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def _draw(self, length: int, rng: np.random.Generator) -> np.ndarray:
+        if self.sampler == "uniform":
+            return uniform_train_indices(length, self.num_frames, rng)
+        return draw_dense_train_clip(length, self.num_frames, self.sampling_rate, rng)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        """The sample of `index` in `epoch`.
+
+        Returns:
+            "clip" uint8 (R, T, 3, size, size); "label" and "index" of the video shown, which is another than the one
+            asked for where that could not be decoded; "failures": (path, reason) of those that could not.
+        """
+        epoch, asked = key
+        rng = sample_rng(self.seed, epoch, asked)
+        frames, index, failures = decode_or_replace(
+            self.videos, asked, rng, draw=lambda length: self._draw(length, rng), decoder=self.decoder
+        )
+        rngs = [rng] + [sample_rng(self.seed, epoch, asked, repeat) for repeat in range(1, self.num_repeats)]
+        clips = torch.stack([self.transform(frames, rng) for rng in rngs])
+        return {"clip": clips, "label": self.videos.labels[index], "index": index, "failures": failures}
+
+
+class ViewDataset(Dataset):
+    """All views of a video, asked for by index: every clip in every crop. Each video is opened once.
+
+    Args:
+        videos: the list, with labels.
+        transform: frames uint8 (U, 3, H, W) -> crops uint8 (num_crops, U, 3, size, size), frame by frame.
+        sampler: "dense" or "uniform", as in training.
+        num_frames: T, frames of a clip.
+        sampling_rate: distance between frames; not used by "uniform".
+        num_clips: clips spread over the video.
+        decoder: back end, see `open_video`.
+    """
+
+    def __init__(
+        self,
+        videos: VideoList,
+        *,
+        transform: FrameTransform,
+        sampler: str,
+        num_frames: int,
+        sampling_rate: int,
+        num_clips: int,
+        decoder: str = "auto",
+    ) -> None:
+        _check_sampler(sampler)
+        if num_clips < 1:
+            raise ValueError(f"--test_num_segment {num_clips}: at least one clip of each video")
+        self.videos, self.transform, self.sampler = videos, transform, sampler
+        self.num_frames, self.sampling_rate, self.num_clips = num_frames, sampling_rate, num_clips
+        self.decoder = decoder
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def clip_indices(self, length: int) -> Sequence[np.ndarray]:
+        """The frames of each clip of a video with `length` frames."""
+        if self.sampler == "uniform":
+            return uniform_test_indices(length, self.num_frames, self.num_clips)
+        return dense_test_indices(length, self.num_frames, self.sampling_rate, self.num_clips)
+
+    def crops(self, frames: torch.Tensor) -> torch.Tensor:
+        """uint8 (U, 3, H, W) -> uint8 (num_crops, U, 3, size, size)."""
+        return self.transform(frames)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """All views of a video.
+
+        Returns:
+            "clip" uint8 (G, T, 3, size, size), G = clips x crops, all crops of a clip together; "label"; "index";
+            "views" = G; "failures": always empty.
+
+        Raises:
+            DecodeError: the video cannot be decoded; nothing takes its place.
+        """
+        with open_video(self.videos.paths[index], decoder=self.decoder) as video:
+            indices = np.stack(self.clip_indices(video.num_frames))
+            # clips overlap: each frame is decoded and resized once
+            unique, positions = np.unique(indices, return_inverse=True)
+            frames = video.get_frames(unique.tolist())
+        crops = self.crops(frames)
+        positions_C1T = torch.from_numpy(positions.reshape(len(indices), 1, -1))
+        clips = crops[torch.arange(len(crops))[:, None], positions_C1T].flatten(0, 1)
+        return {
+            "clip": clips,
+            "label": self.videos.labels[index],
+            "index": index,
+            "views": len(clips),
+            "failures": [],
+        }
+
+
+class ValDataset(ViewDataset):
+    """One clip from the middle of each video, the same every time; items are those of a single view.
+
+    Args: those of ViewDataset without `num_clips`; transform: frames uint8 (T, 3, H, W) -> uint8 (T, 3, size, size).
+    """
+
+    def __init__(
+        self,
+        videos: VideoList,
+        *,
+        transform: FrameTransform,
+        sampler: str,
+        num_frames: int,
+        sampling_rate: int,
+        decoder: str = "auto",
+    ) -> None:
+        super().__init__(
+            videos,
+            transform=transform,
+            sampler=sampler,
+            num_frames=num_frames,
+            sampling_rate=sampling_rate,
+            num_clips=1,
+            decoder=decoder,
+        )
+
+    def clip_indices(self, length: int) -> Sequence[np.ndarray]:
+        """The frames of the middle clip, spaced as in training."""
+        if self.sampler == "uniform":
+            return [middle_uniform_clip(length, self.num_frames)]
+        return [middle_dense_clip(length, self.num_frames, self.sampling_rate)]
+
+    def crops(self, frames: torch.Tensor) -> torch.Tensor:
+        """uint8 (T, 3, H, W) -> uint8 (1, T, 3, size, size): the transform gives a single crop."""
+        return self.transform(frames)[None]

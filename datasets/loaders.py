@@ -1,0 +1,276 @@
+"""Batches: collation, samplers that can be resumed, loaders.
+
+Training samples are asked for by (epoch, index) and depend on nothing else, so a batch is the same whatever the number
+of workers, and a global batch the same whatever the number of ranks it is split over.
+"""
+
+import dataclasses
+import functools
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from .annotations import AnnotationError
+from .transforms import normalize_clips
+
+# Last words of the seeds of streams that are not samples: those have the form (seed, epoch, index, repeat).
+_ORDER_STREAM = 1
+_WORKER_STREAM = 2
+
+
+@dataclass
+class Batch:
+    """Clips with what belongs to them.
+
+    Attributes:
+        clip: uint8 (B, T, 3, H, W); after `to`, normalised float32 (B, 3, T, H, W).
+        index: (B,) int64, positions in the list; in evaluation (B / views,), one for each video.
+        mask: bool (B, N), True = masked; None outside pre-training.
+        label: int64, as many as `index`; None in pre-training.
+        views: clips in a row that belong to one video: repeats in training, views in evaluation.
+        failures: (path, reason) of the videos that could not be decoded and were replaced.
+    """
+
+    clip: torch.Tensor
+    index: torch.Tensor
+    mask: torch.Tensor | None = None
+    label: torch.Tensor | None = None
+    views: int = 1
+    failures: list[tuple[str, str]] = field(default_factory=list)
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """Copy to `device` as uint8, without waiting for it, and normalise there.
+
+        The mask stays in host memory: the model reads from it how many tokens are visible.
+        """
+        moved = dataclasses.replace(
+            self,
+            clip=self.clip.to(device, non_blocking=True),
+            index=self.index.to(device, non_blocking=True),
+            label=None if self.label is None else self.label.to(device, non_blocking=True),
+        )
+        if moved.clip.dtype == torch.uint8:
+            moved.clip = normalize_clips(moved.clip)
+        return moved
+
+    def pin_memory(self) -> "Batch":
+        """The same batch in page-locked memory; called by the DataLoader."""
+        return dataclasses.replace(
+            self,
+            clip=self.clip.pin_memory(),
+            index=self.index.pin_memory(),
+            label=None if self.label is None else self.label.pin_memory(),
+        )
+
+
+def collate(items: Sequence[dict[str, Any]]) -> Batch:
+    """Samples of a data set -> Batch; items with several clips are laid out one after another, video by video.
+
+    In training (no "views" in the items) label and index are repeated for every clip; in evaluation they stay one for
+    each video.
+    """
+    first = items[0]
+    clips = [item["clip"] for item in items]
+    clip = torch.stack(clips) if first["clip"].ndim == 4 else torch.cat(clips)
+    views = len(clip) // len(items)
+    repeats = 1 if "views" in first else views
+    return Batch(
+        clip=clip,
+        index=torch.tensor([item["index"] for item in items]).repeat_interleave(repeats),
+        mask=torch.stack([item["mask"] for item in items]) if "mask" in first else None,
+        label=torch.tensor([item["label"] for item in items]).repeat_interleave(repeats) if "label" in first else None,
+        views=views,
+        failures=[failure for item in items for failure in item["failures"]],
+    )
+
+
+class TrainSampler(Sampler[tuple[int, int]]):
+    """The share of one rank in a seeded order of the videos, as (epoch, index).
+
+    Step g of an epoch uses videos g*B .. (g+1)*B of the epoch's permutation, B = batch_size * world_size, and rank r
+    the r-th part of them: the global batch depends on B only. Videos that do not fill a last global batch are left
+    out of that epoch.
+
+    Args:
+        num_samples: videos in the list.
+        batch_size: of one rank.
+        rank, world_size: of this process.
+        seed: of the run; at least 0.
+
+    Raises:
+        AnnotationError: fewer videos than one global batch.
+    """
+
+    def __init__(self, num_samples: int, *, batch_size: int, rank: int = 0, world_size: int = 1, seed: int = 0) -> None:
+        self.global_batch = batch_size * world_size
+        if num_samples < self.global_batch:
+            raise AnnotationError(
+                f"the list has {num_samples} videos, fewer than the {self.global_batch} of one batch over all ranks "
+                f"(--batch_size {batch_size} x {world_size} ranks): lower --batch_size"
+            )
+        self.num_samples, self.batch_size, self.rank, self.seed = num_samples, batch_size, rank, seed
+        self.num_steps = num_samples // self.global_batch
+        self.epoch = 0
+        self.start_step = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration yields: from its start, unless it is the one just resumed."""
+        if epoch != self.epoch:
+            self.epoch, self.start_step = epoch, 0
+
+    def state_dict(self, finished_steps: int = 0) -> dict[str, int]:
+        """What resumes this order.
+
+        Args:
+            finished_steps: steps of the current epoch that were trained on. The caller knows: workers fetch ahead.
+        """
+        return {
+            "epoch": self.epoch,
+            "start_step": finished_steps,
+            "num_samples": self.num_samples,
+            "global_batch": self.global_batch,
+            "seed": self.seed,
+        }
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on after the finished steps of a `state_dict`, on any number of ranks.
+
+        Raises:
+            ValueError: another list length or seed, or in mid-epoch another global batch: the order would differ.
+        """
+        checked = ["num_samples", "seed"] + (["global_batch"] if state["start_step"] else [])
+        for name in checked:
+            if state[name] != getattr(self, name):
+                raise ValueError(
+                    f"cannot resume the order of the samples: {name} was {state[name]} and is now {getattr(self, name)}"
+                )
+        if not 0 <= state["start_step"] <= self.num_steps:
+            raise ValueError(f"start_step {state['start_step']} is outside an epoch of {self.num_steps} steps")
+        self.epoch, self.start_step = state["epoch"], state["start_step"]
+
+    def __len__(self) -> int:
+        """Samples of a whole epoch on this rank, also when this one starts in the middle."""
+        return self.num_steps * self.batch_size
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        epoch = self.epoch
+        order = np.random.default_rng([self.seed, epoch, 0, 0, _ORDER_STREAM]).permutation(self.num_samples)
+        for step in range(self.start_step, self.num_steps):
+            start = step * self.global_batch + self.rank * self.batch_size
+            for index in order[start : start + self.batch_size].tolist():
+                yield epoch, index
+
+
+class EvalSampler(Sampler[int]):
+    """Every `world_size`-th index from `rank` on: over all ranks each index once, none added to even out the shares."""
+
+    def __init__(self, num_samples: int, *, rank: int = 0, world_size: int = 1) -> None:
+        self.indices = range(rank, num_samples, world_size)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.indices)
+
+
+def init_worker(worker_id: int, *, seed: int, rank: int) -> None:
+    """Start of a loader's worker: one thread, and global generators seeded differently in every worker of every rank.
+
+    The samples do not use the global generators; this is for libraries that do.
+    """
+    torch.set_num_threads(1)
+    words = np.random.SeedSequence([seed, rank, worker_id, 0, _WORKER_STREAM]).generate_state(3)
+    random.seed(int(words[0]))
+    np.random.seed(int(words[1]))  # noqa: NPY002  (the global generator is what is to be seeded)
+    torch.manual_seed(int(words[2]))
+
+
+def _build_loader(
+    dataset: Dataset,
+    sampler: Sampler,
+    *,
+    batch_size: int,
+    drop_last: bool,
+    num_workers: int,
+    pin_memory: bool,
+    seed: int,
+    rank: int,
+) -> DataLoader:
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=sampler,
+        drop_last=drop_last,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        collate_fn=collate,
+        worker_init_fn=functools.partial(init_worker, seed=seed, rank=rank),
+        persistent_workers=num_workers > 0,
+        prefetch_factor=2 if num_workers > 0 else None,
+        # without one of its own, every start of an iteration would draw from torch's global generator, and a run
+        # that is resumed in mid-epoch would see other random numbers than one that is not interrupted
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+def build_train_loader(
+    dataset: Dataset,
+    *,
+    batch_size: int,
+    rank: int = 0,
+    world_size: int = 1,
+    seed: int = 0,
+    num_workers: int = 0,
+    pin_memory: bool = False,
+) -> DataLoader:
+    """The training loader of one rank; `loader.sampler` is its TrainSampler. `batch_size` counts videos of one rank."""
+    sampler = TrainSampler(
+        len(dataset),  # type: ignore[arg-type]
+        batch_size=batch_size,
+        rank=rank,
+        world_size=world_size,
+        seed=seed,
+    )
+    return _build_loader(
+        dataset,
+        sampler,
+        batch_size=batch_size,
+        drop_last=True,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        seed=seed,
+        rank=rank,
+    )
+
+
+def build_eval_loader(
+    dataset: Dataset,
+    *,
+    batch_size: int,
+    rank: int = 0,
+    world_size: int = 1,
+    num_workers: int = 0,
+    pin_memory: bool = False,
+) -> DataLoader:
+    """The evaluation loader of one rank; `batch_size` counts videos, each of which brings all its views."""
+    sampler = EvalSampler(
+        len(dataset),  # type: ignore[arg-type]
+        rank=rank,
+        world_size=world_size,
+    )
+    return _build_loader(
+        dataset,
+        sampler,
+        batch_size=batch_size,
+        drop_last=False,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        seed=0,
+        rank=rank,
+    )

@@ -1,0 +1,101 @@
+"""DDP, or one process, behind a small protocol: autocast, accumulation, and a step that never uses bad gradients."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from engine.distributed import World
+from engine.errors import ConfigError, NonFiniteError
+
+AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "none": torch.float32}
+
+
+def autocast(device: torch.device, amp: str) -> AbstractContextManager[Any]:
+    """Low precision for a forward pass, if `--amp` asks for it."""
+    return torch.autocast(device.type, dtype=AMP_DTYPES[amp], enabled=amp != "none")
+
+
+def check_amp(amp: str, device: torch.device) -> str:
+    """`amp` as given. Raises ConfigError where the device cannot train in it."""
+    if amp not in AMP_DTYPES:
+        raise ConfigError(f"--amp {amp}: choose from {', '.join(AMP_DTYPES)}")
+    if amp == "fp16" and device.type == "cpu":
+        raise ConfigError("--amp fp16 needs a GPU: use --amp none (or bf16) on a CPU")
+    return amp
+
+
+class Backend:
+    """Owns the wrapped model, the optimizer and the loss scaler.
+
+    An update is `update_freq` calls of `backward`, then one of `step`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        world: World,
+        amp: str,
+        clip_grad: float | None = None,
+    ) -> None:
+        self.module = model
+        self.optimizer = optimizer
+        self.device = world.device
+        self.amp = check_amp(amp, world.device)
+        self.clip_grad = clip_grad
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=amp == "fp16")
+        # Buffers are constant tables, and the inputs are on their device already (the mask stays on the host).
+        self.model: nn.Module = (
+            DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+            if world.size > 1
+            else model
+        )
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Around the model's forward pass."""
+        return autocast(self.device, self.amp)
+
+    def accumulating(self, *, last: bool) -> AbstractContextManager[Any]:
+        """Around a forward and backward pass: ranks exchange gradients only in the last one before a step."""
+        if isinstance(self.model, DistributedDataParallel) and not last:
+            return self.model.no_sync()
+        return nullcontext()
+
+    def backward(self, loss: torch.Tensor, *, update_freq: int) -> None:
+        """Add the gradient of loss / update_freq."""
+        self.scaler.scale(loss / update_freq).backward()
+
+    def step(self) -> torch.Tensor:
+        """Clip, update, clear the gradients. Returns the gradient norm before clipping, on the device.
+
+        Ranks share their gradients, so they see the same norm and decide alike. If it is not finite the optimizer
+        leaves the weights and its state alone, decided on the device, without waiting for it; `check_finite` reports
+        it. (With fp16 the scaler does the same and lowers its scale: expected now and then.)
+        """
+        self.scaler.unscale_(self.optimizer)
+        self.grad_norm = norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        if self.clip_grad is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip_grad, norm)
+        if self.scaler.is_enabled():
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            # Fused optimizers skip the update where this tensor is 1: the protocol between torch's scaler and them.
+            self.optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
+            self.optimizer.grad_scale = None  # type: ignore[attr-defined]
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def check_finite(self, step: int) -> None:
+        """Raise NonFiniteError unless the last gradient norm is finite. Waits for the device."""
+        if not self.scaler.is_enabled() and not bool(torch.isfinite(self.grad_norm)):
+            raise NonFiniteError(
+                f"step {step}: the gradient norm is {float(self.grad_norm)}; the weights were not touched. Try a lower "
+                "--lr, a longer --warmup_epochs, --clip_grad 1, or --amp none"
+            )

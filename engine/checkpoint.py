@@ -1,0 +1,198 @@
+"""Training state in one file: written atomically, read without running any code it might hold."""
+
+import argparse
+import logging
+import os
+import random
+import re
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from engine.distributed import World, barrier, gather_objects
+from engine.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
+
+_FILE = re.compile(r"checkpoint-(\d+)\.pth")
+
+
+@dataclass
+class TrainState:
+    """Where training stands: all that is needed to go on as if nothing had happened."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    epoch: int = -1  # the last one finished
+    step: int = 0  # optimizer steps done
+    best: float = 0.0  # best validation accuracy so far, in percent
+
+
+def _rng_state() -> dict[str, Any]:
+    name, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002
+    version, internal, gauss_next = random.getstate()
+    state = {
+        "torch": torch.get_rng_state(),
+        "numpy": [name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), position, has_gauss, gauss],
+        "python": [version, list(internal), gauss_next],
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def _set_rng_state(state: dict[str, Any]) -> None:
+    name, keys, position, has_gauss, gauss = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, gauss))  # noqa: NPY002
+    version, internal, gauss_next = state["python"]
+    random.setstate((version, tuple(internal), gauss_next))
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+@dataclass(frozen=True)
+class Checkpointer:
+    """Writes `checkpoint-N.pth` into the output folder every `save_every` epochs, and after the last."""
+
+    output_dir: str
+    save_every: int
+    world: World
+    args: dict[str, Any]
+    extra: dict[str, Any]
+
+    def after_epoch(self, state: TrainState, *, last: bool) -> None:
+        """Save if it is due. Every rank must call this: each one's random state goes into the file."""
+        if not self.output_dir or not (last or (state.epoch + 1) % self.save_every == 0):
+            return
+        rng_by_rank = gather_objects(_rng_state())
+        if self.world.is_main:
+            path = Path(self.output_dir) / f"checkpoint-{state.epoch}.pth"
+            save(path, state, rng_by_rank=rng_by_rank, args=self.args, **self.extra)
+        barrier()
+
+
+def save(path: Path, state: TrainState, *, rng_by_rank: list[Any], args: dict[str, Any], **extra: Any) -> None:
+    """Write the state to `path`; a reader sees the old file or the whole new one, also after a crash.
+
+    Keys: `model optimizer epoch scaler args step best rng`, and `extra`.
+    """
+    content = {
+        "model": state.model.state_dict(),
+        "optimizer": state.optimizer.state_dict(),
+        "epoch": state.epoch,
+        "scaler": state.scaler.state_dict(),
+        "args": args,
+        "step": state.step,
+        "best": state.best,
+        "rng": rng_by_rank,
+        **extra,
+    }
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    logger.info("saved %s (epoch %d, step %d)", path, state.epoch, state.step)
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """The content of a checkpoint file, tensors in host memory. Only tensors and plain types are unpickled.
+
+    Raises:
+        CheckpointError: missing, damaged, or holding objects that could run code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint file")
+    if damage := find_damage(path):
+        raise CheckpointError(f"{path}: {damage}")
+    try:
+        # argparse.Namespace holds plain values; the released checkpoints keep their options in one.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types on a file that is not a checkpoint
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"{path}: cannot be read as a checkpoint of tensors and plain values: {reason}"
+        ) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a dictionary")
+    return content
+
+
+def find_damage(path: Path) -> str:
+    """What is wrong with a checkpoint's archive, '' if nothing is. Finds flipped bytes too: every member has a CRC."""
+    if path.stat().st_size == 0:
+        return "the file is empty"
+    if not zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            legacy = file.read(2) == b"\x80\x02"  # torch's format before 1.6: no archive, nothing to verify
+        return "" if legacy else "not a checkpoint, or cut off"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except (zipfile.BadZipFile, OSError, EOFError) as error:
+        return f"damaged ({error})"
+    return f"damaged: {broken} fails its checksum" if broken else ""
+
+
+def newest_valid(output_dir: str | Path) -> Path | None:
+    """The `checkpoint-N.pth` with the largest N that is whole; damaged ones are reported and passed over."""
+    found = [(int(m[1]), p) for p in Path(output_dir).glob("checkpoint-*.pth") if (m := _FILE.fullmatch(p.name))]
+    for _, path in sorted(found, reverse=True):
+        damage = find_damage(path)
+        if not damage:
+            return path
+        logger.warning("%s: %s; trying the one before", path, damage)
+    return None
+
+
+def resume(state: TrainState, *, explicit: str, auto: bool, output_dir: str, rank: int) -> Path | None:
+    """Go on from `explicit` if given, else, with `auto`, from the newest valid checkpoint of the output folder.
+
+    Returns:
+        The file, or None where training starts anew.
+    """
+    path = Path(explicit) if explicit else newest_valid(output_dir) if auto and output_dir else None
+    if path is None:
+        return None
+    restore(state, read(path), rank=rank, path=path)
+    logger.info("resumed from %s: %d epochs, %d steps done", path, state.epoch + 1, state.step)
+    return path
+
+
+def restore(state: TrainState, content: dict[str, Any], *, rank: int, path: Path) -> None:
+    """Put a saved state back, in place.
+
+    Raises:
+        CheckpointError: not a training state, or one of another model or optimizer.
+    """
+    missing = [key for key in ("model", "optimizer", "epoch", "scaler", "step") if key not in content]
+    if missing:
+        raise CheckpointError(
+            f"{path}: no {', '.join(missing)} in it, so it is not a training state to resume; "
+            "to start from its weights use --finetune"
+        )
+    try:
+        state.model.load_state_dict(content["model"], strict=True)
+        state.optimizer.load_state_dict(content["optimizer"])
+    except (RuntimeError, ValueError) as error:
+        first = "\n".join(str(error).splitlines()[:4])
+        raise CheckpointError(
+            f"{path}: does not fit this model and optimizer (use the options it "
+            f"was made with, or --no_auto_resume): {first}"
+        ) from error
+    state.scaler.load_state_dict(content["scaler"])
+    state.epoch, state.step = content["epoch"], content["step"]
+    state.best = content.get("best", 0.0)
+    rng = content.get("rng", [])
+    if rank < len(rng):
+        _set_rng_state(rng[rank])

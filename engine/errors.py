@@ -1,0 +1,35 @@
+"""Errors that are the user's to mend: one clear line and exit code 2, no traceback."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+
+class ConfigError(ValueError):
+    """An option, or a combination of options, that makes no sense; the message names the flag and the remedy."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message names the file and the reason."""
+
+
+class BadVideosError(RuntimeError):
+    """More undecodable videos than `--max_bad_fraction` allows; the message names some and the list of all."""
+
+
+class NonFiniteError(RuntimeError):
+    """A loss or gradient that is not finite; raised on all ranks before the weights were touched."""
+
+
+USER_ERRORS: tuple[type[Exception], ...] = (ConfigError, CheckpointError, BadVideosError, NonFiniteError)
+
+
+@contextlib.contextmanager
+def user_errors(*types: type[Exception]) -> Iterator[None]:
+    """Turn errors of `USER_ERRORS` and of the given types into one line on stderr and exit code 2."""
+    try:
+        yield
+    except (*USER_ERRORS, *types) as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.flush()
+        sys.exit(2)

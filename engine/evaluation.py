@@ -1,0 +1,105 @@
+"""Class probabilities of videos from several views, exact for any number of ranks and videos.
+
+Letters: B videos in a batch, G views per video, K classes, V videos in all.
+"""
+
+import logging
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from engine.distributed import World, gather_objects
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class VideoPredictions:
+    """Predictions for every video of a list, in the list's order."""
+
+    probabilities: np.ndarray  # (V, K) float32: softmax of each view, then the mean over views
+    labels: np.ndarray  # (V,) int64
+    num_views: int  # per video
+
+    def top(self, k: int) -> float:
+        """Percentage of videos whose class is among the k most probable ones (k at most K)."""
+        k = min(k, self.probabilities.shape[1])
+        best = np.argpartition(-self.probabilities, k - 1, axis=1)[:, :k]
+        return 100 * float((best == self.labels[:, None]).any(axis=1).mean())
+
+    def mean_per_class(self) -> float:
+        """Top-1 accuracy of every class that occurs, averaged over classes; percent."""
+        correct = self.probabilities.argmax(axis=1) == self.labels
+        return 100 * float(np.mean([correct[self.labels == label].mean() for label in np.unique(self.labels)]))
+
+    def metrics(self, prefix: str) -> dict[str, float]:
+        """`PREFIX/top1`, `PREFIX/top5`, `PREFIX/mean_per_class` in percent, and the mean loss."""
+        own = self.probabilities[np.arange(len(self.labels)), self.labels]
+        return {
+            f"{prefix}/top1": self.top(1),
+            f"{prefix}/top5": self.top(5),
+            f"{prefix}/mean_per_class": self.mean_per_class(),
+            f"{prefix}/loss": float(-np.log(np.maximum(own, 1e-12)).mean()),
+        }
+
+    def save(self, path: Path) -> None:
+        """Arrays `probabilities`, `labels`, `num_views` as npz."""
+        np.savez_compressed(
+            path, probabilities=self.probabilities, labels=self.labels, num_views=np.int64(self.num_views)
+        )
+
+
+@torch.inference_mode()
+def predict(
+    model: nn.Module,
+    loader: Any,
+    *,
+    world: World,
+    num_videos: int,
+    autocast: AbstractContextManager[Any],
+    clips_at_once: int,
+    log_every: int = 50,
+) -> VideoPredictions:
+    """Predict every video of the loader's list.
+
+    Args:
+        loader: batches with `clip` (B * G, ...), video-major, `label` and `index` (B,), `views` G; each rank sees its
+        own
+            share of the videos.
+        num_videos: length of the list.
+        clips_at_once: clips in one forward pass: bounds the memory.
+
+    Raises:
+        RuntimeError: a video predicted twice or not at all.
+    """
+    was_training = model.training
+    model.eval()
+    rows: list[tuple[int, int, np.ndarray]] = []
+    num_views = 0
+    for number, batch in enumerate(loader, start=1):
+        batch = batch.to(world.device)
+        num_views = batch.views
+        with autocast:
+            logits = torch.cat([model(clips) for clips in batch.clip.split(clips_at_once)])
+        probabilities = logits.float().softmax(dim=1).unflatten(0, (-1, num_views)).mean(dim=1)
+        rows += zip(batch.index.tolist(), batch.label.tolist(), probabilities.cpu().numpy(), strict=True)
+        if number % log_every == 0:
+            logger.info("tested %d of %d batches", number, len(loader))
+    model.train(was_training)
+    return _merge([row for rank_rows in gather_objects(rows) for row in rank_rows], num_videos, num_views)
+
+
+def _merge(rows: list[tuple[int, int, np.ndarray]], num_videos: int, num_views: int) -> VideoPredictions:
+    rows.sort(key=lambda row: row[0])
+    if [row[0] for row in rows] != list(range(num_videos)):
+        raise RuntimeError(f"{len(rows)} predictions for {num_videos} videos: each must be predicted exactly once")
+    return VideoPredictions(
+        probabilities=np.stack([row[2] for row in rows]),
+        labels=np.asarray([row[1] for row in rows], dtype=np.int64),
+        num_views=num_views,
+    )

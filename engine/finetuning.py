@@ -1,0 +1,34 @@
+"""Fine-tuning and probing: classification losses on labelled clips."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+Mixup = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+
+class ClassificationForward:
+    """Cross-entropy of a batch, in float32: with mixed clips and soft targets, or with smoothed labels.
+
+    Args:
+        mixup: (clips, labels) -> (mixed clips, soft targets (B, K)); None for none.
+        smoothing: label smoothing where there is no mixup (which smooths its targets itself).
+    """
+
+    def __init__(self, mixup: Mixup | None, smoothing: float) -> None:
+        self.mixup = mixup
+        self.smoothing = smoothing
+
+    def __call__(self, model: nn.Module, batch: Any) -> dict[str, torch.Tensor]:
+        """`loss`, and without mixup also `top1`: the share of right predictions in percent."""
+        if self.mixup is not None:
+            clips, targets = self.mixup(batch.clip, batch.label)
+            return {"loss": F.cross_entropy(model(clips).float(), targets)}
+        logits = model(batch.clip).float()
+        return {
+            "loss": F.cross_entropy(logits, batch.label, label_smoothing=self.smoothing),
+            "top1": 100 * (logits.argmax(dim=1) == batch.label).float().mean(),
+        }

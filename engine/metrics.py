@@ -1,0 +1,170 @@
+"""Meters that live on the device, and where their values go: console, JSON lines, TensorBoard."""
+
+import json
+import logging
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from engine.distributed import World, all_reduce_sum
+
+logger = logging.getLogger(__name__)
+
+
+class RunLog:
+    """Scalars of a run: `log.txt` (JSON lines, steps strictly increasing) in the output folder, TensorBoard events."""
+
+    def __init__(self, output_dir: str, log_dir: str | None, *, world: World, resumed_step: int = 0) -> None:
+        self.path = Path(output_dir) / "log.txt" if output_dir and world.is_main else None
+        if self.path is not None and self.path.exists():
+            self._drop_after(resumed_step)
+        writes_events = log_dir and world.is_main
+        self.writer = SummaryWriter(log_dir, purge_step=resumed_step + 1) if writes_events else None
+
+    def _drop_after(self, step: int) -> None:
+        """Forget what an interrupted run logged after its last checkpoint: these steps are done again."""
+        assert self.path is not None
+        kept = []
+        for line in self.path.read_text().splitlines():
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:  # cut off in the middle of a line
+                logger.warning("%s: dropping an incomplete line", self.path)
+                continue
+            if record.get("step", 0) <= step:
+                kept.append(line + "\n")
+        self.path.write_text("".join(kept))
+
+    def write(self, step: int, **values: float) -> None:
+        """One record; `step` counts optimizer steps done."""
+        if self.path is not None:
+            with self.path.open("a") as file:
+                file.write(json.dumps({"step": step, **values}) + "\n")
+        if self.writer is not None:
+            for name, value in values.items():
+                self.writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flush the events."""
+        if self.writer is not None:
+            self.writer.close()
+
+
+class Meter:
+    """Means of the steps' scalars, kept on the device between log steps; times and rates on the host."""
+
+    def __init__(self, *, prefix: str, log_every: int, total_steps: int, clips_per_step: int) -> None:
+        self.prefix = prefix
+        self.log_every = log_every
+        self.total_steps = total_steps
+        self.clips_per_step = clips_per_step
+        self.epoch_sums: dict[str, torch.Tensor] = {}
+        self.epoch_count = 0
+        self.timed_steps, self.timed_seconds = 0, 0.0
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget the steps since the last flush, and start the clock."""
+        self.sums: dict[str, torch.Tensor] = {}
+        self.count = 0
+        self.data_time = 0.0
+        self.since = time.perf_counter()
+
+    def is_log_step(self, step: int) -> bool:
+        """True every `log_every` steps."""
+        return (step + 1) % self.log_every == 0
+
+    def add(self, values: dict[str, torch.Tensor]) -> None:
+        """Add scalars to the current step's (device tensors; no host synchronisation)."""
+        for name, value in values.items():
+            _accumulate(self.sums, name, value.detach().float())
+
+    def add_data_time(self, seconds: float) -> None:
+        """Time the step waited for its data."""
+        self.data_time += seconds
+
+    def count_step(self) -> None:
+        """The current step is done."""
+        self.count += 1
+
+    def flush(self, step: int, *, epoch: int, lr: float) -> dict[str, float]:
+        """Mean over the steps since the last flush and over ranks, printed and returned. Waits for the device."""
+        means = _mean_over_ranks(self.sums, self.count)
+        for name, value in self.sums.items():
+            _accumulate(self.epoch_sums, name, value)
+        self.epoch_count += self.count
+        seconds = time.perf_counter() - self.since
+        self.timed_steps, self.timed_seconds = self.timed_steps + self.count, self.timed_seconds + seconds
+        remaining = (self.total_steps - step - 1) * self.timed_seconds / self.timed_steps
+        rates = {
+            "lr": lr,
+            "step_time": seconds / self.count,
+            "data_time": self.data_time / self.count,
+            "clips_per_second": self.clips_per_step * self.count / seconds,
+        }
+        if torch.cuda.is_available():
+            rates["memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        logger.info(
+            "epoch %d  step %d/%d  %s  lr %.3g  %.3f s/step (data %.3f)  %.1f clips/s  left %s",
+            epoch,
+            step + 1,
+            self.total_steps,
+            "  ".join(f"{name} {value:.4f}" for name, value in means.items()),
+            lr,
+            rates["step_time"],
+            rates["data_time"],
+            rates["clips_per_second"],
+            format_seconds(remaining),
+        )
+        self.restart()
+        return {"epoch": epoch, **{f"{self.prefix}/{name}": value for name, value in {**means, **rates}.items()}}
+
+    def epoch_means(self) -> dict[str, float]:
+        """Mean over the epoch's steps and over ranks, as `PREFIX_epoch/NAME`; starts the next epoch."""
+        means = _mean_over_ranks(self.epoch_sums, self.epoch_count)
+        self.epoch_sums, self.epoch_count = {}, 0
+        return {f"{self.prefix}_epoch/{name}": value for name, value in means.items()}
+
+
+def _accumulate(sums: dict[str, torch.Tensor], name: str, value: torch.Tensor) -> None:
+    sums[name] = sums[name] + value if name in sums else value
+
+
+def _mean_over_ranks(sums: dict[str, torch.Tensor], count: int) -> dict[str, float]:
+    if not sums:
+        return {}
+    stacked = torch.stack([value / count for value in sums.values()])
+    ranks = all_reduce_sum(torch.ones(1, device=stacked.device))
+    means = (all_reduce_sum(stacked.clone()) / ranks).tolist()
+    return dict(zip(sums, means, strict=True))
+
+
+def format_seconds(seconds: float) -> str:
+    """h:mm:ss."""
+    minutes, rest = divmod(math.ceil(max(seconds, 0)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"
+
+
+def setup_logging(world: World, output_dir: str) -> None:
+    """INFO to the console (and `console.txt`) on the main process, warnings from the others."""
+    handlers: list[logging.Handler] = [logging.StreamHandler()]
+    if world.is_main and output_dir:
+        handlers.append(logging.FileHandler(Path(output_dir) / "console.txt"))
+    logging.basicConfig(
+        level=logging.INFO if world.is_main else logging.WARNING,
+        format="%(asctime)s %(message)s" if world.is_main else f"%(asctime)s [rank {world.rank}] %(message)s",
+        datefmt="%H:%M:%S",
+        handlers=handlers,
+        force=True,
+    )
+
+
+def log_table(title: str, rows: dict[str, Any]) -> None:
+    """A titled block of `name value` lines on the console."""
+    width = max(map(len, rows))
+    logger.info("%s\n%s", title, "\n".join(f"  {name:<{width}}  {value}" for name, value in rows.items()))

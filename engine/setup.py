@@ -1,0 +1,80 @@
+"""From options and a model to a trainer that stands where the last run left off."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from engine import checkpoint, config
+from engine.backend import Backend
+from engine.distributed import World, seed_everything
+from engine.metrics import Meter, RunLog
+from engine.optim import build_optimizer, parameter_groups
+from engine.quarantine import Quarantine
+from engine.training import Forward, Trainer
+
+
+def build_trainer(
+    args: argparse.Namespace,
+    world: World,
+    model: nn.Module,
+    forward: Forward,
+    *,
+    num_batches: int,
+    num_videos: int,
+    repeats: int = 1,
+    layer_decay: float = 1.0,
+    record: Mapping[str, Any],
+    in_checkpoint: Mapping[str, Any],
+) -> Trainer:
+    """Optimizer, schedule, backend and logs for `model`, resumed if there is a checkpoint to resume from.
+
+    Args:
+        forward: what a batch's losses are.
+        num_batches: of the loader of one rank.
+        num_videos: in the list.
+        repeats: clips per video in a batch.
+        layer_decay: learning-rate factor from block to block.
+        record: facts for the run's record, beside its options.
+        in_checkpoint: entries that every checkpoint gets, beside the training state.
+    """
+    total_batch = args.batch_size * args.update_freq * world.size
+    schedule = config.build_schedule(args, total_batch=total_batch, steps_per_epoch=num_batches // args.update_freq)
+    optimizer = build_optimizer(
+        parameter_groups(model, weight_decay=args.weight_decay, layer_decay=layer_decay),
+        opt=args.opt,
+        lr=schedule.lr,
+        betas=_pair(args.opt_betas),
+        eps=args.opt_eps,
+        momentum=args.momentum,
+    )
+    seed_everything(args.seed, world.rank)
+    backend = Backend(model, optimizer, world=world, amp=config.default_amp(args, world), clip_grad=args.clip_grad)
+    state = checkpoint.TrainState(model, optimizer, backend.scaler)
+    checkpoint.resume(state, explicit=args.resume, auto=args.auto_resume, output_dir=args.output_dir, rank=world.rank)
+    config.write_run_record(args, world, **record)
+    config.log_plan(args, world, schedule, model, total_batch=total_batch)
+    return Trainer(
+        backend=backend,
+        state=state,
+        schedule=schedule,
+        meter=Meter(
+            prefix="train",
+            log_every=args.print_freq,
+            total_steps=schedule.total_steps,
+            clips_per_step=total_batch * repeats,
+        ),
+        log=RunLog(args.output_dir, args.log_dir, world=world, resumed_step=state.step),
+        quarantine=Quarantine(args.output_dir, num_videos=num_videos, max_bad_fraction=args.max_bad_fraction),
+        checkpointer=checkpoint.Checkpointer(
+            args.output_dir, args.save_ckpt_freq, world, vars(args), dict(in_checkpoint)
+        ),
+        forward=forward,
+        update_freq=args.update_freq,
+    )
+
+
+def _pair(betas: Sequence[float]) -> tuple[float, float]:
+    first, second = betas
+    return first, second

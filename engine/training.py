@@ -1,0 +1,105 @@
+"""The loop that pre-training and fine-tuning share."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from engine.backend import Backend
+from engine.checkpoint import Checkpointer, TrainState
+from engine.metrics import Meter, RunLog
+from engine.quarantine import Quarantine
+from engine.schedules import Schedule
+
+logger = logging.getLogger(__name__)
+
+# The (possibly wrapped) model and a batch in; a dict of scalars with "loss" out.
+Forward = Callable[[nn.Module, Any], dict[str, torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """What an update needs besides the data."""
+
+    backend: Backend
+    state: TrainState
+    schedule: Schedule
+    meter: Meter
+    log: RunLog
+    quarantine: Quarantine
+    checkpointer: Checkpointer
+    forward: Forward
+    update_freq: int
+
+    def train_one_epoch(self, loader: Any, epoch: int) -> dict[str, float]:
+        """One pass over `loader`; returns the record of its last steps and the epoch's means, not yet written."""
+        self.backend.model.train()
+        batches = iter(loader)
+        for left in reversed(range(self.schedule.steps_per_epoch)):
+            lr = self.update(batches, epoch)
+            step = self.state.step - 1
+            is_log_step = self.meter.is_log_step(step) or left == 0
+            if is_log_step or self.backend.device.type == "cpu":  # elsewhere this would wait for the device
+                self.backend.check_finite(step)
+            if is_log_step:
+                record = self.meter.flush(step, epoch=epoch, lr=lr)
+                if left:
+                    self.log.write(step + 1, **record)
+        return {**record, **self.meter.epoch_means()}
+
+    def update(self, batches: Iterator[Any], epoch: int) -> float:
+        """One optimizer step, from `update_freq` batches, without waiting for the device; returns the learning rate."""
+        backend = self.backend
+        lr = self.schedule.apply(backend.optimizer, self.state.step)
+        for micro in range(self.update_freq):
+            waited = time.perf_counter()
+            batch = next(batches)
+            self.meter.add_data_time(time.perf_counter() - waited)
+            self.quarantine.record(batch.failures, epoch=epoch)
+            batch = batch.to(backend.device)
+            with backend.accumulating(last=micro == self.update_freq - 1):
+                with backend.autocast():
+                    out = self.forward(backend.model, batch)
+                backend.backward(out["loss"], update_freq=self.update_freq)
+            self.meter.add({name: value / self.update_freq for name, value in out.items()})
+        self.meter.add({"grad_norm": backend.step()})
+        self.meter.count_step()
+        self.state.step += 1
+        return lr
+
+
+def fit(
+    trainer: Trainer,
+    loader: Any,
+    *,
+    validate: Callable[[], dict[str, float]] | None = None,
+) -> None:
+    """Train from where the state stands to the last epoch, validating after each, checkpointing when due.
+
+    Args:
+        loader: of one rank; its `sampler` has `set_epoch`.
+        validate: metrics of the current model, such as `val/top1` in percent; the best of these is kept in the state.
+    """
+    state, epochs = trainer.state, trainer.schedule.epochs
+    if state.epoch + 1 >= epochs:
+        logger.info("training is finished already: epoch %d of %d is done", state.epoch + 1, epochs)
+    for epoch in range(state.epoch + 1, epochs):
+        loader.sampler.set_epoch(epoch)
+        record = trainer.train_one_epoch(loader, epoch)
+        state.epoch = epoch
+        if validate is not None:
+            results = validate()
+            state.best = max(state.best, results["val/top1"])
+            record.update(results)
+            logger.info("epoch %d  %s  best %.2f", epoch, _line(results), state.best)
+        trainer.log.write(state.step, **record)
+        trainer.checkpointer.after_epoch(state, last=epoch + 1 == epochs)
+    trainer.log.close()
+
+
+def _line(values: dict[str, float]) -> str:
+    return "  ".join(f"{name} {value:.2f}" for name, value in values.items())

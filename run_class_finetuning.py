@@ -1,0 +1,245 @@
+"""Fine-tune, probe or test: `python run_class_finetuning.py --data_set custom --data_path lists --finetune FILE`."""
+
+import argparse
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from datasets.annotations import AnnotationError, VideoList, check_files, check_labels, read_list
+from datasets.catalogue import DataSet, get_data_set
+from datasets.classification import TrainDataset, ValDataset, ViewDataset
+from datasets.decoding import DecodeError
+from datasets.loaders import build_eval_loader, build_train_loader
+from datasets.mixing import build_mixup
+from datasets.transforms import TrainTransform, ValTransform, ViewTransform
+from engine import checkpoint, config
+from engine.backend import autocast
+from engine.distributed import World, distributed
+from engine.errors import ConfigError, user_errors
+from engine.evaluation import VideoPredictions, predict
+from engine.finetuning import ClassificationForward
+from engine.metrics import log_table, setup_logging
+from engine.setup import build_trainer
+from engine.training import fit
+from models import ModelError, create_model
+from models.classifier import Classifier
+from models.convert import encoder_state, load_encoder
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Data:
+    """The lists of a run (None where the run does not need one), and what they mean."""
+
+    row: DataSet
+    num_classes: int
+    lists: dict[str, VideoList]
+    class_names: list[str]
+
+
+def read_lists(args: argparse.Namespace) -> Data:
+    """Read and check the lists that this run needs; fills in the flags that the data set decides."""
+    row = get_data_set(args.data_set)
+    args.sampling_rate = args.sampling_rate or row.sampling_rate
+    args.test_num_segment = args.test_num_segment or row.test_num_segment
+    args.test_num_crop = args.test_num_crop or row.test_num_crop
+    names = (
+        ["test"]
+        if args.eval
+        else ["train", "test"]
+        if args.disable_eval_during_finetuning
+        else ["train", "val", "test"]
+    )
+    lists, missing = {}, {}
+    for name in names:
+        folder = Path(args.data_path if name == "train" else args.eval_data_path or args.data_path)
+        lists[name] = read_list(folder / f"{name}.csv", root=args.data_root, require_labels=True)
+        missing[name] = check_files(lists[name], handful=5 if name == "train" else 0)
+    counts = args.nb_classes or row.num_classes or max(videos.num_classes for videos in lists.values())
+    for videos in lists.values():
+        check_labels(videos, counts)
+    labels_file = Path(args.data_path) / "labels.txt"
+    class_names = labels_file.read_text().splitlines() if labels_file.exists() else [str(i) for i in range(counts)]
+    if len(class_names) != counts:
+        raise AnnotationError(f"{labels_file}: {len(class_names)} names for {counts} classes (one name a line)")
+    facts = {name: f"{videos.describe()}, {len(missing[name])} files missing" for name, videos in lists.items()}
+    log_table("data", {"data set": f"{row.name}: {row.sampler} sampling, flip {'on' if row.flip else 'off'}", **facts})
+    return Data(row, counts, lists, class_names)
+
+
+def build_model(args: argparse.Namespace, world: World, data: Data) -> Classifier:
+    """The classifier, with the weights of `--finetune`, frozen for probing."""
+    torch.manual_seed(args.seed)
+    model = create_model(
+        args.model,
+        num_classes=data.num_classes,
+        img_size=args.input_size,
+        num_frames=args.num_frames,
+        tubelet_size=args.tubelet_size,
+        fc_drop_rate=args.fc_drop_rate,
+        drop_rate=args.drop,
+        attn_drop_rate=args.attn_drop_rate,
+        drop_path_rate=args.drop_path,
+        init_scale=args.init_scale,
+        use_mean_pooling=args.use_mean_pooling,
+        use_checkpoint=args.use_checkpoint,
+    )
+    if not isinstance(model, Classifier):
+        raise ConfigError(f"--model {args.model} is for pre-training: classifiers are called vit_...")
+    if args.finetune:
+        try:
+            state = encoder_state(checkpoint.read(args.finetune), model_key=args.model_key)
+            report = load_encoder(model, state)
+        except ModelError as error:
+            raise ConfigError(f"--finetune {args.finetune}: {error}") from error
+        logger.info("weights of %s: %s", args.finetune, report.describe())
+        if args.eval and not report.has_head:
+            raise ConfigError(f"--eval: {args.finetune} has no head for {data.num_classes} classes: fine-tune it first")
+    if args.linear_probing:
+        model.freeze_backbone()
+    return model.to(world.device)
+
+
+def build_loaders(args: argparse.Namespace, world: World, data: Data) -> dict[str, Any]:
+    """A loader for each list."""
+    sampling = {
+        "sampler": data.row.sampler,
+        "num_frames": args.num_frames,
+        "sampling_rate": args.sampling_rate,
+        "decoder": args.decoder,
+    }
+    placing = {
+        "rank": world.rank,
+        "world_size": world.size,
+        "num_workers": args.num_workers,
+        "pin_memory": args.pin_mem and world.device.type == "cuda",
+    }
+    loaders: dict[str, Any] = {}
+    if "train" in data.lists:
+        transform = TrainTransform(
+            args.input_size,
+            aa=args.aa,
+            flip=data.row.flip,
+            erase_prob=args.reprob,
+            erase_mode=args.remode,
+            erase_count=args.recount,
+            min_area=0.25 if args.finetuning_crops else 0.08,
+            interpolation=args.train_interpolation,
+        )
+        train = TrainDataset(
+            data.lists["train"], transform=transform, num_repeats=args.num_sample, seed=args.seed, **sampling
+        )
+        loaders["train"] = build_train_loader(train, batch_size=args.batch_size, seed=args.seed, **placing)
+    if "val" in data.lists:
+        val = ValDataset(data.lists["val"], transform=ValTransform(args.input_size, args.short_side_size), **sampling)
+        loaders["val"] = build_eval_loader(val, batch_size=args.batch_size, **placing)
+    view = ViewTransform(args.input_size, args.short_side_size, args.test_num_crop)
+    test = ViewDataset(data.lists["test"], transform=view, num_clips=args.test_num_segment, **sampling)
+    num_views = args.test_num_segment * args.test_num_crop
+    loaders["test"] = build_eval_loader(test, batch_size=max(args.batch_size // num_views, 1), **placing)
+    return loaders
+
+
+def train(args: argparse.Namespace, world: World, data: Data, model: Classifier, loaders: dict[str, Any]) -> None:
+    """All epochs, from where a checkpoint in `--output_dir` left off if there is one."""
+    mixup = build_mixup(
+        mixup=args.mixup,
+        cutmix=args.cutmix,
+        cutmix_minmax=args.cutmix_minmax,
+        prob=args.mixup_prob,
+        switch_prob=args.mixup_switch_prob,
+        mode=args.mixup_mode,
+        smoothing=args.smoothing,
+        num_classes=data.num_classes,
+    )
+    trainer = build_trainer(
+        args,
+        world,
+        model,
+        ClassificationForward(mixup, args.smoothing),
+        num_batches=len(loaders["train"]),
+        num_videos=len(data.lists["train"]),
+        repeats=args.num_sample,
+        layer_decay=1.0 if args.linear_probing else args.layer_decay,
+        record={"class_names": data.class_names, **{name: lst.describe() for name, lst in data.lists.items()}},
+        in_checkpoint={"class_names": data.class_names, "fingerprint": data.lists["train"].fingerprint},
+    )
+    validate = (lambda: evaluate(args, world, data, model, loaders, "val").metrics("val")) if "val" in loaders else None
+    fit(trainer, loaders["train"], validate=validate)
+
+
+def evaluate(
+    args: argparse.Namespace, world: World, data: Data, model: Classifier, loaders: dict[str, Any], name: str
+) -> VideoPredictions:
+    """Predictions for every video of a list."""
+    return predict(
+        model,
+        loaders[name],
+        world=world,
+        num_videos=len(data.lists[name]),
+        autocast=autocast(world.device, config.default_amp(args, world)),
+        clips_at_once=args.batch_size,
+    )
+
+
+def test(args: argparse.Namespace, world: World, data: Data, model: Classifier, loaders: dict[str, Any]) -> None:
+    """Test the model as it is; print the result and write it with every video's probabilities."""
+    predictions = evaluate(args, world, data, model, loaders, "test")
+    metrics = predictions.metrics("test")
+    views = f"{args.test_num_segment} clips x {args.test_num_crop} crops"
+    logger.info(
+        "test: top-1 %.2f  top-5 %.2f  mean per class %.2f  (%d videos, %d views each: %s)",
+        *(metrics[f"test/{name}"] for name in ("top1", "top5", "mean_per_class")),
+        len(predictions.labels),
+        predictions.num_views,
+        views,
+    )
+    if args.output_dir and world.is_main:
+        predictions.save(Path(args.output_dir) / "test_predictions.npz")
+        result = {**metrics, "videos": len(predictions.labels), "views": predictions.num_views, "views_are": views}
+        (Path(args.output_dir) / "test.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+def load_for_test(args: argparse.Namespace, model: Classifier) -> None:
+    """The weights that `--eval` tests: of --resume, of the newest checkpoint in --output_dir, or of --finetune."""
+    newest = checkpoint.newest_valid(args.output_dir) if args.auto_resume and args.output_dir else None
+    path = Path(args.resume) if args.resume else newest
+    if path is None:
+        if args.finetune:
+            return
+        raise ConfigError(
+            "--eval: no weights; give --resume FILE, --finetune FILE or an --output_dir with a checkpoint"
+        )
+    try:
+        report = load_encoder(model, encoder_state(checkpoint.read(path), model_key=args.model_key))
+    except ModelError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if report.missing or report.mismatched:
+        raise ConfigError(f"{path}: not a checkpoint of this classifier: {report.describe()}")
+    logger.info("testing the weights of %s", path)
+
+
+def main(args: argparse.Namespace, world: World) -> None:
+    config.check_common(args)
+    config.prepare_output(args, world)
+    setup_logging(world, args.output_dir)
+    data = read_lists(args)
+    model = build_model(args, world, data)
+    loaders = build_loaders(args, world, data)
+    if args.eval:
+        load_for_test(args, model)
+    else:
+        train(args, world, data, model, loaders)
+    test(args, world, data, model, loaders)
+
+
+if __name__ == "__main__":
+    with user_errors(AnnotationError, DecodeError, ModelError):
+        arguments = config.finetuning_parser().parse_args()
+        with distributed(arguments.device) as this_world:
+            main(arguments, this_world)

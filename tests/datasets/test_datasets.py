@@ -1,0 +1,226 @@
+"""Data sets on real encoded files: determinism, replacement of broken videos, views."""
+
+import pickle
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from datasets.annotations import VideoList, read_list
+from datasets.classification import TrainDataset, ValDataset, ViewDataset
+from datasets.decoding import DecodeError, open_video
+from datasets.masking import tube_mask
+from datasets.pretraining import MAX_REPLACEMENTS, PretrainDataset
+from datasets.sampling import dense_test_indices, uniform_test_indices
+from datasets.transforms import PretrainTransform, TrainTransform, ValTransform, ViewTransform
+
+NUM_VIDEOS, NUM_FRAMES = 6, 40
+
+
+def write_numbered_video(path: Path, video: int, *, num_frames: int = NUM_FRAMES, height: int = 48, width: int = 64):
+    """Frame i is a plain grey of level 20 + 5 i, with a bright stripe whose place tells the video."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10, options={"crf": "10", "g": "12"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for i in range(num_frames):
+            picture = np.full((height, width, 3), 20 + 5 * i, dtype=np.uint8)
+            picture[:4, 8 * video : 8 * video + 8] = 255
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def frame_numbers(clip: torch.Tensor) -> list[int]:
+    """(T, 3, H, W) -> which frame each is, read off the lower half."""
+    levels = clip[:, :, clip.shape[-2] // 2 :].float().mean(dim=(1, 2, 3))
+    return ((levels - 20) / 5).round().int().tolist()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("videos")
+    for video in range(NUM_VIDEOS):
+        write_numbered_video(root / f"video {video}.mp4", video)
+    (root / "broken.mp4").write_bytes(b"not a video")
+    return root
+
+
+def make_list(folder: Path, names: list[str]) -> VideoList:
+    file = folder / "list.csv"
+    file.write_text("".join(f"{name} {label}\n" for label, name in enumerate(names)))
+    return read_list(file, root=str(folder), require_labels=True)
+
+
+@pytest.fixture
+def videos(folder) -> VideoList:
+    return make_list(folder, [f"video {video}.mp4" for video in range(NUM_VIDEOS)])
+
+
+def pretrain_dataset(videos: VideoList, seed: int = 0) -> PretrainDataset:
+    return PretrainDataset(
+        videos,
+        transform=PretrainTransform(32),
+        mask_fn=tube_mask,
+        grid=(2, 4, 4),
+        mask_ratio=0.75,
+        num_frames=4,
+        sampling_rate=3,
+        seed=seed,
+    )
+
+
+def train_dataset(videos: VideoList, **changes) -> TrainDataset:
+    transform = TrainTransform(32, aa="rand-m7-n2-inc1", flip=True, erase_prob=0.5)
+    options = {"transform": transform, "sampler": "dense", "num_frames": 4, "sampling_rate": 3, "seed": 0}
+    return TrainDataset(videos, **options | changes)
+
+
+def equal(first: dict, second: dict) -> bool:
+    assert first.keys() == second.keys()
+    return all(
+        torch.equal(first[key], second[key]) if isinstance(first[key], torch.Tensor) else first[key] == second[key]
+        for key in first
+    )
+
+
+# ---- pre-training ----
+
+
+def test_pretrain_item(videos):
+    item = pretrain_dataset(videos)[(0, 2)]
+    assert item["clip"].shape == (4, 3, 32, 32) and item["clip"].dtype == torch.uint8
+    assert item["mask"].shape == (32,) and item["mask"].dtype == torch.bool and item["mask"].sum() == 24
+    assert item["index"] == 2 and item["failures"] == []
+    numbers = frame_numbers(item["clip"])
+    assert np.diff(numbers).tolist() == [3, 3, 3]
+
+
+def test_pretrain_samples_depend_on_seed_epoch_and_index_only(videos):
+    dataset = pretrain_dataset(videos)
+    first = {key: dataset[key] for key in [(0, 0), (0, 1), (1, 0)]}
+    np.random.seed(5)  # noqa: NPY002
+    torch.manual_seed(5)
+    for key in [(1, 0), (0, 1), (0, 0)]:
+        assert equal(pretrain_dataset(videos)[key], first[key])
+    assert not torch.equal(first[(0, 0)]["mask"], first[(1, 0)]["mask"])
+    assert not torch.equal(first[(0, 0)]["mask"], first[(0, 1)]["mask"])
+    assert not equal(pretrain_dataset(videos, seed=1)[(0, 0)], first[(0, 0)])
+
+
+@pytest.mark.parametrize("build", [pretrain_dataset, train_dataset])
+def test_data_sets_survive_pickling(videos, build):
+    """Workers that are spawned rather than forked get a pickled copy."""
+    dataset = build(videos)
+    assert equal(pickle.loads(pickle.dumps(dataset))[(0, 3)], dataset[(0, 3)])
+
+
+def test_pretrain_starts_vary_over_epochs(videos):
+    dataset = pretrain_dataset(videos)
+    starts = {frame_numbers(dataset[(epoch, 0)]["clip"])[0] for epoch in range(25)}
+    assert len(starts) > 8 and max(starts) <= NUM_FRAMES - 12
+
+
+# ---- broken videos ----
+
+
+@pytest.mark.parametrize("build", [pretrain_dataset, train_dataset])
+def test_broken_video_is_replaced_and_reported(folder, build):
+    videos = make_list(folder, ["video 0.mp4", "broken.mp4", "video 1.mp4", "missing.mp4"])
+    dataset = build(videos)
+    shown = set()
+    for epoch in range(6):
+        item = dataset[(epoch, 1)]
+        assert item["failures"][0][0] == videos.paths[1] and item["failures"][0][1]
+        assert item["index"] in (0, 2)
+        assert item.get("label", item["index"]) == videos.labels[item["index"]]
+        assert equal(item, build(videos)[(epoch, 1)])  # the same replacement every time
+        shown.add(item["index"])
+    assert shown == {0, 2}
+    assert dataset[(0, 0)]["failures"] == []
+
+
+def test_gives_up_after_ten_replacements(folder):
+    videos = make_list(folder, ["broken.mp4", "missing.mp4"])
+    with pytest.raises(DecodeError):
+        pretrain_dataset(videos)[(0, 0)]
+    assert MAX_REPLACEMENTS == 10
+
+
+def test_evaluation_never_replaces(folder):
+    videos = make_list(folder, ["video 0.mp4", "broken.mp4"])
+    options = {"sampler": "dense", "num_frames": 4, "sampling_rate": 2}
+    for dataset in (
+        ValDataset(videos, transform=ValTransform(32, 32), **options),
+        ViewDataset(videos, transform=ViewTransform(32, 32, 1), num_clips=1, **options),
+    ):
+        assert dataset[0]["label"] == 0
+        with pytest.raises(DecodeError, match=r"broken\.mp4"):
+            dataset[1]
+
+
+# ---- training ----
+
+
+def test_train_item_decodes_once_and_augments_each_repeat(videos):
+    item = train_dataset(videos, num_repeats=3)[(0, 4)]
+    assert item["clip"].shape == (3, 4, 3, 32, 32)
+    assert (item["label"], item["index"]) == (4, 4)
+    plain = train_dataset(videos, num_repeats=3, transform=TrainTransform(32))[(0, 4)]["clip"]
+    assert len({tuple(frame_numbers(clip)) for clip in plain}) == 1  # one draw of frames
+    assert not torch.equal(item["clip"][0], item["clip"][1])
+    # the first repeat is the sample without repeats
+    assert torch.equal(train_dataset(videos)[(0, 4)]["clip"][0], item["clip"][0])
+
+
+def test_uniform_sampler_covers_the_video(videos):
+    dataset = train_dataset(videos, sampler="uniform", transform=TrainTransform(32, min_area=1.0))
+    for epoch in range(5):
+        numbers = frame_numbers(dataset[(epoch, 0)]["clip"][0])
+        assert [number // 10 for number in numbers] == [0, 1, 2, 3]
+
+
+# ---- validation and views ----
+
+
+@pytest.mark.parametrize(("sampler", "expected"), [("dense", [14, 18, 22, 25]), ("uniform", [5, 15, 25, 35])])
+def test_validation_takes_the_middle(videos, sampler, expected):
+    dataset = ValDataset(videos, transform=ValTransform(32, 40), sampler=sampler, num_frames=4, sampling_rate=3)
+    item = dataset[3]
+    assert item["clip"].shape == (1, 4, 3, 32, 32)
+    assert (item["label"], item["index"], item["views"], item["failures"]) == (3, 3, 1, [])
+    assert frame_numbers(item["clip"][0]) == expected
+    assert equal(item, dataset[3])
+
+
+@pytest.mark.parametrize("sampler", ["dense", "uniform"])
+def test_views_are_clip_by_clip_and_equal_to_views_made_alone(videos, sampler):
+    transform = ViewTransform(32, 40, 3)
+    dataset = ViewDataset(videos, transform=transform, sampler=sampler, num_frames=8, sampling_rate=4, num_clips=2)
+    item = dataset[1]
+    assert item["clip"].shape == (6, 8, 3, 32, 32) and item["views"] == 6
+    clips = uniform_test_indices(NUM_FRAMES, 8, 2) if sampler == "uniform" else dense_test_indices(NUM_FRAMES, 8, 4, 2)
+    with open_video(videos.paths[1]) as video:
+        alone = torch.cat([transform(video.get_frames(indices.tolist())) for indices in clips])
+    assert torch.equal(item["clip"], alone)
+
+
+def test_a_video_shorter_than_its_clips(folder):
+    write_numbered_video(folder / "short.mp4", 0, num_frames=3)
+    videos = make_list(folder, ["short.mp4"])
+    assert pretrain_dataset(videos)[(0, 0)]["clip"].shape[0] == 4
+    for sampler in ("dense", "uniform"):
+        assert train_dataset(videos, sampler=sampler)[(0, 0)]["clip"].shape[1] == 4
+        views = ViewDataset(
+            videos, transform=ViewTransform(32, 32, 2), sampler=sampler, num_frames=4, sampling_rate=2, num_clips=3
+        )
+        assert views[0]["clip"].shape == (6, 4, 3, 32, 32)
+
+
+def test_bad_options(videos):
+    with pytest.raises(ValueError, match="dense, uniform"):
+        train_dataset(videos, sampler="random")
+    with pytest.raises(ValueError, match="--num_sample 0"):
+        train_dataset(videos, num_repeats=0)
+    with pytest.raises(ValueError, match="--test_num_segment 0"):
+        ViewDataset(videos, transform=torch.clone, sampler="dense", num_frames=4, sampling_rate=2, num_clips=0)
