@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Fine-tunes ViT-B on Something-Something v2 and tests it with 2 clips x 3 crops.
+#
+# Paper row      Benchmark I, SSv2 columns, ViT-B
+# Paper number   SIGMA-MLP 70.4 from SSv2 and 69.8 from K400; VideoMAE 69.6 and 68.5 (paper, top-1)
+# Hardware       8 GPUs x 4 videos = 32, learning rate 1.25e-4 (the released SIGMA script)
+# Hours          not measured
+# Status         not verified here: this recipe has not been run to its end
+#
+# Usage: DATA_PATH=lists CHECKPOINT=pretrained.pth bash scripts/finetune/ssv2_vit_b.sh [flags]
+#   DATA_PATH    folder with train.csv, val.csv and test.csv (needed)
+#   CHECKPOINT   pre-trained weights, a released file or our own (needed); with another one choose another OUTPUT_DIR,
+#                because a folder that holds checkpoints is resumed
+#   DATA_ROOT    folder that relative paths of the lists start from (default: see DATASET.md)
+#   OUTPUT_DIR   checkpoints and logs (default: output/finetune_ssv2_vit_b)
+#   GPUS         processes on this machine (default: 8)
+#   BATCH_SIZE   videos per GPU and forward pass (default: 4)
+#   Several machines: NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT; run the same command on each.
+# The total batch stays 32: batches are accumulated where there are fewer GPUs. Flags at the end of the command line come last
+# and win: bash scripts/finetune/ssv2_vit_b.sh --num_workers 4
+set -euo pipefail
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+PATH=$ROOT/.venv/bin:$PATH
+: "${DATA_PATH:?the folder with train.csv, val.csv and test.csv}"
+: "${CHECKPOINT:?the pre-trained weights, for example CHECKPOINT=output/pretrain_k400_sigma_mlp_vit_b/checkpoint-799.pth}"
+GPUS=${GPUS:-8} NNODES=${NNODES:-1} NODE_RANK=${NODE_RANK:-0}
+BATCH_SIZE=${BATCH_SIZE:-4}
+OUTPUT_DIR=${OUTPUT_DIR:-$ROOT/output/finetune_ssv2_vit_b}
+UPDATE_FREQ=$((32 / (BATCH_SIZE * GPUS * NNODES)))
+if [ $((BATCH_SIZE * GPUS * NNODES * UPDATE_FREQ)) -ne 32 ]; then
+    echo "error: BATCH_SIZE $BATCH_SIZE x GPUS $GPUS x NNODES $NNODES does not divide the total batch of 32" >&2
+    exit 2
+fi
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+
+exec torchrun --nnodes "$NNODES" --node_rank "$NODE_RANK" --nproc_per_node "$GPUS" \
+    --master_addr "${MASTER_ADDR:-127.0.0.1}" --master_port "${MASTER_PORT:-29500}" \
+    "$ROOT/run_class_finetuning.py" \
+    --data_path "$DATA_PATH" --data_root "${DATA_ROOT:-}" --output_dir "$OUTPUT_DIR" --log_dir "$OUTPUT_DIR" \
+    --data_set SSV2 --nb_classes 174 --model vit_base_patch16_224 --finetune "$CHECKPOINT" \
+    --num_frames 16 --sampling_rate 2 --test_num_segment 2 --test_num_crop 3 \
+    --batch_size "$BATCH_SIZE" --update_freq "$UPDATE_FREQ" --num_sample 1 --epochs 40 --warmup_epochs 5 --save_ckpt_freq 5 \
+    --opt adamw --opt_betas 0.9 0.999 --lr 1e-3 --min_lr 1e-6 --weight_decay 0.05 --layer_decay 0.75 --drop_path 0.1 \
+    "$@"
