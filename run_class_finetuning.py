@@ -12,14 +12,15 @@ import torch
 from datasets.annotations import AnnotationError, VideoList, check_files, check_labels, read_list
 from datasets.catalogue import DataSet, get_data_set
 from datasets.classification import TrainDataset, ValDataset, ViewDataset
-from datasets.decoding import DecodeError
+from datasets.decoding import DecodeError, resolve_decoder
 from datasets.loaders import build_eval_loader, build_train_loader
 from datasets.mixing import build_mixup
 from datasets.transforms import TrainTransform, ValTransform, ViewTransform
 from engine import checkpoint, config
 from engine.backend import autocast
+from engine.checks import check_options
 from engine.distributed import World, distributed
-from engine.errors import ConfigError, user_errors
+from engine.errors import ConfigError, bad_options, user_errors
 from engine.evaluation import VideoPredictions, predict
 from engine.finetuning import ClassificationForward
 from engine.metrics import log_table, setup_logging
@@ -27,7 +28,7 @@ from engine.setup import build_trainer
 from engine.training import fit
 from models import ModelError, create_model
 from models.classifier import Classifier
-from models.convert import encoder_state, load_encoder
+from models.convert import LoadReport, encoder_state, load_encoder
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +46,8 @@ class Data:
 def read_lists(args: argparse.Namespace) -> Data:
     """Read and check the lists that this run needs; fills in the flags that the data set decides."""
     row = get_data_set(args.data_set)
+    args.sampling = args.sampling or row.sampler
+    args.flip = row.flip if args.flip is None else args.flip
     args.sampling_rate = args.sampling_rate or row.sampling_rate
     args.test_num_segment = args.test_num_segment or row.test_num_segment
     args.test_num_crop = args.test_num_crop or row.test_num_crop
@@ -68,12 +71,16 @@ def read_lists(args: argparse.Namespace) -> Data:
     if len(class_names) != counts:
         raise AnnotationError(f"{labels_file}: {len(class_names)} names for {counts} classes (one name a line)")
     facts = {name: f"{videos.describe()}, {len(missing[name])} files missing" for name, videos in lists.items()}
-    log_table("data", {"data set": f"{row.name}: {row.sampler} sampling, flip {'on' if row.flip else 'off'}", **facts})
+    means = f"{args.sampling} sampling, stride {args.sampling_rate}, flip {'on' if args.flip else 'off'}, "
+    views = f"{args.test_num_segment} clips x {args.test_num_crop} crops at test"
+    log_table("data", {"data set": f"{row.name}: {means}{views}", **facts})
     return Data(row, counts, lists, class_names)
 
 
 def build_model(args: argparse.Namespace, world: World, data: Data) -> Classifier:
-    """The classifier, with the weights of `--finetune`, frozen for probing."""
+    """The classifier, with the weights it starts from, or is tested with; frozen for probing."""
+    if args.model.lower().startswith("pretrain_"):
+        raise ConfigError(f"--model {args.model} is for pre-training: classifiers are called vit_...")
     torch.manual_seed(args.seed)
     model = create_model(
         args.model,
@@ -89,26 +96,51 @@ def build_model(args: argparse.Namespace, world: World, data: Data) -> Classifie
         use_mean_pooling=args.use_mean_pooling,
         use_checkpoint=args.use_checkpoint,
     )
-    if not isinstance(model, Classifier):
-        raise ConfigError(f"--model {args.model} is for pre-training: classifiers are called vit_...")
-    if args.finetune:
-        try:
-            state = encoder_state(checkpoint.read(args.finetune), model_key=args.model_key)
-            report = load_encoder(model, state)
-        except ModelError as error:
-            raise ConfigError(f"--finetune {args.finetune}: {error}") from error
-        logger.info("weights of %s: %s", args.finetune, report.describe())
-        if args.eval and not report.has_head:
-            raise ConfigError(f"--eval: {args.finetune} has no head for {data.num_classes} classes: fine-tune it first")
+    assert isinstance(model, Classifier)
+    if args.eval:
+        load_for_test(args, model)
+    elif args.finetune:
+        load_weights(args, model, args.finetune)
     if args.linear_probing:
         model.freeze_backbone()
     return model.to(world.device)
 
 
+def load_weights(args: argparse.Namespace, model: Classifier, path: str | Path) -> LoadReport:
+    """What fits of a checkpoint's weights, in place."""
+    try:
+        report = load_encoder(model, encoder_state(checkpoint.read(path), model_key=args.model_key))
+    except ModelError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    logger.info("weights of %s: %s", path, report.describe())
+    return report
+
+
+def load_for_test(args: argparse.Namespace, model: Classifier) -> None:
+    """The weights that `--eval` tests: of --resume, else of the newest checkpoint in --output_dir, else of --finetune.
+
+    So the command of a training run tests its result when `--eval` is added.
+    """
+    newest = checkpoint.newest_valid(args.output_dir) if args.auto_resume and args.output_dir else None
+    path = args.resume or newest or args.finetune
+    if not path:
+        raise ConfigError(
+            "--eval: no weights; give --resume FILE, --finetune FILE or an --output_dir with a checkpoint"
+        )
+    report = load_weights(args, model, path)
+    if report.missing or report.mismatched:
+        raise ConfigError(
+            f"--eval: {path} is not a checkpoint of this classifier with {model.head.out_features} classes (check "
+            f"--nb_classes, or fine-tune it first): {report.describe()}"
+        )
+
+
 def build_loaders(args: argparse.Namespace, world: World, data: Data) -> dict[str, Any]:
     """A loader for each list."""
+    with bad_options("--decoder"):
+        resolve_decoder(args.decoder)
     sampling = {
-        "sampler": data.row.sampler,
+        "sampler": args.sampling,
         "num_frames": args.num_frames,
         "sampling_rate": args.sampling_rate,
         "decoder": args.decoder,
@@ -121,16 +153,17 @@ def build_loaders(args: argparse.Namespace, world: World, data: Data) -> dict[st
     }
     loaders: dict[str, Any] = {}
     if "train" in data.lists:
-        transform = TrainTransform(
-            args.input_size,
-            aa=args.aa,
-            flip=data.row.flip,
-            erase_prob=args.reprob,
-            erase_mode=args.remode,
-            erase_count=args.recount,
-            min_area=0.25 if args.finetuning_crops else 0.08,
-            interpolation=args.train_interpolation,
-        )
+        with bad_options():  # --aa
+            transform = TrainTransform(
+                args.input_size,
+                aa=args.aa,
+                flip=args.flip,
+                erase_prob=args.reprob,
+                erase_mode=args.remode,
+                erase_count=args.recount,
+                min_area=args.min_crop_area or (0.25 if args.finetuning_crops else 0.08),
+                interpolation=args.train_interpolation,
+            )
         train = TrainDataset(
             data.lists["train"], transform=transform, num_repeats=args.num_sample, seed=args.seed, **sampling
         )
@@ -147,16 +180,17 @@ def build_loaders(args: argparse.Namespace, world: World, data: Data) -> dict[st
 
 def train(args: argparse.Namespace, world: World, data: Data, model: Classifier, loaders: dict[str, Any]) -> None:
     """All epochs, from where a checkpoint in `--output_dir` left off if there is one."""
-    mixup = build_mixup(
-        mixup=args.mixup,
-        cutmix=args.cutmix,
-        cutmix_minmax=args.cutmix_minmax,
-        prob=args.mixup_prob,
-        switch_prob=args.mixup_switch_prob,
-        mode=args.mixup_mode,
-        smoothing=args.smoothing,
-        num_classes=data.num_classes,
-    )
+    with bad_options():  # --cutmix_minmax
+        mixup = build_mixup(
+            mixup=args.mixup,
+            cutmix=args.cutmix,
+            cutmix_minmax=args.cutmix_minmax,
+            prob=args.mixup_prob,
+            switch_prob=args.mixup_switch_prob,
+            mode=args.mixup_mode,
+            smoothing=args.smoothing,
+            num_classes=data.num_classes,
+        )
     trainer = build_trainer(
         args,
         world,
@@ -205,35 +239,14 @@ def test(args: argparse.Namespace, world: World, data: Data, model: Classifier, 
         (Path(args.output_dir) / "test.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
-def load_for_test(args: argparse.Namespace, model: Classifier) -> None:
-    """The weights that `--eval` tests: of --resume, of the newest checkpoint in --output_dir, or of --finetune."""
-    newest = checkpoint.newest_valid(args.output_dir) if args.auto_resume and args.output_dir else None
-    path = Path(args.resume) if args.resume else newest
-    if path is None:
-        if args.finetune:
-            return
-        raise ConfigError(
-            "--eval: no weights; give --resume FILE, --finetune FILE or an --output_dir with a checkpoint"
-        )
-    try:
-        report = load_encoder(model, encoder_state(checkpoint.read(path), model_key=args.model_key))
-    except ModelError as error:
-        raise ConfigError(f"{path}: {error}") from error
-    if report.missing or report.mismatched:
-        raise ConfigError(f"{path}: not a checkpoint of this classifier: {report.describe()}")
-    logger.info("testing the weights of %s", path)
-
-
 def main(args: argparse.Namespace, world: World) -> None:
-    config.check_common(args)
+    check_options(args)
     config.prepare_output(args, world)
     setup_logging(world, args.output_dir)
     data = read_lists(args)
     model = build_model(args, world, data)
     loaders = build_loaders(args, world, data)
-    if args.eval:
-        load_for_test(args, model)
-    else:
+    if not args.eval:
         train(args, world, data, model, loaders)
     test(args, world, data, model, loaders)
 

@@ -6,14 +6,15 @@ import numpy as np
 import torch
 
 from datasets.annotations import AnnotationError, VideoList, check_files, read_list
-from datasets.decoding import DecodeError
+from datasets.decoding import DecodeError, resolve_decoder
 from datasets.loaders import build_train_loader
 from datasets.masking import MASKS
 from datasets.pretraining import PretrainDataset
 from datasets.transforms import PretrainTransform
 from engine import config
+from engine.checks import check_options
 from engine.distributed import World, all_reduce_sum, distributed
-from engine.errors import ConfigError, user_errors
+from engine.errors import ConfigError, bad_options, user_errors
 from engine.metrics import log_table, setup_logging
 from engine.pretraining import pretraining_forward
 from engine.setup import build_trainer
@@ -24,6 +25,8 @@ from models.sigma import Sigma
 
 def build_model(args: argparse.Namespace, world: World) -> Sigma:
     """The model of `--model` and its options, the same on every rank."""
+    if args.model.lower().startswith("vit_"):
+        raise ConfigError(f"--model {args.model} is a classifier: pre-training models are called pretrain_videomae_...")
     torch.manual_seed(args.seed)
     loss_func = args.loss_func or ("L2" if args.target_type == "pixel" else "SWAV")
     model = create_model(
@@ -44,18 +47,17 @@ def build_model(args: argparse.Namespace, world: World) -> Sigma:
         drop_path_rate=args.drop_path,
         use_checkpoint=args.use_checkpoint,
     )
-    if not isinstance(model, Sigma):
-        raise ConfigError(f"--model {args.model} is a classifier: pre-training models are called pretrain_videomae_...")
+    assert isinstance(model, Sigma)
     return model.to(world.device)
 
 
 def build_data(args: argparse.Namespace, model: Sigma) -> tuple[VideoList, PretrainDataset]:
     """The list, checked, and the data set over it."""
     mask_fn = MASKS[args.mask_type]
-    try:
+    with bad_options("--mask_ratio"):
         mask = mask_fn(model.encoder.grid, args.mask_ratio, np.random.default_rng(0))
-    except ValueError as error:
-        raise ConfigError(f"--mask_ratio {args.mask_ratio}: {error}") from error
+    with bad_options("--decoder"):
+        resolve_decoder(args.decoder)
     root = args.data_root or (args.data_path if args.data_path_csv else "")
     videos = read_list(args.data_path_csv or args.data_path, root=root)
     missing = check_files(videos)
@@ -83,7 +85,7 @@ def build_data(args: argparse.Namespace, model: Sigma) -> tuple[VideoList, Pretr
 
 
 def main(args: argparse.Namespace, world: World) -> None:
-    config.check_common(args)
+    check_options(args)
     config.prepare_output(args, world)
     setup_logging(world, args.output_dir)
     model = build_model(args, world)

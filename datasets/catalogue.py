@@ -53,6 +53,8 @@ _ROWS = (
     DataSet(name="GYM99", num_classes=99, known_train=20_484, known_val=8_521),
     DataSet(name="FXS1", num_classes=11, known_train=1_882, known_val=777),  # floor exercise, a part of GYM99
     DataSet(name="UBS1", num_classes=15, known_train=3_511, known_val=1_471),  # uneven bars, a part of GYM99
+    # datasets/synthetic.py: left and right are classes
+    DataSet(name="Synthetic", num_classes=10, sampling_rate=1, flip=False, test_num_segment=2),
     DataSet(name="custom", num_classes=None),
 )
 CATALOGUE = {row.name: row for row in _ROWS}

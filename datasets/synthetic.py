@@ -1,15 +1,15 @@
-"""The generated demo data set: short H.264 videos whose class is how an object moves, and nothing else.
+"""The generated demo data set: short H.264 videos whose class is how the view moves over a texture, and nothing else.
 
-A bright textured object moves over a dim smooth background. Its pose has four coordinates (place across, place down,
-angle, size), each a phase on a circle: place and angle wrap around, size starts again from the other end. Every clip
-draws all four phases uniformly, and a class moves one of them, at constant speed or to and fro. A uniform phase stays
-uniform under any such motion, so in every frame of every class the pose has the same distribution, and a single frame
-cannot tell the class. Shape, texture, colours, background and speed are drawn without looking at the class.
+The texture is a sum of waves in all directions, of random phases, with random colours. The view slides, turns or zooms
+over it, at constant speed or to and fro. Shifting or turning waves of random phase and direction gives waves of random
+phase and direction; their lengths lie on a circle (a wave that leaves at one end of the range, where it is faint,
+returns at the other), so a zoom does not change the lengths' distribution either. In every frame of every class the
+picture therefore has the same distribution, and a single frame cannot tell the class.
 
-The motion is the same throughout a video, so a clip from anywhere in it has the label, up to a stride of about 4.
+The motion is the same throughout a video, so a clip from anywhere in it has the label.
 Mirroring turns `left` into `right`: train on this data without a flip.
 
-Axes: T frames, H W pixels, S the side of the object's texture.
+Axes: T frames, H W pixels, K waves. Lengths are in units of the picture's shorter side.
 """
 
 import hashlib
@@ -29,43 +29,44 @@ import numpy as np
 
 logger = logging.getLogger(__name__)
 
-ACROSS, DOWN, ANGLE, SIZE = range(4)  # the coordinates of a pose
+ACROSS, DOWN, ANGLE, ZOOM = range(4)  # the coordinates of the view
 
 
 @dataclass(frozen=True)
 class Motion:
-    """What a class does to the pose: moves one coordinate up (+1) or down (-1), or to and fro (0)."""
+    """What a class does to the view: moves one coordinate up (+1) or down (-1), or to and fro (0)."""
 
     coordinate: int
     direction: int
 
 
-MOTIONS: dict[str, Motion] = {  # the order is the label
+MOTIONS: dict[str, Motion] = {  # the order is the label; names say how the picture's content moves
     "left": Motion(ACROSS, -1),
     "right": Motion(ACROSS, +1),
     "up": Motion(DOWN, -1),
     "down": Motion(DOWN, +1),
     "turn_clockwise": Motion(ANGLE, +1),
     "turn_counter_clockwise": Motion(ANGLE, -1),
-    "approach": Motion(SIZE, +1),
-    "recede": Motion(SIZE, -1),
+    "approach": Motion(ZOOM, +1),
+    "recede": Motion(ZOOM, -1),
     "oscillate_across": Motion(ACROSS, 0),
     "oscillate_down": Motion(DOWN, 0),
 }
 CLASS_NAMES = tuple(MOTIONS)
 
-# Speeds in phases a frame: of the picture's side, of a full turn, of the range of sizes.
-SPEED = (0.02, 0.04)
-SWING = (0.06, 0.10)  # amplitude of a to-and-fro motion, in phases
-PERIOD = (9.0, 13.0)  # of a to-and-fro motion, in frames: a 16-frame clip holds more than one
-RADIUS = (0.11, 0.22)  # of the object, in parts of the picture's shorter side
-TEXTURE_SIZE = 64  # pixels of the drawn object, whatever its size in the video
+SPEED = (0.04, 0.07)  # of a slide, per frame
+# Turns (radians) and zooms (natural logarithm of the size) that move the picture's content about as fast as a slide.
+SPEED_FACTOR = {ACROSS: 1.0, DOWN: 1.0, ANGLE: 3.0, ZOOM: 2.5}
+PERIOD = (6.0, 9.0)  # of a to-and-fro motion, in frames
+NUM_WAVES = 16
+WAVELENGTH = (0.2, 0.6)
+CONTRAST = 2.5
 FRAME_RATE = 25
 # Key frames only, at a constant quantiser: what is predicted from other frames carries traces of the motion, from which
 # a classifier on single frames at full resolution got a quarter of the labels right (a tenth, chance, on key frames).
-ENCODING = {"preset": "ultrafast", "qp": "22", "g": "1"}
+ENCODING = {"preset": "ultrafast", "qp": "28", "g": "1"}
 LOG_SECONDS = 5.0
-DRAWING_VERSION = 1  # part of the clips' folder name: raise it when the same settings draw other pictures
+DRAWING_VERSION = 2  # part of the clips' folder name: raise it when the same settings draw other pictures
 
 
 @dataclass(frozen=True)
@@ -102,87 +103,51 @@ class Generated:
     num_written: int  # clips drawn by this call; the others were there
 
 
-def draw_poses(motion: Motion, num_frames: int, rng: np.random.Generator) -> np.ndarray:
-    """Phases in [0, 1) of the four pose coordinates in every frame, (T, 4)."""
+def draw_view(motion: Motion, num_frames: int, rng: np.random.Generator) -> np.ndarray:
+    """Where the view is in every frame, (T, 4): shift across, shift down, angle, logarithm of the zoom."""
     frames = np.arange(num_frames)
-    speed, swing, period, start = (rng.uniform(*bounds) for bounds in (SPEED, SWING, PERIOD, (0.0, 1.0)))
-    phases = np.tile(rng.random(4), (num_frames, 1))
+    speed, period, start = (rng.uniform(*bounds) for bounds in (SPEED, PERIOD, (0.0, 1.0)))
     if motion.direction:
-        phases[:, motion.coordinate] += motion.direction * speed * frames
-    else:
-        phases[:, motion.coordinate] += swing * np.sin(2 * np.pi * (start + frames / period))
-    return phases % 1.0
+        moved = motion.direction * speed * frames
+    else:  # on its way as fast as the others, give or take
+        moved = 1.4 * speed * period / (2 * np.pi) * np.sin(2 * np.pi * (start + frames / period))
+    view = np.zeros((num_frames, 4))
+    view[:, motion.coordinate] = SPEED_FACTOR[motion.coordinate] * moved
+    return view
 
 
-def draw_background(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """Dim smooth colours, (H, W, 4) uint8 RGB and 0: 4 x 4 random ones, interpolated."""
-    colours = rng.uniform(15, 75, (4, 4, 3)) + rng.uniform(-10, 25, 3)
-    for axis, side in ((1, size[0]), (0, size[1])):
-        place = np.linspace(0, 3, side)
-        before = np.minimum(place.astype(int), 2)
-        weight = (place - before).reshape((-1, 1) if axis else (-1, 1, 1))
-        weight = weight * weight * (3 - 2 * weight)  # no creases at the given colours
-        colours = colours.take(before, axis) * (1 - weight) + colours.take(before + 1, axis) * weight
-    return np.pad(colours, ((0, 0), (0, 0), (0, 1))).astype(np.uint8)
+def draw_texture(view: np.ndarray, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """A random texture under the given views, (T, H, W) float32, about normally distributed.
 
-
-def draw_object(rng: np.random.Generator) -> np.ndarray:
-    """A bright textured shape in its unit circle, (S, S, 4) uint8 RGB and 255 inside, 0 outside; S = TEXTURE_SIZE."""
-    axis = (np.arange(TEXTURE_SIZE) + 0.5) * (2 / TEXTURE_SIZE) - 1
-    u, v = np.meshgrid(axis, axis)
-    radius, theta = np.hypot(u, v), np.arctan2(v, u) + rng.uniform(0, 2 * np.pi)
-    corners = int(rng.integers(3, 7))
-    if rng.random() < 0.5:
-        half = np.pi / corners
-        outline = np.cos(half) / np.cos(theta % (2 * half) - half)  # a regular polygon
-    else:
-        waves = rng.uniform(0, 0.25)
-        outline = (1 + waves * np.cos(corners * theta)) / (1 + waves)  # a disc, a flower or a star
-    opacity = np.where(radius < 0.95 * outline, 255, 0)[..., None]  # a free border all around
-
-    bright = rng.uniform(120, 255, 3)
-    bright[rng.integers(3)] = 255
-    other = rng.permutation(bright) * rng.uniform(0.35, 0.6)
-    tiles = int(rng.integers(2, 5))
-    patches = rng.random((tiles, tiles))
-    place = np.arange(TEXTURE_SIZE) * tiles // TEXTURE_SIZE
-    stripes = 0.5 + 0.5 * np.sin(tiles * 3 * (u * np.cos(corners) + v * np.sin(corners)) + rng.uniform(0, 2 * np.pi))
-    mix = (patches[np.ix_(place, place)] if rng.random() < 0.6 else stripes)[..., None]
-    colours = bright * mix + other * (1 - mix)
-    return np.concatenate([colours, opacity], axis=2).astype(np.uint8)
+    A wave's phase is linear in x and y whatever the view, so cos(ax + by + c) splits into products of a function of x
+    and one of y, and the sum over waves into a product of matrices.
+    """
+    x, y = ((np.arange(side) + 0.5 - side / 2) / min(size) for side in size)
+    spread = (np.arange(NUM_WAVES) + rng.random(NUM_WAVES)) / NUM_WAVES  # random, but evenly over the range
+    octaves = np.log2(WAVELENGTH[1] / WAVELENGTH[0])
+    octave_TK = (octaves * rng.permutation(spread) + view[:, [ZOOM]] / np.log(2)) % octaves
+    weight_TK = np.sin(np.pi * octave_TK / octaves) ** 2
+    frequency_TK = 2 * np.pi / (WAVELENGTH[0] * 2**octave_TK)
+    direction_TK = 2 * np.pi * spread + view[:, [ANGLE]]
+    along_x, along_y = frequency_TK * np.cos(direction_TK), frequency_TK * np.sin(direction_TK)
+    phase_TK = rng.uniform(0, 2 * np.pi, NUM_WAVES) - along_x * view[:, [ACROSS]] - along_y * view[:, [DOWN]]
+    phase_TWK = along_x[:, None] * x[:, None] + phase_TK[:, None]
+    phase_THK = along_y[:, None] * y[:, None]
+    across = np.concatenate([np.cos(phase_TWK), -np.sin(phase_TWK)], axis=2).astype(np.float32)
+    down = np.concatenate([np.cos(phase_THK), np.sin(phase_THK)], axis=2) * np.tile(weight_TK, 2)[:, None]
+    return down.astype(np.float32) @ across.transpose(0, 2, 1) / np.float32(0.45 * np.sqrt(NUM_WAVES))
 
 
 def draw_clip(drawing: Drawing, label: int, rng: np.random.Generator) -> np.ndarray:
     """The frames of one video, (T, H, W, 4) uint8 RGB and a fourth channel without meaning."""
-    (width, height), num_frames = drawing.size, drawing.num_frames
-    poses = draw_poses(MOTIONS[CLASS_NAMES[label]], num_frames, rng)
-    background, texture = draw_background(drawing.size, rng), draw_object(rng)
-    centre_x, centre_y = poses[:, ACROSS, None] * width, poses[:, DOWN, None] * height
-    radius = min(drawing.size) * RADIUS[0] * (RADIUS[1] / RADIUS[0]) ** poses[:, SIZE]
-    angle = 2 * np.pi * poses[:, ANGLE]
-
-    # A window of P x P pixels around the object's centre, (T, P, 1) down and (T, 1, P) across, and where in the
-    # object's texture each of its pixels falls. A pixel is one uint32 here: one look-up instead of four.
-    reach = int(np.ceil(radius.max())) + 1
-    window = np.arange(-reach, reach + 1)
-    rows, columns = np.floor(centre_y).astype(int) + window, np.floor(centre_x).astype(int) + window
-    dy = (rows + 0.5 - centre_y).astype(np.float32)[:, :, None]
-    dx = (columns + 0.5 - centre_x).astype(np.float32)[:, None, :]
-    zoom = TEXTURE_SIZE / (2 * radius)
-    cos = (zoom * np.cos(angle)).astype(np.float32)[:, None, None]
-    sin = (zoom * np.sin(angle)).astype(np.float32)[:, None, None]
-    u = (cos * dx + (sin * dy + TEXTURE_SIZE / 2)).astype(np.int32)
-    v = (cos * dy + (TEXTURE_SIZE / 2 - sin * dx)).astype(np.int32)
-    np.clip(u, 0, TEXTURE_SIZE - 1, out=u)  # the texture's border is outside the object
-    np.clip(v, 0, TEXTURE_SIZE - 1, out=v)
-    drawn = texture.view(np.uint32).ravel().take(v * TEXTURE_SIZE + u)
-
-    frames = np.repeat(background.view(np.uint32).reshape(1, -1), num_frames, axis=0).ravel()
-    starts = np.arange(num_frames)[:, None, None] * (width * height)
-    pixel = starts + (rows % height * width)[:, :, None] + (columns % width)[:, None, :]
-    opaque = np.nonzero(drawn.view(np.uint8)[..., 3::4])
-    frames[pixel[opaque]] = drawn[opaque]
-    return frames.view(np.uint8).reshape(num_frames, height, width, 4)
+    texture = draw_texture(draw_view(MOTIONS[CLASS_NAMES[label]], drawing.num_frames, rng), drawing.size, rng)
+    bright, dark = rng.uniform(120, 255, 3), rng.uniform(0, 120, 3)
+    level = np.linspace(-3, 3, 256)
+    mix = 1 / (1 + np.exp(-CONTRAST * level[:, None]))
+    colours = np.pad(bright * mix + dark * (1 - mix), ((0, 0), (0, 1))).astype(np.uint8)
+    # A pixel is one uint32 here: one look-up instead of four.
+    index = np.clip((texture + 3) * (255 / 6), 0, 255).astype(np.uint8)
+    return colours.view(np.uint32).ravel().take(index).view(np.uint8).reshape(*texture.shape, 4)
 
 
 def encode_clip(frames: np.ndarray) -> bytes:
@@ -252,8 +217,8 @@ def generate(
     num_val: int,
     num_test: int | None = None,
     seed: int = 0,
-    size: tuple[int, int] = (96, 96),
-    num_frames: int = 32,
+    size: tuple[int, int] = (128, 96),
+    num_frames: int = 20,
     workers: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> Generated:

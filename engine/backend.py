@@ -49,12 +49,13 @@ class Backend:
         self.clip_grad = clip_grad
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=amp == "fp16")
-        # Buffers are constant tables, and the inputs are on their device already (the mask stays on the host).
-        self.model: nn.Module = (
-            DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
-            if world.size > 1
-            else model
-        )
+        self.updates_left_out = torch.zeros((), device=world.device)
+        self.model = model
+        if world.size > 1:
+            # The inputs are on their device already (the mask stays on the host): no device_ids, which would move them.
+            self.model = DistributedDataParallel(model, gradient_as_bucket_view=True)
+            # Buffers are constant tables. Not as the argument, which torch 2.13 deprecates for one that 2.12 lacks.
+            self.model.broadcast_buffers = False
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Around the model's forward pass."""
@@ -78,7 +79,7 @@ class Backend:
         it. (With fp16 the scaler does the same and lowers its scale: expected now and then.)
         """
         self.scaler.unscale_(self.optimizer)
-        self.grad_norm = norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         if self.clip_grad is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip_grad, norm)
         if self.scaler.is_enabled():
@@ -86,16 +87,21 @@ class Backend:
             self.scaler.update()
         else:
             # Fused optimizers skip the update where this tensor is 1: the protocol between torch's scaler and them.
-            self.optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
+            found_inf = (~torch.isfinite(norm)).float()
+            self.updates_left_out += found_inf
+            self.optimizer.found_inf = found_inf  # type: ignore[attr-defined]
             self.optimizer.grad_scale = None  # type: ignore[attr-defined]
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 
     def check_finite(self, step: int) -> None:
-        """Raise NonFiniteError unless the last gradient norm is finite. Waits for the device."""
-        if not self.scaler.is_enabled() and not bool(torch.isfinite(self.grad_norm)):
+        """Raise NonFiniteError if any gradient norm so far was not finite. Waits for the device.
+
+        With fp16 it never does: the scaler leaves such updates out and goes on.
+        """
+        if number := int(self.updates_left_out):
             raise NonFiniteError(
-                f"step {step}: the gradient norm is {float(self.grad_norm)}; the weights were not touched. Try a lower "
-                "--lr, a longer --warmup_epochs, --clip_grad 1, or --amp none"
+                f"step {step}: the gradient is not finite ({number} updates were left out, the weights were not "
+                "touched by them). Try a lower --lr, a longer --warmup_epochs, --clip_grad 1, or --amp none"
             )

@@ -5,6 +5,7 @@ import logging
 import os
 import random
 import re
+import textwrap
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,13 +185,12 @@ def restore(state: TrainState, content: dict[str, Any], *, rank: int, path: Path
     try:
         state.model.load_state_dict(content["model"], strict=True)
         state.optimizer.load_state_dict(content["optimizer"])
-    except (RuntimeError, ValueError) as error:
-        first = "\n".join(str(error).splitlines()[:4])
+        state.scaler.load_state_dict(content["scaler"])
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"{path}: does not fit this model and optimizer (use the options it "
-            f"was made with, or --no_auto_resume): {first}"
+            f"{path}: does not fit this model, optimizer and --amp (use the options it was made with, or "
+            f"--no_auto_resume): {textwrap.shorten(str(error), 400)}"
         ) from error
-    state.scaler.load_state_dict(content["scaler"])
     state.epoch, state.step = content["epoch"], content["step"]
     state.best = content.get("best", 0.0)
     rng = content.get("rng", [])

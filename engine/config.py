@@ -1,4 +1,4 @@
-"""Command lines with VideoMAE's and SIGMA's flags, their checks, and the record of a run."""
+"""Command lines with VideoMAE's and SIGMA's flags, what follows from them, and the record of a run."""
 
 import argparse
 import json
@@ -16,7 +16,7 @@ import torch
 from engine.backend import AMP_DTYPES, check_amp
 from engine.distributed import World
 from engine.errors import ConfigError
-from engine.metrics import log_table
+from engine.metrics import log_table, replace_text
 from engine.schedules import Schedule
 
 logger = logging.getLogger(__name__)
@@ -141,6 +141,8 @@ def finetuning_parser() -> argparse.ArgumentParser:
     data.add_argument("--data_set", default="Kinetics-400", help="row of datasets/catalogue.py, or custom")
     data.add_argument("--nb_classes", default=None, type=int, help="default: what the data set or the list says")
     data.add_argument("--sampling_rate", type=int, default=None, help="every n-th frame; default: the data set's")
+    data.add_argument("--sampling", default=None, choices=["dense", "uniform"], help="default: the data set's")
+    data.add_argument("--flip", default=None, type=on_off, metavar="True|False", help="default: the data set's")
     data.add_argument("--num_sample", type=int, default=2, help="augmented views of each decoded training clip")
     data.add_argument("--short_side_size", type=int, default=224, help="videos are resized to this for testing")
     data.add_argument("--test_num_segment", type=int, default=None, help="clips per video; default: the data set's")
@@ -186,6 +188,7 @@ def _augmentation_flags(parser: argparse.ArgumentParser) -> None:
         metavar="True|False",
         help="crops of at least 25 %% of the area (SIGMA), else 8 %% (VideoMAE)",
     )
+    group.add_argument("--min_crop_area", type=float, default=None, help="takes the place of --finetuning_crops")
     group.add_argument("--reprob", type=float, default=0.25, help="random erasing")
     group.add_argument("--remode", default="pixel", choices=["pixel", "rand", "const"])
     group.add_argument("--recount", type=int, default=1)
@@ -195,27 +198,6 @@ def _augmentation_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--mixup_prob", type=float, default=1.0)
     group.add_argument("--mixup_switch_prob", type=float, default=0.5)
     group.add_argument("--mixup_mode", default="batch", choices=["batch", "pair", "elem"])
-
-
-def check_common(args: argparse.Namespace) -> None:
-    """Raise ConfigError for values that no run can use."""
-    for flag in ("batch_size", "update_freq", "epochs", "save_ckpt_freq", "print_freq", "num_frames", "input_size"):
-        if getattr(args, flag) < 1:
-            raise ConfigError(f"--{flag} {getattr(args, flag)}: must be at least 1")
-    if args.num_workers < 0:
-        raise ConfigError(f"--num_workers {args.num_workers}: must be 0 or more")
-    if not 0 <= args.max_bad_fraction <= 1:
-        raise ConfigError(f"--max_bad_fraction {args.max_bad_fraction}: must be between 0 and 1")
-    if args.warmup_steps <= 0 and args.warmup_epochs >= args.epochs:
-        raise ConfigError(
-            f"--warmup_epochs {args.warmup_epochs} leaves nothing of --epochs {args.epochs}: choose fewer to warm up"
-        )
-    if getattr(args, "enable_deepspeed", False):
-        raise ConfigError("--enable_deepspeed is not available yet: leave it out, DDP gives the same results")
-    if args.clip_grad is not None and args.clip_grad <= 0:
-        raise ConfigError(f"--clip_grad {args.clip_grad}: must be positive; leave it out for no clipping")
-    if args.lr <= 0 or args.min_lr < 0:
-        raise ConfigError(f"--lr {args.lr} --min_lr {args.min_lr}: learning rates must be positive")
 
 
 def default_amp(args: argparse.Namespace, world: World) -> str:
@@ -279,8 +261,12 @@ def write_run_record(args: argparse.Namespace, world: World, **facts: Any) -> No
         **facts,
     }
     path = Path(args.output_dir) / "run.json"
-    earlier = json.loads(path.read_text()) if path.exists() else []
-    path.write_text(json.dumps([*earlier, record], indent=1, default=str) + "\n")
+    try:
+        earlier = json.loads(path.read_text()) if path.exists() else []
+    except json.JSONDecodeError:
+        logger.warning("%s: not readable, a new one takes its place", path)
+        earlier = []
+    replace_text(path, json.dumps([*earlier, record], indent=1, default=str) + "\n")
 
 
 def log_plan(

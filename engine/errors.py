@@ -25,11 +25,25 @@ USER_ERRORS: tuple[type[Exception], ...] = (ConfigError, CheckpointError, BadVid
 
 
 @contextlib.contextmanager
+def bad_options(flag: str = "") -> Iterator[None]:
+    """Turn what a constructor says of an option, handed to it as it was typed, into a ConfigError.
+
+    Args:
+        flag: put before the message where that does not name the flag.
+    """
+    try:
+        yield
+    except (ValueError, ImportError) as error:
+        raise ConfigError(f"{flag}: {error}" if flag else str(error)) from error
+
+
+@contextlib.contextmanager
 def user_errors(*types: type[Exception]) -> Iterator[None]:
     """Turn errors of `USER_ERRORS` and of the given types into one line on stderr and exit code 2."""
     try:
         yield
     except (*USER_ERRORS, *types) as error:
-        sys.stderr.write(f"error: {error}\n")
+        text = " ".join(line.strip() for line in str(error).splitlines())
+        sys.stderr.write(f"error: {text}\n")
         sys.stderr.flush()
         sys.exit(2)

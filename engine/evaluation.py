@@ -69,8 +69,7 @@ def predict(
 
     Args:
         loader: batches with `clip` (B * G, ...), video-major, `label` and `index` (B,), `views` G; each rank sees its
-        own
-            share of the videos.
+            own share of the videos.
         num_videos: length of the list.
         clips_at_once: clips in one forward pass: bounds the memory.
 
@@ -91,7 +90,8 @@ def predict(
         if number % log_every == 0:
             logger.info("tested %d of %d batches", number, len(loader))
     model.train(was_training)
-    return _merge([row for rank_rows in gather_objects(rows) for row in rank_rows], num_videos, num_views)
+    shares = gather_objects((rows, num_views))  # a rank beyond the number of videos has none, and saw no views
+    return _merge([row for share, _ in shares for row in share], num_videos, max(views for _, views in shares))
 
 
 def _merge(rows: list[tuple[int, int, np.ndarray]], num_videos: int, num_views: int) -> VideoPredictions:

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ class RunLog:
                 continue
             if record.get("step", 0) <= step:
                 kept.append(line + "\n")
-        self.path.write_text("".join(kept))
+        replace_text(self.path, "".join(kept))
 
     def write(self, step: int, **values: float) -> None:
         """One record; `step` counts optimizer steps done."""
@@ -141,6 +142,13 @@ def _mean_over_ranks(sums: dict[str, torch.Tensor], count: int) -> dict[str, flo
     ranks = all_reduce_sum(torch.ones(1, device=stacked.device))
     means = (all_reduce_sum(stacked.clone()) / ranks).tolist()
     return dict(zip(sums, means, strict=True))
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a text file in one step: a process that is killed leaves the old one."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
 
 
 def format_seconds(seconds: float) -> str:

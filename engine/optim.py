@@ -59,5 +59,9 @@ def build_optimizer(
     if opt == "adamw":
         return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=True)
     if opt == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=True, fused=True)
+        optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=True, fused=True)
+        for group in groups:  # torch leaves these uninitialised if the very first update is left out
+            for parameter in group["params"]:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return optimizer
     raise ValueError(f"--opt {opt}: choose from adamw, sgd")

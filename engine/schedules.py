@@ -19,15 +19,15 @@ def cosine_schedule(
 ) -> float:
     """Linear warm-up from `start` to `base`, both included, then a cosine towards `final` (protocols 1.6).
 
-    `warmup_steps` > 0 takes the place of `warmup_epochs`. The step after the warm-up has `base` once more, and `final`
-    would only be reached one step after the last: so does the released code.
+    A warm-up of one step has `start`. `warmup_steps` > 0 takes the place of `warmup_epochs`. The step after the warm-up
+    has `base` once more, and `final` would only be reached one step after the last: so does the released code.
 
     Args:
         step: optimizer steps done, 0 ... epochs * steps_per_epoch - 1.
     """
     warmup = warmup_steps if warmup_steps > 0 else warmup_epochs * steps_per_epoch
     if step < warmup:
-        return base if warmup == 1 and start > 0 else start + (base - start) * step / max(warmup - 1, 1)
+        return start + (base - start) * step / max(warmup - 1, 1)
     progress = (step - warmup) / max(epochs * steps_per_epoch - warmup, 1)
     return final + 0.5 * (base - final) * (1 + math.cos(math.pi * progress))
 

@@ -1,0 +1,68 @@
+"""Options that no run can use are refused before any work, with the flag's name and the remedy."""
+
+import argparse
+from collections.abc import Callable
+
+from engine.errors import ConfigError
+
+# Flags, what each of their values must satisfy, and how to say so. A flag that a parser lacks, or that was not given,
+# is passed over. NaN satisfies nothing.
+_RULES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
+    (
+        "batch_size update_freq epochs save_ckpt_freq print_freq num_frames input_size tubelet_size sampling_rate "
+        "decoder_depth decoder_num_classes projection_dims num_prototypes sinkhorn_iterations nb_classes num_sample "
+        "short_side_size test_num_segment test_num_crop recount",
+        lambda value: value >= 1,
+        "must be at least 1",
+    ),
+    (
+        "num_workers seed warmup_epochs warmup_lr min_lr weight_decay weight_decay_end init_scale mixup cutmix",
+        lambda value: value >= 0,
+        "must be 0 or more",
+    ),
+    ("lr opt_eps sinkhorn_eps clip_grad", lambda value: value > 0, "must be positive"),
+    ("momentum mask_ratio", lambda value: 0 < value < 1, "must lie between 0 and 1"),
+    ("layer_decay", lambda value: 0 < value <= 1, "must be above 0 and at most 1 (1: no decay)"),
+    (
+        "opt_betas drop fc_drop_rate attn_drop_rate drop_path smoothing",
+        lambda value: 0 <= value < 1,
+        "must be at least 0 and below 1",
+    ),
+    (
+        "reprob mixup_prob mixup_switch_prob max_bad_fraction cutmix_minmax",
+        lambda value: 0 <= value <= 1,
+        "must be between 0 and 1",
+    ),
+)
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Raise ConfigError for values, and for combinations of values, that make no sense."""
+    for flags, is_valid, words in _RULES:
+        for flag in flags.split():
+            given = getattr(args, flag, None)
+            values = given if isinstance(given, list) else [] if given is None else [given]
+            if not all(map(is_valid, values)):
+                raise ConfigError(f"--{flag} {' '.join(map(str, values))}: {words}")
+    if args.warmup_steps <= 0 and args.warmup_epochs >= args.epochs:
+        raise ConfigError(
+            f"--warmup_epochs {args.warmup_epochs} leaves nothing of --epochs {args.epochs}: choose fewer to warm up"
+        )
+    if "nb_classes" in args:
+        _check_finetuning(args)
+
+
+def _check_finetuning(args: argparse.Namespace) -> None:
+    if args.enable_deepspeed:
+        raise ConfigError("--enable_deepspeed is not available yet: leave it out, DDP gives the same results")
+    if args.short_side_size < args.input_size:
+        raise ConfigError(
+            f"--short_side_size {args.short_side_size} is smaller than --input_size {args.input_size}: "
+            "a crop would not fit; choose at least as much"
+        )
+    mixes = args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None
+    if mixes and not args.eval and args.batch_size * args.num_sample % 2:
+        raise ConfigError(
+            f"--batch_size {args.batch_size} x --num_sample {args.num_sample} is odd, and clips are mixed in pairs: "
+            "choose an even --batch_size, or switch mixing off with --mixup 0 --cutmix 0"
+        )

@@ -1,0 +1,202 @@
+"""The update: accumulation, clipping, precision, and that a gradient that is not finite changes nothing."""
+
+import copy
+
+import pytest
+import torch
+from processes import gloo_world
+from runs import same
+from torch import nn
+
+from engine.backend import Backend, autocast, check_amp
+from engine.distributed import World
+from engine.errors import ConfigError, NonFiniteError
+from engine.optim import build_optimizer, parameter_groups
+
+CPU = World(0, 1, 0, torch.device("cpu"))
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 3))
+
+
+def inputs(seed=1, number=8):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(number, 6, generator=generator), torch.randn(number, 3, generator=generator)
+
+
+def backend_of(model, *, opt="adamw", world=CPU, amp="none", clip_grad=None, lr=0.1):
+    groups = parameter_groups(model, weight_decay=0.05)
+    optimizer = build_optimizer(groups, opt=opt, lr=lr, betas=(0.9, 0.95), eps=1e-8, momentum=0.9)
+    return Backend(model, optimizer, world=world, amp=amp, clip_grad=clip_grad)
+
+
+def update(backend, x, y, *, update_freq=1):
+    """One optimizer step over the batch, in `update_freq` parts; the gradient norm."""
+    for number, (part_x, part_y) in enumerate(zip(x.chunk(update_freq), y.chunk(update_freq), strict=True), start=1):
+        with backend.accumulating(last=number == update_freq):
+            with backend.autocast():
+                loss = nn.functional.mse_loss(backend.model(part_x).float(), part_y)
+            backend.backward(loss, update_freq=update_freq)
+    return backend.step()
+
+
+@pytest.mark.parametrize("opt", ["adamw", "sgd"])
+@pytest.mark.parametrize("update_freq", [2, 4])
+def test_accumulation_equals_the_whole_batch(opt, update_freq):
+    whole, parts = network(), network()
+    a, b = backend_of(whole, opt=opt), backend_of(parts, opt=opt)
+    for step in range(3):
+        norms = [update(a, *inputs(step)), update(b, *inputs(step), update_freq=update_freq)]
+        torch.testing.assert_close(*norms)
+    torch.testing.assert_close(parts.state_dict(), whole.state_dict())
+
+
+@pytest.mark.parametrize("opt", ["adamw", "sgd"])
+def test_step_equals_torch_s_own(opt):
+    """Against a plain, unfused optimizer."""
+    ours, theirs = network(), network()
+    backend = backend_of(ours, opt=opt)
+    groups = parameter_groups(theirs, weight_decay=0.05)
+    plain = {
+        "adamw": lambda: torch.optim.AdamW(groups, lr=0.1, betas=(0.9, 0.95), eps=1e-8, foreach=False),
+        "sgd": lambda: torch.optim.SGD(groups, lr=0.1, momentum=0.9, nesterov=True, foreach=False),
+    }[opt]()
+    for step in range(4):
+        x, y = inputs(step)
+        norm = update(backend, x, y)
+        plain.zero_grad()
+        nn.functional.mse_loss(theirs(x), y).backward()
+        expected = torch.cat([p.grad.flatten() for p in theirs.parameters()]).norm()
+        torch.testing.assert_close(norm, expected)
+        plain.step()
+    torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
+
+
+@pytest.mark.parametrize("opt", ["adamw", "sgd"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("steps_before", [0, 2])
+def test_bad_gradient_leaves_weights_and_optimizer_as_they_are(opt, value, steps_before):
+    model = network()
+    backend = backend_of(model, opt=opt)
+    for step in range(steps_before):
+        update(backend, *inputs(step))
+        backend.check_finite(step)
+    x, y = inputs(9)
+    y[3, 1] = value  # one element of one sample
+    before = copy.deepcopy(model.state_dict()), copy.deepcopy(backend.optimizer.state_dict())
+    norm = update(backend, x, y)
+    assert not torch.isfinite(norm)
+    assert same(dict(model.state_dict()), dict(before[0]))
+    if steps_before:
+        assert same(backend.optimizer.state_dict(), before[1])
+    with pytest.raises(NonFiniteError, match=r"step 2: .*--lr"):
+        backend.check_finite(2)
+    # without the bad step the run would have gone on in the same way
+    other = network()
+    straight = backend_of(other, opt=opt)
+    for step in range(steps_before):
+        update(straight, *inputs(step))
+    for b in (backend, straight):
+        update(b, *inputs(5))
+    assert same(dict(model.state_dict()), dict(other.state_dict()))
+
+
+def test_bad_step_is_reported_even_after_good_ones():
+    """On a GPU the check comes only now and then."""
+    backend = backend_of(network())
+    x, y = inputs()
+    update(backend, x * float("nan"), y)
+    update(backend, x, y)
+    with pytest.raises(NonFiniteError, match="1 updates"):
+        backend.check_finite(1)
+
+
+def bad_on_rank_1(world):
+    model = network()
+    backend = backend_of(model, world=world)
+    before = copy.deepcopy(model.state_dict())
+    x, y = inputs(world.rank)
+    update(backend, x * (float("nan") if world.rank == 1 else 1), y)
+    try:
+        backend.check_finite(0)
+    except NonFiniteError:
+        return same(dict(model.state_dict()), dict(before))
+
+
+def test_all_ranks_stop_together():
+    assert gloo_world(bad_on_rank_1) == [True, True]
+
+
+def accumulated(world, size):
+    model = network()
+    backend = backend_of(model, world=world, opt="sgd")
+    x, y = inputs(number=8)
+    for step in range(2):
+        order = torch.randperm(8, generator=torch.Generator().manual_seed(step))
+        # part k of every rank together are the k-th half of the batch
+        own = order.reshape(2, size, -1)[:, world.rank].flatten()
+        norm = update(backend, x[own], y[own], update_freq=2)
+    return dict(model.state_dict()), norm
+
+
+def test_accumulation_over_two_ranks():
+    expected, expected_norm = accumulated(CPU, 1)
+    for weights, norm in gloo_world(accumulated, 2):
+        torch.testing.assert_close(weights, expected)
+        torch.testing.assert_close(norm, expected_norm)
+
+
+@pytest.mark.parametrize("clip_grad", [0.01, 1e6])
+def test_clipping(clip_grad):
+    """SGD's first step shows the gradient it was given: (1 + momentum) * (g + decay * w)."""
+    model = network()
+    before = copy.deepcopy(model)
+    backend = backend_of(model, opt="sgd", clip_grad=clip_grad, lr=1.0)
+    x, y = inputs()
+    norm = update(backend, x, y)
+    nn.functional.mse_loss(before(x), y).backward()
+    expected = torch.nn.utils.clip_grad_norm_(before.parameters(), clip_grad)
+    torch.testing.assert_close(norm, expected)  # before clipping
+    for name, parameter in model.named_parameters():
+        old = before.get_parameter(name)
+        decay = 0.05 if old.ndim > 1 else 0
+        torch.testing.assert_close(parameter, old - 1.9 * (old.grad + decay * old), rtol=1e-4, atol=1e-7)
+
+
+def test_gradients_are_cleared():
+    model = network()
+    update(backend_of(model), *inputs())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_fp16_needs_a_gpu_and_unknown_precision_is_named():
+    with pytest.raises(ConfigError, match="--amp fp16 needs a GPU"):
+        backend_of(network(), amp="fp16")
+    with pytest.raises(ConfigError, match="--amp fp8"):
+        check_amp("fp8", CPU.device)
+    assert check_amp("fp16", torch.device("cuda")) == "fp16"
+
+
+def test_bf16_runs_on_a_cpu_with_float32_weights():
+    a, b = network(), network()
+    half, full = backend_of(a, amp="bf16", lr=0.01), backend_of(b, lr=0.01)
+    with half.autocast():
+        assert half.model(inputs()[0]).dtype == torch.bfloat16
+    with full.autocast():
+        assert full.model(inputs()[0]).dtype == torch.float32
+    for step in range(3):
+        norms = [update(backend, *inputs(step)) for backend in (half, full)]
+        torch.testing.assert_close(*norms, rtol=0.05, atol=0)
+    assert all(parameter.dtype == torch.float32 for parameter in a.parameters())
+    assert not same(dict(a.state_dict()), dict(b.state_dict()))
+
+
+def test_autocast_can_be_entered_again():
+    """Evaluation uses one object for all its batches."""
+    context = autocast(CPU.device, "bf16")
+    for _ in range(2):
+        with context:
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32

@@ -1,0 +1,273 @@
+"""Checkpoint files: whole or not there, damage found, nothing in them executed, everything restored."""
+
+import argparse
+import logging
+import pickle
+import random
+import resource
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from processes import run_in_processes
+from runs import same
+from torch import nn
+
+from engine import checkpoint
+from engine.checkpoint import Checkpointer, TrainState
+from engine.distributed import World
+from engine.errors import CheckpointError
+from engine.optim import build_optimizer, parameter_groups
+
+CPU = World(0, 1, 0, torch.device("cpu"))
+
+
+def state_of(width=5, seed=0, steps=2):
+    """A model and optimizer that have made some steps."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(4, width), nn.Linear(width, 2))
+    groups = parameter_groups(model, weight_decay=0.1)
+    optimizer = build_optimizer(groups, opt="adamw", lr=0.1, betas=(0.9, 0.99), eps=1e-8, momentum=0)
+    for _ in range(steps):
+        model(torch.randn(3, 4)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return TrainState(model, optimizer, torch.amp.GradScaler("cpu", enabled=False), epoch=1, step=steps, best=62.5)
+
+
+def save(path, state=None, **extra):
+    rng = checkpoint._rng_state()
+    checkpoint.save(path, state or state_of(), rng_by_rank=[rng], args={"lr": 0.1, "betas": [0.9, 0.99]}, **extra)
+    return path
+
+
+@pytest.fixture
+def file(tmp_path):
+    return save(tmp_path / "checkpoint-1.pth")
+
+
+def test_round_trip_restores_everything(tmp_path):
+    saved = state_of()
+    drawn = torch.rand(2), np.random.rand(2), random.random()  # noqa: NPY002
+    file = save(tmp_path / "checkpoint-1.pth", saved, class_names=["a", "b"])
+    expected = torch.rand(2), np.random.rand(2), np.random.normal(), random.random(), random.gauss(0, 1)  # noqa: NPY002
+    state = state_of(seed=7, steps=1)
+    content = checkpoint.read(file)
+    checkpoint.restore(state, content, rank=0, path=file)
+    assert same(dict(state.model.state_dict()), dict(saved.model.state_dict()))
+    assert same(state.optimizer.state_dict(), saved.optimizer.state_dict())
+    assert (state.epoch, state.step, state.best) == (1, 2, 62.5)
+    got = torch.rand(2), np.random.rand(2), np.random.normal(), random.random(), random.gauss(0, 1)  # noqa: NPY002
+    assert torch.equal(got[0], expected[0]) and np.array_equal(got[1], expected[1]) and got[2:] == expected[2:]
+    assert not torch.equal(got[0], drawn[0])
+    assert content["class_names"] == ["a", "b"] and content["args"] == {"lr": 0.1, "betas": [0.9, 0.99]}
+
+
+def test_random_state_in_the_middle_of_a_gaussian_pair(tmp_path):
+    """numpy and random draw normal numbers in pairs and keep the second: it is part of the state."""
+    np.random.seed(3)  # noqa: NPY002
+    random.seed(3)
+    np.random.normal(), random.gauss(0, 1)  # noqa: NPY002
+    file = save(tmp_path / "checkpoint-1.pth")
+    expected = np.random.normal(), random.gauss(0, 1)  # noqa: NPY002
+    checkpoint.restore(state_of(), checkpoint.read(file), rank=0, path=file)
+    assert (np.random.normal(), random.gauss(0, 1)) == expected  # noqa: NPY002
+
+
+def test_keys_users_rely_on(file):
+    assert list(torch.load(file, weights_only=True))[:5] == ["model", "optimizer", "epoch", "scaler", "args"]
+
+
+def test_failing_save_is_loud_and_leaves_the_old_file(file):
+    """A process that may not write more than 2,000 bytes into a file, as if the disk were full."""
+    before = file.read_bytes()
+
+    def save_in_little_room():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+        save(file, state_of(seed=9))
+
+    (finished,) = run_in_processes(save_in_little_room)
+    assert finished.code == 1 and "Error" in finished.stderr
+    assert file.read_bytes() == before
+    save(file, state_of(seed=9))
+    assert file.read_bytes() != before
+    assert [p.name for p in file.parent.iterdir()] == [file.name]
+
+
+@pytest.mark.parametrize("part", [0, 0.3, 0.9, 0.999])
+def test_truncated(part, file):
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(part * len(whole))])
+    assert checkpoint.find_damage(file)
+    with pytest.raises(CheckpointError, match=str(file)):
+        checkpoint.read(file)
+
+
+def test_a_flipped_byte_is_found_or_harmless(file):
+    """Every place of the file in turn (a prime stride): what is not noticed must not change what is read."""
+    whole, expected = file.read_bytes(), checkpoint.read(file)
+    found = 0
+    places = range(0, len(whole), 211)
+    for place in places:
+        flipped = bytearray(whole)
+        flipped[place] ^= 0x10
+        file.write_bytes(flipped)
+        try:
+            assert same(checkpoint.read(file), expected), f"byte {place} of {len(whole)}"
+        except CheckpointError:
+            found += 1
+    assert found > 10
+
+
+def test_a_flipped_byte_of_a_weight_is_found(file):
+    with zipfile.ZipFile(file) as archive:
+        info = next(info for info in archive.infolist() if info.filename.endswith("/data/0"))
+    whole = bytearray(file.read_bytes())
+    start = info.header_offset + 30
+    name, extra = (int.from_bytes(whole[start - 4 + 2 * i : start - 2 + 2 * i], "little") for i in range(2))
+    whole[start + name + extra + 1] ^= 1
+    file.write_bytes(whole)
+    with pytest.raises(CheckpointError, match=r"fails its checksum"):
+        checkpoint.read(file)
+
+
+def test_not_a_checkpoint(tmp_path):
+    cases = {"text.pth": b"<html>404</html>", "empty.pth": b"", "numbers.pth": bytes(range(256))}
+    for name, content in cases.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(CheckpointError, match=name):
+            checkpoint.read(tmp_path / name)
+    with pytest.raises(CheckpointError, match="no such checkpoint file"):
+        checkpoint.read(tmp_path)
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(CheckpointError, match="holds a list"):
+        checkpoint.read(tmp_path / "list.pth")
+    with zipfile.ZipFile(tmp_path / "zip.pth", "w") as archive:
+        archive.writestr("a.txt", "no weights")
+    with pytest.raises(CheckpointError, match=r"zip\.pth"):
+        checkpoint.read(tmp_path / "zip.pth")
+
+
+class Malicious:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, target):
+        self.target = str(target)
+
+    def __reduce__(self):
+        return open, (self.target, "w")
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_malicious_file_executes_nothing(legacy, tmp_path):
+    target, file = tmp_path / "executed", tmp_path / "checkpoint-1.pth"
+    content = {"model": {}, "epoch": Malicious(target)}
+    torch.save(content, file, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(CheckpointError, match="cannot be read as a checkpoint of tensors and plain values") as error:
+        checkpoint.read(file)
+    assert not target.exists()
+    assert "\n" not in str(error.value)
+    torch.load(file, weights_only=False)  # the trap works
+    assert target.exists()
+
+
+def test_plain_pickle_is_refused(tmp_path):
+    target, file = tmp_path / "executed", tmp_path / "checkpoint-1.pth"
+    for protocol in range(2, 5):
+        file.write_bytes(pickle.dumps({"model": Malicious(target)}, protocol=protocol))
+        with pytest.raises(CheckpointError):
+            checkpoint.read(file)
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_released_files_hold_a_namespace(legacy, tmp_path):
+    file = tmp_path / "released.pth"
+    content = {"model": {"w": torch.ones(2)}, "args": argparse.Namespace(lr=0.1, betas=[0.9, 0.95], opt=None)}
+    torch.save(content, file, _use_new_zipfile_serialization=not legacy)
+    read = checkpoint.read(file)
+    assert read["args"].lr == 0.1 and torch.equal(read["model"]["w"], torch.ones(2))
+    with pytest.raises(pickle.UnpicklingError):  # allowed in `read` only, not from then on
+        torch.load(file, weights_only=True)
+
+
+def test_newest_valid_is_by_number_and_passes_over_damage(tmp_path, caplog):
+    assert checkpoint.newest_valid(tmp_path) is None
+    assert checkpoint.newest_valid(tmp_path / "absent") is None
+    for number in (9, 10, 99, 100):
+        save(tmp_path / f"checkpoint-{number}.pth")
+    save(tmp_path / "checkpoint-best.pth")
+    (tmp_path / "checkpoint-101.pth.tmp").write_bytes(b"")
+    assert checkpoint.newest_valid(tmp_path).name == "checkpoint-100.pth"
+    (tmp_path / "checkpoint-100.pth").write_bytes(b"")
+    whole = (tmp_path / "checkpoint-99.pth").read_bytes()
+    (tmp_path / "checkpoint-99.pth").write_bytes(whole[:-1000])
+    with caplog.at_level(logging.WARNING):
+        assert checkpoint.newest_valid(tmp_path).name == "checkpoint-10.pth"
+    assert [record.getMessage().split(": ")[0] for record in caplog.records] == [
+        str(tmp_path / f"checkpoint-{number}.pth") for number in (100, 99)
+    ]
+
+
+def test_resume_prefers_the_file_that_is_named(tmp_path):
+    for epoch in (1, 2):
+        state = state_of()
+        state.epoch = epoch
+        save(tmp_path / f"checkpoint-{epoch}.pth", state)
+    named = str(tmp_path / "checkpoint-1.pth")
+    for explicit, auto, expected in ((named, True, 1), ("", True, 2), ("", False, -1)):
+        state = state_of()
+        state.epoch = -1
+        checkpoint.resume(state, explicit=explicit, auto=auto, output_dir=str(tmp_path), rank=0)
+        assert state.epoch == expected
+    (tmp_path / "checkpoint-1.pth").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="empty"):  # never another one instead
+        checkpoint.resume(state_of(), explicit=named, auto=True, output_dir=str(tmp_path), rank=0)
+
+
+ALIEN = {  # what is in the file -> words of the message
+    "weights only": (lambda whole: {"model": whole["model"]}, r"no optimizer, epoch, scaler, step .*--finetune"),
+    "other keys": (lambda whole: {"state_dict": whole["model"]}, r"no model"),
+    "other width": (lambda whole: whole | {"model": state_of(6).model.state_dict()}, r"size mismatch for 0\.weight"),
+    "other optimizer": (lambda whole: whole | {"optimizer": {"state": {}, "param_groups": []}}, r"does not fit"),
+    "not an optimizer": (lambda whole: whole | {"optimizer": {"lr": 1}}, r"does not fit"),
+    "no optimizer": (lambda whole: whole | {"optimizer": None}, r"does not fit"),
+    "no model": (lambda whole: whole | {"model": 3}, r"does not fit"),
+}
+
+
+@pytest.mark.parametrize(("change", "words"), ALIEN.values(), ids=ALIEN)
+def test_alien_files_fail_with_one_clear_message(change, words, file):
+    torch.save(change(checkpoint.read(file)), file)
+    with pytest.raises(CheckpointError, match=words) as error:
+        checkpoint.restore(state_of(), checkpoint.read(file), rank=0, path=file)
+    assert str(error.value).startswith(str(file)) and "\n" not in str(error.value)
+
+
+def test_resuming_with_another_precision_is_refused(file):
+    state = state_of()
+    state.scaler = torch.amp.GradScaler("cpu", enabled=True)  # what --amp fp16 makes
+    with pytest.raises(CheckpointError, match="--amp"):
+        checkpoint.restore(state, checkpoint.read(file), rank=0, path=file)
+
+
+def test_a_rank_that_was_not_there_keeps_its_own_random_state(file):
+    state, content = state_of(), checkpoint.read(file)
+    draws = []
+    for rank in (1, 1, 0):
+        torch.manual_seed(123)
+        checkpoint.restore(state, content, rank=rank, path=file)
+        draws.append(torch.rand(1))
+    assert draws[0] == draws[1] != draws[2]
+
+
+@pytest.mark.parametrize(("save_every", "kept"), [(1, [0, 1, 2, 3, 4]), (2, [1, 3, 4]), (3, [2, 4]), (9, [4])])
+def test_when_checkpoints_are_written(save_every, kept, tmp_path):
+    checkpointer = Checkpointer(str(tmp_path), save_every, CPU, {"lr": 1}, {"fingerprint": "abc"})
+    state = state_of()
+    for state.epoch in range(5):
+        checkpointer.after_epoch(state, last=state.epoch == 4)
+    assert sorted(int(p.stem.split("-")[1]) for p in tmp_path.iterdir()) == kept
+    assert checkpoint.read(tmp_path / "checkpoint-4.pth")["fingerprint"] == "abc"
+    Checkpointer("", 1, CPU, {}, {}).after_epoch(state, last=True)  # no output folder: nothing to do

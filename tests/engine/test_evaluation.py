@@ -1,0 +1,159 @@
+"""Testing: every video once, softmax of each view, then the mean; the same on any number of ranks."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from processes import FINETUNE, gloo_world, run_script
+from runs import load
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, top_k_accuracy_score
+
+from datasets.annotations import read_list
+from datasets.classification import ViewDataset
+from datasets.loaders import build_eval_loader
+from datasets.transforms import ViewTransform, normalize_clips
+from engine.backend import autocast
+from engine.distributed import World
+from engine.evaluation import VideoPredictions, predict
+from models import create_model
+
+HERE = World(0, 1, 0, torch.device("cpu"))
+MODEL = {"img_size": 32, "num_frames": 4, "num_classes": 3, "depth": 1, "init_scale": 1.0}
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """Output folder of a run whose classes' probabilities differ from video to video."""
+    folder = tmp_path_factory.mktemp("trained")
+    finished = run_script(FINETUNE, *data.flags(FINETUNE, folder, epochs=1, warmup_epochs=0, init_scale=1, lr=0.05))
+    assert finished.code == 0, finished.stderr
+    return folder
+
+
+def views_of(data, file="test.csv"):
+    """The data set that the scripts' flags in conftest mean: 2 clips x 2 crops."""
+    videos = read_list(data.folder / file, require_labels=True)
+    transform = ViewTransform(32, 32, 2)
+    return ViewDataset(videos, transform=transform, sampler="dense", num_frames=4, sampling_rate=4, num_clips=2)
+
+
+def test_written_predictions_equal_video_by_video_ones(data, trained):
+    model = create_model("vit_mini_patch8_32", img_size=32, num_frames=4, num_classes=3).eval()
+    model.load_state_dict(load(trained / "checkpoint-0.pth")["model"])
+    expected, labels = [], []
+    dataset = views_of(data)
+    for item in map(dataset.__getitem__, range(len(dataset))):
+        with torch.no_grad():
+            logits = torch.cat([model(normalize_clips(view[None])) for view in item["clip"]]).double().numpy()
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        expected.append((powers / powers.sum(axis=1, keepdims=True)).mean(axis=0))
+        labels.append(item["label"])
+    written = np.load(trained / "test_predictions.npz")
+    np.testing.assert_allclose(written["probabilities"], expected, atol=1e-5)
+    np.testing.assert_array_equal(written["labels"], labels)
+    assert np.ptp(written["probabilities"], axis=0).max() > 1e-3
+    result = json.loads((trained / "test.json").read_text())
+    assert result["videos"] == 7 and result["views"] == 4
+    assert result["test/top1"] == pytest.approx(100 * accuracy_score(labels, np.argmax(expected, axis=1)))
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_any_number_of_ranks(size, data, trained, tmp_path):
+    flags = data.flags(FINETUNE, tmp_path, eval=True, finetune=trained / "checkpoint-0.pth", init_scale=1)
+    ranks = run_script(FINETUNE, *flags, size=size)
+    assert [rank.code for rank in ranks] == [0] * size, ranks[-1].stderr
+    ours, theirs = (np.load(folder / "test_predictions.npz") for folder in (tmp_path, trained))
+    np.testing.assert_allclose(ours["probabilities"], theirs["probabilities"], atol=1e-6)
+    np.testing.assert_array_equal(ours["labels"], theirs["labels"])
+
+
+def test_eval_takes_the_run_s_own_result(data, trained):
+    """The command of the training, with --eval added."""
+    before = (trained / "test.json").read_text()
+    (trained / "test.json").unlink()
+    flags = data.flags(FINETUNE, trained, eval=True, finetune="gone.pth", init_scale=1)
+    finished = run_script(FINETUNE, *flags)
+    assert finished.code == 0, finished.stderr
+    assert (trained / "test.json").read_text() == before
+
+
+def predict_share(world, dataset, num_videos):
+    torch.manual_seed(0)
+    model = create_model("vit_mini_patch8_32", **MODEL)
+    loader = build_eval_loader(dataset, batch_size=2, rank=world.rank, world_size=world.size)
+    return predict(
+        model, loader, world=world, num_videos=num_videos, autocast=autocast(world.device, "none"), clips_at_once=3
+    )
+
+
+def test_more_ranks_than_videos(data, tmp_path):
+    lines = (data.folder / "test.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "two.csv").write_text("".join(lines[:2]))
+    dataset = views_of(data, tmp_path / "two.csv")
+    alone = predict_share(HERE, dataset, 2)
+    for predictions in gloo_world(predict_share, dataset, 2, size=3):
+        np.testing.assert_allclose(predictions.probabilities, alone.probabilities, atol=1e-6)
+        assert predictions.num_views == alone.num_views == 4
+
+
+def test_a_video_too_many_or_too_few_is_an_error(data):
+    dataset = views_of(data)
+    with pytest.raises(RuntimeError, match="7 predictions for 8 videos"):
+        predict_share(HERE, dataset, 8)
+    with pytest.raises(RuntimeError, match="7 predictions for 6 videos"):
+        predict_share(HERE, dataset, 6)
+    twice = torch.utils.data.ConcatDataset([dataset, dataset])
+    with pytest.raises(RuntimeError, match="each must be predicted exactly once"):
+        predict_share(HERE, twice, 14)
+
+
+def test_the_mode_of_the_model_is_kept_and_no_gradients_are(data):
+    torch.manual_seed(0)
+    model = create_model("vit_mini_patch8_32", **MODEL, drop_path_rate=0.9, fc_drop_rate=0.9)
+    loader = build_eval_loader(views_of(data), batch_size=4)
+    options = {"world": HERE, "num_videos": 7, "clips_at_once": 16}
+    results = []
+    for mode in (True, False):
+        model.train(mode)
+        results.append(predict(model, loader, autocast=autocast(HERE.device, "none"), **options).probabilities)
+        assert model.training is mode
+    np.testing.assert_array_equal(*results)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.fixture
+def uneven():
+    """Predictions of 60 videos of six classes, the first much more frequent and much easier."""
+    rng = np.random.default_rng(0)
+    labels = np.concatenate([np.zeros(40, int), np.repeat(np.arange(1, 6), 4)])
+    scores = rng.random((60, 6)) + np.where(np.arange(6) == 0, 0.3, 0)
+    scores[np.arange(60), labels] += 0.25
+    return VideoPredictions((scores / scores.sum(1, keepdims=True)).astype(np.float32), labels, num_views=1)
+
+
+def test_metrics_equal_scikit_learn(uneven):
+    p, y = uneven.probabilities, uneven.labels
+    for k in (1, 2, 5):
+        assert uneven.top(k) == pytest.approx(100 * top_k_accuracy_score(y, p, k=k))
+    assert uneven.mean_per_class() == pytest.approx(100 * balanced_accuracy_score(y, p.argmax(1)))
+    assert abs(uneven.mean_per_class() - uneven.top(1)) > 10
+    metrics = uneven.metrics("val")
+    assert metrics["val/top1"] == uneven.top(1) and metrics["val/top5"] == uneven.top(5)
+    assert metrics["val/loss"] == pytest.approx(-np.log(p[np.arange(60), y]).mean(), rel=1e-5)
+
+
+def test_metrics_with_few_classes_and_absent_ones():
+    predictions = VideoPredictions(np.array([[0.9, 0.1, 0], [0.6, 0.4, 0]], np.float32), np.array([0, 1]), num_views=1)
+    assert predictions.top(5) == 100  # of three classes
+    assert predictions.mean_per_class() == 50  # class 2 does not occur
+    certain_and_wrong = VideoPredictions(np.array([[1, 0]], np.float32), np.array([1]), num_views=1)
+    assert np.isfinite(certain_and_wrong.metrics("test")["test/loss"])
+
+
+def test_saved_predictions(uneven, tmp_path):
+    uneven.save(tmp_path / "p.npz")
+    saved = np.load(tmp_path / "p.npz")
+    np.testing.assert_array_equal(saved["probabilities"], uneven.probabilities)
+    np.testing.assert_array_equal(saved["labels"], uneven.labels)
+    assert saved["num_views"] == 1

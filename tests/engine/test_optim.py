@@ -1,0 +1,52 @@
+"""Parameter groups and optimizers (the groups of the released recipe are compared in models/test_golden.py)."""
+
+import pytest
+import torch
+
+from engine.optim import build_optimizer, layer_index, parameter_groups
+from models import create_model
+
+
+@pytest.mark.parametrize(
+    ("name", "depth"),
+    [("patch_embed.proj.weight", 0), ("blocks.0.norm1.bias", 1), ("blocks.11.mlp.fc2.weight", 12)]
+    + [("fc_norm.weight", 13), ("head.bias", 13), ("norm.weight", 13), ("encoder.blocks.3.attn.q_bias", 4)],
+)
+def test_depth_of_a_parameter(name, depth):
+    assert layer_index(name, 12) == depth
+
+
+def test_every_trainable_parameter_is_in_one_group():
+    model = create_model("vit_mini_patch8_32", num_frames=4, num_classes=3)
+    model.freeze_backbone()
+    groups = parameter_groups(model, weight_decay=0.1, layer_decay=0.5)
+    grouped = [id(p) for group in groups for p in group["params"]]
+    assert len(grouped) == len(set(grouped))
+    assert set(grouped) == {id(p) for p in model.parameters() if p.requires_grad}
+    assert {group["lr_scale"] for group in groups} == {1.0}  # only the head's depth is left
+
+
+def test_layer_decay_is_geometric():
+    model = create_model("vit_mini_patch8_32", num_frames=4, num_classes=3, depth=3)
+    groups = parameter_groups(model, weight_decay=0.1, layer_decay=0.5)
+    scales = {group["name"].removeprefix("layer_").split("_")[0]: group["lr_scale"] for group in groups}
+    assert scales == {"0": 0.5**4, "1": 0.5**3, "2": 0.25, "3": 0.5, "4": 1.0}
+    for group in groups:
+        assert group["weight_decay"] == (0.1 if group["name"].endswith("_decay") and "no" not in group["name"] else 0)
+        assert all((p.ndim > 1) == (group["weight_decay"] > 0) for p in group["params"])
+
+
+def test_mask_token_is_not_decayed_and_prototypes_are():
+    model = create_model(
+        "pretrain_videomae_mini_patch8_32", num_frames=4, decoder_depth=1, num_prototypes=5, projection_dims=[8]
+    )
+    groups = parameter_groups(model, weight_decay=0.1)
+    decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    assert decay[id(model.mask_token)] == 0 and decay[id(model.prototypes)] == 0.1
+    assert len(groups) == 2
+
+
+def test_unknown_optimizer():
+    parameter = torch.zeros(1, requires_grad=True)
+    with pytest.raises(ValueError, match="--opt lamb"):
+        build_optimizer([{"params": [parameter]}], opt="lamb", lr=1, betas=(0, 0), eps=1, momentum=0)

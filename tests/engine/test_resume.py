@@ -1,0 +1,122 @@
+"""A run that was cut off and started again ends as one that was not: bit for bit, through the entry scripts."""
+
+import shutil
+
+import pytest
+from processes import FINETUNE, PRETRAIN, run_script
+from runs import load, records, same, series
+
+STATE = ("model", "optimizer", "scaler", "epoch", "step", "best", "rng")
+CHANGES = {
+    PRETRAIN: {"drop_path": 0.5},
+    FINETUNE: {"drop_path": 0.5, "fc_drop_rate": 0.5, "num_sample": 2, "batch_size": 2},  # mixup and erasing are on
+}
+TIMES = ("step_time", "data_time", "clips_per_second", "memory_gib")
+
+
+def without_times(folder):
+    return [{k: v for k, v in record.items() if not k.endswith(TIMES)} for record in records(folder)]
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(PRETRAIN, 1), (FINETUNE, 1), (FINETUNE, 2)],
+    ids=["pretrain", "finetune", "finetune on 2 ranks"],
+)
+def runs(request, data, tmp_path_factory):
+    """Script, ranks, `run(folder, **changes)`, and the folder of a run of four epochs with checkpoints 1 and 3."""
+    script, size = request.param
+    straight = tmp_path_factory.mktemp("resume") / "straight"
+
+    def run(folder, **changes):
+        flags = {**CHANGES[script], "epochs": 4, "save_ckpt_freq": 2, "log_dir": folder / "events", **changes}
+        finished = run_script(script, *data.flags(script, folder, **flags), size=size)
+        finished = finished if size > 1 else [finished]
+        assert [f.code for f in finished] == [0] * size, finished[0].stderr
+        return finished[0]
+
+    run(straight)
+    assert sorted(p.name for p in straight.glob("*.pth")) == ["checkpoint-1.pth", "checkpoint-3.pth"]
+    return size, run, straight
+
+
+@pytest.fixture(scope="module")
+def resumed(runs, tmp_path_factory):
+    """A copy of the straight run without its last checkpoint, as if killed just before saving it; run again."""
+    _, run, straight = runs
+    folder = tmp_path_factory.mktemp("resume") / "resumed"
+    shutil.copytree(straight, folder)
+    (folder / "checkpoint-3.pth").unlink()
+    with (folder / "log.txt").open("a") as log:
+        log.write('{"step": 99, "train/lo')  # killed in the middle of a line
+    return folder, run(folder)
+
+
+def test_final_state_is_the_same_bit_for_bit(runs, resumed):
+    size, _, straight = runs
+    a, b = (load(folder / "checkpoint-3.pth") for folder in (straight, resumed[0]))
+    for key in STATE:
+        assert same(a[key], b[key]), key
+    assert len(a["rng"]) == size
+    assert not same(a["model"], load(straight / "checkpoint-1.pth")["model"])
+
+
+def test_log_is_that_of_the_straight_run(runs, resumed):
+    _, _, straight = runs
+    assert without_times(resumed[0]) == without_times(straight)
+    steps = series(resumed[0], "step")[:, 0].tolist()
+    assert steps == sorted(set(steps)) and len(steps) >= 8
+
+
+def test_resuming_is_said(resumed):
+    assert "resumed from" in resumed[1].stderr and "checkpoint-1.pth: 2 epochs" in resumed[1].stderr
+
+
+def test_a_finished_run_is_not_trained_again(runs, resumed):
+    _, run, straight = runs
+    before = (straight / "checkpoint-3.pth").read_bytes()
+    finished = run(straight)
+    assert "training is finished already" in finished.stderr
+    assert (straight / "checkpoint-3.pth").read_bytes() == before
+    assert without_times(straight) == without_times(resumed[0])
+
+
+def test_damaged_checkpoint_is_passed_over_and_explicit_one_is_refused(data, tmp_path):
+    flags = data.flags(PRETRAIN, tmp_path, save_ckpt_freq=1)
+    assert run_script(PRETRAIN, *flags).code == 0
+    whole = load(tmp_path / "checkpoint-1.pth")
+    last = tmp_path / "checkpoint-1.pth"
+    last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
+    refused = run_script(PRETRAIN, *flags, "--resume", last)
+    assert refused.code == 2 and len(refused.errors) == 1 and str(last) in refused.errors[0]
+    finished = run_script(PRETRAIN, *flags)
+    assert finished.code == 0
+    assert "cut off; trying the one before" in finished.stderr and "checkpoint-0.pth: 1 epochs" in finished.stderr
+    assert all(same(load(last)[key], whole[key]) for key in STATE)
+
+
+def test_workers_change_nothing(data, tmp_path):
+    for workers in (0, 2):
+        flags = data.flags(FINETUNE, tmp_path / str(workers), num_workers=workers, epochs=2)
+        assert run_script(FINETUNE, *flags).code == 0
+    a, b = (load(tmp_path / name / "checkpoint-1.pth") for name in ("0", "2"))
+    assert all(same(a[key], b[key]) for key in STATE)
+
+
+def test_no_auto_resume_starts_anew(data, tmp_path):
+    flags = data.flags(PRETRAIN, tmp_path)
+    assert run_script(PRETRAIN, *flags).code == 0
+    again = run_script(PRETRAIN, *flags, "--no_auto_resume")
+    assert again.code == 0 and "resumed" not in again.stderr
+    steps = series(tmp_path, "step")[:, 0].tolist()
+    assert steps == [1, 2, 3, 4, 5, 6]
+
+
+def test_checkpoint_of_another_run_is_refused(data, tmp_path):
+    pretrained = tmp_path / "pretrained"
+    assert run_script(PRETRAIN, *data.flags(PRETRAIN, pretrained)).code == 0
+    for changes in ({"resume": pretrained / "checkpoint-1.pth"}, {"output_dir": pretrained}):
+        finished = run_script(FINETUNE, *data.flags(FINETUNE, **{"output_dir": tmp_path / "other", **changes}))
+        assert finished.code == 2 and "Traceback" not in finished.stderr
+        assert len(finished.errors) == 1 and "does not fit" in finished.errors[0]
+        assert finished.stderr.splitlines()[-1] == finished.errors[0]

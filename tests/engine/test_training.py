@@ -1,0 +1,62 @@
+"""What an update trains on, and the loss of fine-tuning."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from processes import PRETRAIN, run_script
+from runs import series
+
+from datasets.loaders import Batch
+from datasets.mixing import build_mixup
+from engine.finetuning import ClassificationForward
+from engine.pretraining import pretraining_forward
+
+
+def test_every_epoch_shows_other_samples(data, tmp_path):
+    """With weights that stand still, a loss changes only with the order, the clips and the masks."""
+    still = {"target_type": "pixel", "lr": 1e-30, "min_lr": 0, "weight_decay": 0, "epochs": 3, "warmup_epochs": 0}
+    losses = []
+    for name in ("a", "b"):
+        assert run_script(PRETRAIN, *data.flags(PRETRAIN, tmp_path / name, **still)).code == 0
+        losses.append(series(tmp_path / name, "train/loss")[:, 0])
+    assert len(set(losses[0].tolist())) == 9
+    assert torch.equal(*losses)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_classification_loss(smoothing):
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(6, 4, generator=generator), torch.tensor([0, 1, 2, 3, 0, 1])
+    logits[0, 0] += 9
+    batch = Batch(clip=logits, index=torch.arange(6), label=labels)
+    out = ClassificationForward(None, smoothing)(torch.nn.Identity(), batch)
+    targets = (1 - smoothing) * F.one_hot(labels, 4) + smoothing / 4
+    torch.testing.assert_close(out["loss"], -(targets * logits.log_softmax(dim=1)).sum(dim=1).mean())
+    torch.testing.assert_close(out["top1"], 100 * (logits.argmax(1) == labels).float().mean())
+    half = ClassificationForward(None, smoothing)(
+        torch.nn.Identity(), Batch(logits.bfloat16(), batch.index, label=labels)
+    )
+    assert half["loss"].dtype == torch.float32
+
+
+def test_classification_loss_with_mixup():
+    """Of what `build_mixup` makes: both draw the same numbers from NumPy's generator."""
+    options = {"cutmix_minmax": None, "prob": 1.0, "switch_prob": 0.0, "mode": "batch", "smoothing": 0.1}
+    mixup = build_mixup(mixup=0.8, cutmix=0.0, num_classes=3, **options)
+    clips, labels = torch.randn(4, 3, 2, 8, 8), torch.tensor([0, 1, 2, 0])
+    head = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(384, 3))
+    np.random.seed(0)  # noqa: NPY002
+    mixed, targets = mixup(clips.clone(), labels)
+    np.random.seed(0)  # noqa: NPY002
+    out = ClassificationForward(mixup, 0.1)(head, Batch(clips.clone(), torch.arange(4), label=labels))
+    assert out.keys() == {"loss"}
+    torch.testing.assert_close(out["loss"], -(targets * head(mixed).log_softmax(dim=1)).sum(dim=1).mean())
+
+
+def test_pretraining_keeps_the_scalars_only():
+    def model(clip, mask):
+        return {"loss": clip.sum(), "video_loss": mask.sum(), "predicted": clip, "codes_video": mask}
+
+    batch = Batch(clip=torch.ones(2), index=torch.arange(2), mask=torch.ones(2))
+    assert pretraining_forward(model, batch).keys() == {"loss", "video_loss"}

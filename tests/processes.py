@@ -1,0 +1,143 @@
+"""Real processes for tests: the entry scripts, and functions that talk over gloo.
+
+Processes are forked from the test's own, which has torch imported already: a script then starts in milliseconds
+instead of seconds, and everything else (argument parsing, process group, streams, exit code) is as from a shell.
+"""
+
+import multiprocessing
+import os
+import runpy
+import socket
+import subprocess
+import sys
+import tempfile
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+import run_class_finetuning  # noqa: F401  (imported here, it need not be in every process that is forked)
+import run_sigma_pretraining  # noqa: F401
+from engine.distributed import distributed
+
+ROOT = Path(__file__).parents[1]
+PRETRAIN, FINETUNE = "run_sigma_pretraining.py", "run_class_finetuning.py"
+LIMIT = 120.0  # seconds; a test that hangs is a failure
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A process that has ended: its exit code, and all it wrote."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def errors(self):
+        """The lines of stderr that start with `error: `."""
+        return [line for line in self.stderr.splitlines() if line.startswith("error: ")]
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def _redirect(folder):
+    """File descriptors 1 and 2, and Python's streams over them, into files: what libraries write there counts too."""
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        file = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(file, number)
+        setattr(sys, name, os.fdopen(number, "w", buffering=1, closefd=False))
+
+
+def _child(target, folder, cwd, environment):
+    os.environ.update(environment)
+    os.chdir(cwd)
+    _redirect(folder)
+    torch.set_num_threads(1)
+    target()
+
+
+def run_in_processes(target, *, size=1, cwd="."):
+    """Run `target()` in `size` new processes, with the environment that torchrun gives to several.
+
+    Returns:
+        list of Finished, by rank.
+    """
+    context = multiprocessing.get_context("fork")
+    port = str(free_port())
+    with tempfile.TemporaryDirectory() as scratch:
+        processes = []
+        for rank in range(size):
+            environment = {}
+            if size > 1:
+                environment = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
+                environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            folder = Path(scratch) / str(rank)
+            folder.mkdir()
+            processes.append(context.Process(target=_child, args=(target, folder, cwd, environment)))
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(LIMIT)
+            if process.is_alive():
+                process.kill()
+                process.join()
+        written = [[(Path(scratch) / str(r) / s).read_text() for s in ("stdout", "stderr")] for r in range(size)]
+        return [Finished(p.exitcode, *texts) for p, texts in zip(processes, written, strict=True)]
+
+
+def run_script(script, *argv, size=1, cwd="."):
+    """Run an entry script as its own main program; a list of Finished by rank, or with one process its Finished."""
+
+    def target():
+        sys.argv = [str(ROOT / script), *map(str, argv)]
+        runpy.run_path(sys.argv[0], run_name="__main__")
+
+    finished = run_in_processes(target, size=size, cwd=cwd)
+    return finished if size > 1 else finished[0]
+
+
+def gloo_world(function, *args, size=2):
+    """`function(world, *args)` in `size` processes that have joined a gloo group; its results by rank.
+
+    Raises:
+        AssertionError: a process failed; holds what it wrote.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+
+        def target():
+            try:
+                with distributed("cpu") as world:
+                    torch.save(function(world, *args), Path(scratch) / f"{world.rank}.pt")
+            except BaseException:
+                traceback.print_exc()
+                raise
+
+        for rank, finished in enumerate(run_in_processes(target, size=size)):
+            assert finished.code == 0, f"rank {rank} ended with {finished.code}:\n{finished.stderr}"
+        return [torch.load(Path(scratch) / f"{rank}.pt", weights_only=False) for rank in range(size)]
+
+
+def torchrun(script, *argv, size=2, cwd="."):
+    """Run an entry script under the real torchrun, from a fresh interpreter; its CompletedProcess."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(size)]
+    return fresh(*launcher, ROOT / script, *argv, cwd=cwd)
+
+
+def fresh(*command, cwd="."):
+    """Run a command as from a shell; its CompletedProcess."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("RANK", "WORLD", "LOCAL"))}
+    return subprocess.run(
+        [str(word) for word in command],
+        cwd=cwd,
+        env=environment | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )

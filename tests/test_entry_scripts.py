@@ -1,0 +1,273 @@
+"""The two entry scripts: released command lines, every flag in use, and what a run leaves behind."""
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from processes import FINETUNE, PRETRAIN, gloo_world, run_script
+from runs import load, records, series
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import run_class_finetuning
+import run_sigma_pretraining
+from engine import config
+from engine.checks import check_options
+
+# -------------------------------------------------------------------------------- commands of the released documents
+
+VIDEOMAE_PRETRAIN = """--data_path train.csv --mask_type tube --mask_ratio 0.9
+    --model pretrain_videomae_base_patch16_224
+    --decoder_depth 4 --batch_size 32 --num_frames 16 --sampling_rate 2 --opt adamw --opt_betas 0.9 0.95
+    --warmup_epochs 40 --save_ckpt_freq 20 --epochs 801 --log_dir out --output_dir out"""
+SIGMA_PRETRAIN = """--data_path /data/videos --data_path_csv train.csv --mask_type tube --mask_ratio 0.9
+    --model pretrain_videomae_base_patch16_224 --decoder_depth 4 --batch_size 32 --num_frames 16 --sampling_rate 2
+    --opt adamw --opt_betas 0.9 0.95 --warmup_epochs 40 --save_ckpt_freq 100 --epochs 801 --loss_func SWAV
+    --target_type mlp --normlize_target True --num_prototypes 3000 --sinkhorn_eps 0.03 --sinkhorn_iterations 10
+    --augmentation multi_scale_crop --run_name sigma --log_dir out --output_dir out"""
+VIDEOMAE_FINETUNE = """--model vit_base_patch16_224 --data_set {data_set} --nb_classes {classes} --data_path lists
+    --finetune checkpoint.pth --log_dir out --output_dir out --batch_size 8 --num_sample 1 --input_size 224
+    --short_side_size 224 --save_ckpt_freq 10 --num_frames 16 --sampling_rate 4 --opt adamw --lr 1e-3
+    --opt_betas 0.9 0.999 --weight_decay 0.05 --epochs 100 --dist_eval --test_num_segment 5 --test_num_crop 3"""
+FINETUNE_COMMANDS = [
+    VIDEOMAE_FINETUNE.format(data_set="SSV2", classes=174),
+    VIDEOMAE_FINETUNE.format(data_set="Kinetics-400", classes=400),
+    VIDEOMAE_FINETUNE.format(data_set="Kinetics-400", classes=400) + " --warmup_lr 1e-6 --update_freq 2",
+    VIDEOMAE_FINETUNE.format(data_set="SSV2", classes=174) + " --linear_probing --drop_path 0.1 --layer_decay 0.75",
+]
+
+
+@pytest.mark.parametrize("command", [VIDEOMAE_PRETRAIN, SIGMA_PRETRAIN], ids=["VideoMAE", "SIGMA"])
+def test_released_pretraining_commands_parse_unchanged(command):
+    args = config.pretraining_parser().parse_args(command.split())
+    check_options(args)
+    assert (args.epochs, args.batch_size, args.warmup_epochs, args.opt_betas) == (801, 32, 40, [0.9, 0.95])
+    assert args.normalize_target is True and args.mask_ratio == 0.9
+    assert args.sinkhorn_eps == (0.03 if "sinkhorn_eps" in command else 0.05)
+
+
+@pytest.mark.parametrize("command", FINETUNE_COMMANDS, ids=["SSV2", "Kinetics", "update_freq", "probe"])
+def test_released_finetuning_commands_parse_unchanged(command):
+    args = config.finetuning_parser().parse_args(command.split())
+    check_options(args)
+    assert (args.lr, args.epochs, args.num_sample, args.test_num_segment) == (1e-3, 100, 1, 5)
+    assert args.update_freq == (2 if "--update_freq" in command else 1)
+    assert args.linear_probing is ("--linear_probing" in command)
+
+
+def test_deepspeed_is_known_and_refused_with_the_remedy(data):
+    finished = run_script(FINETUNE, *data.flags(FINETUNE), "--enable_deepspeed")
+    assert finished.code == 2 and "leave it out" in finished.errors[0]
+
+
+@pytest.mark.parametrize(("words", "value"), [("", True), ("True", True), ("False", False), ("0", False), ("on", True)])
+def test_normlize_target_is_a_real_switch(words, value):
+    for flag in ("--normlize_target", "--normalize_target"):
+        args = config.pretraining_parser().parse_args(["--data_path", "x", flag, *words.split()])
+        assert args.normalize_target is value
+
+
+def test_defaults_are_the_released_ones():
+    """protocols 1 and 2: what a command that does not name a flag gets."""
+    args = config.pretraining_parser().parse_args(["--data_path", "x"])
+    expected = {"epochs": 800, "lr": 1.5e-4, "min_lr": 1e-5, "warmup_epochs": 40, "mask_ratio": 0.9}
+    expected |= {"weight_decay": 0.05, "decoder_depth": 4, "num_frames": 16, "sampling_rate": 2, "opt": "adamw"}
+    assert {name: getattr(args, name) for name in expected} == expected
+    args = config.finetuning_parser().parse_args(["--data_path", "x"])
+    expected = {"lr": 1e-3, "min_lr": 1e-6, "layer_decay": 0.75, "drop_path": 0.1, "mixup": 0.8, "cutmix": 1.0}
+    expected |= {"reprob": 0.25, "smoothing": 0.1, "aa": "rand-m7-n4-mstd0.5-inc1", "num_sample": 2, "epochs": 30}
+    assert {name: getattr(args, name) for name in expected} == expected
+
+
+# ------------------------------------------------------------------------------------------------- every flag is used
+
+WITHOUT_EFFECT = {
+    "dist_eval",  # its help says so: implied
+    "local_rank",  # hidden; the launcher of old passes it
+    "enable_deepspeed",  # refused by the checks
+}
+
+
+class Watched(argparse.Namespace):
+    """Options that note which of them the run reads; reads by the checks alone do not count."""
+
+    def __getattribute__(self, name):
+        if not name.startswith("_") and sys._getframe(1).f_globals["__name__"] not in ("argparse", "engine.checks"):
+            read = object.__getattribute__(self, "__dict__").get("_read")
+            if read is not None:
+                read.add(name)
+        return object.__getattribute__(self, name)
+
+
+def flags_read(world, script, parser, argv):
+    """Names of the options that `script.main` read."""
+    args = parser.parse_args([str(word) for word in argv], namespace=Watched())
+    read = set()
+    vars(args)["_read"] = read
+    try:
+        script.main(args, world)
+    finally:
+        vars(args).pop("_read")
+    return read
+
+
+def test_every_flag_is_read(data, tmp_path):
+    runs = [
+        (run_sigma_pretraining, config.pretraining_parser(), data.flags(PRETRAIN, tmp_path / "p", epochs=1)),
+        (run_class_finetuning, config.finetuning_parser(), data.flags(FINETUNE, tmp_path / "f", epochs=1)),
+    ]
+    for script, parser, flags in runs:
+        flags += ["--warmup_epochs", "0", "--log_dir", str(tmp_path / "events")]
+        (read,) = gloo_world(flags_read, script, parser, flags, size=1)
+        if script is run_class_finetuning:
+            flags += ["--finetune", str(tmp_path / "p" / "checkpoint-0.pth"), "--no_auto_resume"]
+            read |= gloo_world(flags_read, script, parser, flags, size=1)[0]
+        # `distributed(args.device)` and `vars` are outside of main
+        known = {action.dest for action in parser._actions} - {"help", "device"}
+        assert known - read == WITHOUT_EFFECT & known
+
+
+PRETRAIN_EFFECTS = {  # flag -> a value that must lead to other weights than the run without it
+    "seed": 1, "sampling_rate": 3, "augmentation": "resize", "mask_type": "random", "mask_ratio": 0.5,
+    "decoder_depth": 2, "drop_path": 0.5, "target_type": "pixel", "num_prototypes": 13, "sinkhorn_eps": 0.5,
+    "sinkhorn_iterations": 1, "projection_dims": "16|16", "decoder_num_classes": 16, "opt": "sgd", "opt_eps": 1e-3,
+    "opt_betas": "0.5|0.9", "clip_grad": 1e-6, "weight_decay": 0.5, "weight_decay_end": 0.5, "lr": 1e-2,
+    "warmup_lr": 1e-4, "min_lr": 1e-3, "warmup_steps": 1, "update_freq": 2, "amp": "bf16", "batch_size": 3,
+    "tubelet_size": 4, "num_frames": 6,
+}  # fmt: skip
+FINETUNE_EFFECTS = {
+    "seed": 1, "sampling_rate": 1, "num_sample": 4, "nb_classes": 4, "fc_drop_rate": 0.5, "drop": 0.5,
+    "attn_drop_rate": 0.5, "drop_path": 0.9, "layer_decay": 0.5, "init_scale": 1, "use_cls": True, "aa": "none",
+    "train_interpolation": "bilinear", "smoothing": 0.5, "finetuning_crops": "False", "reprob": 1, "mixup": 0,
+    "cutmix": 0, "cutmix_minmax": "0.2|0.8", "mixup_prob": 0, "mixup_switch_prob": 1, "mixup_mode": "elem",
+    "linear_probing": True, "data_set": "SSV2",
+}  # fmt: skip
+ON_TOP_OF = {"warmup_lr": "warmup_steps", "cutmix_minmax": "mixup"}  # flags that mean something with another only
+
+
+def weights_after(world, script, parser, command_lines):
+    """The sum of every tensor that each command line's run ends with, all runs in this process."""
+    sums = []
+    for argv in command_lines:
+        args = parser.parse_args([str(word) for word in argv])
+        script.main(args, world)
+        (file,) = sorted(Path(args.output_dir).glob("*.pth"))
+        sums.append([float(value.double().sum()) for value in load(file)["model"].values()])
+    return sums
+
+
+@pytest.mark.parametrize(
+    ("name", "script", "parser", "effects"),
+    [
+        (PRETRAIN, run_sigma_pretraining, config.pretraining_parser, PRETRAIN_EFFECTS),
+        (FINETUNE, run_class_finetuning, config.finetuning_parser, FINETUNE_EFFECTS),
+    ],
+    ids=["pretrain", "finetune"],
+)
+def test_flags_have_their_effect(name, script, parser, effects, data, tmp_path):
+    common = {"epochs": 1, "warmup_epochs": 0}
+    if name == FINETUNE:
+        common |= {"disable_eval_during_finetuning": True, "test_num_crop": 1}
+    lines = [data.flags(name, tmp_path / "none", **common)]
+    for flag, value in effects.items():
+        other = {ON_TOP_OF[flag]: effects[ON_TOP_OF[flag]]} if flag in ON_TOP_OF else {}
+        lines.append(data.flags(name, tmp_path / flag, **{**common, **other, flag: value}))
+    (sums,) = gloo_world(weights_after, script, parser(), lines, size=1)
+    found = dict(zip(["none", *effects], sums, strict=True))
+    assert [flag for flag in effects if found[flag] == found[ON_TOP_OF.get(flag, "none")]] == []
+
+
+# ------------------------------------------------------------------------------------------------ what a run leaves
+
+
+@pytest.fixture(scope="module")
+def outputs(data, tmp_path_factory):
+    """A pre-training and a fine-tuning from it, both with everything written: folder and what the second printed."""
+    folder = tmp_path_factory.mktemp("outputs")
+    flags = data.flags(PRETRAIN, folder / "p", log_dir=folder / "events", run_name="one", save_ckpt_freq=2, epochs=3)
+    assert run_script(PRETRAIN, *flags).code == 0
+    (folder / "lists").mkdir()
+    for name in ("train", "val", "test"):
+        (folder / "lists" / f"{name}.csv").write_text((data.folder / f"{name}.csv").read_text())
+    (folder / "lists" / "labels.txt").write_text("left\nright\nup\n")
+    flags = data.flags(FINETUNE, folder / "f", data_path=folder / "lists", finetune=folder / "p" / "checkpoint-2.pth")
+    return folder, run_script(FINETUNE, *flags, "--update_freq", "2")
+
+
+def test_checkpoints(outputs):
+    folder, finished = outputs
+    assert finished.code == 0, finished.stderr
+    assert sorted(p.name for p in (folder / "p").glob("check*")) == ["checkpoint-1.pth", "checkpoint-2.pth"]
+    content = load(folder / "p" / "checkpoint-2.pth")
+    assert content.keys() >= {"model", "optimizer", "epoch", "scaler", "args", "step", "rng", "fingerprint"}
+    assert (content["epoch"], content["step"]) == (2, 9)
+    assert content["args"]["num_prototypes"] == 12
+    assert load(folder / "f" / "checkpoint-1.pth")["class_names"] == ["left", "right", "up"]
+
+
+def test_fine_tuning_starts_from_the_weights(outputs):
+    """The encoder's weights are within reach of a few small steps from the pre-trained ones, not a new draw."""
+    folder, _ = outputs
+    before, after = load(folder / "p" / "checkpoint-2.pth")["model"], load(folder / "f" / "checkpoint-1.pth")["model"]
+    for name in ("blocks.0.attn.qkv.weight", "blocks.3.mlp.fc2.weight"):
+        change = (after[name] - before[f"encoder.{name}"]).norm() / before[f"encoder.{name}"].norm()
+        assert 0 < change < 0.1
+
+
+def test_log_lines(outputs):
+    folder, _ = outputs
+    rows = records(folder / "p")
+    assert [row["step"] for row in rows] == list(range(1, 10))
+    assert [row["epoch"] for row in rows] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    keys = {"train/loss", "train/video_loss", "train/target_loss", "train/grad_norm", "train/lr"}
+    assert all(row.keys() >= keys for row in rows)
+    parts = series(folder / "p", "train/video_loss", "train/target_loss").sum(dim=1)
+    torch.testing.assert_close(series(folder / "p", "train/loss")[:, 0], parts)
+    means = [np.mean([row["train/loss"] for row in rows if row["epoch"] == epoch]) for epoch in range(3)]
+    assert [row["train_epoch/loss"] for row in rows if "train_epoch/loss" in row] == pytest.approx(means)
+    best = max(row["val/top1"] for row in records(folder / "f") if "val/top1" in row)
+    assert load(folder / "f" / "checkpoint-1.pth")["best"] == best
+
+
+def test_tensorboard_events(outputs):
+    folder, _ = outputs
+    events = EventAccumulator(str(folder / "events" / "one"))
+    events.Reload()
+    values = {event.step: event.value for event in events.Scalars("train/loss")}
+    assert values == pytest.approx({row["step"]: row["train/loss"] for row in records(folder / "p")})
+
+
+def test_run_record_and_plan(outputs, data):
+    folder, finished = outputs
+    (record,) = json.loads((folder / "f" / "run.json").read_text())
+    assert record["args"]["update_freq"] == 2 and record["world_size"] == 1
+    assert record["torch"] == torch.__version__ and record["command"][0].endswith(FINETUNE)
+    text = finished.stderr
+    assert "8 = 4 x accumulation 2 x ranks 1" in text
+    assert "= base 0.001 x 8 / 256" in text
+    assert "2 = 2 epochs x 1" in text
+    for name, count in (("train", 8), ("val", 5), ("test", 7)):
+        assert re.search(rf"{name}\s.*{name}.csv: format 'path label', {count} videos, 3 classes", text)
+    assert "7 videos, 4 views each: 2 clips x 2 crops" in text
+
+
+def test_nothing_is_written_without_an_output_folder(data, tmp_path):
+    for script in (PRETRAIN, FINETUNE):
+        finished = run_script(script, *data.flags(script, epochs=1, warmup_epochs=0), cwd=tmp_path)
+        assert finished.code == 0, finished.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_number_of_class_names(data, outputs):
+    folder, _ = outputs
+    finished = run_script(FINETUNE, *data.flags(FINETUNE, data_path=folder / "lists", nb_classes=4))
+    assert finished.code == 2 and "labels.txt: 3 names for 4 classes" in finished.errors[0]
+
+
+def test_help_is_complete():
+    for parser in (config.pretraining_parser(), config.finetuning_parser()):
+        assert len(parser.format_help()) > 2000
