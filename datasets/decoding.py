@@ -256,6 +256,8 @@ def _video_stream(container: InputContainer) -> VideoStream:
     """The first stream of moving pictures, set to decode in one thread."""
     for stream in container.streams.video:
         if not stream.disposition & stream.disposition.attached_pic:  # cover art of an audio file
+            if stream.codec_context is None:
+                raise DecodeError(container.name, "the header does not say how the video is coded: the file is cut off")
             stream.thread_type = "NONE"
             stream.codec_context.thread_count = 1
             return stream

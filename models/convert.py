@@ -52,8 +52,9 @@ def encoder_state(content: Mapping[str, Any], *, model_key: str = "model|module"
     state = {name: value for name, value in weights.items() if isinstance(value, torch.Tensor)}
     if not state:
         raise ModelError(f"no weights under --model_key {model_key}: the checkpoint's keys are {', '.join(content)}")
-    for wrapper in _WRAPPERS:
-        state = {name.removeprefix(wrapper): value for name, value in state.items()}
+    while any(name.startswith(_WRAPPERS) for name in state):  # in any order
+        for wrapper in _WRAPPERS:
+            state = {name.removeprefix(wrapper): value for name, value in state.items()}
     for encoder in _ENCODERS:
         if any(name.startswith(encoder) for name in state):
             return {name.removeprefix(encoder): value for name, value in state.items() if name.startswith(encoder)}
@@ -67,7 +68,8 @@ def load_encoder(model: Classifier, state: Mapping[str, torch.Tensor]) -> LoadRe
     of it.
 
     Raises:
-        ModelError: fewer than 95 % of the encoder's tensors fit; names the first differences.
+        ModelError: a tensor of the encoder has another shape, or fewer than 95 % of them are there; names the first
+            differences.
     """
     own = model.state_dict()
     fitting = {name: value for name, value in state.items() if name in own and value.shape == own[name].shape}
@@ -83,9 +85,9 @@ def load_encoder(model: Classifier, state: Mapping[str, torch.Tensor]) -> LoadRe
     )
     wanted = [name for name in own if not name.startswith(_HEAD)]
     matched = sum(name in fitting for name in wanted)
-    if matched < MIN_MATCHED * len(wanted):
-        lacking = [f"{name} is not in the file" for name in wanted if name not in state]
-        differences = [row for row in report.mismatched if not row.startswith(_HEAD)] + lacking
+    misshapen = [row for row in report.mismatched if not row.startswith(_HEAD)]
+    if misshapen or matched < MIN_MATCHED * len(wanted):
+        differences = misshapen + [f"{name} is not in the file" for name in wanted if name not in state]
         raise ModelError(
             f"another architecture: {matched} of the encoder's {len(wanted)} tensors fit. "
             f"First differences: {'; '.join(differences[:3])}. Check --model, --tubelet_size and the file"

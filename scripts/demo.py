@@ -67,13 +67,29 @@ class Demo:
         self.data = base / f"data-{preset}"
         self.folder.mkdir(parents=True, exist_ok=True)
 
+    @property
+    def pretraining(self) -> str:
+        """Name of the pre-training stage."""
+        return f"pre-train ({self.method})"
+
+    def times(self) -> dict[str, float]:
+        """Seconds spent in each stage, over all calls."""
+        file = self.folder / "times.json"
+        return json.loads(file.read_text()) if file.exists() else {}
+
+    def add_time(self, stage: str, seconds: float) -> None:
+        """Count the seconds of a stage."""
+        times = self.times()
+        times[stage] = times.get(stage, 0.0) + seconds
+        (self.folder / "times.json").write_text(json.dumps(times, indent=1) + "\n")
+
     def stages(self) -> list[Stage]:
         """All steps in order. Costs are seconds on two cores of a 2.5 GHz Xeon, of which only the ratios matter."""
         p = self.preset
         probe, tune = 0.010 * p.num_train * p.probe_epochs + 12, 0.014 * p.num_train * p.finetune_epochs + 12
         stages = [
             Stage("generate the videos", 0.01 * (p.num_pretrain + p.num_train + 2 * p.num_test), self.generate, never),
-            Stage(f"pre-train ({self.method})", 0.008 * p.num_pretrain * p.pretrain_epochs + 8, self.pretrain, never),
+            Stage(self.pretraining, 0.008 * p.num_pretrain * p.pretrain_epochs + 8, self.pretrain, never),
         ]
         for name, cost, kind in (("linear probe", probe, "probe"), ("fine-tuning", tune, "finetune")):
             for start in ("pretrained", "scratch"):
@@ -152,16 +168,20 @@ class Demo:
 
     def table(self) -> str:
         """The results, as a Markdown table."""
-        rows = ["| weights | linear probe top-1 | fine-tuned top-1 | fine-tuned top-5 | videos | views |"]
-        rows.append("|---|---|---|---|---|---|")
+        times = self.times()
+        rows = ["| weights | linear probe top-1 | fine-tuned top-1 | fine-tuned top-5 | videos | views | time |"]
+        rows.append("|---|---|---|---|---|---|---|")
         for start, name in (("pretrained", f"{self.method} pre-trained"), ("scratch", "from scratch")):
             probe, tuned = (
                 json.loads((self.folder / f"{kind}-{start}" / "test.json").read_text())
                 for kind in ("probe", "finetune")
             )
+            seconds = sum(times[stage] for stage in times if stage.endswith(start))
+            if start == "pretrained":
+                seconds += times[self.pretraining]
             rows.append(
                 f"| {name} | {probe['test/top1']:.1f} | {tuned['test/top1']:.1f} | {tuned['test/top5']:.1f} "
-                f"| {tuned['videos']} | {tuned['views']} |"
+                f"| {tuned['videos']} | {tuned['views']} | {clock(seconds)} |"
             )
         return "\n".join(rows)
 
@@ -207,7 +227,11 @@ def main() -> None:
         state = "done before" if done else f"{clock(elapsed)} elapsed, about {clock(left)} left in all"
         print(f"\n[demo {number}/{len(stages)}] {stage.name}: {state}", flush=True)
         if not done:
-            stage.run()
+            started = time.perf_counter()
+            try:
+                stage.run()
+            finally:
+                demo.add_time(stage.name, time.perf_counter() - started)
             spent_cost += stage.cost
     table = demo.table()
     (demo.folder / "results.md").write_text(table + "\n")

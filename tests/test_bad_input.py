@@ -171,7 +171,6 @@ def test_evaluation_never_replaces_a_video(name, num_workers, data, broken, tmp_
     assert not (tmp_path / "out" / "test.json").exists()
 
 
-@pytest.mark.xfail(reason="datasets.decoding: a stream without a codec (cut off in its header): AttributeError")
 def test_video_that_is_cut_off_inside_its_header(data, tmp_path):
     cut = tmp_path / "cut.mp4"
     cut.write_bytes(data.videos[0].read_bytes()[:1500])
@@ -191,11 +190,7 @@ def pretrained(data, tmp_path_factory):
     ("changes", "words"),
     [
         ({"model": "vit_tiny_patch8_32"}, ["another architecture", "patch_embed.proj.weight", "--model"]),
-        pytest.param(
-            {"tubelet_size": 4},
-            ["another architecture", "--tubelet_size"],
-            marks=pytest.mark.xfail(reason="models.convert: one tensor of another shape in 54 is below 5 %"),
-        ),
+        ({"tubelet_size": 4}, ["another architecture", "--tubelet_size"]),
         ({"model_key": "ema"}, ["--model_key ema", "optimizer"]),
         ({"eval": True}, ["--eval", "head.weight", "3 classes"]),
     ],

@@ -51,7 +51,7 @@ def test_norm_is_taken_where_the_model_has_one():
         "module.",
         "_orig_mod.",
         "module._orig_mod.",
-        pytest.param("_orig_mod.module.", marks=pytest.mark.xfail(reason="models.convert strips in one order only")),
+        "_orig_mod.module.",
     ],
 )
 @pytest.mark.parametrize("part", ["encoder.", "backbone.", ""])
