@@ -105,7 +105,7 @@ class Demo:
             num_train=p.num_train,
             num_val=p.num_test,
             num_test=p.num_test,
-            size=(128, 96),
+            num_frames=16,
             workers=os.cpu_count() or 1,
             progress=report_progress,
         )
