@@ -17,6 +17,7 @@ from datasets.pretraining import PretrainDataset
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, PretrainTransform, normalize_clips
 from engine import checkpoint
 from models import create_model
+from models.objectives import SwappedClusterPrediction
 from models.sigma import Sigma
 from models.tokens import gather_tokens, patchify, split_by_mask
 
@@ -61,7 +62,7 @@ def sample_clips(model: Sigma, args: dict, data: Path) -> tuple[torch.Tensor, to
 
 
 def draw_masks(model: Sigma, clips: torch.Tensor, masks: torch.Tensor, path: Path) -> None:
-    """Every other frame of four clips: above as they are, below what the encoder sees."""
+    """Every other frame of six clips: on the left as they are, on the right what the encoder sees."""
     t, h, w = model.encoder.grid
     frames, height, width = clips.shape[1], clips.shape[3], clips.shape[4]
     visible = ~masks.reshape(-1, t, h, w)
@@ -69,9 +70,10 @@ def draw_masks(model: Sigma, clips: torch.Tensor, masks: torch.Tensor, path: Pat
     for axis, factor in enumerate(scale, start=1):
         visible = visible.repeat_interleave(factor, dim=axis)
     rows = []
-    for clip, seen in zip(clips[:4], visible[:4], strict=True):
-        rows += [clip, torch.where(seen[:, None], clip, clip.new_tensor(110))]
-    strip = torch.cat([torch.cat(list(row[::2]), dim=2) for row in rows], dim=1).permute(1, 2, 0)
+    for clip, seen in zip(clips[:6], visible[:6], strict=True):
+        masked = torch.where(seen[:, None], clip, clip.new_tensor(110))
+        rows.append(torch.cat([clip[::2], masked[::2]]))
+    strip = torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1).permute(1, 2, 0)
     figure, axes = plt.subplots(figsize=(12, 12 * strip.shape[0] / strip.shape[1]))
     axes.imshow(strip.numpy(), interpolation="nearest")
     axes.set_axis_off()
@@ -83,6 +85,7 @@ def draw_masks(model: Sigma, clips: torch.Tensor, masks: torch.Tensor, path: Pat
 def draw_prototypes(model: Sigma, clips: torch.Tensor, masks: torch.Tensor, path: Path) -> None:
     """The tubelets (their first frames) most similar to the twelve prototypes that are used most."""
     normalized = normalize_clips(clips)
+    assert model.prototypes is not None and isinstance(model.objective, SwappedClusterPrediction)
     _, masked_BM = split_by_mask(masks, clips.device)
     projected = torch.nn.functional.normalize(model.head(model.target_features(normalized, masked_BM)), dim=-1)
     prototypes = torch.nn.functional.normalize(model.prototypes, dim=-1)
@@ -90,7 +93,7 @@ def draw_prototypes(model: Sigma, clips: torch.Tensor, masks: torch.Tensor, path
     codes = model.objective.codes(scores_SK)
     pixels = first_frames(model, normalized, masked_BM)
     most_used = codes.bincount(minlength=len(prototypes)).argsort(descending=True)[:12]
-    figure, grid = plt.subplots(len(most_used), 16, figsize=(8, 0.5 * len(most_used)))
+    figure, grid = plt.subplots(len(most_used), 16, figsize=(8, 0.55 * len(most_used)), layout="constrained")
     for row, prototype in zip(grid, most_used.tolist(), strict=True):
         nearest = scores_SK[:, prototype].argsort(descending=True)[: len(row)]
         for axes, index in zip(row, nearest, strict=True):
@@ -158,7 +161,7 @@ def draw_loss(log: Path, path: Path) -> None:
 
 def draw_confusion(folder: Path, names: list[str], path: Path) -> None:
     """What each class was taken for after fine-tuning, from the pre-trained weights and from scratch."""
-    figure, both = plt.subplots(1, 2, figsize=(13, 6))
+    figure, both = plt.subplots(1, 2, figsize=(14, 6), layout="constrained")
     for axes, start in zip(both, ("pretrained", "scratch"), strict=True):
         arrays = np.load(folder / f"finetune-{start}" / "test_predictions.npz")
         counts = np.zeros((len(names), len(names)))
