@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from datasets.annotations import AnnotationError, VideoList, check_files, check_labels, read_list
+from datasets.annotations import AnnotationError, VideoList, check_files, check_labels, read_class_names, read_list
 from datasets.catalogue import DataSet, get_data_set
 from datasets.classification import TrainDataset, ValDataset, ViewDataset
 from datasets.decoding import DecodeError, resolve_decoder
@@ -23,7 +23,7 @@ from engine.distributed import World, distributed
 from engine.errors import ConfigError, bad_options, user_errors
 from engine.evaluation import VideoPredictions, predict
 from engine.finetuning import ClassificationForward
-from engine.metrics import log_table, setup_logging
+from engine.metrics import log_table, replace_text, setup_logging
 from engine.setup import build_trainer
 from engine.training import fit
 from models import ModelError, create_model
@@ -67,10 +67,15 @@ def read_lists(args: argparse.Namespace) -> Data:
     for videos in lists.values():
         check_labels(videos, counts)
     labels_file = Path(args.data_path) / "labels.txt"
-    class_names = labels_file.read_text().splitlines() if labels_file.exists() else [str(i) for i in range(counts)]
+    class_names = read_class_names(labels_file) if labels_file.exists() else [str(i) for i in range(counts)]
     if len(class_names) != counts:
         raise AnnotationError(f"{labels_file}: {len(class_names)} names for {counts} classes (one name a line)")
-    facts = {name: f"{videos.describe()}, {len(missing[name])} files missing" for name, videos in lists.items()}
+    known = {"train": row.known_train, "val": row.known_val, "test": row.known_val}
+    facts = {
+        name: f"{videos.describe()}, {len(missing[name])} files missing"
+        + (f"; published lists have {known[name]}" if known[name] else "")
+        for name, videos in lists.items()
+    }
     means = f"{args.sampling} sampling, stride {args.sampling_rate}, flip {'on' if args.flip else 'off'}, "
     views = f"{args.test_num_segment} clips x {args.test_num_crop} crops at test"
     log_table("data", {"data set": f"{row.name}: {means}{views}", **facts})
@@ -161,7 +166,9 @@ def build_loaders(args: argparse.Namespace, world: World, data: Data) -> dict[st
                 erase_prob=args.reprob,
                 erase_mode=args.remode,
                 erase_count=args.recount,
-                min_area=args.min_crop_area or (0.25 if args.finetuning_crops else 0.08),
+                min_area=(0.25 if args.finetuning_crops else 0.08)
+                if args.min_crop_area is None
+                else args.min_crop_area,
                 interpolation=args.train_interpolation,
             )
         train = TrainDataset(
@@ -236,7 +243,7 @@ def test(args: argparse.Namespace, world: World, data: Data, model: Classifier, 
     if args.output_dir and world.is_main:
         predictions.save(Path(args.output_dir) / "test_predictions.npz")
         result = {**metrics, "videos": len(predictions.labels), "views": predictions.num_views, "views_are": views}
-        (Path(args.output_dir) / "test.json").write_text(json.dumps(result, indent=1) + "\n")
+        replace_text(Path(args.output_dir) / "test.json", json.dumps(result, indent=1) + "\n")
 
 
 def main(args: argparse.Namespace, world: World) -> None:
@@ -252,7 +259,8 @@ def main(args: argparse.Namespace, world: World) -> None:
 
 
 if __name__ == "__main__":
-    with user_errors(AnnotationError, DecodeError, ModelError):
+    user_mistakes = (AnnotationError, DecodeError, ModelError)
+    with user_errors(*user_mistakes):
         arguments = config.finetuning_parser().parse_args()
-        with distributed(arguments.device) as this_world:
+        with distributed(arguments.device) as this_world, user_errors(*user_mistakes):
             main(arguments, this_world)

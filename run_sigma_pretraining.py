@@ -113,7 +113,8 @@ def main(args: argparse.Namespace, world: World) -> None:
 
 
 if __name__ == "__main__":
-    with user_errors(AnnotationError, DecodeError, ModelError):
+    user_mistakes = (AnnotationError, DecodeError, ModelError)
+    with user_errors(*user_mistakes):
         arguments = config.pretraining_parser().parse_args()
-        with distributed(arguments.device) as this_world:
+        with distributed(arguments.device) as this_world, user_errors(*user_mistakes):
             main(arguments, this_world)

@@ -94,6 +94,20 @@ def read_list(file: str | os.PathLike[str], *, root: str = "", require_labels: b
     )
 
 
+def read_class_names(file: Path) -> list[str]:
+    """The names in a file of one a line, in label order.
+
+    Raises:
+        AnnotationError: it is not text.
+    """
+    try:
+        return file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise AnnotationError(
+            f"{file}: not UTF-8 text ({error.reason}): save it as UTF-8, one class name a line"
+        ) from error
+
+
 def check_labels(videos: VideoList, num_classes: int) -> None:
     """Refuse a list that does not fit a classifier of `num_classes` classes.
 

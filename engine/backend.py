@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 from engine.distributed import World
 from engine.errors import ConfigError, NonFiniteError
 
+MIN_SCALE = 2.0**-20  # of fp16's loss scaler, which begins at 2^16
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "none": torch.float32}
 
 
@@ -98,8 +99,11 @@ class Backend:
     def check_finite(self, step: int) -> None:
         """Raise NonFiniteError if any gradient norm so far was not finite. Waits for the device.
 
-        With fp16 it never does: the scaler leaves such updates out and goes on.
+        With fp16 the scaler leaves such updates out and halves its scale, as it should now and then; only a scale that
+        has come down to nothing says that the loss itself is not finite.
         """
+        if self.scaler.is_enabled() and self.scaler.get_scale() < MIN_SCALE:
+            raise NonFiniteError(f"step {step}: the loss stays infinite or NaN in fp16; use --amp bf16 or none")
         if number := int(self.updates_left_out):
             raise NonFiniteError(
                 f"step {step}: the gradient is not finite ({number} updates were left out, the weights were not "

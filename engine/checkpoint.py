@@ -33,9 +33,10 @@ class TrainState:
     epoch: int = -1  # the last one finished
     step: int = 0  # optimizer steps done
     best: float = 0.0  # best validation accuracy so far, in percent
+    steps_per_epoch: int = 0
 
 
-def _rng_state() -> dict[str, Any]:
+def _rng_state(device: torch.device) -> dict[str, Any]:
     name, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002
     version, internal, gauss_next = random.getstate()
     state = {
@@ -43,19 +44,19 @@ def _rng_state() -> dict[str, Any]:
         "numpy": [name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), position, has_gauss, gauss],
         "python": [version, list(internal), gauss_next],
     }
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
     return state
 
 
-def _set_rng_state(state: dict[str, Any]) -> None:
+def _set_rng_state(state: dict[str, Any], device: torch.device) -> None:
     name, keys, position, has_gauss, gauss = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, gauss))  # noqa: NPY002
     version, internal, gauss_next = state["python"]
     random.setstate((version, tuple(internal), gauss_next))
     torch.set_rng_state(state["torch"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
+    if "cuda" in state and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Checkpointer:
         """Save if it is due. Every rank must call this: each one's random state goes into the file."""
         if not self.output_dir or not (last or (state.epoch + 1) % self.save_every == 0):
             return
-        rng_by_rank = gather_objects(_rng_state())
+        rng_by_rank = gather_objects(_rng_state(self.world.device))
         if self.world.is_main:
             path = Path(self.output_dir) / f"checkpoint-{state.epoch}.pth"
             save(path, state, rng_by_rank=rng_by_rank, args=self.args, **self.extra)
@@ -92,6 +93,7 @@ def save(path: Path, state: TrainState, *, rng_by_rank: list[Any], args: dict[st
         "args": args,
         "step": state.step,
         "best": state.best,
+        "steps_per_epoch": state.steps_per_epoch,
         "rng": rng_by_rank,
         **extra,
     }
@@ -156,21 +158,34 @@ def newest_valid(output_dir: str | Path) -> Path | None:
     return None
 
 
-def resume(state: TrainState, *, explicit: str, auto: bool, output_dir: str, rank: int) -> Path | None:
+def resume(state: TrainState, *, explicit: str, auto: bool, output_dir: str, world: World) -> Path | None:
     """Go on from `explicit` if given, else, with `auto`, from the newest valid checkpoint of the output folder.
+
+    The main process chooses, and all ranks read the file that it chose.
 
     Returns:
         The file, or None where training starts anew.
+
+    Raises:
+        CheckpointError: the file does not do; or training would start anew among the checkpoints of another run, the
+            highest-numbered of which would later be taken for this one's.
     """
-    path = Path(explicit) if explicit else newest_valid(output_dir) if auto and output_dir else None
+    path = Path(explicit) if explicit else None
+    if path is None and output_dir:
+        found = gather_objects(newest_valid(output_dir) if world.is_main else None)[0]
+        if found and not auto:
+            raise CheckpointError(
+                f"--no_auto_resume: {found} belongs to an earlier run; choose another --output_dir or remove it"
+            )
+        path = found
     if path is None:
         return None
-    restore(state, read(path), rank=rank, path=path)
+    restore(state, read(path), world=world, path=path)
     logger.info("resumed from %s: %d epochs, %d steps done", path, state.epoch + 1, state.step)
     return path
 
 
-def restore(state: TrainState, content: dict[str, Any], *, rank: int, path: Path) -> None:
+def restore(state: TrainState, content: dict[str, Any], *, world: World, path: Path) -> None:
     """Put a saved state back, in place.
 
     Raises:
@@ -184,15 +199,27 @@ def restore(state: TrainState, content: dict[str, Any], *, rank: int, path: Path
         )
     try:
         state.model.load_state_dict(content["model"], strict=True)
-        state.optimizer.load_state_dict(content["optimizer"])
+        # What was given on this command line stands in the fresh groups; only the moments come from the file.
+        groups = state.optimizer.state_dict()["param_groups"]
+        saved = content["optimizer"]
+        if [group["params"] for group in saved["param_groups"]] != [group["params"] for group in groups]:
+            raise ValueError("the parameters are grouped in another way")
+        state.optimizer.load_state_dict({**saved, "param_groups": groups})
         state.scaler.load_state_dict(content["scaler"])
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{path}: does not fit this model, optimizer and --amp (use the options it was made with, or "
-            f"--no_auto_resume): {textwrap.shorten(str(error), 400)}"
+            f"another --output_dir): {textwrap.shorten(str(error), 400)}"
         ) from error
+    steps_per_epoch = content.get("steps_per_epoch", state.steps_per_epoch)
+    if steps_per_epoch != state.steps_per_epoch:
+        raise CheckpointError(
+            f"{path}: made with {steps_per_epoch} updates an epoch, now {state.steps_per_epoch}: the schedule "
+            "would not go on where it stood. Keep the list and the total batch (--batch_size x --update_freq x ranks), "
+            "or start anew in another --output_dir"
+        )
     state.epoch, state.step = content["epoch"], content["step"]
     state.best = content.get("best", 0.0)
     rng = content.get("rng", [])
-    if rank < len(rng):
-        _set_rng_state(rng[rank])
+    if world.rank < len(rng):
+        _set_rng_state(rng[world.rank], world.device)

@@ -22,6 +22,7 @@ _RULES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     ),
     ("lr opt_eps sinkhorn_eps clip_grad", lambda value: value > 0, "must be positive"),
     ("momentum mask_ratio", lambda value: 0 < value < 1, "must lie between 0 and 1"),
+    ("seed", lambda value: value < 2**63, "must be below 2^63"),
     ("layer_decay", lambda value: 0 < value <= 1, "must be above 0 and at most 1 (1: no decay)"),
     (
         "opt_betas drop fc_drop_rate attn_drop_rate drop_path smoothing",
@@ -29,7 +30,7 @@ _RULES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
         "must be at least 0 and below 1",
     ),
     (
-        "reprob mixup_prob mixup_switch_prob max_bad_fraction cutmix_minmax",
+        "min_crop_area reprob mixup_prob mixup_switch_prob max_bad_fraction cutmix_minmax",
         lambda value: 0 <= value <= 1,
         "must be between 0 and 1",
     ),

@@ -6,6 +6,7 @@ import logging
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,9 @@ def _optimizer_flags(parser: argparse.ArgumentParser) -> None:
 
 def pretraining_parser() -> argparse.ArgumentParser:
     """Flags of run_sigma_pretraining.py."""
-    parser = argparse.ArgumentParser(description="Pre-train SIGMA (default) or VideoMAE (--target_type pixel).")
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description="Pre-train SIGMA (default) or VideoMAE (--target_type pixel)."
+    )
     _run_flags(parser)
     _optimizer_flags(parser)
     data = _data_flags(parser)
@@ -132,7 +135,9 @@ def pretraining_parser() -> argparse.ArgumentParser:
 
 def finetuning_parser() -> argparse.ArgumentParser:
     """Flags of run_class_finetuning.py."""
-    parser = argparse.ArgumentParser(description="Fine-tune, linearly probe or test a video classifier.")
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description="Fine-tune, linearly probe or test a video classifier."
+    )
     _run_flags(parser)
     _optimizer_flags(parser)
     data = _data_flags(parser)
@@ -230,18 +235,18 @@ def build_schedule(args: argparse.Namespace, *, total_batch: int, steps_per_epoc
 
 
 def prepare_output(args: argparse.Namespace, world: World) -> None:
-    """Make the output folders. Raises ConfigError where that is impossible."""
+    """Make the output folders, on every rank: another machine may not share them. Raises ConfigError if it cannot."""
     if args.log_dir and args.run_name:
         args.log_dir = str(Path(args.log_dir) / args.run_name)
-    if not world.is_main:
-        return
     for flag in ("output_dir", "log_dir"):
         folder = getattr(args, flag)
         if folder:
             try:
                 Path(folder).mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryFile(dir=folder):
+                    pass  # being able to make a file is all that is asked
             except OSError as error:
-                raise ConfigError(f"--{flag} {folder}: cannot be made ({error.strerror})") from error
+                raise ConfigError(f"--{flag} {folder}: cannot be written to ({error.strerror})") from error
 
 
 def write_run_record(args: argparse.Namespace, world: World, **facts: Any) -> None:

@@ -2,13 +2,16 @@
 
 import datetime
 import gc
+import logging
 import os
 import random
+import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -55,6 +58,8 @@ def choose_device(name: str, local_rank: int) -> torch.device:
         return torch.device("cpu")
     if name != "cuda":
         raise ConfigError(f"--device {name}: choose from auto, cpu, cuda")
+    if available == 1 and "SLURM_PROCID" in os.environ:  # slurm may show each task its own GPU only
+        local_rank = 0
     if local_rank >= available:
         raise ConfigError(
             f"--device cuda: local rank {local_rank} needs a GPU of its own, {available} found; "
@@ -81,11 +86,27 @@ def distributed(device_name: str) -> Iterator[World]:
         )
     try:
         yield World(rank, size, local_rank, device)
-    finally:
-        if dist.is_initialized():
-            gc.collect()  # collect DDP's reducer first: its threads abort the interpreter if they outlive the group
-            dist.destroy_process_group()
-            time.sleep(0.2)
+    except BaseException as error:
+        if size > 1:
+            _leave_at_once(error)
+        raise
+    if dist.is_initialized():
+        gc.collect()  # collect DDP's reducer first: its threads abort the interpreter if they outlive the group
+        dist.destroy_process_group()
+        time.sleep(0.2)
+
+
+def _leave_at_once(error: BaseException) -> NoReturn:
+    """End this process without leaving the group, which would wait for ranks that wait in a collective for this one.
+
+    Its end is what tells the launcher to stop them.
+    """
+    if not isinstance(error, SystemExit):
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    logging.shutdown()
+    os._exit(error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1)
 
 
 def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:

@@ -39,6 +39,7 @@ def parameter_groups(model: nn.Module, *, weight_decay: float, layer_decay: floa
             key,
             {
                 "name": key,
+                "decayed": decayed,
                 "params": [],
                 "weight_decay": weight_decay if decayed else 0.0,
                 "lr_scale": layer_decay ** (num_blocks + 1 - depth),

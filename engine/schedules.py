@@ -28,7 +28,7 @@ def cosine_schedule(
     warmup = warmup_steps if warmup_steps > 0 else warmup_epochs * steps_per_epoch
     if step < warmup:
         return start + (base - start) * step / max(warmup - 1, 1)
-    progress = (step - warmup) / max(epochs * steps_per_epoch - warmup, 1)
+    progress = min((step - warmup) / max(epochs * steps_per_epoch - warmup, 1), 1.0)
     return final + 0.5 * (base - final) * (1 + math.cos(math.pi * progress))
 
 
@@ -81,6 +81,6 @@ class Schedule:
         )
         for group in optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
-            if group["weight_decay"] > 0:
+            if group["decayed"]:
                 group["weight_decay"] = decay
         return lr

@@ -51,8 +51,8 @@ def build_trainer(
     )
     seed_everything(args.seed, world.rank)
     backend = Backend(model, optimizer, world=world, amp=config.default_amp(args, world), clip_grad=args.clip_grad)
-    state = checkpoint.TrainState(model, optimizer, backend.scaler)
-    checkpoint.resume(state, explicit=args.resume, auto=args.auto_resume, output_dir=args.output_dir, rank=world.rank)
+    state = checkpoint.TrainState(model, optimizer, backend.scaler, steps_per_epoch=schedule.steps_per_epoch)
+    checkpoint.resume(state, explicit=args.resume, auto=args.auto_resume, output_dir=args.output_dir, world=world)
     config.write_run_record(args, world, **record)
     config.log_plan(args, world, schedule, model, total_batch=total_batch)
     return Trainer(

@@ -38,6 +38,7 @@ class Trainer:
     def train_one_epoch(self, loader: Any, epoch: int) -> dict[str, float]:
         """One pass over `loader`; returns the record of its last steps and the epoch's means, not yet written."""
         self.backend.model.train()
+        self.meter.restart()  # validation and saving are not part of a step's time
         batches = iter(loader)
         for left in reversed(range(self.schedule.steps_per_epoch)):
             lr = self.update(batches, epoch)

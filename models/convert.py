@@ -49,6 +49,7 @@ def encoder_state(content: Mapping[str, Any], *, model_key: str = "model|module"
         ModelError: there are no weights under these keys.
     """
     weights = next((content[key] for key in model_key.split("|") if key in content), content)
+    weights = weights if isinstance(weights, Mapping) else {}
     state = {name: value for name, value in weights.items() if isinstance(value, torch.Tensor)}
     if not state:
         raise ModelError(f"no weights under --model_key {model_key}: the checkpoint's keys are {', '.join(content)}")

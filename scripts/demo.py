@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from datasets.synthetic import generate  # noqa: E402  (needs the repository on the path)
+from engine.metrics import replace_text  # noqa: E402
 from scripts.demo_pictures import draw_pictures  # noqa: E402
 
 BATCH = 32
@@ -82,7 +83,7 @@ class Demo:
         """Count the seconds of a stage."""
         times = self.times()
         times[stage] = times.get(stage, 0.0) + seconds
-        (self.folder / "times.json").write_text(json.dumps(times, indent=1) + "\n")
+        replace_text(self.folder / "times.json", json.dumps(times, indent=1) + "\n")
 
     def stages(self) -> list[Stage]:
         """All steps in order. Costs are seconds on two cores of a 2.5 GHz Xeon, of which only the ratios matter."""
@@ -90,7 +91,12 @@ class Demo:
         probe, tune = 0.004 * p.num_train * p.probe_epochs + 12, 0.007 * p.num_train * p.finetune_epochs + 12
         stages = [
             Stage("generate the videos", 0.01 * (p.num_pretrain + p.num_train + 2 * p.num_test), self.generate, never),
-            Stage(self.pretraining, 0.0056 * p.num_pretrain * p.pretrain_epochs + 8, self.pretrain, never),
+            Stage(
+                self.pretraining,
+                0.0056 * p.num_pretrain * p.pretrain_epochs + 8,
+                self.pretrain,
+                self.checkpoint().exists,
+            ),
         ]
         for name, cost, kind in (("linear probe", probe, "probe"), ("fine-tuning", tune, "finetune")):
             for start in ("pretrained", "scratch"):
@@ -108,7 +114,7 @@ class Demo:
             num_test=p.num_test,
             size=(112, 96),
             num_frames=16,
-            workers=os.cpu_count() or 1,
+            workers=num_cores(),
             progress=report_progress,
         )
 
@@ -155,7 +161,7 @@ class Demo:
 
     def call(self, script: str, folder: str, *options: str) -> None:
         """Run an entry script as a user would; its lines go to this console."""
-        cores = os.cpu_count() or 1
+        cores = num_cores()
         workers = min(2, max(cores - 1, 1))
         # A core for each loader process: threads that wait for one another on a shared core cost half the speed.
         environment = {"OMP_NUM_THREADS": str(max(cores - workers, 1)), **os.environ}
@@ -189,6 +195,11 @@ class Demo:
                 f"| {tuned['videos']} | {tuned['views']} | {clock(seconds)} |"
             )
         return "\n".join(rows)
+
+
+def num_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def warm_up(num_videos: int, epochs: int) -> list[str]:

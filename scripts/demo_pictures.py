@@ -38,7 +38,10 @@ def load_model(path: Path) -> tuple[Sigma, dict]:
         decoder_depth=args["decoder_depth"],
         decoder_num_classes=args["decoder_num_classes"],
         projection_dims=args["projection_dims"],
+        normalize_target=args["normalize_target"],
         num_prototypes=args["num_prototypes"],
+        sinkhorn_eps=args["sinkhorn_eps"],
+        sinkhorn_iterations=args["sinkhorn_iterations"],
     )
     assert isinstance(model, Sigma)
     model.load_state_dict(content["model"])
@@ -49,7 +52,7 @@ def sample_clips(model: Sigma, args: dict, data: Path) -> tuple[torch.Tensor, to
     """Clips and masks as pre-training sees them: (B, T, 3, H, W) uint8 and (B, N) bool."""
     dataset = PretrainDataset(
         read_list(data / "val.csv"),
-        transform=PretrainTransform(args["input_size"]),
+        transform=PretrainTransform(args["input_size"], args["augmentation"]),
         mask_fn=tube_mask,
         grid=model.encoder.grid,
         mask_ratio=args["mask_ratio"],

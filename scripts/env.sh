@@ -7,7 +7,7 @@
 # do if it matches, and repairs the environment if an earlier call was cut off or the requirements changed.
 # SIGMA_PYTHON names the interpreter to make the environment with (default: the newest suitable one found).
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
+CDPATH='' cd -- "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
 _fail() {
     echo "error: $*" >&2
@@ -20,7 +20,12 @@ _supported() {
 
 _find_python() {
     local candidate
-    for candidate in ${SIGMA_PYTHON:-python3 python3.13 python3.12 python3.11 python3.10 python}; do
+    if [ -n "${SIGMA_PYTHON:-}" ]; then
+        _supported "$SIGMA_PYTHON" || _fail "SIGMA_PYTHON=$SIGMA_PYTHON is not a Python 3.10 to 3.13"
+        command -v "$SIGMA_PYTHON"
+        return
+    fi
+    for candidate in python3 python3.13 python3.12 python3.11 python3.10 python; do
         if _supported "$candidate"; then
             command -v "$candidate"
             return
@@ -54,14 +59,18 @@ _install() {
         return
     fi
     rm -f "$stamp"
-    echo "installing $requirements into .venv (about 1 GB on a machine without a GPU, a few minutes)"
+    echo "installing $requirements into .venv (1 to 2 GB with a CPU build of torch, several with a CUDA build; minutes)"
     .venv/bin/python -m pip install --retries 5 --progress-bar off -q -r "$requirements" -c constraints.txt ||
         _fail "the installation failed (its reason stands above); run the same command again to continue it"
-    .venv/bin/python -c 'import compat, torch, torchvision, timm, einops, av' ||
+    .venv/bin/python -c 'import compat, torch, torchvision, timm, einops, av, matplotlib, torch.utils.tensorboard' ||
         _fail "the installed packages do not work together; delete .venv and run the same command again"
     echo "$wanted" >"$stamp"
 }
 
+# One installation at a time: a second call waits for the first.
+exec 9>.venv.lock
+command -v flock >/dev/null && { flock -n 9 || { echo "waiting for another installation"; flock 9; }; }
 _install "$@"
+exec 9>&-
 PYTHON=$PWD/.venv/bin/python
 export PYTHON PYTHONUNBUFFERED=1

@@ -124,7 +124,8 @@ def test_every_flag_is_read(data, tmp_path):
         flags += ["--warmup_epochs", "0", "--log_dir", str(tmp_path / "events")]
         (read,) = gloo_world(flags_read, script, parser, flags, size=1)
         if script is run_class_finetuning:
-            flags += ["--finetune", str(tmp_path / "p" / "checkpoint-0.pth"), "--no_auto_resume"]
+            flags += ["--finetune", str(tmp_path / "p" / "checkpoint-0.pth")]
+            flags += ["--output_dir", str(tmp_path / "f2")]
             read |= gloo_world(flags_read, script, parser, flags, size=1)[0]
         # `distributed(args.device)` and `vars` are outside of main
         known = {action.dest for action in parser._actions} - {"help", "device"}

@@ -74,8 +74,9 @@ def test_pyav_copes_with_files_that_decord_does_not(name, videos, read_number):
         assert numbers(videos(name), request, "pyav", read_number) == request
 
 
-@pytest.mark.parametrize("name", [name for name in {**FILES, **DECORD_FAILS} if name.split(".")[0] not in
-                                  ("open_gop", "intra_refresh")])
+@pytest.mark.parametrize(
+    "name", [name for name in {**FILES, **DECORD_FAILS} if name.split(".")[0] not in ("open_gop", "intra_refresh")]
+)
 def test_auto_gives_the_right_frames(name, videos, read_number):
     for request in REQUESTS[1:]:
         assert numbers(videos(name), request, "auto", read_number) == request
@@ -244,9 +245,10 @@ def test_damage_in_the_middle_is_an_error_with_pyav(tmp_path, write_video, read_
 def test_missing_end_of_a_faststart_file(decoder, tmp_path, write_video):
     """The index is there, half of the pictures are not: no short answer."""
     path = write_video(tmp_path / "half.mp4", NUM_FRAMES, gop=12, qp="5", movflags="faststart")
-    with av.open(str(path)) as source, av.open(
-        str(tmp_path / "fast.mp4"), "w", options={"movflags": "faststart"}
-    ) as target:
+    with (
+        av.open(str(path)) as source,
+        av.open(str(tmp_path / "fast.mp4"), "w", options={"movflags": "faststart"}) as target,
+    ):
         output = target.add_stream_from_template(source.streams.video[0])
         for packet in source.demux(video=0):
             if packet.size:

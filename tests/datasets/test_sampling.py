@@ -23,9 +23,7 @@ def test_dense_test_clips_equal_golden():
 
 def test_crop_offsets_equal_golden():
     for case in GOLDEN["kinetics_test"]:
-        offsets, axis = sampling.crop_offsets(
-            case["height"], case["width"], case["short_side"], case["test_num_crop"]
-        )
+        offsets, axis = sampling.crop_offsets(case["height"], case["width"], case["short_side"], case["test_num_crop"])
         assert len(offsets) == case["test_num_crop"]
         for view in case["views"]:
             assert axis == view["axis"]
@@ -47,17 +45,13 @@ def test_uniform_test_clips_equal_golden():
 
 def test_dense_train_clip_equals_golden():
     for case in GOLDEN["kinetics_train"]:
-        frames = sampling.dense_train_indices(
-            case["num_frames"], case["clip_len"], case["sampling_rate"], case["end"]
-        )
+        frames = sampling.dense_train_indices(case["num_frames"], case["clip_len"], case["sampling_rate"], case["end"])
         assert frames.tolist() == case["frames"]
 
 
 def test_pretrain_clip_equals_golden():
     for case in GOLDEN["pretrain"]:
-        frames = sampling.pretrain_indices(
-            case["num_frames"], case["length"], case["sampling_rate"], case["offset"]
-        )
+        frames = sampling.pretrain_indices(case["num_frames"], case["length"], case["sampling_rate"], case["offset"])
         assert frames.tolist() == case["frames"]
 
 

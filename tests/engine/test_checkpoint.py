@@ -37,7 +37,7 @@ def state_of(width=5, seed=0, steps=2):
 
 
 def save(path, state=None, **extra):
-    rng = checkpoint._rng_state()
+    rng = checkpoint._rng_state(CPU.device)
     checkpoint.save(path, state or state_of(), rng_by_rank=[rng], args={"lr": 0.1, "betas": [0.9, 0.99]}, **extra)
     return path
 
@@ -54,7 +54,7 @@ def test_round_trip_restores_everything(tmp_path):
     expected = torch.rand(2), np.random.rand(2), np.random.normal(), random.random(), random.gauss(0, 1)  # noqa: NPY002
     state = state_of(seed=7, steps=1)
     content = checkpoint.read(file)
-    checkpoint.restore(state, content, rank=0, path=file)
+    checkpoint.restore(state, content, world=CPU, path=file)
     assert same(dict(state.model.state_dict()), dict(saved.model.state_dict()))
     assert same(state.optimizer.state_dict(), saved.optimizer.state_dict())
     assert (state.epoch, state.step, state.best) == (1, 2, 62.5)
@@ -71,7 +71,7 @@ def test_random_state_in_the_middle_of_a_gaussian_pair(tmp_path):
     np.random.normal(), random.gauss(0, 1)  # noqa: NPY002
     file = save(tmp_path / "checkpoint-1.pth")
     expected = np.random.normal(), random.gauss(0, 1)  # noqa: NPY002
-    checkpoint.restore(state_of(), checkpoint.read(file), rank=0, path=file)
+    checkpoint.restore(state_of(), checkpoint.read(file), world=CPU, path=file)
     assert (np.random.normal(), random.gauss(0, 1)) == expected  # noqa: NPY002
 
 
@@ -216,14 +216,18 @@ def test_resume_prefers_the_file_that_is_named(tmp_path):
         state.epoch = epoch
         save(tmp_path / f"checkpoint-{epoch}.pth", state)
     named = str(tmp_path / "checkpoint-1.pth")
-    for explicit, auto, expected in ((named, True, 1), ("", True, 2), ("", False, -1)):
+    for explicit, auto, expected in ((named, True, 1), (named, False, 1), ("", True, 2)):
         state = state_of()
         state.epoch = -1
-        checkpoint.resume(state, explicit=explicit, auto=auto, output_dir=str(tmp_path), rank=0)
+        checkpoint.resume(state, explicit=explicit, auto=auto, output_dir=str(tmp_path), world=CPU)
         assert state.epoch == expected
+    with pytest.raises(
+        CheckpointError, match=r"--no_auto_resume.*checkpoint-2\.pth"
+    ):  # it would be taken for ours later
+        checkpoint.resume(state_of(), explicit="", auto=False, output_dir=str(tmp_path), world=CPU)
     (tmp_path / "checkpoint-1.pth").write_bytes(b"")
     with pytest.raises(CheckpointError, match="empty"):  # never another one instead
-        checkpoint.resume(state_of(), explicit=named, auto=True, output_dir=str(tmp_path), rank=0)
+        checkpoint.resume(state_of(), explicit=named, auto=True, output_dir=str(tmp_path), world=CPU)
 
 
 ALIEN = {  # what is in the file -> words of the message
@@ -241,15 +245,39 @@ ALIEN = {  # what is in the file -> words of the message
 def test_alien_files_fail_with_one_clear_message(change, words, file):
     torch.save(change(checkpoint.read(file)), file)
     with pytest.raises(CheckpointError, match=words) as error:
-        checkpoint.restore(state_of(), checkpoint.read(file), rank=0, path=file)
+        checkpoint.restore(state_of(), checkpoint.read(file), world=CPU, path=file)
     assert str(error.value).startswith(str(file)) and "\n" not in str(error.value)
+
+
+def test_another_number_of_updates_an_epoch_is_refused(tmp_path):
+    state = state_of()
+    state.steps_per_epoch = 4
+    file = save(tmp_path / "checkpoint-1.pth", state)
+    for steps_per_epoch, fits in ((4, True), (8, False)):
+        state = state_of()
+        state.steps_per_epoch = steps_per_epoch
+        if fits:
+            checkpoint.restore(state, checkpoint.read(file), world=CPU, path=file)
+        else:
+            with pytest.raises(CheckpointError, match=r"4 updates an epoch, now 8.*--batch_size"):
+                checkpoint.restore(state, checkpoint.read(file), world=CPU, path=file)
+
+
+def test_options_of_the_optimizer_come_from_the_command_line(file):
+    state = state_of(steps=0)
+    for group in state.optimizer.param_groups:
+        group["betas"], group["eps"] = (0.5, 0.6), 1e-3
+    checkpoint.restore(state, checkpoint.read(file), world=CPU, path=file)
+    assert {(group["betas"], group["eps"]) for group in state.optimizer.param_groups} == {((0.5, 0.6), 1e-3)}
+    moments = [entry["exp_avg"] for entry in state.optimizer.state.values()]
+    assert len(moments) == 4 and all(moment.abs().sum() > 0 for moment in moments)
 
 
 def test_resuming_with_another_precision_is_refused(file):
     state = state_of()
     state.scaler = torch.amp.GradScaler("cpu", enabled=True)  # what --amp fp16 makes
     with pytest.raises(CheckpointError, match="--amp"):
-        checkpoint.restore(state, checkpoint.read(file), rank=0, path=file)
+        checkpoint.restore(state, checkpoint.read(file), world=CPU, path=file)
 
 
 def test_a_rank_that_was_not_there_keeps_its_own_random_state(file):
@@ -257,7 +285,7 @@ def test_a_rank_that_was_not_there_keeps_its_own_random_state(file):
     draws = []
     for rank in (1, 1, 0):
         torch.manual_seed(123)
-        checkpoint.restore(state, content, rank=rank, path=file)
+        checkpoint.restore(state, content, world=World(rank, 2, rank, CPU.device), path=file)
         draws.append(torch.rand(1))
     assert draws[0] == draws[1] != draws[2]
 

@@ -103,13 +103,13 @@ def test_workers_change_nothing(data, tmp_path):
     assert all(same(a[key], b[key]) for key in STATE)
 
 
-def test_no_auto_resume_starts_anew(data, tmp_path):
+def test_starting_anew_among_the_checkpoints_of_another_run_is_refused(data, tmp_path):
     flags = data.flags(PRETRAIN, tmp_path)
     assert run_script(PRETRAIN, *flags).code == 0
+    before = (tmp_path / "log.txt").read_text()
     again = run_script(PRETRAIN, *flags, "--no_auto_resume")
-    assert again.code == 0 and "resumed" not in again.stderr
-    steps = series(tmp_path, "step")[:, 0].tolist()
-    assert steps == [1, 2, 3, 4, 5, 6]
+    assert again.code == 2 and "--no_auto_resume" in again.errors[0] and "checkpoint-1.pth" in again.errors[0]
+    assert (tmp_path / "log.txt").read_text() == before
 
 
 def test_checkpoint_of_another_run_is_refused(data, tmp_path):

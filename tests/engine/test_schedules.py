@@ -53,9 +53,9 @@ def test_run_of_one_step_and_run_that_is_all_warmup():
 
 def test_apply_scales_rates_and_moves_the_decay_of_decayed_groups_only():
     groups = [
-        {"params": [torch.zeros(1, requires_grad=True)], "lr_scale": 1.0, "weight_decay": 0.05},
-        {"params": [torch.zeros(1, requires_grad=True)], "lr_scale": 0.25, "weight_decay": 0.05},
-        {"params": [torch.zeros(1, requires_grad=True)], "lr_scale": 0.5, "weight_decay": 0.0},
+        {"params": [torch.zeros(1, requires_grad=True)], "lr_scale": 1.0, "weight_decay": 0.05, "decayed": True},
+        {"params": [torch.zeros(1, requires_grad=True)], "lr_scale": 0.25, "weight_decay": 0.0, "decayed": True},
+        {"params": [torch.zeros(1, requires_grad=True)], "lr_scale": 0.5, "weight_decay": 0.0, "decayed": False},
     ]
     optimizer = torch.optim.AdamW(groups, lr=9.0)
     s = schedule(weight_decay_end=0.5)
