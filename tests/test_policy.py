@@ -153,3 +153,22 @@ def test_documented_scripts_exist(path):
     for line in command_lines(path):
         for script in re.findall(r"\b(?:bash|python3?) +((?:scripts/)?[\w/-]+\.(?:sh|py))\b", line):
             assert (ROOT / script).is_file(), line
+
+
+def test_tree_in_the_readme_is_the_tree():
+    block = (ROOT / "README.md").read_text().split("## The repository")[1].split("```")[1]
+    folder, named = "", set()
+    for line in block.strip().splitlines():
+        name = line.split()[0]
+        if not line.startswith(" "):
+            folder = name if name.endswith("/") else ""
+        path = name if name == folder else folder + name if line.startswith(" ") else name
+        assert (ROOT / path).exists(), line
+        named.add(path)
+    files = {
+        f"{package}/{file.name}"
+        for package in ("models", "datasets", "engine")
+        for file in (ROOT / package).glob("*.py")
+    }
+    files |= {f"scripts/{file.name}" for file in (ROOT / "scripts").iterdir() if file.suffix in (".py", ".sh")}
+    assert files <= named, files - named

@@ -19,26 +19,14 @@
 # The total batch stays 32: batches are accumulated where there are fewer GPUs. Flags at the end of the command line come last
 # and win: bash scripts/finetune/ssv2_vit_b.sh --num_workers 4
 set -euo pipefail
-ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-PATH=$ROOT/.venv/bin:$PATH
 : "${DATA_PATH:?the folder with train.csv, val.csv and test.csv}"
 : "${CHECKPOINT:?the pre-trained weights, for example CHECKPOINT=output/pretrain_k400_sigma_mlp_vit_b/checkpoint-799.pth}"
-GPUS=${GPUS:-8} NNODES=${NNODES:-1} NODE_RANK=${NODE_RANK:-0}
-BATCH_SIZE=${BATCH_SIZE:-4}
-OUTPUT_DIR=${OUTPUT_DIR:-$ROOT/output/finetune_ssv2_vit_b}
-UPDATE_FREQ=$((32 / (BATCH_SIZE * GPUS * NNODES)))
-if [ $((BATCH_SIZE * GPUS * NNODES * UPDATE_FREQ)) -ne 32 ]; then
-    echo "error: BATCH_SIZE $BATCH_SIZE x GPUS $GPUS x NNODES $NNODES does not divide the total batch of 32" >&2
-    exit 2
-fi
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+RECIPE=finetune_ssv2_vit_b TOTAL_BATCH=32 BATCH_SIZE=${BATCH_SIZE:-4}
+source "$(dirname "${BASH_SOURCE[0]}")/../launch.sh"
 
-exec torchrun --nnodes "$NNODES" --node_rank "$NODE_RANK" --nproc_per_node "$GPUS" \
-    --master_addr "${MASTER_ADDR:-127.0.0.1}" --master_port "${MASTER_PORT:-29500}" \
-    "$ROOT/run_class_finetuning.py" \
-    --data_path "$DATA_PATH" --data_root "${DATA_ROOT:-}" --output_dir "$OUTPUT_DIR" --log_dir "$OUTPUT_DIR" \
+launch run_class_finetuning.py \
     --data_set SSV2 --nb_classes 174 --model vit_base_patch16_224 --finetune "$CHECKPOINT" \
     --num_frames 16 --sampling_rate 2 --test_num_segment 2 --test_num_crop 3 \
-    --batch_size "$BATCH_SIZE" --update_freq "$UPDATE_FREQ" --num_sample 1 --epochs 40 --warmup_epochs 5 --save_ckpt_freq 5 \
+    --num_sample 1 --epochs 40 --warmup_epochs 5 --save_ckpt_freq 5 \
     --opt adamw --opt_betas 0.9 0.999 --lr 1e-3 --min_lr 1e-6 --weight_decay 0.05 --layer_decay 0.75 --drop_path 0.1 \
     "$@"

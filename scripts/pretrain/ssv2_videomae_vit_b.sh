@@ -17,26 +17,14 @@
 # The total batch stays 2048: batches are accumulated where there are fewer GPUs. Flags at the end of the command line come last
 # and win: bash scripts/pretrain/ssv2_videomae_vit_b.sh --num_workers 4
 set -euo pipefail
-ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-PATH=$ROOT/.venv/bin:$PATH
 : "${DATA_PATH:?the list of training videos, for example DATA_PATH=lists/train.csv}"
-GPUS=${GPUS:-8} NNODES=${NNODES:-1} NODE_RANK=${NODE_RANK:-0}
-BATCH_SIZE=${BATCH_SIZE:-32}
-OUTPUT_DIR=${OUTPUT_DIR:-$ROOT/output/pretrain_ssv2_videomae_vit_b}
-UPDATE_FREQ=$((2048 / (BATCH_SIZE * GPUS * NNODES)))
-if [ $((BATCH_SIZE * GPUS * NNODES * UPDATE_FREQ)) -ne 2048 ]; then
-    echo "error: BATCH_SIZE $BATCH_SIZE x GPUS $GPUS x NNODES $NNODES does not divide the total batch of 2048" >&2
-    exit 2
-fi
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+RECIPE=pretrain_ssv2_videomae_vit_b TOTAL_BATCH=2048 BATCH_SIZE=${BATCH_SIZE:-32}
+source "$(dirname "${BASH_SOURCE[0]}")/../launch.sh"
 
-exec torchrun --nnodes "$NNODES" --node_rank "$NODE_RANK" --nproc_per_node "$GPUS" \
-    --master_addr "${MASTER_ADDR:-127.0.0.1}" --master_port "${MASTER_PORT:-29500}" \
-    "$ROOT/run_sigma_pretraining.py" \
-    --data_path "$DATA_PATH" --data_root "${DATA_ROOT:-}" --output_dir "$OUTPUT_DIR" --log_dir "$OUTPUT_DIR" \
+launch run_sigma_pretraining.py \
     --model pretrain_videomae_base_patch16_224 --decoder_depth 4 --mask_type tube --mask_ratio 0.9 \
     --target_type pixel --loss_func L2 --normalize_target True \
     --num_frames 16 --sampling_rate 2 --augmentation multi_scale_crop \
-    --batch_size "$BATCH_SIZE" --update_freq "$UPDATE_FREQ" --epochs 801 --warmup_epochs 40 --save_ckpt_freq 20 \
+    --epochs 801 --warmup_epochs 40 --save_ckpt_freq 20 \
     --opt adamw --opt_betas 0.9 0.95 --lr 1.5e-4 --min_lr 1e-5 --weight_decay 0.05 \
     "$@"
