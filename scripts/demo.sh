@@ -3,7 +3,6 @@
 #
 #   --method sigma|videomae   the pre-training method (default: sigma)
 #   --smoke                   the whole path in one to two minutes, to see that it works; its numbers mean nothing
-#   --full                    a longer pre-training
 #   --seed N                  another seed (default: 0)
 #
 # At most ten minutes on two CPU cores; faster with a GPU. A second call reuses what is done and resumes what was cut off.
