@@ -9,7 +9,15 @@ from typing import Any
 
 import torch
 
-from datasets.annotations import AnnotationError, VideoList, check_files, check_labels, read_class_names, read_list
+from datasets.annotations import (
+    AnnotationError,
+    VideoList,
+    check_files,
+    check_labels,
+    count_classes,
+    read_class_names,
+    read_list,
+)
 from datasets.catalogue import DataSet, get_data_set
 from datasets.classification import TrainDataset, ValDataset, ViewDataset
 from datasets.decoding import DecodeError, resolve_decoder
@@ -63,7 +71,7 @@ def read_lists(args: argparse.Namespace) -> Data:
         folder = Path(args.data_path if name == "train" else args.eval_data_path or args.data_path)
         lists[name] = read_list(folder / f"{name}.csv", root=args.data_root, require_labels=True)
         missing[name] = check_files(lists[name], handful=5 if name == "train" else 0)
-    counts = args.nb_classes or row.num_classes or max(videos.num_classes for videos in lists.values())
+    counts = args.nb_classes or row.num_classes or max(count_classes(videos) for videos in lists.values())
     for videos in lists.values():
         check_labels(videos, counts)
     labels_file = Path(args.data_path) / "labels.txt"

@@ -22,6 +22,9 @@ _STAT_THREADS = 16  # a network file system answers one `stat` in about a millis
 _STAT_CHUNK = 1024
 
 
+MAX_CLASSES = 100_000  # more than any list of videos has: a slip of the pen, not a number of classes
+
+
 class AnnotationError(ValueError):
     """A list, a path or a label that the user has to put right; the text says where and how."""
 
@@ -106,6 +109,21 @@ def read_class_names(file: Path) -> list[str]:
         raise AnnotationError(
             f"{file}: not UTF-8 text ({error.reason}): save it as UTF-8, one class name a line"
         ) from error
+
+
+def count_classes(videos: VideoList) -> int:
+    """The number of classes that a list speaks of: its largest label + 1.
+
+    Raises:
+        AnnotationError: a label too large to be meant.
+    """
+    if videos.num_classes > MAX_CLASSES:
+        place = videos.labels.index(videos.num_classes - 1)
+        raise AnnotationError(
+            f"{videos.file}, line {videos.line_numbers[place]}: label {videos.num_classes - 1} would make that many "
+            "classes; correct it, or give --nb_classes"
+        )
+    return videos.num_classes
 
 
 def check_labels(videos: VideoList, num_classes: int) -> None:

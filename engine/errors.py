@@ -39,7 +39,7 @@ def bad_options(flag: str = "") -> Iterator[None]:
 
 @contextlib.contextmanager
 def user_errors(*types: type[Exception]) -> Iterator[None]:
-    """Turn errors of `USER_ERRORS` and of the given types into one line on stderr and exit code 2."""
+    """Turn errors of `USER_ERRORS` and of the given types into one line on stderr and exit code 2; Ctrl-C into 130."""
     try:
         yield
     except (*USER_ERRORS, *types) as error:
@@ -47,3 +47,7 @@ def user_errors(*types: type[Exception]) -> Iterator[None]:
         sys.stderr.write(f"error: {text}\n")
         sys.stderr.flush()
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; the same command goes on from the last checkpoint\n")
+        sys.stderr.flush()
+        sys.exit(130)

@@ -5,7 +5,7 @@
 #
 # The environment is .venv in the repository. A stamp, written last, says what was installed there: the next call has nothing to
 # do if it matches, and repairs the environment if an earlier call was cut off or the requirements changed.
-# SIGMA_PYTHON names the interpreter to make the environment with (default: the newest suitable one found).
+# SIGMA_PYTHON names the interpreter to make the environment with (default: python3 if it is 3.10 to 3.13, else the newest found).
 
 CDPATH='' cd -- "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
@@ -48,6 +48,15 @@ _make_venv() {
     "$python" -m venv --clear .venv || _fail "cannot make .venv with $python"
 }
 
+_pip_install() {
+    .venv/bin/python -m pip install --retries 5 --progress-bar off -q -r "$1" -c constraints.txt ||
+        _fail "the installation failed (its reason stands above); run the same command again to continue it"
+}
+
+_works() {
+    .venv/bin/python -c 'import compat, torch, torchvision, timm, einops, av, matplotlib, torch.utils.tensorboard'
+}
+
 _install() {
     local requirements=$1 stamp wanted
     stamp=.venv/installed-$requirements
@@ -60,10 +69,14 @@ _install() {
     fi
     rm -f "$stamp"
     echo "installing $requirements into .venv (1 to 2 GB with a CPU build of torch, several with a CUDA build; minutes)"
-    .venv/bin/python -m pip install --retries 5 --progress-bar off -q -r "$requirements" -c constraints.txt ||
-        _fail "the installation failed (its reason stands above); run the same command again to continue it"
-    .venv/bin/python -c 'import compat, torch, torchvision, timm, einops, av, matplotlib, torch.utils.tensorboard' ||
-        _fail "the installed packages do not work together; delete .venv and run the same command again"
+    _pip_install "$requirements"
+    if ! _works 2>/dev/null; then
+        # pip takes a package whose folder was lost or cut off for installed: only a new environment repairs that.
+        echo "the installed packages do not work together; making .venv anew"
+        _make_venv
+        _pip_install "$requirements"
+        _works || _fail "the installed packages do not work together (see above)"
+    fi
     echo "$wanted" >"$stamp"
 }
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from datasets.annotations import AnnotationError, check_files, check_labels, read_list
+from datasets.annotations import AnnotationError, check_files, check_labels, count_classes, read_list
 
 
 @pytest.fixture
@@ -167,3 +167,12 @@ def test_a_large_list_is_quick(write_list):
     with pytest.raises(AnnotationError, match="240000 of 240000"):
         check_files(videos)
     assert time.perf_counter() - start < 20
+
+
+def test_a_label_too_large_to_be_meant_is_refused(tmp_path):
+    file = tmp_path / "train.csv"
+    file.write_text("a.mp4 0\n\nb.mp4 99999999999\n")
+    with pytest.raises(AnnotationError, match=r"train\.csv, line 3: label 99999999999.*--nb_classes"):
+        count_classes(read_list(file))
+    file.write_text("a.mp4 0\nb.mp4 6\n")
+    assert count_classes(read_list(file)) == 7
