@@ -3,11 +3,13 @@
 import argparse
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from datasets.annotations import (
     AnnotationError,
@@ -34,9 +36,10 @@ from engine.finetuning import ClassificationForward
 from engine.metrics import log_table, replace_text, setup_logging
 from engine.setup import build_trainer
 from engine.training import fit
+from engine.weights import read_weights
 from models import ModelError, create_model
 from models.classifier import Classifier
-from models.convert import LoadReport, encoder_state, load_encoder
+from models.convert import LoadReport, load_encoder
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +108,7 @@ def build_model(args: argparse.Namespace, world: World, data: Data) -> Classifie
         drop_rate=args.drop,
         attn_drop_rate=args.attn_drop_rate,
         drop_path_rate=args.drop_path,
+        init_values=args.init_values,
         init_scale=args.init_scale,
         use_mean_pooling=args.use_mean_pooling,
         use_checkpoint=args.use_checkpoint,
@@ -114,18 +118,20 @@ def build_model(args: argparse.Namespace, world: World, data: Data) -> Classifie
         load_for_test(args, model)
     elif args.finetune:
         load_weights(args, model, args.finetune)
+    args.position_grid = list(model.position_grid)  # whoever loads the result has to know
     if args.linear_probing:
         model.freeze_backbone()
     return model.to(world.device)
 
 
 def load_weights(args: argparse.Namespace, model: Classifier, path: str | Path) -> LoadReport:
-    """What fits of a checkpoint's weights, in place."""
+    """What fits of a file's weights, in place; the grid of the position table goes into the run's options."""
+    weights = read_weights(path, model_key=args.model_key, trust=args.trust_checkpoint)
     try:
-        report = load_encoder(model, encoder_state(checkpoint.read(path), model_key=args.model_key))
+        report = load_encoder(model, weights.tensors, trained_with=config.trained_with(args, weights.args))
     except ModelError as error:
         raise ConfigError(f"{path}: {error}") from error
-    logger.info("weights of %s: %s", path, report.describe())
+    logger.info("weights of %s (%s): %s", path, weights.kind, report.describe())
     return report
 
 
@@ -193,8 +199,14 @@ def build_loaders(args: argparse.Namespace, world: World, data: Data) -> dict[st
     return loaders
 
 
-def train(args: argparse.Namespace, world: World, data: Data, model: Classifier, loaders: dict[str, Any]) -> None:
-    """All epochs, from where a checkpoint in `--output_dir` left off if there is one."""
+def train(
+    args: argparse.Namespace, world: World, data: Data, model: Classifier, loaders: Mapping[str, Any]
+) -> dict[str, nn.Module]:
+    """All epochs, from where a checkpoint in `--output_dir` left off if there is one.
+
+    Returns:
+        The trained model under '' and, with `--model_ema`, the average of its weights under '_ema'.
+    """
     with bad_options():  # --cutmix_minmax
         mixup = build_mixup(
             mixup=args.mixup,
@@ -206,6 +218,7 @@ def train(args: argparse.Namespace, world: World, data: Data, model: Classifier,
             smoothing=args.smoothing,
             num_classes=data.num_classes,
         )
+    ema = build_ema(args, model)
     trainer = build_trainer(
         args,
         world,
@@ -215,42 +228,72 @@ def train(args: argparse.Namespace, world: World, data: Data, model: Classifier,
         num_videos=len(data.lists["train"]),
         repeats=args.num_sample,
         layer_decay=1.0 if args.linear_probing else args.layer_decay,
+        ema=ema,
         record={"class_names": data.class_names, **{name: lst.describe() for name, lst in data.lists.items()}},
         in_checkpoint={"class_names": data.class_names, "fingerprint": data.lists["train"].fingerprint},
     )
-    validate = (lambda: evaluate(args, world, data, model, loaders, "val").metrics("val")) if "val" in loaders else None
+    models: dict[str, nn.Module] = {"": model} | ({"_ema": ema.module} if ema else {})
+    validate = (lambda: evaluate(args, world, data, models, loaders, "val")[0]) if "val" in loaders else None
     fit(trainer, loaders["train"], validate=validate)
+    return models
+
+
+def build_ema(args: argparse.Namespace, model: Classifier) -> checkpoint.Ema | None:
+    """The average of the weights that `--model_ema` asks for."""
+    if not args.model_ema:
+        return None
+    from timm.utils import ModelEmaV3  # among the imports above it would come before compat
+
+    return ModelEmaV3(model, decay=args.model_ema_decay, device=torch.device("cpu") if args.model_ema_force_cpu else None)
 
 
 def evaluate(
-    args: argparse.Namespace, world: World, data: Data, model: Classifier, loaders: dict[str, Any], name: str
-) -> VideoPredictions:
-    """Predictions for every video of a list."""
-    return predict(
-        model,
-        loaders[name],
-        world=world,
-        num_videos=len(data.lists[name]),
-        autocast=autocast(world.device, config.default_amp(args, world)),
-        clips_at_once=args.batch_size,
-    )
+    args: argparse.Namespace,
+    world: World,
+    data: Data,
+    models: Mapping[str, nn.Module],
+    loaders: Mapping[str, Any],
+    name: str,
+) -> tuple[dict[str, float], dict[str, VideoPredictions]]:
+    """Metrics, with names that begin with `name` and the model's suffix, and every video's predictions by suffix."""
+    metrics: dict[str, float] = {}
+    predictions = {}
+    for suffix, model in models.items():
+        found = predict(
+            model.to(world.device),  # an average that is kept in host memory comes along
+            loaders[name],
+            world=world,
+            num_videos=len(data.lists[name]),
+            autocast=autocast(world.device, config.default_amp(args, world)),
+            clips_at_once=args.batch_size,
+        )
+        if suffix and args.model_ema_force_cpu:
+            model.to("cpu")
+        metrics |= found.metrics(name + suffix)
+        predictions[suffix] = found
+    return metrics, predictions
 
 
-def test(args: argparse.Namespace, world: World, data: Data, model: Classifier, loaders: dict[str, Any]) -> None:
-    """Test the model as it is; print the result and write it with every video's probabilities."""
-    predictions = evaluate(args, world, data, model, loaders, "test")
-    metrics = predictions.metrics("test")
-    views = f"{args.test_num_segment} clips x {args.test_num_crop} crops"
-    logger.info(
-        "test: top-1 %.2f  top-5 %.2f  mean per class %.2f  (%d videos, %d views each: %s)",
-        *(metrics[f"test/{name}"] for name in ("top1", "top5", "mean_per_class")),
-        len(predictions.labels),
-        predictions.num_views,
-        views,
-    )
+def test(
+    args: argparse.Namespace, world: World, data: Data, models: Mapping[str, nn.Module], loaders: Mapping[str, Any]
+) -> None:
+    """Test the models as they are; print the results and write them with every video's probabilities."""
+    metrics, by_model = evaluate(args, world, data, models, loaders, "test")
+    views_are = f"{args.test_num_segment} clips x {args.test_num_crop} crops"
+    result: dict[str, Any] = {**metrics, "views_are": views_are}
+    for suffix, predictions in by_model.items():
+        result |= {"videos": len(predictions.labels), "views": predictions.num_views}
+        logger.info(
+            "test%s: top-1 %.2f  top-5 %.2f  mean per class %.2f  (%d videos, %d views each: %s)",
+            suffix,
+            *(metrics[f"test{suffix}/{what}"] for what in ("top1", "top5", "mean_per_class")),
+            result["videos"],
+            result["views"],
+            views_are,
+        )
+        if args.output_dir and world.is_main:
+            predictions.save(Path(args.output_dir) / f"test{suffix}_predictions.npz")
     if args.output_dir and world.is_main:
-        predictions.save(Path(args.output_dir) / "test_predictions.npz")
-        result = {**metrics, "videos": len(predictions.labels), "views": predictions.num_views, "views_are": views}
         replace_text(Path(args.output_dir) / "test.json", json.dumps(result, indent=1) + "\n")
 
 
@@ -261,9 +304,8 @@ def main(args: argparse.Namespace, world: World) -> None:
     data = read_lists(args)
     model = build_model(args, world, data)
     loaders = build_loaders(args, world, data)
-    if not args.eval:
-        train(args, world, data, model, loaders)
-    test(args, world, data, model, loaders)
+    models = {"": model} if args.eval else train(args, world, data, model, loaders)
+    test(args, world, data, models, loaders)
 
 
 if __name__ == "__main__":

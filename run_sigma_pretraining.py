@@ -1,6 +1,7 @@
 """Pre-train SIGMA or VideoMAE: `python run_sigma_pretraining.py --data_path train.csv --output_dir output/run`."""
 
 import argparse
+import logging
 
 import numpy as np
 import torch
@@ -9,18 +10,27 @@ from datasets.annotations import AnnotationError, VideoList, check_files, read_l
 from datasets.decoding import DecodeError, resolve_decoder
 from datasets.loaders import build_train_loader
 from datasets.masking import MASKS
+from datasets.motion import FlowError, MotionGuide, flow_model
+from datasets.motion_vectors import has_motion_vectors
 from datasets.pretraining import PretrainDataset
 from datasets.transforms import PretrainTransform
 from engine import config
+from engine.backend import AMP_DTYPES
 from engine.checks import check_options
-from engine.distributed import World, all_reduce_sum, distributed
+from engine.collapse import CollapseWatch
+from engine.distributed import World, all_reduce_sum, distributed, main_process_first
 from engine.errors import ConfigError, bad_options, user_errors
 from engine.metrics import log_table, setup_logging
-from engine.pretraining import pretraining_forward
+from engine.pretraining import PretrainingForward
 from engine.setup import build_trainer
 from engine.training import fit
+from engine.weights import read_weights
 from models import ModelError, create_model
+from models.convert import load_pretraining, load_projection
 from models.sigma import Sigma
+from models.teachers import ImageTeacher, build_teacher, teacher_dim
+
+logger = logging.getLogger(__name__)
 
 
 def build_model(args: argparse.Namespace, world: World) -> Sigma:
@@ -28,16 +38,20 @@ def build_model(args: argparse.Namespace, world: World) -> Sigma:
     if args.model.lower().startswith("vit_"):
         raise ConfigError(f"--model {args.model} is a classifier: pre-training models are called pretrain_videomae_...")
     torch.manual_seed(args.seed)
-    loss_func = args.loss_func or ("L2" if args.target_type == "pixel" else "SWAV")
+    embedding_dim = args.decoder_num_classes
+    if args.target_type.startswith("dino"):  # its features are compared as they are
+        embedding_dim = teacher_dim(args.target_type, args.distillation_teacher or "dino_b")
+        if args.decoder_num_classes not in (None, embedding_dim):
+            raise ConfigError(f"--decoder_num_classes {args.decoder_num_classes}: the teacher gives {embedding_dim}")
     model = create_model(
         args.model,
         target_type=args.target_type,
-        loss_func=loss_func,
+        loss_func=args.loss_func or ("L2" if args.target_type == "pixel" else "SWAV"),
         img_size=args.input_size,
         num_frames=args.num_frames,
         tubelet_size=args.tubelet_size,
         decoder_depth=args.decoder_depth,
-        decoder_num_classes=args.decoder_num_classes,
+        decoder_num_classes=embedding_dim,
         projection_dims=args.projection_dims,
         normalize_target=args.normalize_target,
         num_prototypes=args.num_prototypes,
@@ -45,10 +59,81 @@ def build_model(args: argparse.Namespace, world: World) -> Sigma:
         sinkhorn_iterations=args.sinkhorn_iterations,
         all_reduce=all_reduce_sum,
         drop_path_rate=args.drop_path,
+        init_values=args.init_values,
         use_checkpoint=args.use_checkpoint,
     )
     assert isinstance(model, Sigma)
+    load_start(args, model)
     return model.to(world.device)
+
+
+def load_start(args: argparse.Namespace, model: Sigma) -> None:
+    """The weights that training starts from, in place: `--finetune`'s, and `--mlp_preloading`'s projection, frozen."""
+    for path, part in ((args.finetune, "model"), (args.mlp_preloading, "projection")):
+        if not path:
+            continue
+        weights = read_weights(path, model_key=args.model_key, trust=args.trust_checkpoint)
+        try:
+            if part == "model":
+                said = config.trained_with(args, weights.args)
+                report = load_pretraining(model, weights.tensors, trained_with=said)
+            else:
+                report = load_projection(model, weights.tensors)
+                model.freeze_projection()
+        except ModelError as error:
+            raise ConfigError(f"{path}: {error}") from error
+        logger.info("%s from %s (%s): %s", part, path, weights.kind, report.describe())
+    args.position_grid = list(model.encoder.position_grid)
+    if args.target_type == "mlp" and args.loss_func == "L2" and not args.mlp_preloading:
+        logger.warning(
+            "--target_type mlp --loss_func L2: prediction and projection can agree on a constant, and will: this is "
+            "the paper's collapsing baseline. Use --loss_func SWAV to train SIGMA"
+        )
+
+
+def build_target_network(args: argparse.Namespace, world: World, model: Sigma) -> ImageTeacher | None:
+    """The frozen image teacher of `--target_type dino_...`."""
+    if not args.target_type.startswith("dino"):
+        return None
+    state = None
+    if args.teacher_weights:
+        keys = "teacher|model|module|state_dict"  # "teacher": of DINO's full checkpoints
+        state = read_weights(args.teacher_weights, model_key=keys, trust=args.trust_checkpoint).tensors
+    try:
+        teacher = build_teacher(
+            args.target_type,
+            args.distillation_teacher or "dino_b",
+            img_size=args.input_size,
+            tubelet=model.encoder.tubelet,
+            grid=model.encoder.grid,
+            dtype=torch.float32 if config.default_amp(args, world) == "none" else AMP_DTYPES["bf16"],
+            weights=state,
+        )
+    except ModelError as error:
+        raise ConfigError(f"{args.teacher_weights}: {error}" if args.teacher_weights else str(error)) from error
+    return teacher.to(world.device)
+
+
+def build_guide(args: argparse.Namespace, world: World, model: Sigma) -> MotionGuide | None:
+    """What `--mask_type motion` follows: optical flow."""
+    if args.mask_type != "motion":
+        return None
+    weights = read_weights(args.flow_weights, trust=args.trust_checkpoint).tensors if args.flow_weights else None
+    return MotionGuide(flow_model(weights), model.encoder.grid).to(world.device)
+
+
+def check_motion_vectors(videos: VideoList) -> None:
+    """Raise ConfigError if the first videos that can be decoded hold no motion vectors: their codec has none."""
+    for path in videos.paths[:8]:
+        try:
+            if has_motion_vectors(path):
+                return
+        except DecodeError as error:
+            logger.warning("%s", error)  # training leaves it out, and counts it
+    raise ConfigError(
+        f"--mask_type motion_vectors: the first videos of the list hold none, for example {videos.paths[0]}. H.264, "
+        "MPEG-4 and MPEG-2 files do: re-encode them, or use --mask_type motion"
+    )
 
 
 def build_data(args: argparse.Namespace, model: Sigma) -> tuple[VideoList, PretrainDataset]:
@@ -61,12 +146,16 @@ def build_data(args: argparse.Namespace, model: Sigma) -> tuple[VideoList, Pretr
     root = args.data_root or (args.data_path if args.data_path_csv else "")
     videos = read_list(args.data_path_csv or args.data_path, root=root)
     missing = check_files(videos)
+    if args.mask_type == "motion_vectors":
+        check_motion_vectors(videos)
     dataset = PretrainDataset(
         videos,
         transform=PretrainTransform(args.input_size, args.augmentation),
         mask_fn=mask_fn,
         grid=model.encoder.grid,
         mask_ratio=args.mask_ratio,
+        num_repeats=args.num_sample,
+        motion=args.mask_type == "motion_vectors",
         num_frames=args.num_frames,
         sampling_rate=args.sampling_rate,
         seed=args.seed,
@@ -99,13 +188,17 @@ def main(args: argparse.Namespace, world: World) -> None:
         num_workers=args.num_workers,
         pin_memory=args.pin_mem and world.device.type == "cuda",
     )
+    with main_process_first(world):  # weights may have to be downloaded
+        teacher, guide = build_target_network(args, world, model), build_guide(args, world, model)
     trainer = build_trainer(
         args,
         world,
         model,
-        pretraining_forward,
+        PretrainingForward(teacher=teacher, guide=guide),
         num_batches=len(loader),
         num_videos=len(videos),
+        repeats=args.num_sample,
+        watch=CollapseWatch(None if model.prototypes is None else len(model.prototypes), speaks=world.is_main),
         record={"data": videos.describe(), "fingerprint": videos.fingerprint},
         in_checkpoint={"fingerprint": videos.fingerprint},
     )
@@ -113,7 +206,7 @@ def main(args: argparse.Namespace, world: World) -> None:
 
 
 if __name__ == "__main__":
-    user_mistakes = (AnnotationError, DecodeError, ModelError)
+    user_mistakes = (AnnotationError, DecodeError, FlowError, ModelError)
     with user_errors(*user_mistakes):
         arguments = config.pretraining_parser().parse_args()
         with distributed(arguments.device) as this_world, user_errors(*user_mistakes):

@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import av
 import numpy as np
@@ -28,6 +28,9 @@ from av.video.stream import VideoStream
 
 # A seek restarts the decoder, which throws away the frames it had begun to reorder: about this many are decoded again.
 _SEEK_COST = 8
+
+T = TypeVar("T")
+Reader = TypeVar("Reader", bound="VideoReader")
 
 _DECORD_PREFIX = re.compile(r"^(\[[\d:]+\] \S+: )+")
 
@@ -65,16 +68,21 @@ class VideoReader(ABC):
         Raises:
             DecodeError: an index outside 0..num_frames - 1, or a frame that cannot be decoded.
         """
+        distinct, places = self._distinct(indices)
+        frames = self._read(distinct.tolist())
+        if len(frames) != len(distinct):
+            raise DecodeError(self._path, f"{len(frames)} frames came back for {len(distinct)} asked for")
+        if not np.array_equal(places, np.arange(len(distinct))):
+            frames = frames[places]
+        return torch.from_numpy(frames).permute(0, 3, 1, 2)
+
+    def _distinct(self, indices: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The distinct frame numbers asked for, rising, and the place of each one asked for among them."""
         wanted = np.asarray(indices, dtype=np.int64)
         distinct, places = np.unique(wanted, return_inverse=True)
         if not wanted.size or distinct[0] < 0 or distinct[-1] >= self.num_frames:
             raise DecodeError(self._path, f"asked for frames {wanted.tolist()} of a video of {self.num_frames}")
-        frames = self._read(distinct.tolist())
-        if len(frames) != len(distinct):
-            raise DecodeError(self._path, f"{len(frames)} frames came back for {len(distinct)} asked for")
-        if not np.array_equal(distinct, wanted):
-            frames = frames[places]
-        return torch.from_numpy(frames).permute(0, 3, 1, 2)
+        return distinct, places
 
     @abstractmethod
     def _read(self, indices: list[int]) -> np.ndarray:
@@ -84,7 +92,7 @@ class VideoReader(ABC):
     def close(self) -> None:
         """Free the file and the decoder."""
 
-    def __enter__(self) -> "VideoReader":
+    def __enter__(self: Reader) -> Reader:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -119,14 +127,14 @@ def open_video(path: str | os.PathLike[str], *, decoder: str = "auto") -> VideoR
     """
     name = resolve_decoder(decoder)
     path = os.fspath(path)
-    with _as_decode_error(path):
+    with as_decode_error(path):
         if os.path.getsize(path) == 0:
             raise DecodeError(path, "empty file")
     return BACKENDS[name](path)
 
 
 @contextlib.contextmanager
-def _as_decode_error(path: str, errors: tuple[type[Exception], ...] = (av.FFmpegError, OSError)) -> Iterator[None]:
+def as_decode_error(path: str, errors: tuple[type[Exception], ...] = (av.FFmpegError, OSError)) -> Iterator[None]:
     """Turns what a decoding library raises into `DecodeError`; bugs of our own pass through."""
     try:
         yield
@@ -158,7 +166,7 @@ class _FrameIndex:
         return self.key_times[place - 1] if place else None
 
 
-class _PyAVReader(VideoReader):
+class PyAVReader(VideoReader):
     """Frames by way of the presentation times: seek to the key frame before, decode, compare every time on the way.
 
     Where the times do not fit what comes out of the decoder, the video is decoded from its start and counted.
@@ -167,12 +175,12 @@ class _PyAVReader(VideoReader):
     def __init__(self, path: str) -> None:
         super().__init__(path)
         self._reformatter = VideoReformatter()
-        with _as_decode_error(path):
-            self._container = _open_container(path)
+        with as_decode_error(path):
+            self._container = open_container(path)
         try:
-            with _as_decode_error(path):
-                self._stream = _video_stream(self._container)
-                self._index = _scan(self._container, self._stream)
+            with as_decode_error(path):
+                self._stream = self._open_stream(self._container)
+                self._index = _scan(self._container, self._stream, self._see_packet)
                 self.num_frames = len(self._index.times) if self._index else self._count()
             if self.num_frames == 0:
                 raise DecodeError(path, "no frames")
@@ -183,14 +191,27 @@ class _PyAVReader(VideoReader):
     def close(self) -> None:
         self._container.close()
 
-    def _read(self, indices: list[int]) -> np.ndarray:
-        with _as_decode_error(self._path):
-            images = self._read_by_time(indices, self._index) if self._index else None
-            return np.stack(images or self._read_from_start(indices))
+    def _open_stream(self, container: InputContainer) -> VideoStream:
+        """The stream to decode; a subclass may set how."""
+        return video_stream(container)
 
-    def _read_by_time(self, indices: list[int], index: _FrameIndex) -> list[np.ndarray] | None:
+    def _see_packet(self, packet: av.Packet) -> None:
+        """Called with every packet in decoding order, before any frame is decoded, where an index is made."""
+
+    def _read(self, indices: list[int]) -> np.ndarray:
+        with as_decode_error(self._path):
+            return np.stack(self._collect(indices, lambda _, frame: self._image(frame)))
+
+    def _collect(self, indices: list[int], make: Callable[[int, av.VideoFrame], T]) -> list[T]:
+        """What `make` makes of each frame: it is given rising numbers, and their frames."""
+        made = self._collect_by_time(indices, self._index, make) if self._index else None
+        return made or self._collect_from_start(indices, make)
+
+    def _collect_by_time(
+        self, indices: list[int], index: _FrameIndex, make: Callable[[int, av.VideoFrame], T]
+    ) -> list[T] | None:
         """The frames, or None if times and decoder disagree."""
-        images = []
+        made = []
         position = 0  # of the next frame out of the decoder
         frames: Iterator[av.VideoFrame] | None = None
         for wanted in indices:
@@ -206,8 +227,8 @@ class _PyAVReader(VideoReader):
             if any(frame.is_corrupt for frame in passed):
                 return None
             position = wanted + 1
-            images.append(self._image(passed[-1]))
-        return images
+            made.append(make(wanted, passed[-1]))
+        return made
 
     def _decode_from(self, key_time: int) -> Iterator[av.VideoFrame]:
         """Frames shown from the key frame on; those shown before it need frames that were skipped."""
@@ -219,28 +240,28 @@ class _PyAVReader(VideoReader):
         except av.FFmpegError:
             return  # a frame is missing then, and the caller decodes from the start, where the error comes again
 
-    def _read_from_start(self, indices: list[int]) -> list[np.ndarray]:
+    def _collect_from_start(self, indices: list[int], make: Callable[[int, av.VideoFrame], T]) -> list[T]:
         """The frames by counting. Where the packets promised another number of frames, none can be trusted."""
         wanted = set(indices)
-        images: list[np.ndarray] = []
+        made: list[T] = []
         count, damaged = 0, False
-        with _open_container(self._path) as container:
-            for count, frame in enumerate(container.decode(_video_stream(container)), start=1):
+        with open_container(self._path) as container:
+            for count, frame in enumerate(container.decode(self._open_stream(container)), start=1):
                 damaged = frame.is_corrupt or (damaged and not frame.key_frame)  # damage spreads up to a key frame
                 if count - 1 not in wanted:
                     continue
                 if damaged:
                     raise DecodeError(self._path, f"frame {count - 1} is damaged")
-                images.append(self._image(frame))
-                if self._index is None and len(images) == len(indices):
-                    return images
+                made.append(make(count - 1, frame))
+                if self._index is None and len(made) == len(indices):
+                    return made
         if count != self.num_frames:
             raise DecodeError(self._path, f"{count} frames can be decoded, not {self.num_frames}")
-        return images
+        return made
 
     def _count(self) -> int:
-        with _open_container(self._path) as container:
-            return sum(1 for _ in container.decode(_video_stream(container)))
+        with open_container(self._path) as container:
+            return sum(1 for _ in container.decode(video_stream(container)))
 
     def _image(self, frame: av.VideoFrame) -> np.ndarray:
         """A frame as players show it: uint8 (H, W, 3)."""
@@ -248,11 +269,11 @@ class _PyAVReader(VideoReader):
         return np.rot90(image, k=round(frame.rotation / 90)) if frame.rotation else image
 
 
-def _open_container(path: str) -> InputContainer:
+def open_container(path: str) -> InputContainer:
     return av.open(path, metadata_errors="replace")  # a title that is not UTF-8 is no reason to lose the video
 
 
-def _video_stream(container: InputContainer) -> VideoStream:
+def video_stream(container: InputContainer) -> VideoStream:
     """The first stream of moving pictures, set to decode in one thread."""
     for stream in container.streams.video:
         if not stream.disposition & stream.disposition.attached_pic:  # cover art of an audio file
@@ -264,7 +285,7 @@ def _video_stream(container: InputContainer) -> VideoStream:
     raise DecodeError(container.name, "no video stream")
 
 
-def _scan(container: InputContainer, stream: VideoStream) -> _FrameIndex | None:
+def _scan(container: InputContainer, stream: VideoStream, see: Callable[[av.Packet], None]) -> _FrameIndex | None:
     """Index a stream from its packets, to the end of the file; None if their times do not tell the frames apart."""
     if container.format.name == "avi" and stream.codec_context.has_b_frames:
         return None  # AVI has no presentation times, and FFmpeg's guesses are out of order where there are B-frames
@@ -274,6 +295,7 @@ def _scan(container: InputContainer, stream: VideoStream) -> _FrameIndex | None:
             continue  # the mark at the end
         if packet.pts is None:
             return None
+        see(packet)
         if packet.is_keyframe:
             keys.append(packet.pts)
         if not packet.is_discard:
@@ -292,7 +314,7 @@ class _DecordReader(VideoReader):
 
         decord.logging.set_level(decord.logging.FATAL)  # what goes wrong is raised
         self._errors = (decord.DECORDError, RuntimeError, OSError)
-        with _as_decode_error(path, self._errors):
+        with as_decode_error(path, self._errors):
             self._reader: Any = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
             self.num_frames = len(self._reader)
         if self.num_frames == 0:
@@ -302,7 +324,7 @@ class _DecordReader(VideoReader):
         self._reader = None
 
     def _read(self, indices: list[int]) -> np.ndarray:
-        with _as_decode_error(self._path, self._errors):
+        with as_decode_error(self._path, self._errors):
             return self._reader.get_batch(indices).asnumpy()
 
 
@@ -311,4 +333,4 @@ def _has_decord() -> bool:
     return importlib.util.find_spec("decord") is not None
 
 
-BACKENDS: dict[str, Callable[[str], VideoReader]] = {"decord": _DecordReader, "pyav": _PyAVReader}
+BACKENDS: dict[str, Callable[[str], VideoReader]] = {"decord": _DecordReader, "pyav": PyAVReader}

@@ -28,7 +28,8 @@ class Batch:
     """Clips with what belongs to them.
 
     Attributes:
-        clip: uint8 (B, T, 3, H, W); after `to`, normalised float32 (B, 3, T, H, W).
+        clip: uint8 (B, T, 3, H, W); after `to`, normalised float32 (B, 3, T, H, W). B counts clips: repeats and views
+            of a video follow one another.
         index: (B,) int64, positions in the list; in evaluation (B / views,), one for each video.
         mask: bool (B, N), True = masked; None outside pre-training.
         label: int64, as many as `index`; None in pre-training.
@@ -64,6 +65,7 @@ class Batch:
             self,
             clip=self.clip.pin_memory(),
             index=self.index.pin_memory(),
+            mask=None if self.mask is None else self.mask.pin_memory(),  # a motion guide copies it
             label=None if self.label is None else self.label.pin_memory(),
         )
 
@@ -72,17 +74,17 @@ def collate(items: Sequence[dict[str, Any]]) -> Batch:
     """Samples of a data set -> Batch; items with several clips are laid out one after another, video by video.
 
     In training (no "views" in the items) label and index are repeated for every clip; in evaluation they stay one for
-    each video.
+    each video. Masks come one for each clip.
     """
     first = items[0]
-    clips = [item["clip"] for item in items]
-    clip = torch.stack(clips) if first["clip"].ndim == 4 else torch.cat(clips)
+    join = torch.stack if first["clip"].ndim == 4 else torch.cat
+    clip = join([item["clip"] for item in items])
     views = len(clip) // len(items)
     repeats = 1 if "views" in first else views
     return Batch(
         clip=clip,
         index=torch.tensor([item["index"] for item in items]).repeat_interleave(repeats),
-        mask=torch.stack([item["mask"] for item in items]) if "mask" in first else None,
+        mask=join([item["mask"] for item in items]) if "mask" in first else None,
         label=torch.tensor([item["label"] for item in items]).repeat_interleave(repeats) if "label" in first else None,
         views=views,
         failures=[failure for item in items for failure in item["failures"]],

@@ -2,6 +2,8 @@
 
 A clip is a grid of t x h x w tokens, flattened with w fastest: N = t*h*w. A mask is bool (N,), True = masked.
 The number of masked tokens depends on the grid and the ratio alone, never on the draw, so masks stack to a batch.
+
+Masks that follow the motion of a clip start from a tube mask drawn here; see `motion.py` for what is made of it.
 """
 
 from collections.abc import Callable
@@ -20,10 +22,29 @@ def num_masked_per_slot(grid: Grid, mask_ratio: float) -> int:
     Raises:
         ValueError: the ratio is not between 0 and 1, or masks nothing or everything.
     """
+    _check_ratio(mask_ratio)
+    _, height, width = grid
+    return _checked_count(int(mask_ratio * height * width + 1e-9), grid, mask_ratio)
+
+
+def num_masked_by_motion(grid: Grid, mask_ratio: float) -> int:
+    """How many of the h*w tokens of one temporal slot are masked where masks follow the motion (MGMAE).
+
+    Here the visible ones are counted, `(1 - mask_ratio) * h * w` without its fraction: of 196 tokens at 0.9, tube
+    masks leave 20 visible, these 19. Whole numbers and errors as in `num_masked_per_slot`.
+    """
+    _check_ratio(mask_ratio)
+    _, height, width = grid
+    return _checked_count(height * width - int((1 - mask_ratio) * height * width + 1e-9), grid, mask_ratio)
+
+
+def _check_ratio(mask_ratio: float) -> None:
     if not 0 < mask_ratio < 1:
         raise ValueError(f"mask ratio must lie between 0 and 1, not {mask_ratio}")
+
+
+def _checked_count(num_masked: int, grid: Grid, mask_ratio: float) -> int:
     _, height, width = grid
-    num_masked = int(mask_ratio * height * width + 1e-9)
     if num_masked in (0, height * width):
         raise ValueError(
             f"mask ratio {mask_ratio} masks {num_masked} of {height} x {width} tokens: "
@@ -34,8 +55,7 @@ def num_masked_per_slot(grid: Grid, mask_ratio: float) -> int:
 
 def tube_mask(grid: Grid, mask_ratio: float, rng: np.random.Generator) -> np.ndarray:
     """Masks the same random places in every temporal slot; see `num_masked_per_slot` for how many and for errors."""
-    num_slots, height, width = grid
-    return np.tile(_shuffled(height * width, num_masked_per_slot(grid, mask_ratio), rng), num_slots)
+    return _tube(grid, num_masked_per_slot(grid, mask_ratio), rng)
 
 
 def random_mask(grid: Grid, mask_ratio: float, rng: np.random.Generator) -> np.ndarray:
@@ -44,8 +64,25 @@ def random_mask(grid: Grid, mask_ratio: float, rng: np.random.Generator) -> np.n
     return _shuffled(num_slots * height * width, num_slots * num_masked_per_slot(grid, mask_ratio), rng)
 
 
+def motion_base_mask(grid: Grid, mask_ratio: float, rng: np.random.Generator) -> np.ndarray:
+    """The tube mask that a mask which follows the motion starts from; see `num_masked_by_motion` for how many."""
+    return _tube(grid, num_masked_by_motion(grid, mask_ratio), rng)
+
+
+def _tube(grid: Grid, num_masked: int, rng: np.random.Generator) -> np.ndarray:
+    num_slots, height, width = grid
+    return np.tile(_shuffled(height * width, num_masked, rng), num_slots)
+
+
 def _shuffled(num_tokens: int, num_masked: int, rng: np.random.Generator) -> np.ndarray:
     return rng.permutation(np.arange(num_tokens) < num_masked)
 
 
-MASKS: dict[str, Callable[[Grid, float, np.random.Generator], np.ndarray]] = {"tube": tube_mask, "random": random_mask}
+# By --mask_type: what draws the mask of a sample, with as many tokens masked as are in the end. For "motion" it is made
+# to follow the clip on the training device (`motion.MotionGuide`), for "motion_vectors" in the data set.
+MASKS: dict[str, Callable[[Grid, float, np.random.Generator], np.ndarray]] = {
+    "tube": tube_mask,
+    "random": random_mask,
+    "motion": motion_base_mask,
+    "motion_vectors": motion_base_mask,
+}

@@ -1,17 +1,24 @@
 """Pre-training samples: a clip and the mask of its tokens, from a video list."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from .annotations import VideoList
-from .decoding import DecodeError, open_video
+from .decoding import DecodeError, open_video, resolve_decoder
+from .motion import guided_mask, neighbour_pairs
+from .motion_fields import crop_motion
+from .motion_vectors import MotionReader
 from .sampling import draw_pretrain_clip
+from .transforms import PretrainTransform
 
 MAX_REPLACEMENTS = 10
+_CELLS_PER_PATCH = 4  # along a side: resolution at which motion vectors carry a mask
+
+T = TypeVar("T")
 
 
 def sample_rng(seed: int, epoch: int, index: int, repeat: int = 0) -> np.random.Generator:
@@ -37,12 +44,23 @@ def decode_or_replace(
     Raises:
         DecodeError: the video and its ten replacements all failed; the error is that of the last.
     """
+
+    def read(path: str) -> torch.Tensor:
+        with open_video(path, decoder=decoder) as video:
+            return video.get_frames(draw(video.num_frames).tolist())
+
+    return _read_or_replace(videos, index, rng, read)
+
+
+def _read_or_replace(
+    videos: VideoList, index: int, rng: np.random.Generator, read: Callable[[str], T]
+) -> tuple[T, int, list[tuple[str, str]]]:
+    """What `read` makes of a video, or of a replacement: the rules of `decode_or_replace`."""
     failures: list[tuple[str, str]] = []
     while True:
         path = videos.paths[index]
         try:
-            with open_video(path, decoder=decoder) as video:
-                return video.get_frames(draw(video.num_frames).tolist()), index, failures
+            return read(path), index, failures
         except DecodeError as error:
             failures.append((path, error.reason))
             if len(failures) > MAX_REPLACEMENTS:
@@ -51,37 +69,48 @@ def decode_or_replace(
 
 
 class PretrainDataset(Dataset):
-    """Clips with masks, asked for by (epoch, index).
+    """Clips with masks, asked for by (epoch, index); a video is decoded once, cropped and masked `num_repeats` times.
 
     A sample depends on the seed, the epoch and the index only: neither order, workers nor ranks change it.
 
     Args:
         videos: the list; labels are not used.
-        transform: (frames uint8 (T, 3, H, W), rng) -> uint8 (T, 3, size, size).
+        transform: crops the frames, and with them the motion.
         mask_fn: (grid, mask_ratio, rng) -> bool (N,), True = masked; see `masking.MASKS`.
         grid: tokens in time, height and width; N is their product.
         mask_ratio: part of the tokens that is masked.
+        num_repeats: R, crops and masks of each decoded clip.
+        motion: let the masks follow the motion vectors of the video; `mask_fn` must draw tube masks then.
         num_frames: T, frames of a clip.
         sampling_rate: distance between the frames of a clip.
         seed: of the run; at least 0.
         decoder: back end, see `open_video`.
+
+    Raises:
+        ValueError: no repeats; motion vectors asked of decord, or of clips of a single frame.
     """
 
     def __init__(
         self,
         videos: VideoList,
         *,
-        transform: Callable[[torch.Tensor, np.random.Generator], torch.Tensor],
+        transform: PretrainTransform,
         mask_fn: Callable[[tuple[int, int, int], float, np.random.Generator], np.ndarray],
         grid: tuple[int, int, int],
         mask_ratio: float,
+        num_repeats: int = 1,
+        motion: bool = False,
         num_frames: int,
         sampling_rate: int,
         seed: int,
         decoder: str = "auto",
     ) -> None:
-        self.videos = videos
-        self.transform = transform
+        if num_repeats < 1:
+            raise ValueError(f"--num_sample {num_repeats}: at least one crop of each clip")
+        if motion and resolve_decoder(decoder) != "pyav":
+            raise ValueError("motion vectors come from PyAV: use `--decoder pyav` or another --mask_type")
+        self.pairs = neighbour_pairs(num_frames) if motion else None
+        self.videos, self.transform, self.num_repeats = videos, transform, num_repeats
         self.mask_fn, self.grid, self.mask_ratio = mask_fn, grid, mask_ratio
         self.num_frames, self.sampling_rate = num_frames, sampling_rate
         self.seed, self.decoder = seed, decoder
@@ -93,18 +122,38 @@ class PretrainDataset(Dataset):
         """The sample of `index` in `epoch`.
 
         Returns:
-            "clip" uint8 (T, 3, size, size); "mask" bool (N,); "index": the video shown, which is another than the one
-            asked for where that could not be decoded; "failures": (path, reason) of those that could not.
+            "clip" uint8 (T, 3, size, size) and "mask" bool (N,), with several repeats (R, T, 3, size, size) and (R, N);
+            "index": the video shown, which is another than the one asked for where that could not be decoded;
+            "failures": (path, reason) of those that could not.
         """
-        epoch, index = key
-        rng = sample_rng(self.seed, epoch, index)
-        frames, index, failures = decode_or_replace(
-            self.videos,
-            index,
-            rng,
-            draw=lambda length: draw_pretrain_clip(length, self.num_frames, self.sampling_rate, rng),
-            decoder=self.decoder,
-        )
-        clip = self.transform(frames, rng)
-        mask = torch.from_numpy(self.mask_fn(self.grid, self.mask_ratio, rng))
+        epoch, asked = key
+        rng = sample_rng(self.seed, epoch, asked)
+        decoded, index, failures = _read_or_replace(self.videos, asked, rng, lambda path: self._read(path, rng))
+        rngs = [rng] + [sample_rng(self.seed, epoch, asked, repeat) for repeat in range(1, self.num_repeats)]
+        clips, masks = zip(*(self._crop_and_mask(*decoded, rng) for rng in rngs), strict=True)
+        clip, mask = (clips[0], masks[0]) if self.num_repeats == 1 else (torch.stack(clips), torch.stack(masks))
         return {"clip": clip, "mask": mask, "index": index, "failures": failures}
+
+    def _read(self, path: str, rng: np.random.Generator) -> tuple[torch.Tensor, np.ndarray | None]:
+        """The frames of a clip, and where masks follow it, the motion towards its middle frame."""
+        if self.pairs is None:
+            with open_video(path, decoder=self.decoder) as video:
+                return video.get_frames(self._draw(video.num_frames, rng)), None
+        with MotionReader(path) as video:
+            return video.get_frames_and_motion(self._draw(video.num_frames, rng), self.pairs)
+
+    def _draw(self, length: int, rng: np.random.Generator) -> np.ndarray:
+        return draw_pretrain_clip(length, self.num_frames, self.sampling_rate, rng)
+
+    def _crop_and_mask(
+        self, frames: torch.Tensor, motion: np.ndarray | None, rng: np.random.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        box = self.transform.draw_box(frames.shape[-2], frames.shape[-1], rng)
+        clip = self.transform.crop(frames, box)
+        mask = torch.from_numpy(self.mask_fn(self.grid, self.mask_ratio, rng))
+        if motion is not None:
+            num_slots, rows, columns = self.grid
+            flow = crop_motion(motion, box, rows * _CELLS_PER_PATCH, columns * _CELLS_PER_PATCH)
+            num_visible = int((~mask).sum()) // num_slots
+            mask = guided_mask(mask[None], flow[None], self.grid, num_visible)[0]
+        return clip, mask

@@ -100,16 +100,23 @@ class PretrainTransform:
         sides = [self.size if abs(side - self.size) <= 2 and self.size <= base else side for side in sides]
         return [(w, h) for i, h in enumerate(sides) for j, w in enumerate(sides) if abs(i - j) <= 1]
 
+    def draw_box(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+        """The crop (top, left, height, width) of frames of a size; the whole frame, without a draw, for "resize"."""
+        if self.augmentation == "resize":
+            return 0, 0, height, width
+        sizes = self.crop_sizes(height, width)
+        crop_width, crop_height = sizes[rng.integers(len(sizes))]
+        x, y = CROP_PLACES[rng.integers(len(CROP_PLACES))]
+        return y * ((height - crop_height) // 4), x * ((width - crop_width) // 4), crop_height, crop_width
+
+    def crop(self, frames: torch.Tensor, box: tuple[int, int, int, int]) -> torch.Tensor:
+        """uint8 (T, 3, H, W) -> uint8 (T, 3, size, size): the box, resized."""
+        return _resize(_crop(frames, *box), self.size, self.size, antialias=True).contiguous()
+
     def __call__(self, frames: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         """uint8 (T, 3, H, W) -> uint8 (T, 3, size, size)."""
-        if self.augmentation == "multi_scale_crop":
-            height, width = frames.shape[-2:]
-            sizes = self.crop_sizes(height, width)
-            crop_width, crop_height = sizes[rng.integers(len(sizes))]
-            x, y = CROP_PLACES[rng.integers(len(CROP_PLACES))]
-            top, left = y * ((height - crop_height) // 4), x * ((width - crop_width) // 4)
-            frames = _crop(frames, top, left, crop_height, crop_width)
-        return _resize(frames, self.size, self.size, antialias=True).contiguous()
+        height, width = frames.shape[-2:]
+        return self.crop(frames, self.draw_box(height, width, rng))
 
 
 def random_crop_box(height: int, width: int, rng: np.random.Generator, *, min_area: float) -> tuple[int, int, int, int]:

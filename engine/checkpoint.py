@@ -7,9 +7,10 @@ import random
 import re
 import textwrap
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,7 +21,17 @@ from engine.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 
+_REFUSED = re.compile(r"\bGLOBAL (\S+)")  # in what torch says of a pickle that needs more than tensors
 _FILE = re.compile(r"checkpoint-(\d+)\.pth")
+
+
+class Ema(Protocol):
+    """An average of a model's weights over the updates: `module` has them (timm's ModelEmaV3 is one)."""
+
+    module: nn.Module
+
+    def update(self, model: nn.Module, step: int | None = None) -> None:
+        """Take in the weights after an update."""
 
 
 @dataclass
@@ -30,6 +41,7 @@ class TrainState:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
+    ema: Ema | None = None
     epoch: int = -1  # the last one finished
     step: int = 0  # optimizer steps done
     best: float = 0.0  # best validation accuracy so far, in percent
@@ -83,7 +95,7 @@ class Checkpointer:
 def save(path: Path, state: TrainState, *, rng_by_rank: list[Any], args: dict[str, Any], **extra: Any) -> None:
     """Write the state to `path`; a reader sees the old file or the whole new one, also after a crash.
 
-    Keys: `model optimizer epoch scaler args step best rng`, and `extra`.
+    Keys: `model optimizer epoch scaler args step best rng`, `model_ema` if there is one, and `extra`.
     """
     content = {
         "model": state.model.state_dict(),
@@ -95,6 +107,7 @@ def save(path: Path, state: TrainState, *, rng_by_rank: list[Any], args: dict[st
         "best": state.best,
         "steps_per_epoch": state.steps_per_epoch,
         "rng": rng_by_rank,
+        **({"model_ema": state.ema.module.state_dict()} if state.ema else {}),
         **extra,
     }
     temporary = path.with_name(path.name + ".tmp")
@@ -106,29 +119,42 @@ def save(path: Path, state: TrainState, *, rng_by_rank: list[Any], args: dict[st
     logger.info("saved %s (epoch %d, step %d)", path, state.epoch, state.step)
 
 
-def read(path: str | Path) -> dict[str, Any]:
-    """The content of a checkpoint file, tensors in host memory. Only tensors and plain types are unpickled.
+def read(path: str | Path, *, trust: bool = False) -> dict[str, Any]:
+    """The content of a checkpoint file, tensors in host memory.
+
+    Only tensors and plain types are unpickled, unless the user says with `trust` (`--trust_checkpoint`) that any code
+    which the file holds may run.
 
     Raises:
-        CheckpointError: missing, damaged, or holding objects that could run code.
+        CheckpointError: missing, damaged, or holding objects without `trust`.
     """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint file")
     if damage := find_damage(path):
         raise CheckpointError(f"{path}: {damage}")
+    if trust:
+        logger.warning("%s: --trust_checkpoint: whatever code this file holds is run", path)
     try:
         # argparse.Namespace holds plain values; the released checkpoints keep their options in one.
         with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=not trust)
     except Exception as error:  # torch raises many types on a file that is not a checkpoint
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{path}: cannot be read as a checkpoint of tensors and plain values: {reason}"
-        ) from error
+        raise CheckpointError(f"{path}: {_unreadable(error)}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a dictionary")
     return content
+
+
+def _unreadable(error: Exception) -> str:
+    """Why `torch.load` failed, and what can be done if it is for an object that the file holds."""
+    if refused := _REFUSED.search(str(error)):
+        return (
+            f"holds an object of type {refused[1]}, which can run code when it is read. If you trust whoever made the "
+            "file: --trust_checkpoint"
+        )
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return f"cannot be read as a checkpoint of tensors and plain values: {reason}"
 
 
 def find_damage(path: Path) -> str:
@@ -158,10 +184,24 @@ def newest_valid(output_dir: str | Path) -> Path | None:
     return None
 
 
-def resume(state: TrainState, *, explicit: str, auto: bool, output_dir: str, world: World) -> Path | None:
+def resume(
+    state: TrainState,
+    *,
+    explicit: str,
+    auto: bool,
+    output_dir: str,
+    world: World,
+    trust: bool = False,
+    unchanged: Mapping[str, Any] | None = None,
+) -> Path | None:
     """Go on from `explicit` if given, else, with `auto`, from the newest valid checkpoint of the output folder.
 
     The main process chooses, and all ranks read the file that it chose.
+
+    Args:
+        trust: see `read`.
+        unchanged: options that must have in the file, if it knows them, the values given here: no tensor's shape would
+            tell that they changed.
 
     Returns:
         The file, or None where training starts anew.
@@ -180,9 +220,23 @@ def resume(state: TrainState, *, explicit: str, auto: bool, output_dir: str, wor
         path = found
     if path is None:
         return None
-    restore(state, read(path), world=world, path=path)
+    content = read(path, trust=trust)
+    for name, value in (unchanged or {}).items():
+        before = _option(content, name, value)
+        if before != value:
+            raise CheckpointError(
+                f"{path}: made with {name} {before}, now {value}: keep --num_frames, --input_size and --finetune, or "
+                "choose another --output_dir"
+            )
+    restore(state, content, world=world, path=path)
     logger.info("resumed from %s: %d epochs, %d steps done", path, state.epoch + 1, state.step)
     return path
+
+
+def _option(content: Mapping[str, Any], name: str, default: Any) -> Any:
+    args = content.get("args")
+    value = args.get(name) if isinstance(args, Mapping) else getattr(args, name, None)
+    return default if value is None else value
 
 
 def restore(state: TrainState, content: dict[str, Any], *, world: World, path: Path) -> None:
@@ -191,6 +245,9 @@ def restore(state: TrainState, content: dict[str, Any], *, world: World, path: P
     Raises:
         CheckpointError: not a training state, or one of another model or optimizer.
     """
+    if ("model_ema" in content) != (state.ema is not None):
+        made, remedy = ("with", "give it") if "model_ema" in content else ("without", "leave it out")
+        raise CheckpointError(f"{path}: made {made} --model_ema; {remedy} to go on, or choose another --output_dir")
     missing = [key for key in ("model", "optimizer", "epoch", "scaler", "step") if key not in content]
     if missing:
         raise CheckpointError(
@@ -206,6 +263,8 @@ def restore(state: TrainState, content: dict[str, Any], *, world: World, path: P
             raise ValueError("the parameters are grouped in another way")
         state.optimizer.load_state_dict({**saved, "param_groups": groups})
         state.scaler.load_state_dict(content["scaler"])
+        if state.ema is not None:
+            state.ema.module.load_state_dict(content["model_ema"], strict=True)
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{path}: does not fit this model, optimizer and --amp (use the options it was made with, or "

@@ -11,17 +11,18 @@ _RULES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     (
         "batch_size update_freq epochs save_ckpt_freq print_freq num_frames input_size tubelet_size sampling_rate "
         "decoder_depth decoder_num_classes projection_dims num_prototypes sinkhorn_iterations nb_classes num_sample "
-        "short_side_size test_num_segment test_num_crop recount",
+        "short_side_size test_num_segment test_num_crop recount pretrained_clip",
         lambda value: value >= 1,
         "must be at least 1",
     ),
     (
-        "num_workers seed warmup_epochs warmup_lr min_lr weight_decay weight_decay_end init_scale mixup cutmix",
+        "num_workers seed warmup_epochs warmup_lr min_lr weight_decay weight_decay_end init_scale init_values mixup "
+        "cutmix",
         lambda value: value >= 0,
         "must be 0 or more",
     ),
     ("lr opt_eps sinkhorn_eps clip_grad", lambda value: value > 0, "must be positive"),
-    ("momentum mask_ratio", lambda value: 0 < value < 1, "must lie between 0 and 1"),
+    ("momentum mask_ratio model_ema_decay", lambda value: 0 < value < 1, "must lie between 0 and 1"),
     ("seed", lambda value: value < 2**63, "must be below 2^63"),
     ("layer_decay", lambda value: 0 < value <= 1, "must be above 0 and at most 1 (1: no decay)"),
     (
@@ -51,6 +52,8 @@ def check_options(args: argparse.Namespace) -> None:
         )
     if "nb_classes" in args:
         _check_finetuning(args)
+    else:
+        _check_pretraining(args)
 
 
 def _check_finetuning(args: argparse.Namespace) -> None:
@@ -67,3 +70,20 @@ def _check_finetuning(args: argparse.Namespace) -> None:
             f"--batch_size {args.batch_size} x --num_sample {args.num_sample} is odd, and clips are mixed in pairs: "
             "choose an even --batch_size, or switch mixing off with --mixup 0 --cutmix 0"
         )
+
+
+def _check_pretraining(args: argparse.Namespace) -> None:
+    needs = (
+        ("distillation_teacher", "target_type", ("dino_v1", "dino_v2")),
+        ("teacher_weights", "target_type", ("dino_v1", "dino_v2")),
+        ("mlp_preloading", "target_type", ("mlp",)),
+        ("flow_weights", "mask_type", ("motion",)),
+    )
+    for flag, other, values in needs:
+        if getattr(args, flag) and getattr(args, other) not in values:
+            raise ConfigError(
+                f"--{flag} {getattr(args, flag)} is for --{other} {' or '.join(values)}, not {getattr(args, other)}: "
+                "leave one of them out"
+            )
+    if args.mask_type == "motion_vectors" and args.decoder == "decord":
+        raise ConfigError("--mask_type motion_vectors: decord does not give them; use --decoder pyav")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,32 @@ def _run_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--no_auto_resume", action="store_false", dest="auto_resume", help=argparse.SUPPRESS)
     group.add_argument("--save_ckpt_freq", type=int, metavar="EPOCHS", help="save every so many epochs, and at the end")
     group.add_argument("--print_freq", type=int, default=10, metavar="STEPS", help="log every so many steps")
+    group.add_argument(
+        "--trust_checkpoint",
+        action="store_true",
+        help="unpickle objects of checkpoint files too: they can run any code",
+    )
     # torch.distributed.launch adds this; the rank itself comes from the environment.
     group.add_argument("--local-rank", "--local_rank", type=int, default=-1, help=argparse.SUPPRESS)
+
+
+def _start_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("weights to start from")
+    group.add_argument(
+        "--finetune",
+        default="",
+        metavar="PATH",
+        help="checkpoint or safetensors file, Hugging Face or DeepSpeed folder",
+    )
+    group.add_argument("--model_key", default="model|module", help="where the weights lie in a checkpoint file")
+    group.add_argument(
+        "--pretrained_clip",
+        type=int,
+        nargs=2,
+        default=None,
+        metavar=("FRAMES", "SIZE"),
+        help="clip that these weights were trained on, where their file does not say; default: what the file says",
+    )
 
 
 def _data_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
@@ -104,19 +129,53 @@ def pretraining_parser() -> argparse.ArgumentParser:
     data.add_argument("--data_path_csv", default="", help="list file")
     data.add_argument("--sampling_rate", type=int, default=2, help="every n-th frame")
     data.add_argument("--augmentation", default="multi_scale_crop", choices=["multi_scale_crop", "resize"])
-    data.add_argument("--mask_type", default="tube", choices=["tube", "random"])
+    data.add_argument("--num_sample", type=int, default=1, help="crops and masks of each decoded clip")
+    data.add_argument(
+        "--mask_type",
+        default="tube",
+        choices=["tube", "random", "motion", "motion_vectors"],
+        help="motion: guided by optical flow; motion_vectors: by the motion in H.264 files",
+    )
     data.add_argument("--mask_ratio", default=0.9, type=float)
+    data.add_argument(
+        "--flow_weights", default="", metavar="FILE", help="RAFT-small's, for --mask_type motion; default: its hub's"
+    )
+    _start_flags(parser)
     model = parser.add_argument_group("model")
     model.add_argument("--model", default="pretrain_videomae_base_patch16_224")
     model.add_argument("--decoder_depth", default=4, type=int)
     model.add_argument("--drop_path", type=float, default=0.0)
-    model.add_argument("--target_type", default="mlp", choices=["mlp", "pixel"], help="what the decoder predicts")
+    model.add_argument("--init_values", type=float, default=0.0, help="of the blocks' layer scale; 0: none")
+    model.add_argument(
+        "--target_type",
+        default="mlp",
+        choices=["mlp", "pixel", "dino_v1", "dino_v2"],
+        help="what the decoder predicts: the trained projection of pixels, pixels, features of a frozen image teacher",
+    )
+    model.add_argument(
+        "--distillation_teacher",
+        default=None,
+        choices=["dino_s", "dino_b", "dino_l"],
+        help="size of the teacher; default: dino_b",
+    )
+    model.add_argument("--teacher_weights", default="", metavar="FILE", help="the teacher's; default: from timm's hub")
+    model.add_argument(
+        "--mlp_preloading",
+        default="",
+        metavar="FILE",
+        help="take the projection network from this pre-training checkpoint, and freeze it",
+    )
     model.add_argument("--loss_func", default=None, choices=["SWAV", "L2"], help="default: L2 for pixel, else SWAV")
     model.add_argument("--num_prototypes", default=3000, type=int)
     model.add_argument("--sinkhorn_eps", default=0.05, type=float)
     model.add_argument("--sinkhorn_iterations", default=10, type=int)
     model.add_argument("--projection_dims", type=int, nargs="+", default=[1024, 1024, 512], help="hidden widths")
-    model.add_argument("--decoder_num_classes", type=int, default=None, help="embedding width; default 256 for mlp")
+    model.add_argument(
+        "--decoder_num_classes",
+        type=int,
+        default=None,
+        help="embedding width; default 256 for mlp, the teacher's for dino",
+    )
     model.add_argument(
         "--normalize_target",
         "--normlize_target",
@@ -153,11 +212,13 @@ def finetuning_parser() -> argparse.ArgumentParser:
     data.add_argument("--test_num_segment", type=int, default=None, help="clips per video; default: the data set's")
     data.add_argument("--test_num_crop", type=int, default=None, help="crops per clip; default: the data set's")
     data.add_argument("--dist_eval", action="store_true", help="implied: testing is always split over the ranks")
+    _start_flags(parser)
     _classifier_flags(parser)
     _augmentation_flags(parser)
     task = parser.add_argument_group("task")
-    task.add_argument("--finetune", default="", metavar="FILE", help="checkpoint to start from")
-    task.add_argument("--model_key", default="model|module", help="where the weights lie in that file")
+    task.add_argument("--model_ema", action="store_true", help="average the weights over the updates, test both")
+    task.add_argument("--model_ema_decay", type=float, default=0.9999, help="part of the average kept in an update")
+    task.add_argument("--model_ema_force_cpu", action="store_true", help="keep the average in host memory")
     task.add_argument("--linear_probing", action="store_true", help="train only fc_norm and head")
     task.add_argument("--eval", action="store_true", help="test only")
     task.add_argument("--enable_deepspeed", action="store_true", help="not available yet: DDP gives the same results")
@@ -176,6 +237,7 @@ def _classifier_flags(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--attn_drop_rate", type=float, default=0.0)
     model.add_argument("--drop_path", type=float, default=0.1, help="stochastic depth of the last block")
     model.add_argument("--layer_decay", type=float, default=0.75, help="learning-rate factor from block to block")
+    model.add_argument("--init_values", type=float, default=0.0, help="of the blocks' layer scale; 0: none")
     model.add_argument("--init_scale", default=0.001, type=float, help="of the head's initial weights")
     model.add_argument("--use_mean_pooling", action="store_true", default=True, help="mean over tokens (default)")
     model.add_argument("--use_cls", action="store_false", dest="use_mean_pooling", help="the first token instead")
@@ -208,6 +270,14 @@ def _augmentation_flags(parser: argparse.ArgumentParser) -> None:
 def default_amp(args: argparse.Namespace, world: World) -> str:
     """`--amp`, or bf16 on a GPU and none on a CPU."""
     return check_amp(args.amp or ("bf16" if world.device.type == "cuda" else "none"), world.device)
+
+
+def trained_with(args: argparse.Namespace, said: Mapping[str, Any]) -> dict[str, Any]:
+    """Options that given weights were trained with: what their file says, or `--pretrained_clip` in its place."""
+    if args.pretrained_clip is None:
+        return dict(said)
+    frames, size = args.pretrained_clip
+    return {**said, "num_frames": frames, "input_size": size, "position_grid": None}
 
 
 def build_schedule(args: argparse.Namespace, *, total_batch: int, steps_per_epoch: int) -> Schedule:
@@ -275,16 +345,24 @@ def write_run_record(args: argparse.Namespace, world: World, **facts: Any) -> No
 
 
 def log_plan(
-    args: argparse.Namespace, world: World, schedule: Schedule, model: torch.nn.Module, *, total_batch: int
+    args: argparse.Namespace,
+    world: World,
+    schedule: Schedule,
+    model: torch.nn.Module,
+    *,
+    total_batch: int,
+    repeats: int,
 ) -> None:
     """Print what will be trained: sizes, batches, steps, base and effective learning rate."""
+    clips = "" if repeats == 1 else f" videos, {repeats} clips of each (--num_sample): {total_batch * repeats} clips"
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     log_table(
         "plan",
         {
             "model": f"{args.model}, {trainable / 1e6:.2f} M trainable parameters",
             "device": f"{world.size} x {world.device.type}, amp {default_amp(args, world)}",
-            "total batch": f"{total_batch} = {args.batch_size} x accumulation {args.update_freq} x ranks {world.size}",
+            "total batch": f"{total_batch} = {args.batch_size} x accumulation {args.update_freq} x ranks {world.size}"
+            + clips,
             "learning rate": f"{schedule.lr:.3g} = base {args.lr:g} x {total_batch} / 256, to {schedule.min_lr:.3g}",
             "steps": f"{schedule.total_steps} = {schedule.epochs} epochs x {schedule.steps_per_epoch}, "
             f"warm-up {schedule.warmup}",

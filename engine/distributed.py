@@ -131,6 +131,16 @@ def barrier() -> None:
         dist.barrier()
 
 
+@contextmanager
+def main_process_first(world: World) -> Iterator[None]:
+    """The main process goes through the block before the others: what it downloads they find in its cache."""
+    if not world.is_main:
+        barrier()
+    yield
+    if world.is_main:
+        barrier()
+
+
 def seed_everything(seed: int, rank: int) -> None:
     """Seed random, numpy and torch; different on every rank. Models are made before, under the common seed."""
     random.seed(seed + rank)

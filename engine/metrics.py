@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,8 +93,14 @@ class Meter:
         """The current step is done."""
         self.count += 1
 
-    def flush(self, step: int, *, epoch: int, lr: float) -> dict[str, float]:
-        """Mean over the steps since the last flush and over ranks, printed and returned. Waits for the device."""
+    def flush(
+        self, step: int, *, epoch: int, lr: float, watched: Mapping[str, float] | None = None
+    ) -> dict[str, float]:
+        """Mean over the steps since the last flush and over ranks, printed and returned. Waits for the device.
+
+        Args:
+            watched: numbers of this step alone, printed and returned beside the means.
+        """
         means = _mean_over_ranks(self.sums, self.count)
         for name, value in self.sums.items():
             _accumulate(self.epoch_sums, name, value)
@@ -121,8 +128,12 @@ class Meter:
             rates["clips_per_second"],
             format_seconds(remaining),
         )
+        watched = watched or {}
+        if watched:
+            logger.info("step %d  %s", step + 1, "  ".join(f"{name} {value:.4g}" for name, value in watched.items()))
         self.restart()
-        return {"epoch": epoch, **{f"{self.prefix}/{name}": value for name, value in {**means, **rates}.items()}}
+        found = {**means, **watched, **rates}
+        return {"epoch": epoch, **{f"{self.prefix}/{name}": value for name, value in found.items()}}
 
     def epoch_means(self) -> dict[str, float]:
         """Mean over the epoch's steps and over ranks, as `PREFIX_epoch/NAME`; starts the next epoch."""

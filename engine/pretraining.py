@@ -1,14 +1,35 @@
-"""Pre-training: the model's own losses on a batch of clips and masks."""
+"""Pre-training: the model's outputs on a batch of clips and masks, with the frozen networks that stand beside it."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
-SCALARS = ("loss", "video_loss", "target_loss")
+# Clips, their masks, and the number masked in each -> target features of the masked tokens.
+Teacher = Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]
+# Clips and their base masks -> masks that follow the motion, on the clips' device, with as many masked.
+Guide = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def pretraining_forward(model: nn.Module, batch: Any) -> dict[str, torch.Tensor]:
-    """The scalars of the model's output for `batch.clip` and `batch.mask`."""
-    out = model(batch.clip, batch.mask)
-    return {name: out[name] for name in SCALARS if name in out}
+class PretrainingForward:
+    """The method's forward pass on a batch.
+
+    The frozen networks are called here and not inside the model: so they are never wrapped with it, saved or optimized.
+
+    Args:
+        teacher: gives the target features; None if the model has a target network of its own.
+        guide: turns the batch's base masks into motion-guided ones; None if the masks are used as they are.
+    """
+
+    def __init__(self, *, teacher: Teacher | None = None, guide: Guide | None = None) -> None:
+        self.teacher = teacher
+        self.guide = guide
+
+    def __call__(self, model: nn.Module, batch: Any) -> dict[str, torch.Tensor]:
+        """The model's outputs for `batch.clip` and `batch.mask`, which is in host memory: counting needs no wait."""
+        mask, num_masked = batch.mask, int(batch.mask[0].sum())
+        if self.guide is not None:
+            mask = self.guide(batch.clip, mask)
+        features = None if self.teacher is None else self.teacher(batch.clip, mask, num_masked)
+        return model(batch.clip, mask, features, num_masked=num_masked)

@@ -12,7 +12,7 @@ from engine.distributed import World, seed_everything
 from engine.metrics import Meter, RunLog
 from engine.optim import build_optimizer, parameter_groups
 from engine.quarantine import Quarantine
-from engine.training import Forward, Trainer
+from engine.training import Forward, Trainer, Watch
 
 
 def build_trainer(
@@ -25,6 +25,8 @@ def build_trainer(
     num_videos: int,
     repeats: int = 1,
     layer_decay: float = 1.0,
+    watch: Watch | None = None,
+    ema: checkpoint.Ema | None = None,
     record: Mapping[str, Any],
     in_checkpoint: Mapping[str, Any],
 ) -> Trainer:
@@ -36,6 +38,8 @@ def build_trainer(
         num_videos: in the list.
         repeats: clips per video in a batch.
         layer_decay: learning-rate factor from block to block.
+        watch: looks at the outputs of log steps.
+        ema: average of the weights, updated after every update.
         record: facts for the run's record, beside its options.
         in_checkpoint: entries that every checkpoint gets, beside the training state.
     """
@@ -51,10 +55,18 @@ def build_trainer(
     )
     seed_everything(args.seed, world.rank)
     backend = Backend(model, optimizer, world=world, amp=config.default_amp(args, world), clip_grad=args.clip_grad)
-    state = checkpoint.TrainState(model, optimizer, backend.scaler, steps_per_epoch=schedule.steps_per_epoch)
-    checkpoint.resume(state, explicit=args.resume, auto=args.auto_resume, output_dir=args.output_dir, world=world)
+    state = checkpoint.TrainState(model, optimizer, backend.scaler, ema, steps_per_epoch=schedule.steps_per_epoch)
+    checkpoint.resume(
+        state,
+        explicit=args.resume,
+        auto=args.auto_resume,
+        output_dir=args.output_dir,
+        world=world,
+        trust=args.trust_checkpoint,
+        unchanged={"position_grid": args.position_grid},
+    )
     config.write_run_record(args, world, **record)
-    config.log_plan(args, world, schedule, model, total_batch=total_batch)
+    config.log_plan(args, world, schedule, model, total_batch=total_batch, repeats=repeats)
     return Trainer(
         backend=backend,
         state=state,
@@ -72,6 +84,7 @@ def build_trainer(
         ),
         forward=forward,
         update_freq=args.update_freq,
+        watch=watch,
     )
 
 

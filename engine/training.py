@@ -2,9 +2,9 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -17,8 +17,14 @@ from engine.schedules import Schedule
 
 logger = logging.getLogger(__name__)
 
-# The (possibly wrapped) model and a batch in; a dict of scalars with "loss" out.
+# The (possibly wrapped) model and a batch in; a dict with "loss" out. Its scalars are averaged and logged.
 Forward = Callable[[nn.Module, Any], dict[str, torch.Tensor]]
+
+
+class Watch(Protocol):
+    """Looks at the outputs of log steps; returns numbers to log beside the means."""
+
+    def __call__(self, out: Mapping[str, torch.Tensor], *, step: int, after_warmup: bool) -> dict[str, float]: ...
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,7 @@ class Trainer:
     checkpointer: Checkpointer
     forward: Forward
     update_freq: int
+    watch: Watch | None = None
 
     def train_one_epoch(self, loader: Any, epoch: int) -> dict[str, float]:
         """One pass over `loader`; returns the record of its last steps and the epoch's means, not yet written."""
@@ -41,21 +48,24 @@ class Trainer:
         self.meter.restart()  # validation and saving are not part of a step's time
         batches = iter(loader)
         for left in reversed(range(self.schedule.steps_per_epoch)):
-            lr = self.update(batches, epoch)
-            step = self.state.step - 1
+            step = self.state.step
             is_log_step = self.meter.is_log_step(step) or left == 0
+            lr, watched = self.update(batches, epoch, watch=self.watch if is_log_step else None)
             if is_log_step or self.backend.device.type == "cpu":  # elsewhere this would wait for the device
                 self.backend.check_finite(step)
             if is_log_step:
-                record = self.meter.flush(step, epoch=epoch, lr=lr)
+                record = self.meter.flush(step, epoch=epoch, lr=lr, watched=watched)
                 if left:
                     self.log.write(step + 1, **record)
         return {**record, **self.meter.epoch_means()}
 
-    def update(self, batches: Iterator[Any], epoch: int) -> float:
-        """One optimizer step, from `update_freq` batches, without waiting for the device; returns the learning rate."""
-        backend = self.backend
-        lr = self.schedule.apply(backend.optimizer, self.state.step)
+    def update(self, batches: Iterator[Any], epoch: int, *, watch: Watch | None) -> tuple[float, dict[str, float]]:
+        """One optimizer step from `update_freq` batches: the learning rate, and what `watch` saw in the last of them.
+
+        Without `watch` it does not wait for the device.
+        """
+        backend, state = self.backend, self.state
+        lr = self.schedule.apply(backend.optimizer, state.step)
         for micro in range(self.update_freq):
             waited = time.perf_counter()
             batch = next(batches)
@@ -66,11 +76,14 @@ class Trainer:
                 with backend.autocast():
                     out = self.forward(backend.model, batch)
                 backend.backward(out["loss"], update_freq=self.update_freq)
-            self.meter.add({name: value / self.update_freq for name, value in out.items()})
+            self.meter.add({name: value / self.update_freq for name, value in out.items() if value.ndim == 0})
+        watched = watch(out, step=state.step, after_warmup=state.step >= self.schedule.warmup) if watch else {}
         self.meter.add({"grad_norm": backend.step()})
         self.meter.count_step()
-        self.state.step += 1
-        return lr
+        state.step += 1
+        if state.ema is not None and not backend.left_out_last():
+            state.ema.update(backend.module, step=state.step)
+        return lr, watched
 
 
 def fit(

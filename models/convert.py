@@ -1,13 +1,22 @@
-"""Weights from a checkpoint's content into a classifier."""
+"""Weights by the names of any layout in the wild into our models.
 
+Native names are those of the released SIGMA and VideoMAE files: a pre-training model's start with `encoder.`,
+`decoder.` and so on, a classifier's have no such prefix.
+"""
+
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from models.classifier import Classifier
+from models.huggingface import from_huggingface, is_huggingface
+from models.positions import Grid
 from models.registry import ModelError
+from models.sigma import Sigma
 
 MIN_MATCHED = 0.95  # of the encoder's tensors; below this it is another architecture
 _WRAPPERS = ("module.", "_orig_mod.")  # left in names by DDP and torch.compile
@@ -23,6 +32,8 @@ class LoadReport:
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     mismatched: tuple[str, ...]  # "name: shape in the file, shape in the model"
+    positions: str  # of what grid the position table is, and whether it was resampled
+    digest: str  # `weights_hash` of what was loaded
 
     def describe(self) -> str:
         """One line, with the names where there are few."""
@@ -31,7 +42,7 @@ class LoadReport:
             names = getattr(self, what)
             shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
             parts.append(f"{len(names)} {what}" + (f" ({shown})" if names else ""))
-        return "; ".join(parts)
+        return "; ".join([*parts, f"positions {self.positions}", f"hash {self.digest}"])
 
     @property
     def has_head(self) -> bool:
@@ -39,54 +50,123 @@ class LoadReport:
         return "head.weight" in self.matched
 
 
-def encoder_state(content: Mapping[str, Any], *, model_key: str = "model|module") -> dict[str, torch.Tensor]:
-    """The encoder's tensors of a checkpoint, by the classifier's names.
+def weights_hash(state: Mapping[str, torch.Tensor]) -> str:
+    """Twelve hexadecimal digits that name these weights: of names, types, shapes and every bit, whatever the order."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        value = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:12]
 
-    Takes the content's first entry among `model_key` (names separated by `|`), or the content itself if it holds
-    tensors. Of a pre-training model only the encoder is kept; of a classifier everything.
 
-    Raises:
-        ModelError: there are no weights under these keys.
-    """
-    weights = next((content[key] for key in model_key.split("|") if key in content), content)
-    weights = weights if isinstance(weights, Mapping) else {}
-    state = {name: value for name, value in weights.items() if isinstance(value, torch.Tensor)}
-    if not state:
-        raise ModelError(f"no weights under --model_key {model_key}: the checkpoint's keys are {', '.join(content)}")
+def native_state(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors of any known layout by their native names: wrappers off, Hugging Face's names translated."""
+    state = dict(tensors)
     while any(name.startswith(_WRAPPERS) for name in state):  # in any order
         for wrapper in _WRAPPERS:
             state = {name.removeprefix(wrapper): value for name, value in state.items()}
+    return from_huggingface(state) if is_huggingface(state) else state
+
+
+def encoder_state(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """By a classifier's names: of a pre-training model the encoder only, of a classifier everything."""
     for encoder in _ENCODERS:
         if any(name.startswith(encoder) for name in state):
             return {name.removeprefix(encoder): value for name, value in state.items() if name.startswith(encoder)}
-    return state
+    return dict(state)
 
 
-def load_encoder(model: Classifier, state: Mapping[str, torch.Tensor]) -> LoadReport:
-    """Load what fits, in place.
+def trained_grid(args: Mapping[str, Any], tubelet: tuple[int, int, int]) -> Grid | None:
+    """Token grid whose position table the weights were trained with, from the options of their run; None if not said.
+
+    `position_grid` stands there if that run used a resampled table itself.
+    """
+    if args.get("position_grid"):
+        t, h, w = args["position_grid"]
+        return int(t), int(h), int(w)
+    frames, size = args.get("num_frames"), args.get("input_size")
+    if not isinstance(frames, int) or not isinstance(size, int):
+        return None
+    return frames // tubelet[0], size // tubelet[1], size // tubelet[2]
+
+
+def load_encoder(
+    model: Classifier, tensors: Mapping[str, torch.Tensor], *, trained_with: Mapping[str, Any] | None = None
+) -> LoadReport:
+    """Load what fits into a classifier, in place.
 
     A head of another number of classes is left out, and so is the encoder's final norm by a model that pools instead
     of it.
+
+    Args:
+        tensors: a classifier's or a pre-training model's, in any layout that `native_state` knows.
+        trained_with: options of the run that made them (see `trained_grid`); if they name another token grid than the
+            model's, the position table is resampled.
 
     Raises:
         ModelError: a tensor of the encoder has another shape, or fewer than 95 % of them are there; names the first
             differences.
     """
+    state = encoder_state(native_state(tensors))
+    grid = trained_grid(trained_with or {}, model.tubelet)
+    return _load(model, state, grid=grid, optional=_HEAD, with_positions=(model,))
+
+
+def load_pretraining(
+    model: Sigma, tensors: Mapping[str, torch.Tensor], *, trained_with: Mapping[str, Any] | None = None
+) -> LoadReport:
+    """Load what fits into a pre-training model, in place: the encoder at least, and what else has the same shape.
+
+    Arguments and errors as for `load_encoder`.
+    """
+    state = native_state(tensors)
+    if not any(name.startswith("encoder.") for name in state):  # a classifier's, or a backbone alone
+        encoder = encoder_state(state)
+        state = {f"encoder.{n}": value for n, value in encoder.items() if not n.startswith(("head.", "fc_norm."))}
+    optional = ("encoder_to_decoder.", "mask_token", "decoder.", "head.", "prototypes", "encoder.norm.")
+    grid = trained_grid(trained_with or {}, model.encoder.tubelet)
+    return _load(model, state, grid=grid, optional=optional, with_positions=(model.encoder, model.decoder))
+
+
+def load_projection(model: Sigma, tensors: Mapping[str, torch.Tensor]) -> LoadReport:
+    """Load a pre-training model's projection network, all of it, in place; nothing else of the file is used.
+
+    Raises:
+        ModelError: the file has none, or one of other widths.
+    """
+    state = {name: value for name, value in native_state(tensors).items() if name.startswith("head.")}
+    expected = {f"head.{name}": value for name, value in model.head.state_dict().items()}
+    differing = [name for name in expected if name not in state or state[name].shape != expected[name].shape]
+    if differing or state.keys() != expected.keys():
+        shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in state.items() if value.ndim > 1)
+        raise ModelError(
+            f"its projection network ({shapes or 'none'}) is not the model's: check --projection_dims, "
+            "--decoder_num_classes, --tubelet_size and that the file is of --target_type mlp"
+        )
+    model.load_state_dict(state, strict=False)
+    return LoadReport(tuple(state), (), (), (), "not concerned", weights_hash(state))
+
+
+def _load(
+    model: nn.Module,
+    state: Mapping[str, torch.Tensor],
+    *,
+    grid: Grid | None,
+    optional: tuple[str, ...],
+    with_positions: tuple[Any, ...],
+) -> LoadReport:
+    """Load what fits; every tensor whose name does not start with one of `optional` has to."""
     own = model.state_dict()
     fitting = {name: value for name, value in state.items() if name in own and value.shape == own[name].shape}
-    report = LoadReport(
-        matched=tuple(fitting),
-        missing=tuple(name for name in own if name not in state),
-        unexpected=tuple(name for name in state if name not in own),
-        mismatched=tuple(
-            f"{name}: {tuple(value.shape)} in the file, {tuple(own[name].shape)} in the model"
-            for name, value in state.items()
-            if name in own and value.shape != own[name].shape
-        ),
+    mismatched = tuple(
+        f"{name}: {tuple(value.shape)} in the file, {tuple(own[name].shape)} in the model"
+        for name, value in state.items()
+        if name in own and value.shape != own[name].shape
     )
-    wanted = [name for name in own if not name.startswith(_HEAD)]
+    wanted = [name for name in own if not name.startswith(optional)]
     matched = sum(name in fitting for name in wanted)
-    misshapen = [row for row in report.mismatched if not row.startswith(_HEAD)]
+    misshapen = [row for row in mismatched if not row.startswith(optional)]
     if misshapen or matched < MIN_MATCHED * len(wanted):
         differences = misshapen + [f"{name} is not in the file" for name in wanted if name not in state]
         raise ModelError(
@@ -94,4 +174,24 @@ def load_encoder(model: Classifier, state: Mapping[str, torch.Tensor]) -> LoadRe
             f"First differences: {'; '.join(differences[:3])}. Check --model, --tubelet_size and the file"
         )
     model.load_state_dict(fitting, strict=False)
-    return report
+    own_grid = with_positions[0].grid
+    if grid is None:
+        positions = f"of {_times(own_grid)} tokens: the file does not say for what clips it was trained"
+    elif grid == own_grid:
+        positions = f"of {_times(own_grid)} tokens, as trained"
+    else:
+        positions = f"resampled from {_times(grid)} to {_times(own_grid)} tokens"
+        for part in with_positions:
+            part.resample_positions(grid)
+    return LoadReport(
+        matched=tuple(fitting),
+        missing=tuple(name for name in own if name not in state),
+        unexpected=tuple(name for name in state if name not in own),
+        mismatched=mismatched,
+        positions=positions,
+        digest=weights_hash(fitting),
+    )
+
+
+def _times(grid: Grid) -> str:
+    return "x".join(map(str, grid))

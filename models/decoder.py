@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from models.layers import Block
-from models.positions import sincos_table
+from models.positions import Grid, resampled_table
 from models.tokens import gather_tokens
 from models.vit import run_blocks
 
@@ -20,7 +20,7 @@ class Decoder(nn.Module):
     def __init__(
         self,
         *,
-        num_tokens: int,
+        grid: Grid,
         embed_dim: int,
         depth: int,
         num_heads: int,
@@ -29,11 +29,16 @@ class Decoder(nn.Module):
         use_checkpoint: bool = False,
     ) -> None:
         super().__init__()
+        self.grid = grid
         self.use_checkpoint = use_checkpoint
-        self.register_buffer("pos_embed", sincos_table(num_tokens, embed_dim), persistent=False)
+        self.register_buffer("pos_embed", resampled_table(grid, grid, embed_dim), persistent=False)
         self.blocks = nn.ModuleList(Block(embed_dim, num_heads, mlp_ratio=mlp_ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
         self.head = nn.Linear(embed_dim, out_dim)
+
+    def resample_positions(self, trained: Grid) -> None:
+        """Use the position table of the grid that the weights were trained on, resampled to this decoder's grid."""
+        self.pos_embed = resampled_table(trained, self.grid, self.head.in_features).to(self.pos_embed)
 
     def forward(
         self,

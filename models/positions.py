@@ -1,10 +1,14 @@
-"""Fixed sinusoidal position table.
+"""Fixed sinusoidal position table, and its form for another token grid than the one a model was trained on.
 
-Letters: N tokens, D width.
+Letters: t h w token grid, N = t*h*w tokens, D width.
 """
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from einops import rearrange
+
+Grid = tuple[int, int, int]  # tokens in time, height and width
 
 
 def sincos_table(num_tokens: int, dim: int) -> torch.Tensor:
@@ -22,3 +26,22 @@ def sincos_table(num_tokens: int, dim: int) -> torch.Tensor:
     table_ND[:, 0::2] = np.sin(angle_ND[:, 0::2])
     table_ND[:, 1::2] = np.cos(angle_ND[:, 1::2])
     return torch.from_numpy(table_ND).float().unsqueeze(0)
+
+
+def resampled_table(trained: Grid, grid: Grid, dim: int) -> torch.Tensor:
+    """The table of the grid a model was trained on, resampled in t, h and w to another grid.
+
+    A token's row is interpolated (trilinear, half-pixel centres) between those of the places it covers in the trained
+    clip: the rows that the weights have learned to read. The sinusoid itself would go on with angles that they never
+    saw. On the trained grid it is the table, bit for bit.
+
+    Returns:
+        (1, N, D) float32 for `grid`.
+    """
+    table = sincos_table(trained[0] * trained[1] * trained[2], dim)
+    if trained == grid:
+        return table
+    t, h, w = trained
+    volume = rearrange(table, "one (t h w) d -> one d t h w", t=t, h=h, w=w)
+    volume = F.interpolate(volume, size=grid, mode="trilinear", align_corners=False)
+    return rearrange(volume, "one d t h w -> one (t h w) d").contiguous()

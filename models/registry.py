@@ -77,6 +77,9 @@ def build_pretraining_model(
 ) -> Sigma:
     """SIGMA, or VideoMAE with `target_type="pixel", loss_func="L2"`.
 
+    With `target_type="mlp", loss_func="L2"` both networks can agree on a constant, and do: the collapsing baseline of
+    the paper (unless `freeze_projection` is called). An image teacher's features are given to `forward`.
+
     `decoder_num_classes` is the embedding width P: by default the tubelet's number of values for pixels, 256 for the
     projection MLP, the encoder's width for image teachers. `all_reduce` sums a tensor over ranks, for the balancing.
     """
@@ -100,19 +103,15 @@ def build_pretraining_model(
             use_checkpoint=use_checkpoint,
         )
     )
-    decoder_dim, decoder_heads = (
-        decoder_embed_dim or sizes.decoder_embed_dim,
-        decoder_num_heads or sizes.decoder_num_heads,
-    )
-    if decoder_dim % decoder_heads:
-        raise ModelError(f"decoder width {decoder_dim} is not a multiple of its {decoder_heads} heads")
     decoder = Decoder(
-        num_tokens=encoder.num_tokens,
-        embed_dim=decoder_dim,
+        grid=encoder.grid,
         depth=decoder_depth,
-        num_heads=decoder_heads,
         out_dim=embedding_dim,
         use_checkpoint=use_checkpoint,
+        **check_decoder(
+            embed_dim=decoder_embed_dim or sizes.decoder_embed_dim,
+            num_heads=decoder_num_heads or sizes.decoder_num_heads,
+        ),
     )
     options: dict[str, Any] = {}
     if loss_func == "SWAV":
@@ -166,13 +165,15 @@ def check_pretraining(target_type: str, loss_func: str, *, embedding_dim: int, p
         raise ModelError(f"--target_type {target_type}: choose from {', '.join(TARGET_TYPES)}")
     if loss_func not in OBJECTIVES:
         raise ModelError(f"--loss_func {loss_func}: choose from {', '.join(OBJECTIVES)}")
-    if target_type == "mlp" and loss_func == "L2":
-        raise ModelError(
-            "--target_type mlp --loss_func L2 has a trivial solution (a constant projection): "
-            "use --loss_func SWAV, or --target_type pixel for VideoMAE"
-        )
     if target_type == "pixel" and embedding_dim != pixel_dim:
         raise ModelError(f"--target_type pixel predicts {pixel_dim} values a tubelet, not {embedding_dim}")
+
+
+def check_decoder(*, embed_dim: int, num_heads: int) -> dict[str, int]:
+    """The options as given; raises ModelError where the width is not a multiple of the heads."""
+    if embed_dim % num_heads:
+        raise ModelError(f"decoder width {embed_dim} is not a multiple of its {num_heads} heads")
+    return {"embed_dim": embed_dim, "num_heads": num_heads}
 
 
 def check_encoder(**options: Any) -> dict[str, Any]:

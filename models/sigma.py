@@ -55,6 +55,8 @@ class Sigma(nn.Module):
         clip_BCTHW: torch.Tensor,
         mask_BN: torch.Tensor,
         target_features_BMF: torch.Tensor | None = None,
+        *,
+        num_masked: int | None = None,
     ) -> dict[str, torch.Tensor]:
         """One pass of the method.
 
@@ -62,11 +64,12 @@ class Sigma(nn.Module):
             clip_BCTHW: (B, 3, T, H, W) float, ImageNet-normalised.
             mask_BN: (B, N) bool, True = masked, the same number in every row; best left in host memory.
             target_features_BMF: (B, M, F), used in place of the target network's output.
+            num_masked: M, if known: then a mask on the device is not counted there (see `split_by_mask`).
 
         Returns:
-            `loss` and the other results of the objective, and `predicted` (B, M, P).
+            `loss` and the other results of the objective, and `predicted` and `projected` (B, M, P).
         """
-        visible_BV, masked_BM = split_by_mask(mask_BN, clip_BCTHW.device)
+        visible_BV, masked_BM = split_by_mask(mask_BN, clip_BCTHW.device, num_masked=num_masked)
         visible_BVD = self.encoder(clip_BCTHW, visible_BV)
         predicted_BMP = self.decoder(self.encoder_to_decoder(visible_BVD), self.mask_token, visible_BV, masked_BM)
         if target_features_BMF is None:
@@ -74,13 +77,18 @@ class Sigma(nn.Module):
         projected_BMP = self.head(target_features_BMF)
         with torch.autocast(clip_BCTHW.device.type, enabled=False):  # losses and balancing in float32
             losses = self.objective(predicted_BMP, projected_BMP, self.prototypes)
-        return {**losses, "predicted": predicted_BMP}
+        return {**losses, "predicted": predicted_BMP, "projected": projected_BMP}
 
     def target_features(self, clip_BCTHW: torch.Tensor, masked_BM: torch.Tensor) -> torch.Tensor:
         """(B, M, F) from the target network."""
         if self.targets is None:
             raise ValueError("the model has no target network: pass target_features")
         return self.targets(clip_BCTHW, masked_BM)
+
+    def freeze_projection(self) -> None:
+        """Keep the projection network as it is: its parameters get no gradient."""
+        for parameter in self.head.parameters():
+            parameter.requires_grad = False
 
     def no_weight_decay(self) -> set[str]:
         """Parameters the optimizer must not decay, besides vectors and biases."""

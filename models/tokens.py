@@ -16,15 +16,19 @@ def patchify(clip_BCTHW: torch.Tensor, tubelet: Tubelet) -> torch.Tensor:
     return rearrange(clip_BCTHW, "b c (t pt) (h ph) (w pw) -> b (t h w) c (pt ph pw)", pt=pt, ph=ph, pw=pw)
 
 
-def split_by_mask(mask_BN: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def split_by_mask(
+    mask_BN: torch.Tensor, device: torch.device, *, num_masked: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Token positions of the visible and of the masked tokens, in order.
 
     The numbers of both have to be known on the host, to shape the tensors. With the mask in host memory (where the
-    loader leaves it) this costs nothing; with the mask on an accelerator it waits for the device.
+    loader leaves it) counting them costs nothing; with the mask on an accelerator it would wait for the device, which
+    `num_masked` avoids: it is taken on trust there.
 
     Args:
         mask_BN: bool, True = masked.
         device: where the indices are needed.
+        num_masked: masked tokens of every row, if known.
 
     Returns:
         (B, V) and (B, M) int64.
@@ -32,6 +36,15 @@ def split_by_mask(mask_BN: torch.Tensor, device: torch.device) -> tuple[torch.Te
     Raises:
         ValueError: not the same number masked in every row, or none visible or none masked.
     """
+    if num_masked is None or mask_BN.device.type == "cpu":
+        num_masked = _count_masked(mask_BN)
+    # A stable sort keeps the tokens of each kind in their order.
+    order_BN = mask_BN.to(torch.uint8).argsort(dim=1, stable=True).to(device, non_blocking=True)
+    num_visible = mask_BN.shape[1] - num_masked
+    return order_BN[:, :num_visible], order_BN[:, num_visible:]
+
+
+def _count_masked(mask_BN: torch.Tensor) -> int:
     num_masked_B = mask_BN.sum(dim=1)
     num_masked = int(num_masked_B[0])
     if not bool((num_masked_B == num_masked).all()):
@@ -40,10 +53,7 @@ def split_by_mask(mask_BN: torch.Tensor, device: torch.device) -> tuple[torch.Te
         )
     if not 0 < num_masked < mask_BN.shape[1]:
         raise ValueError(f"{num_masked} of {mask_BN.shape[1]} tokens masked: some must be visible and some masked")
-    # A stable sort keeps the tokens of each kind in their order.
-    order_BN = mask_BN.to(torch.uint8).argsort(dim=1, stable=True).to(device, non_blocking=True)
-    num_visible = mask_BN.shape[1] - num_masked
-    return order_BN[:, :num_visible], order_BN[:, num_visible:]
+    return num_masked
 
 
 def gather_tokens(tokens: torch.Tensor, index_BM: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from models.layers import Block, TubeletEmbedding
-from models.positions import sincos_table
+from models.positions import Grid, resampled_table
 from models.tokens import gather_tokens
 
 
@@ -70,12 +70,13 @@ class VideoTransformer(nn.Module):
         final_norm: bool = True,
     ) -> None:
         super().__init__()
-        self.grid = (num_frames // tubelet_size, img_size // patch_size, img_size // patch_size)
+        self.grid: Grid = (num_frames // tubelet_size, img_size // patch_size, img_size // patch_size)
+        self.position_grid = self.grid  # the grid whose position table is in use
         self.clip_shape = (3, num_frames, img_size, img_size)
         self.embed_dim = embed_dim
         self.use_checkpoint = use_checkpoint
         self.patch_embed = TubeletEmbedding(embed_dim, (tubelet_size, patch_size, patch_size))
-        self.register_buffer("pos_embed", sincos_table(self.num_tokens, embed_dim), persistent=False)
+        self.register_buffer("pos_embed", resampled_table(self.grid, self.grid, embed_dim), persistent=False)
         self.blocks = nn.ModuleList(
             Block(
                 embed_dim,
@@ -100,6 +101,11 @@ class VideoTransformer(nn.Module):
     def tubelet(self) -> tuple[int, int, int]:
         """Frames, height and width of a tubelet in pixels."""
         return self.patch_embed.tubelet
+
+    def resample_positions(self, trained: Grid) -> None:
+        """Use the position table of the grid that the weights were trained on, resampled to this model's grid."""
+        self.position_grid = trained
+        self.pos_embed = resampled_table(trained, self.grid, self.embed_dim).to(self.pos_embed)
 
     def check_clip(self, clip_BCTHW: torch.Tensor) -> None:
         """Raise ValueError, with both shapes, for a clip of another size than the model was made for."""

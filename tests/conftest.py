@@ -60,6 +60,20 @@ def write_list(file: Path, videos: list[Path] | tuple[Path, ...]) -> Path:
 
 
 @pytest.fixture(scope="session")
+def frozen_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with random weights in the layouts of the frozen networks: dino_v1.pth, dino_v2.pth, raft.pth."""
+    import timm  # here, and not above, where they would come before compat
+    from torchvision.models.optical_flow import raft_small
+
+    folder = tmp_path_factory.mktemp("frozen")
+    torch.manual_seed(0)
+    torch.save(timm.create_model("vit_small_patch16_224.dino").state_dict(), folder / "dino_v1.pth")
+    torch.save(timm.create_model("vit_small_patch14_reg4_dinov2.lvd142m").state_dict(), folder / "dino_v2.pth")
+    torch.save(raft_small().state_dict(), folder / "raft.pth")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
     """Twelve real videos of different sizes and lengths."""
     folder = tmp_path_factory.mktemp("data")

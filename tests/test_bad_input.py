@@ -10,7 +10,17 @@ from processes import FINETUNE, PRETRAIN, ROOT, fresh, run_script
 
 REFUSED = [  # script, changes of the tiny run's flags, words of the message
     (PRETRAIN, {"data_path": "/nowhere/list.csv"}, ["/nowhere/list.csv", "Check the path"]),
-    (PRETRAIN, {"target_type": "mlp", "loss_func": "L2"}, ["--target_type mlp --loss_func L2", "--loss_func SWAV"]),
+    (PRETRAIN, {"distillation_teacher": "dino_s"}, ["--distillation_teacher dino_s", "--target_type dino_v1"]),
+    (PRETRAIN, {"teacher_weights": "x.pth"}, ["--teacher_weights x.pth", "--target_type dino_v1 or dino_v2, not mlp"]),
+    (PRETRAIN, {"mlp_preloading": "x.pth", "target_type": "pixel"}, ["--mlp_preloading x.pth", "--target_type mlp"]),
+    (PRETRAIN, {"flow_weights": "x.pth"}, ["--flow_weights x.pth", "--mask_type motion"]),
+    (PRETRAIN, {"mask_type": "motion_vectors", "decoder": "decord"}, ["--mask_type motion_vectors", "--decoder pyav"]),
+    (PRETRAIN, {"target_type": "dino_v1", "distillation_teacher": "dino_l"}, ["dino_l", "no such teacher", "dino_b"]),
+    (PRETRAIN, {"target_type": "dino_v2", "teacher_weights": "x.pth"}, ["x.pth", "no such checkpoint file"]),
+    (PRETRAIN, {"target_type": "dino_v1", "decoder_num_classes": 8}, ["--decoder_num_classes 8", "768"]),
+    (PRETRAIN, {"num_sample": 0}, ["--num_sample 0", "at least 1"]),
+    (PRETRAIN, {"finetune": "x.pth"}, ["x.pth", "no such checkpoint file"]),
+    (FINETUNE, {"model_ema": True, "model_ema_decay": 1}, ["--model_ema_decay 1"]),
     (PRETRAIN, {"target_type": "pixel", "decoder_num_classes": 7}, ["--target_type pixel", "384"]),
     (PRETRAIN, {"mask_ratio": 0}, ["--mask_ratio 0.0"]),
     (PRETRAIN, {"mask_ratio": 1}, ["--mask_ratio 1.0"]),

@@ -115,7 +115,14 @@ def flags_read(world, script, parser, argv):
     return read
 
 
-def test_every_flag_is_read(data, tmp_path):
+def test_every_flag_is_read(data, frozen_weights, tmp_path):
+    teacher = {"target_type": "dino_v1", "distillation_teacher": "dino_s"}
+    teacher |= {"teacher_weights": frozen_weights / "dino_v1.pth"}
+    motion = {"mask_type": "motion", "flow_weights": frozen_weights / "raft.pth"}
+    with_networks = data.flags(PRETRAIN, tmp_path / "p2", epochs=1, warmup_epochs=0, **teacher, **motion)
+    read_with_networks = gloo_world(
+        flags_read, run_sigma_pretraining, config.pretraining_parser(), with_networks, size=1
+    )[0]
     runs = [
         (run_sigma_pretraining, config.pretraining_parser(), data.flags(PRETRAIN, tmp_path / "p", epochs=1)),
         (run_class_finetuning, config.finetuning_parser(), data.flags(FINETUNE, tmp_path / "f", epochs=1)),
@@ -123,7 +130,12 @@ def test_every_flag_is_read(data, tmp_path):
     for script, parser, flags in runs:
         flags += ["--warmup_epochs", "0", "--log_dir", str(tmp_path / "events")]
         (read,) = gloo_world(flags_read, script, parser, flags, size=1)
+        if script is run_sigma_pretraining:
+            read |= read_with_networks
+            flags += ["--finetune", str(tmp_path / "p" / "checkpoint-0.pth"), "--output_dir", str(tmp_path / "p3")]
+            read |= gloo_world(flags_read, script, parser, flags, size=1)[0]
         if script is run_class_finetuning:
+            flags += ["--model_ema"]
             flags += ["--finetune", str(tmp_path / "p" / "checkpoint-0.pth")]
             flags += ["--output_dir", str(tmp_path / "f2")]
             read |= gloo_world(flags_read, script, parser, flags, size=1)[0]
@@ -138,14 +150,14 @@ PRETRAIN_EFFECTS = {  # flag -> a value that must lead to other weights than the
     "sinkhorn_iterations": 1, "projection_dims": "16|16", "decoder_num_classes": 16, "opt": "sgd", "opt_eps": 1e-3,
     "opt_betas": "0.5|0.9", "clip_grad": 1e-6, "weight_decay": 0.5, "weight_decay_end": 0.5, "lr": 1e-2,
     "warmup_lr": 1e-4, "min_lr": 1e-3, "warmup_steps": 1, "update_freq": 2, "amp": "bf16", "batch_size": 3,
-    "tubelet_size": 4, "num_frames": 6,
+    "tubelet_size": 4, "num_frames": 6, "num_sample": 2, "init_values": 0.1,
 }  # fmt: skip
 FINETUNE_EFFECTS = {
     "seed": 1, "sampling_rate": 1, "num_sample": 4, "nb_classes": 4, "fc_drop_rate": 0.5, "drop": 0.5,
     "attn_drop_rate": 0.5, "drop_path": 0.9, "layer_decay": 0.5, "init_scale": 1, "use_cls": True, "aa": "none",
     "train_interpolation": "bilinear", "smoothing": 0.5, "finetuning_crops": "False", "reprob": 1, "mixup": 0,
     "cutmix": 0, "cutmix_minmax": "0.2|0.8", "mixup_prob": 0, "mixup_switch_prob": 1, "mixup_mode": "elem",
-    "linear_probing": True, "data_set": "SSV2",
+    "linear_probing": True, "data_set": "SSV2", "init_values": 0.1,
 }  # fmt: skip
 ON_TOP_OF = {"warmup_lr": "warmup_steps", "cutmix_minmax": "mixup"}  # flags that mean something with another only
 

@@ -7,13 +7,14 @@ import av
 import numpy as np
 import pytest
 import torch
+from moving_videos import write_moving_square
 
 from datasets.annotations import VideoList, read_list
 from datasets.classification import TrainDataset, ValDataset, ViewDataset
 from datasets.decoding import DecodeError, open_video
-from datasets.masking import tube_mask
-from datasets.pretraining import MAX_REPLACEMENTS, PretrainDataset
-from datasets.sampling import dense_test_indices, uniform_test_indices
+from datasets.masking import MASKS, tube_mask
+from datasets.pretraining import MAX_REPLACEMENTS, PretrainDataset, sample_rng
+from datasets.sampling import dense_test_indices, draw_pretrain_clip, uniform_test_indices
 from datasets.transforms import PretrainTransform, TrainTransform, ValTransform, ViewTransform
 
 NUM_VIDEOS, NUM_FRAMES = 6, 40
@@ -57,17 +58,16 @@ def videos(folder) -> VideoList:
     return make_list(folder, [f"video {video}.mp4" for video in range(NUM_VIDEOS)])
 
 
-def pretrain_dataset(videos: VideoList, seed: int = 0) -> PretrainDataset:
-    return PretrainDataset(
-        videos,
-        transform=PretrainTransform(32),
-        mask_fn=tube_mask,
-        grid=(2, 4, 4),
-        mask_ratio=0.75,
-        num_frames=4,
-        sampling_rate=3,
-        seed=seed,
-    )
+def pretrain_dataset(videos: VideoList, seed: int = 0, **changes) -> PretrainDataset:
+    options = {
+        "transform": PretrainTransform(32),
+        "mask_fn": tube_mask,
+        "grid": (2, 4, 4),
+        "mask_ratio": 0.75,
+        "num_frames": 4,
+        "sampling_rate": 3,
+    }
+    return PretrainDataset(videos, seed=seed, **options | changes)
 
 
 def train_dataset(videos: VideoList, **changes) -> TrainDataset:
@@ -108,6 +108,28 @@ def test_pretrain_samples_depend_on_seed_epoch_and_index_only(videos):
     assert not equal(pretrain_dataset(videos, seed=1)[(0, 0)], first[(0, 0)])
 
 
+def by_hand(videos: VideoList, epoch: int, index: int, repeat: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A sample put together from its parts: one draw of frames, then a stream for each repeat."""
+    first = sample_rng(0, epoch, index)
+    with open_video(videos.paths[index]) as video:
+        frames = video.get_frames(draw_pretrain_clip(video.num_frames, 4, 3, first))
+    rng = sample_rng(0, epoch, index, repeat) if repeat else first
+    clip = PretrainTransform(32)(frames, rng)
+    return clip, torch.from_numpy(tube_mask((2, 4, 4), 0.75, rng))
+
+
+def test_pretrain_decodes_once_and_crops_and_masks_each_repeat(videos):
+    item = pretrain_dataset(videos, num_repeats=3)[(1, 4)]
+    assert item["clip"].shape == (3, 4, 3, 32, 32) and item["mask"].shape == (3, 32) and item["index"] == 4
+    assert len({tuple(frame_numbers(clip)) for clip in item["clip"]}) == 1  # one draw of frames
+    for repeat in range(3):
+        clip, mask = by_hand(videos, 1, 4, repeat)
+        assert torch.equal(item["clip"][repeat], clip) and torch.equal(item["mask"][repeat], mask)
+    assert len({tuple(mask.tolist()) for mask in item["mask"]}) == 3
+    single = pretrain_dataset(videos)[(1, 4)]
+    assert torch.equal(single["clip"], item["clip"][0]) and torch.equal(single["mask"], item["mask"][0])
+
+
 @pytest.mark.parametrize("build", [pretrain_dataset, train_dataset])
 def test_data_sets_survive_pickling(videos, build):
     """Workers that are spawned rather than forked get a pickled copy."""
@@ -119,6 +141,71 @@ def test_pretrain_starts_vary_over_epochs(videos):
     dataset = pretrain_dataset(videos)
     starts = {frame_numbers(dataset[(epoch, 0)]["clip"])[0] for epoch in range(25)}
     assert len(starts) > 8 and max(starts) <= NUM_FRAMES - 12
+
+
+# ---- masks that follow motion ----
+
+
+MOTION = {"mask_fn": MASKS["motion_vectors"], "motion": True}
+
+
+@pytest.fixture(scope="module")
+def moving(tmp_path_factory) -> VideoList:
+    """A picture that moves as a whole, 2 pixels to the right a frame; the same with a codec without vectors."""
+    root = tmp_path_factory.mktemp("moving")
+    options = {"velocity": (2, 0), "width": 128, "height": 128, "pan": True}
+    write_moving_square(root / "moving.mp4", 32, bf=2, **options)
+    write_moving_square(root / "still.webm", 32, codec="libvpx", deadline="realtime", **options | {"cpu-used": 8})
+    return make_list(root, ["moving.mp4", "still.webm"])
+
+
+@pytest.mark.parametrize("augmentation", PretrainTransform.AUGMENTATIONS)
+def test_masks_follow_the_picture(moving, augmentation):
+    """Frames 8 apart move by 16 pixels, and the visible patches with them, in the pixels of the crop."""
+    grid, transform = (4, 8, 8), PretrainTransform(128, augmentation)
+    changes = {"transform": transform, "grid": grid, "mask_ratio": 0.9, "num_frames": 4, "sampling_rate": 8}
+    dataset = pretrain_dataset(moving, **changes | MOTION)
+    follow, stay = [], []
+    for epoch in range(20):
+        visible = ~dataset[(epoch, 0)]["mask"].view(grid)
+        assert (visible.sum(dim=(1, 2)) == 6).all()  # 6.4
+        rng = sample_rng(0, epoch, 0)
+        draw_pretrain_clip(32, 4, 8, rng)
+        width = transform.draw_box(128, 128, rng)[3]
+        base = ~torch.from_numpy(MASKS["motion_vectors"](grid, 0.9, rng)).view(grid)
+        assert torch.equal(visible[2], base[2])  # the middle frame keeps its places
+        for slot in (0, 1, 3):
+            steps = (slot - 2) * 128 / width  # patches
+            if abs(steps - round(steps)) < 0.2:
+                moved = torch.zeros_like(base[2])
+                inside = slice(max(round(steps), 0), 8 + min(round(steps), 0))  # the others have left the picture
+                moved[:, inside] = base[2].roll(round(steps), 1)[:, inside]
+                follow.append((visible[slot] & moved).sum() / max(int(moved.sum()), 1))
+                stay.append((visible[slot] & base[2]).sum() / 6)
+    assert len(follow) > 10 and torch.stack(follow).mean() > 0.85 and torch.stack(stay).mean() < 0.4
+
+
+def test_masks_of_videos_without_vectors_stay_tubes(moving):
+    dataset = pretrain_dataset(moving, **MOTION)
+    mask = dataset[(0, 1)]["mask"].view(2, 16)
+    assert torch.equal(mask[0], mask[1])
+
+
+def test_motion_masks_depend_on_seed_epoch_and_index_only(moving):
+    dataset = pretrain_dataset(moving, num_repeats=2, **MOTION)
+    first = dataset[(0, 0)]
+    assert equal(pickle.loads(pickle.dumps(dataset))[(0, 0)], first)
+    assert first["mask"].shape == (2, 32) and not torch.equal(*first["mask"])
+    assert not torch.equal(first["mask"], dataset[(1, 0)]["mask"])
+    assert torch.equal(pretrain_dataset(moving, **MOTION)[(0, 0)]["mask"], first["mask"][0])
+    # the clips are those of a run without motion
+    assert torch.equal(pretrain_dataset(moving, num_repeats=2)[(0, 0)]["clip"], first["clip"])
+
+
+def test_motion_with_a_broken_video(folder):
+    videos = make_list(folder, ["broken.mp4", "video 0.mp4"])
+    item = pretrain_dataset(videos, **MOTION)[(0, 0)]
+    assert item["index"] == 1 and item["failures"][0][0] == videos.paths[0]
 
 
 # ---- broken videos ----
@@ -222,5 +309,15 @@ def test_bad_options(videos):
         train_dataset(videos, sampler="random")
     with pytest.raises(ValueError, match="--num_sample 0"):
         train_dataset(videos, num_repeats=0)
+    with pytest.raises(ValueError, match="--num_sample 0"):
+        pretrain_dataset(videos, num_repeats=0)
+    with pytest.raises(ValueError, match="--num_frames must be at least 2"):
+        pretrain_dataset(videos, num_frames=1, **MOTION)
     with pytest.raises(ValueError, match="--test_num_segment 0"):
         ViewDataset(videos, transform=torch.clone, sampler="dense", num_frames=4, sampling_rate=2, num_clips=0)
+
+
+def test_motion_vectors_come_from_pyav(videos):
+    pytest.importorskip("decord")
+    with pytest.raises(ValueError, match="--decoder pyav"):
+        pretrain_dataset(videos, decoder="decord", **MOTION)

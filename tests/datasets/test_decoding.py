@@ -110,7 +110,7 @@ def test_frames_outside_the_video_are_refused(indices, decoder, videos):
         video.get_frames(indices)
 
 
-class CountingReader(decoding._PyAVReader):
+class CountingReader(decoding.PyAVReader):
     """Counts the frames that come out of the decoder."""
 
     num_decoded = 0
@@ -132,7 +132,7 @@ def test_pyav_seeks(tmp_path, write_video, read_number):
 
 def test_pyav_falls_back_when_times_are_wrong(videos, read_number):
     """A stream whose times do not fit its index is decoded from the start, and is right all the same."""
-    with decoding._PyAVReader(str(videos("short_gop.mp4"))) as video:
+    with decoding.PyAVReader(str(videos("short_gop.mp4"))) as video:
         times = [time + 1 for time in video._index.times]
         video._index = decoding._FrameIndex(times, video._index.key_times)
         assert [read_number(frame) for frame in video.get_frames([7, 30])] == [7, 30]

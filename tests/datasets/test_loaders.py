@@ -45,6 +45,15 @@ class NoiseDataset(Dataset):
         return item | {"mask": torch.from_numpy(rng.random(8) < 0.5)}
 
 
+class RepeatedMaskDataset(NoiseDataset):
+    """Pre-training with several crops and masks of each clip."""
+
+    def __getitem__(self, key: tuple[int, int]) -> dict:
+        item = super().__getitem__(key)
+        del item["label"]
+        return item | {"mask": torch.from_numpy(sample_rng(1, *key).random((self.repeats, 8)) < 0.5)}
+
+
 class ViewsDataset(Dataset):
     """An evaluation set without files: six views of a video, all filled with its index."""
 
@@ -211,6 +220,15 @@ def test_collate_pretraining():
     batch = collate(items)
     assert batch.clip.shape == (2, 2, 3, 4, 4) and batch.mask.shape == (2, 8) and batch.label is None
     assert batch.index.dtype == torch.int64 and batch.failures == []
+
+
+def test_collate_repeated_pretraining_is_video_major():
+    items = [RepeatedMaskDataset(repeats=3)[(0, index)] for index in (5, 2)]
+    batch = collate(items)
+    assert batch.clip.shape == (6, 2, 3, 4, 4) and batch.mask.shape == (6, 8) and batch.label is None
+    assert torch.equal(batch.mask, torch.cat([items[0]["mask"], items[1]["mask"]])) and batch.views == 3
+    assert torch.equal(batch.clip[4], items[1]["clip"][1])
+    assert batch.index.tolist() == [5, 5, 5, 2, 2, 2] and batch.failures == [("bad.mp4", "torn")]
 
 
 def test_batch_to_normalises_once_and_keeps_the_rest():

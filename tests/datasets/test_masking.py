@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from datasets.masking import MASKS, num_masked_per_slot, random_mask, tube_mask
+from datasets.masking import MASKS, num_masked_by_motion, num_masked_per_slot, random_mask, tube_mask
 
 GRID = (8, 14, 14)
+VISIBLE = {"tube": 20, "random": 20, "motion": 19, "motion_vectors": 19}  # in a slot, or on average, at 0.9
 
 
 def rng(seed=0):
@@ -27,9 +28,23 @@ def test_number_of_masked_places(side, ratio, expected):
     assert num_masked_per_slot((8, *side), ratio) == expected
 
 
+@pytest.mark.parametrize(
+    ("side", "ratio", "expected"),
+    [
+        ((14, 14), 0.9, 177),  # 19.6 are visible, hence 19
+        ((14, 14), 0.75, 147),
+        ((1, 10), 0.9, 9),  # 1 - 0.9 is 0.09999999999999998 in floating point
+        ((2, 2), 0.2, 1),
+    ],
+)
+def test_number_of_masked_places_that_follow_motion(side, ratio, expected):
+    assert num_masked_by_motion((8, *side), ratio) == expected
+
+
 @pytest.mark.parametrize("ratio", [k / 100 for k in range(1, 100)])
 def test_hundredths_are_exact(ratio):
     assert num_masked_per_slot((1, 10, 10), ratio) == round(ratio * 100)
+    assert num_masked_by_motion((1, 10, 10), ratio) == round(ratio * 100)
 
 
 @pytest.mark.parametrize("name", MASKS)
@@ -37,12 +52,18 @@ def test_count_type_and_shape(name):
     for seed in range(5):
         mask = MASKS[name](GRID, 0.9, rng(seed))
         assert mask.shape == (1568,) and mask.dtype == bool
-        assert mask.sum() == 1408
+        assert mask.sum() == 1568 - 8 * VISIBLE[name]
 
 
-def test_tube_is_the_same_in_every_slot():
-    mask = tube_mask(GRID, 0.9, rng()).reshape(GRID)
+@pytest.mark.parametrize("name", ["tube", "motion", "motion_vectors"])
+def test_tube_is_the_same_in_every_slot(name):
+    mask = MASKS[name](GRID, 0.9, rng()).reshape(GRID)
     assert (mask == mask[0]).all()
+
+
+def test_tubes_have_not_changed():
+    """What seeded runs drew before masks could follow motion."""
+    assert np.array_equal(tube_mask(GRID, 0.9, rng(3)), np.tile(rng(3).permutation(np.arange(196) < 176), 8))
 
 
 def test_random_is_not():
@@ -71,7 +92,7 @@ def test_ratio_outside_0_to_1_is_refused(name, ratio):
 
 
 @pytest.mark.parametrize("name", MASKS)
-@pytest.mark.parametrize(("grid", "ratio"), [((8, 2, 2), 0.2), ((8, 1, 1), 0.9), ((1, 2, 2), 1 - 1e-12)])
+@pytest.mark.parametrize(("grid", "ratio"), [((8, 2, 2), 1e-12), ((8, 1, 1), 0.9), ((1, 2, 2), 1 - 1e-12)])
 def test_nothing_masked_or_nothing_visible_is_refused(name, grid, ratio):
     with pytest.raises(ValueError, match="at least one must be masked and one visible"):
         MASKS[name](grid, ratio, rng())

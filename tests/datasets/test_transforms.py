@@ -113,6 +113,21 @@ def test_pretrain_crop_equals_pil():
     assert (out.int() - expected.int()).abs().max() <= 1
 
 
+@pytest.mark.parametrize("augmentation", PretrainTransform.AUGMENTATIONS)
+def test_pretrain_box_is_what_the_transform_takes(augmentation):
+    """The same draws in the same order, whether the box is asked for or not."""
+    frames, transform = smooth_frames(90, 120), PretrainTransform(48, augmentation)
+    for seed in range(5):
+        alone, whole = np.random.default_rng(seed), np.random.default_rng(seed)
+        top, left, height, width = box = transform.draw_box(90, 120, alone)
+        out = transform(frames, whole)
+        assert torch.equal(transform.crop(frames, box), out) and alone.random() == whole.random()
+        crop = frames[..., top : top + height, left : left + width]
+        expected = torch.stack([pil_resize(frame, 48, 48) for frame in crop])
+        assert (out.int() - expected.int()).abs().max() <= 1
+    assert augmentation != "resize" or box == (0, 0, 90, 120)
+
+
 def test_pretrain_resize_takes_the_whole_frame():
     frames = smooth_frames(60, 90)
     out = PretrainTransform(32, "resize")(frames, np.random.default_rng(0))

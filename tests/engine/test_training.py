@@ -10,7 +10,7 @@ from runs import series
 from datasets.loaders import Batch
 from datasets.mixing import build_mixup
 from engine.finetuning import ClassificationForward
-from engine.pretraining import pretraining_forward
+from engine.pretraining import PretrainingForward
 
 
 def test_every_epoch_shows_other_samples(data, tmp_path):
@@ -54,9 +54,21 @@ def test_classification_loss_with_mixup():
     torch.testing.assert_close(out["loss"], -(targets * head(mixed).log_softmax(dim=1)).sum(dim=1).mean())
 
 
-def test_pretraining_keeps_the_scalars_only():
-    def model(clip, mask):
-        return {"loss": clip.sum(), "video_loss": mask.sum(), "predicted": clip, "codes_video": mask}
+def test_pretraining_calls_guide_teacher_and_model_in_turn():
+    """The guide's mask goes to the teacher and to the model, the teacher's features to the model."""
+    batch = Batch(clip=torch.rand(2, 3), index=torch.arange(2), mask=torch.tensor([[True, True, False]] * 2))
+    seen = []
 
-    batch = Batch(clip=torch.ones(2), index=torch.arange(2), mask=torch.ones(2))
-    assert pretraining_forward(model, batch).keys() == {"loss", "video_loss"}
+    def model(clip, mask, features, *, num_masked):
+        seen.append((clip, mask, features, num_masked))
+        return {"loss": clip.sum()}
+
+    assert PretrainingForward()(model, batch)["loss"] == batch.clip.sum()
+    clip, mask, features, num_masked = seen.pop()
+    assert clip is batch.clip and mask is batch.mask and features is None and num_masked == 2
+    forward = PretrainingForward(
+        teacher=lambda clip, mask, number: clip + mask * number, guide=lambda clip, mask: ~mask
+    )
+    forward(model, batch)
+    _, mask, features, num_masked = seen.pop()
+    assert torch.equal(mask, ~batch.mask) and torch.equal(features, batch.clip + ~batch.mask * 2) and num_masked == 2

@@ -30,7 +30,7 @@ def inputs(batch=3, seed=1):
 
 def test_what_comes_out():
     out = sigma()(*inputs())
-    assert set(out) == {"loss", "video_loss", "target_loss", "codes_video", "codes_target", "predicted"}
+    assert set(out) == {"loss", "video_loss", "target_loss", "codes_video", "codes_target", "predicted", "projected"}
     assert out["predicted"].shape == (3, NUM_MASKED, 12)
     for name in ("loss", "video_loss", "target_loss"):
         assert out[name].shape == () and out[name].dtype == torch.float32
@@ -38,7 +38,7 @@ def test_what_comes_out():
         assert out[name].shape == (3, NUM_MASKED) and out[name].dtype == torch.int64
     torch.testing.assert_close(out["loss"], out["video_loss"] + out["target_loss"])
     out = videomae()(*inputs())
-    assert set(out) == {"loss", "predicted"} and out["predicted"].shape == (3, NUM_MASKED, 3 * 2 * 8 * 8)
+    assert set(out) == {"loss", "predicted", "projected"} and out["predicted"].shape == (3, NUM_MASKED, 3 * 2 * 8 * 8)
 
 
 def test_losses_are_cross_entropies_with_the_other_branch_s_codes():
@@ -75,6 +75,19 @@ def test_image_teacher_needs_given_features():
 def test_clip_of_another_shape(shape):
     with pytest.raises(ValueError, match=r"\(3, 4, 32, 32\)"):
         sigma()(torch.zeros(shape), inputs()[1])
+
+
+def test_a_known_number_of_masked_tokens_changes_nothing():
+    model = sigma().eval()
+    clip, mask = inputs()
+    assert torch.equal(model(clip, mask)["loss"], model(clip, mask, num_masked=NUM_MASKED)["loss"])
+
+
+def test_frozen_projection_gets_no_gradient():
+    model = sigma()
+    model.freeze_projection()
+    trained = gradients(model, "loss")
+    assert trained == {name for name, _ in model.named_parameters() if not name.startswith("head.")}
 
 
 def test_masks_that_are_not_even():

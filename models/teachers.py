@@ -1,0 +1,286 @@
+"""Frozen image teachers: DINO and DINOv2 networks whose features SIGMA predicts (arXiv 2407.15447).
+
+Letters: B clips, C channels, T H W frames and pixels, S single frames, t h w the student's token grid, y x a teacher's
+grid of a frame, N = t * h * w tokens, M masked tokens, F target-feature width.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+import torch
+from einops import rearrange
+from timm.layers import resample_abs_pos_embed
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+from torch.nn import functional
+
+from models.registry import ModelError
+from models.targets import standardize
+from models.tokens import Tubelet, gather_tokens, split_by_mask
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A network of timm and the official file of its weights."""
+
+    architecture: str  # timm's name
+    patch_size: int
+    feature_dim: int
+    url: str
+
+
+_DINO = "https://dl.fbaipublicfiles.com/dino"
+_DINOV2 = "https://dl.fbaipublicfiles.com/dinov2"
+TEACHERS = {  # (--target_type, --distillation_teacher)
+    ("dino_v1", "dino_s"): Teacher(  # arXiv 2104.14294
+        "vit_small_patch16_224.dino", 16, 384, f"{_DINO}/dino_deitsmall16_pretrain/dino_deitsmall16_pretrain.pth"
+    ),
+    ("dino_v1", "dino_b"): Teacher(
+        "vit_base_patch16_224.dino", 16, 768, f"{_DINO}/dino_vitbase16_pretrain/dino_vitbase16_pretrain.pth"
+    ),
+    ("dino_v2", "dino_s"): Teacher(  # arXiv 2304.07193, with the registers of 2309.16588
+        "vit_small_patch14_reg4_dinov2.lvd142m", 14, 384, f"{_DINOV2}/dinov2_vits14/dinov2_vits14_reg4_pretrain.pth"
+    ),
+    ("dino_v2", "dino_b"): Teacher(
+        "vit_base_patch14_reg4_dinov2.lvd142m", 14, 768, f"{_DINOV2}/dinov2_vitb14/dinov2_vitb14_reg4_pretrain.pth"
+    ),
+    ("dino_v2", "dino_l"): Teacher(
+        "vit_large_patch14_reg4_dinov2.lvd142m", 14, 1024, f"{_DINOV2}/dinov2_vitl14/dinov2_vitl14_reg4_pretrain.pth"
+    ),
+}
+_WRAPPERS = ("teacher.", "module.", "_orig_mod.", "backbone.")  # around the network's names, outermost first
+_EXTRAS = ("head.", "dino_head.", "ibot_head.", "mask_token")  # training needs them, features do not
+
+
+def find_teacher(target_type: str, name: str) -> Teacher:
+    """The row of `TEACHERS`.
+
+    Raises:
+        ModelError: no such pair; lists the valid ones.
+    """
+    if (target_type, name) not in TEACHERS:
+        valid = "; ".join(f"--target_type {kind} --distillation_teacher {known}" for kind, known in TEACHERS)
+        raise ModelError(f"--target_type {target_type} --distillation_teacher {name}: no such teacher. Valid: {valid}")
+    return TEACHERS[target_type, name]
+
+
+def teacher_dim(target_type: str, name: str) -> int:
+    """F, the width of a teacher's features, without building it. Raises ModelError for an unknown pair."""
+    return find_teacher(target_type, name).feature_dim
+
+
+class ImageTeacher(nn.Module):
+    """Features of a frozen ViT at the masked places, standardised per clip and channel (protocols 2).
+
+    The network runs in the dtype of its weights, outside autocast, and always in inference mode. The features are the
+    tokens after its final norm, without class and register tokens, of the first frame of every tubelet.
+
+    Args:
+        network: a ViT of timm, made for the clip's frame size.
+        tubelet: of the student.
+        grid: (t, h, w) of the student; where the network's grid of a frame differs from (h, w), its features are
+            resized to it, bilinearly.
+    """
+
+    def __init__(self, network: VisionTransformer, *, tubelet: Tubelet, grid: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.network = network.requires_grad_(False)
+        self.frame_step = tubelet[0]
+        self.grid = grid
+        self.eval()
+
+    def train(self, mode: bool = True) -> "ImageTeacher":
+        """Stay in inference mode, whatever `mode` says."""
+        return super().train(False)
+
+    @torch.no_grad()  # and not inference_mode, whose tensors a loss may not save for its backward pass
+    def forward(self, clip_BCTHW: torch.Tensor, mask_BN: torch.Tensor, num_masked: int | None = None) -> torch.Tensor:
+        """Target features of the masked tokens.
+
+        Args:
+            clip_BCTHW: (B, 3, T, H, W) float, ImageNet-normalised.
+            mask_BN: (B, N) bool, True = masked, the same number in every row; best left in host memory.
+            num_masked: M, if known: then a mask on the device is not counted there (see `split_by_mask`).
+
+        Returns:
+            (B, M, F) float32.
+
+        Raises:
+            ValueError: clip or mask of another size than the student's grid.
+        """
+        num_tokens = math.prod(self.grid)
+        if mask_BN.shape[1] != num_tokens or clip_BCTHW.shape[2] != self.grid[0] * self.frame_step:
+            raise ValueError(
+                f"the teacher is made for {self.grid[0] * self.frame_step} frames and {num_tokens} tokens a clip, "
+                f"got {clip_BCTHW.shape[2]} frames and a mask of {mask_BN.shape[1]}"
+            )
+        _, masked_BM = split_by_mask(mask_BN, clip_BCTHW.device, num_masked=num_masked)
+        return gather_tokens(self.features(clip_BCTHW), masked_BM)
+
+    @torch.no_grad()
+    def features(self, clip_BCTHW: torch.Tensor) -> torch.Tensor:
+        """(B, N, F) float32, standardised, of all tokens of the clips."""
+        frames_SCHW = rearrange(clip_BCTHW[:, :, :: self.frame_step], "b c t h w -> (b t) c h w")
+        with torch.autocast(clip_BCTHW.device.type, enabled=False):
+            tokens = self.network.forward_features(frames_SCHW.to(self.network.patch_embed.proj.weight.dtype))
+            patches_SNF = tokens[:, self.network.num_prefix_tokens :].float()
+            patches_SNF = _resize(patches_SNF, self.network.patch_embed.grid_size, self.grid[1:])
+            features_BNF = rearrange(patches_SNF, "(b t) n f -> b (t n) f", t=self.grid[0])
+            return standardize(features_BNF, dim=1)
+
+
+def _resize(tokens_SNF: torch.Tensor, old: tuple[int, int], new: tuple[int, int]) -> torch.Tensor:
+    """Tokens of an old grid (y, x) -> of a new one (h, w), bilinearly, pixel centres aligned."""
+    if old == new:
+        return tokens_SNF
+    maps = rearrange(tokens_SNF, "s (y x) f -> s f y x", y=old[0])
+    maps = functional.interpolate(maps, size=new, mode="bilinear", align_corners=False)
+    return rearrange(maps, "s f h w -> s (h w) f")
+
+
+def build_teacher(
+    target_type: str,
+    name: str,
+    *,
+    img_size: int,
+    tubelet: Tubelet,
+    grid: tuple[int, int, int],
+    dtype: torch.dtype,
+    weights: Mapping[str, Any] | None = None,
+) -> ImageTeacher:
+    """A teacher with its weights, in host memory.
+
+    Args:
+        target_type, name: a key of `TEACHERS`.
+        img_size: height and width of the clip's frames; the network's position table is resampled to it.
+        tubelet, grid: the student's (`encoder.tubelet`, `encoder.grid`).
+        dtype: of the network's weights and arithmetic; the features are float32 all the same.
+        weights: content of a file, in a layout that `load_teacher` takes; None downloads the official file, once, to
+            torch's hub folder.
+
+    Raises:
+        ModelError: unknown pair, frame size that does not fit the patches, weights of another network, no download.
+    """
+    teacher = find_teacher(target_type, name)
+    _check_size(teacher, img_size, tubelet)
+    # Without timm's initialisation: every tensor comes from the file.
+    network = timm.create_model(teacher.architecture, img_size=img_size, num_classes=0, weight_init="skip")
+    assert isinstance(network, VisionTransformer)
+    load_teacher(network, _download(teacher) if weights is None else weights)
+    return ImageTeacher(network.to(dtype), tubelet=tubelet, grid=grid)
+
+
+def _check_size(teacher: Teacher, img_size: int, tubelet: Tubelet) -> None:
+    if img_size < 1 or img_size % teacher.patch_size:
+        step = math.lcm(teacher.patch_size, *tubelet[1:])  # sizes that suit the student too
+        below = img_size // step * step
+        nearest = f"{below} or {below + step}" if below > 0 else f"{step}"
+        raise ModelError(
+            f"--input_size {img_size} is not a multiple of the teacher's patch size {teacher.patch_size}: "
+            f"the nearest sizes for student and teacher are {nearest}"
+        )
+
+
+def _download(teacher: Teacher) -> dict[str, Any]:
+    """The official weights. Not from the Hugging Face hub, whose client retries for a minute where there is no network.
+
+    Raises:
+        ModelError: not in torch's hub folder, and not to be had.
+    """
+    try:
+        return torch.hub.load_state_dict_from_url(teacher.url, map_location="cpu", progress=False, weights_only=True)
+    except Exception as error:  # network, proxy, full disk, damaged or foreign file: the remedy is the same
+        reason = (str(error).splitlines() or [""])[0]
+        raise ModelError(
+            f"the teacher's weights cannot be downloaded to, or read from, {torch.hub.get_dir()}/checkpoints "
+            f"({type(error).__name__}: {reason}): get {teacher.url} "
+            f"on a machine with a network and give it as --teacher_weights FILE"
+        ) from error
+
+
+def load_teacher(network: VisionTransformer, state: Mapping[str, Any]) -> None:
+    """Load a file's content into a network of `TEACHERS`, in place; every tensor has to come from the file.
+
+    Takes timm's layout; the official DINO layout (the same names) and its full checkpoints (`teacher` holding
+    `backbone.*` and `head.*`); the official DINOv2 layout with registers. Heads and mask tokens are left out. The
+    position table is resampled to the network's grid as timm does it, and as DINOv2 with registers does: bicubic,
+    antialiased.
+
+    timm's own `checkpoint_filter_fn` is not used: it would resample the patch embedding of another patch size, which
+    makes an 8-pixel DINO file fit a 16-pixel network, and it does not check the position table's length.
+
+    Raises:
+        ModelError: a tensor is missing, unknown or of another shape; says how many fit, the first differences and the
+            likely cause.
+    """
+    tensors = _fit_positions(network, _timm_names(_backbone(state)))
+    own = network.state_dict()
+    fitting = [name for name in own if name in tensors and tensors[name].shape == own[name].shape]
+    differences = [
+        f"{name}: {tuple(tensors[name].shape)} in the file, {tuple(value.shape)} in the network"
+        for name, value in own.items()
+        if name in tensors and tensors[name].shape != value.shape
+    ]
+    differences += [f"{name} is not in the file" for name in own if name not in tensors]
+    differences += [f"{name} is not in the network" for name in tensors if name not in own]
+    if differences:
+        raise ModelError(
+            f"--teacher_weights: another network: {len(fitting)} of the teacher's {len(own)} tensors fit. "
+            f"First differences: {'; '.join(differences[:3])}. {_likely_cause(network, tensors)}"
+        )
+    network.load_state_dict(tensors, strict=True)
+
+
+def _backbone(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The network's tensors by their plain names, without wrappers, heads and mask token."""
+    teacher = state.get("teacher")
+    state = teacher if isinstance(teacher, Mapping) else state
+    tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
+    for wrapper in _WRAPPERS:
+        if any(name.startswith(wrapper) for name in tensors):  # what lies outside is a student or a head
+            tensors = {name.removeprefix(wrapper): v for name, v in tensors.items() if name.startswith(wrapper)}
+    return {name: value for name, value in tensors.items() if not name.startswith(_EXTRAS)}
+
+
+def _timm_names(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Official DINOv2 with registers -> timm: the class token takes in its position, which leaves the table."""
+    tensors = dict(tensors)
+    if "register_tokens" in tensors:
+        tensors["reg_token"] = tensors.pop("register_tokens")
+        token, table = tensors.get("cls_token"), tensors.get("pos_embed")
+        if token is not None and table is not None and table.ndim == 3 and token.shape == table[:, :1].shape:
+            tensors["cls_token"], tensors["pos_embed"] = token + table[:, :1], table[:, 1:]
+    return tensors
+
+
+def _fit_positions(network: VisionTransformer, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The position table resampled to the network's grid, if it is one of a square grid."""
+    table = tensors.get("pos_embed")
+    if table is None or table.ndim != 3:
+        return tensors
+    num_prefix = 0 if network.no_embed_class else network.num_prefix_tokens
+    num_places = table.shape[1] - num_prefix
+    if num_places < 1 or math.isqrt(num_places) ** 2 != num_places:
+        return tensors
+    size = list(network.patch_embed.grid_size)
+    return {**tensors, "pos_embed": resample_abs_pos_embed(table, new_size=size, num_prefix_tokens=num_prefix)}
+
+
+def _likely_cause(network: VisionTransformer, tensors: Mapping[str, torch.Tensor]) -> str:
+    """Why a file does not fit, and the remedy."""
+    kernel, own = tensors.get("patch_embed.proj.weight"), network.patch_embed.proj.weight
+    if kernel is None or kernel.ndim != 4:
+        return "It does not have the names of an official DINO file or of timm"
+    patch_size, dim = kernel.shape[-1], kernel.shape[0]
+    if (patch_size, dim) != (own.shape[-1], own.shape[0]):
+        cause = f"It is a ViT of patch size {patch_size} and width {dim}, not {own.shape[-1]} and {own.shape[0]}"
+        for (target_type, name), teacher in TEACHERS.items():
+            if (teacher.patch_size, teacher.feature_dim) == (patch_size, dim):
+                return f"{cause}: its options are --target_type {target_type} --distillation_teacher {name}"
+        return cause
+    if network.num_reg_tokens and "reg_token" not in tensors:
+        return "It is a DINOv2 without register tokens: take the official file with _reg4_ in its name"
+    return "It is damaged, or of another network of this width"

@@ -1,0 +1,81 @@
+"""The average of the weights: its value, its test, its way through a checkpoint."""
+
+import json
+
+import pytest
+import torch
+from processes import FINETUNE, run_script
+from runs import load, same
+
+from engine.backend import Backend
+from engine.distributed import World
+
+DECAY = 0.5
+FLAGS = {"model_ema": True, "model_ema_decay": DECAY, "batch_size": 8, "save_ckpt_freq": 1, "epochs": 4, "lr": 0.1}
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    """Folder of a run of one update an epoch, each saved."""
+    folder = tmp_path_factory.mktemp("ema")
+    finished = run_script(FINETUNE, *data.flags(FINETUNE, folder, **FLAGS))
+    assert finished.code == 0, finished.stderr
+    return folder
+
+
+def test_is_the_average_over_the_updates(run):
+    """Against the sum written out in float64; the first update has learning rate 0, so its weights are the first."""
+    contents = [load(run / f"checkpoint-{epoch}.pth") for epoch in range(4)]
+    for name, value in contents[0]["model"].items():
+        average = value.double()
+        for content in contents[1:]:
+            average = DECAY * average + (1 - DECAY) * content["model"][name].double()
+            torch.testing.assert_close(content["model_ema"][name].double(), average, rtol=1e-5, atol=1e-6)
+    last = contents[-1]
+    assert not same(last["model"]["head.weight"], last["model_ema"]["head.weight"])
+
+
+def test_both_are_validated_and_tested(run, data, tmp_path):
+    rows = [json.loads(line) for line in (run / "log.txt").read_text().splitlines()]
+    assert all(row.keys() >= {"val/top1", "val_ema/top1", "val_ema/loss"} for row in rows)
+    result = json.loads((run / "test.json").read_text())
+    assert result["test/loss"] != result["test_ema/loss"]
+    for key, name in (("model", "test"), ("model_ema", "test_ema")):
+        flags = data.flags(FINETUNE, tmp_path / key, resume=run / "checkpoint-3.pth", model_key=key, eval=True)
+        assert run_script(FINETUNE, *flags).code == 0
+        alone = json.loads((tmp_path / key / "test.json").read_text())
+        assert alone["test/loss"] == pytest.approx(result[f"{name}/loss"], rel=1e-6)
+    assert (run / "test_ema_predictions.npz").exists()
+
+
+def test_resumed_average_is_the_uninterrupted_one(run, data, tmp_path):
+    (tmp_path / "checkpoint-1.pth").write_bytes((run / "checkpoint-1.pth").read_bytes())
+    assert run_script(FINETUNE, *data.flags(FINETUNE, tmp_path, **FLAGS)).code == 0
+    assert same(load(tmp_path / "checkpoint-3.pth")["model_ema"], load(run / "checkpoint-3.pth")["model_ema"])
+
+
+def test_in_host_memory_it_is_the_same(run, data, tmp_path):
+    assert run_script(FINETUNE, *data.flags(FINETUNE, tmp_path, **FLAGS, model_ema_force_cpu=True)).code == 0
+    assert same(load(tmp_path / "checkpoint-3.pth")["model_ema"], load(run / "checkpoint-3.pth")["model_ema"])
+
+
+def test_resuming_without_it_or_only_with_it_is_refused(run, data, tmp_path):
+    flags = {name: value for name, value in FLAGS.items() if not name.startswith("model_ema")}
+    (tmp_path / "checkpoint-1.pth").write_bytes((run / "checkpoint-1.pth").read_bytes())
+    finished = run_script(FINETUNE, *data.flags(FINETUNE, tmp_path, **flags))
+    assert finished.code == 2 and "made with --model_ema; give it to go on" in finished.errors[0]
+    plain = tmp_path / "plain"
+    assert run_script(FINETUNE, *data.flags(FINETUNE, plain, **{**flags, "epochs": 2})).code == 0
+    finished = run_script(FINETUNE, *data.flags(FINETUNE, plain, **FLAGS))
+    assert finished.code == 2 and "made without --model_ema; leave it out" in finished.errors[0]
+
+
+def test_an_update_that_is_left_out_is_seen():
+    """The loop asks this before it lets the average move."""
+    model = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    backend = Backend(model, optimizer, world=World(0, 1, 0, torch.device("cpu")), amp="none")
+    for factor, left_out in ((1.0, False), (float("nan"), True), (1.0, False)):
+        backend.backward(factor * model(torch.ones(1, 2)).sum(), update_freq=1)
+        backend.step()
+        assert backend.left_out_last() is left_out

@@ -1,0 +1,128 @@
+"""Every variant of the method pre-trains on generated videos, and does on two processes what it does on one."""
+
+import pytest
+import torch
+from conftest import write_list
+from moving_videos import write_moving_square
+from processes import PRETRAIN, gloo_world
+from runs import load, records, series
+
+import run_sigma_pretraining
+from datasets.synthetic import generate
+from engine import config
+
+# SGD moves with the size of the gradient (AdamW would hide a wrong factor).
+COMMON = {"opt": "sgd", "lr": 1.0, "epochs": 2, "sampling_rate": 1, "save_ckpt_freq": 2}
+DINO_V2 = {"target_type": "dino_v2", "distillation_teacher": "dino_s", "teacher_weights": "dino_v2.pth"}
+DINO_V2 |= {"model": "pretrain_videomae_mini_patch8_56", "input_size": 56}  # a multiple of both patches, 8 and 14
+DINO = {"target_type": "dino_v1", "distillation_teacher": "dino_s", "teacher_weights": "dino_v1.pth"}
+VARIANTS = {
+    "sigma-mlp": {},
+    "sigma-mlp frozen": {"mlp_preloading": "sigma-mlp"},
+    "sigma-dino": DINO,
+    "sigma-dinov2": DINO_V2,
+    "videomae": {"target_type": "pixel"},
+    "videomae raw": {"target_type": "pixel", "normalize_target": "False"},
+    "regression on mlp": {"loss_func": "L2"},
+    "regression on dino": {**DINO, "loss_func": "L2"},
+    "random masks": {"mask_type": "random"},
+    "motion": {"mask_type": "motion", "flow_weights": "raft.pth"},
+    "motion vectors": {"mask_type": "motion_vectors", "num_frames": 8, "data_path": "moving.csv"},
+    "repeated sampling": {"num_sample": 3, "mask_type": "motion_vectors", "data_path": "moving.csv"},
+    "geometry": {"num_frames": 6, "tubelet_size": 3, "input_size": 48, "init_values": 0.1, "use_checkpoint": True},
+    "continued, longer clips": {"finetune": "sigma-mlp", "num_frames": 8},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(frozen_weights, tmp_path_factory):
+    """Lists of generated videos, and the frozen networks' files."""
+    root = tmp_path_factory.mktemp("variants")
+    generate(root / "data", num_pretrain=8, num_train=10, num_val=10, num_test=10, size=(40, 40), num_frames=12)
+    # the generated videos are made of key frames, which hold no motion vectors
+    moving = [
+        write_moving_square(root / f"{i}.mp4", 12, width=48, height=48, side=20, start=(4, 2 * i), velocity=(1, i % 2))
+        for i in range(8)
+    ]
+    write_list(root / "moving.csv", moving)
+    for file in frozen_weights.iterdir():
+        (root / file.name).symlink_to(file)
+    return root
+
+
+def command(data, folder, output, changes):
+    changes = {"data_path": "data/pretrain.csv", **changes}
+    for flag in ("data_path", "teacher_weights", "flow_weights"):
+        if flag in changes:
+            changes = {**changes, flag: folder / changes[flag]}
+    for flag in ("mlp_preloading", "finetune"):
+        if flag in changes:  # the result of another variant's run
+            changes = {**changes, flag: output.parent / changes[flag] / "checkpoint-1.pth"}
+    return data.flags(PRETRAIN, output, **{**COMMON, **changes})
+
+
+def pretrain(world, command_lines):
+    for argv in command_lines:
+        run_sigma_pretraining.main(config.pretraining_parser().parse_args(list(map(str, argv))), world)
+
+
+@pytest.fixture(scope="module")
+def runs(data, folder):
+    """Folders of all variants' runs in one process with four clips a batch, and in two with two each."""
+    one, two = (
+        [
+            command(data, folder, folder / part / name, {**changes, "batch_size": batch})
+            for name, changes in VARIANTS.items()
+        ]
+        for part, batch in (("one", 4), ("two", 2))
+    )
+    gloo_world(pretrain, one, size=1)
+    gloo_world(pretrain, two, size=2)
+    return folder
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_two_processes_do_what_one_does(runs, name):
+    names = ("step", "train/loss", "train/grad_norm", "train/cosine_predicted")
+    one, two = (series(runs / part / name, *names) for part in ("one", "two"))
+    assert len(one) == 4
+    torch.testing.assert_close(two, one, rtol=2e-3, atol=2e-5)
+    a, b = (load(runs / part / name / "checkpoint-1.pth")["model"] for part in ("one", "two"))
+    torch.testing.assert_close(b, a, rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_it_trains(runs, name):
+    """Weights move, numbers stay finite, and each of the objectives reports what belongs to it."""
+    rows = records(runs / "one" / name)
+    assert torch.isfinite(series(runs / "one" / name, "train/loss", "train/grad_norm")).all()
+    assert all(row["train/grad_norm"] > 0 for row in rows)
+    has_codes = VARIANTS[name].get("loss_func") != "L2" and VARIANTS[name].get("target_type") != "pixel"
+    assert ("train/prototypes_used_target" in rows[0]) is has_codes
+    assert rows[0]["train/loss"] != rows[-1]["train/loss"]
+
+
+def test_frozen_networks_stay_out_of_the_checkpoint_and_of_the_optimizer(runs):
+    """The teacher is nowhere in the file; a frozen projection is what it was, and the optimizer does not know it."""
+    content = load(runs / "one" / "sigma-dino" / "checkpoint-1.pth")
+    assert not any("teacher" in name or "network" in name for name in content["model"])
+    assert content["model"]["prototypes"].shape == (12, 384)
+    assert sum(len(group["params"]) for group in content["optimizer"]["param_groups"]) == len(content["model"])
+    frozen = load(runs / "one" / "sigma-mlp frozen" / "checkpoint-1.pth")
+    source = load(runs / "one" / "sigma-mlp" / "checkpoint-1.pth")
+    projection = [name for name in source["model"] if name.startswith("head.")]
+    assert all(torch.equal(frozen["model"][name], source["model"][name]) for name in projection)
+    trained = sum(len(group["params"]) for group in frozen["optimizer"]["param_groups"])
+    assert trained == len(frozen["model"]) - len(projection)
+
+
+def test_positions_of_a_longer_clip_are_remembered(runs):
+    """What was trained with a resampled table says so to whoever loads it next."""
+    args = load(runs / "one" / "continued, longer clips" / "checkpoint-1.pth")["args"]
+    assert args["position_grid"] == [2, 4, 4] and args["num_frames"] == 8
+
+
+def test_repeats_multiply_the_clips(runs):
+    text = (runs / "one" / "repeated sampling" / "console.txt").read_text()
+    assert "4 = 4 x accumulation 1 x ranks 1 videos, 3 clips of each (--num_sample): 12 clips" in text
+    assert "= base 1 x 4 / 256" in text
