@@ -131,6 +131,7 @@ def load_weights(args: argparse.Namespace, model: Classifier, path: str | Path) 
         report = load_encoder(model, weights.tensors, trained_with=config.trained_with(args, weights.args))
     except ModelError as error:
         raise ConfigError(f"{path}: {error}") from error
+    args.licence = weights.licence  # goes on with what is made of them
     logger.info("weights of %s (%s): %s", path, weights.kind, report.describe())
     return report
 
@@ -244,7 +245,8 @@ def build_ema(args: argparse.Namespace, model: Classifier) -> checkpoint.Ema | N
         return None
     from timm.utils import ModelEmaV3  # among the imports above it would come before compat
 
-    return ModelEmaV3(model, decay=args.model_ema_decay, device=torch.device("cpu") if args.model_ema_force_cpu else None)
+    device = torch.device("cpu") if args.model_ema_force_cpu else None
+    return ModelEmaV3(model, decay=args.model_ema_decay, device=device)
 
 
 def evaluate(

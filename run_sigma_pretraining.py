@@ -77,6 +77,7 @@ def load_start(args: argparse.Namespace, model: Sigma) -> None:
             if part == "model":
                 said = config.trained_with(args, weights.args)
                 report = load_pretraining(model, weights.tensors, trained_with=said)
+                args.licence = weights.licence  # goes on with what is made of them
             else:
                 report = load_projection(model, weights.tensors)
                 model.freeze_projection()

@@ -78,7 +78,8 @@ def _facts(content: Mapping[str, Any]) -> dict[str, Any]:
     args = content.get("args")
     args = args if isinstance(args, Mapping) else getattr(args, "__dict__", {})
     names = content.get("class_names") or []
-    return {"args": dict(args), "class_names": list(map(str, names)), "licence": str(content.get("licence") or "")}
+    licence = content.get("licence") or args.get("licence") or ""  # of what the run started from
+    return {"args": dict(args), "class_names": list(map(str, names)), "licence": str(licence)}
 
 
 def _safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

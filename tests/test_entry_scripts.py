@@ -17,6 +17,7 @@ import run_class_finetuning
 import run_sigma_pretraining
 from engine import config
 from engine.checks import check_options
+from engine.weights import read_weights
 
 # -------------------------------------------------------------------------------- commands of the released documents
 
@@ -229,6 +230,17 @@ def test_fine_tuning_starts_from_the_weights(outputs):
     for name in ("blocks.0.attn.qkv.weight", "blocks.3.mlp.fc2.weight"):
         change = (after[name] - before[f"encoder.{name}"]).norm() / before[f"encoder.{name}"].norm()
         assert 0 < change < 0.1
+
+
+def test_the_licence_of_the_weights_goes_on(outputs, data, tmp_path):
+    folder, _ = outputs
+    content = load(folder / "p" / "checkpoint-2.pth")
+    torch.save({"model": content["model"], "args": content["args"], "licence": "cc-by-nc-4.0"}, tmp_path / "a.pth")
+    for script, name in ((PRETRAIN, "p"), (FINETUNE, "f")):
+        flags = data.flags(script, tmp_path / name, finetune=tmp_path / "a.pth", epochs=1, warmup_epochs=0)
+        assert run_script(script, *flags).code == 0
+        assert read_weights(tmp_path / name / "checkpoint-0.pth").licence == "cc-by-nc-4.0"
+    assert read_weights(folder / "f" / "checkpoint-1.pth").licence == ""
 
 
 def test_log_lines(outputs):
