@@ -1,6 +1,7 @@
 """Fine-tune, probe or test: `python run_class_finetuning.py --data_set custom --data_path lists --finetune FILE`."""
 
 import argparse
+import copy
 import json
 import logging
 from collections.abc import Mapping
@@ -114,32 +115,33 @@ def build_model(args: argparse.Namespace, world: World, data: Data) -> Classifie
         use_checkpoint=args.use_checkpoint,
     )
     assert isinstance(model, Classifier)
-    if args.eval:
-        load_for_test(args, model)
-    elif args.finetune:
-        load_weights(args, model, args.finetune)
+    if not args.eval and args.finetune:
+        load_weights(args, model, args.finetune, key=args.model_key)
     args.position_grid = list(model.position_grid)  # whoever loads the result has to know
     if args.linear_probing:
         model.freeze_backbone()
     return model.to(world.device)
 
 
-def load_weights(args: argparse.Namespace, model: Classifier, path: str | Path) -> LoadReport:
-    """What fits of a file's weights, in place; the grid of the position table goes into the run's options."""
-    weights = read_weights(path, model_key=args.model_key, trust=args.trust_checkpoint)
+def load_weights(args: argparse.Namespace, model: Classifier, path: str | Path, *, key: str) -> LoadReport:
+    """What fits of a file's weights under `key`, in place."""
+    weights = read_weights(path, model_key=key, trust=args.trust_checkpoint)
     try:
         report = load_encoder(model, weights.tensors, trained_with=config.trained_with(args, weights.args))
     except ModelError as error:
         raise ConfigError(f"{path}: {error}") from error
     args.licence = weights.licence  # goes on with what is made of them
     logger.info("weights of %s (%s): %s", path, weights.kind, report.describe())
+    if report.untrained:
+        logger.warning("%d tensors of the encoder are not in %s: %s", len(report.untrained), path, report.untrained)
     return report
 
 
-def load_for_test(args: argparse.Namespace, model: Classifier) -> None:
-    """The weights that `--eval` tests: of --resume, else of the newest checkpoint in --output_dir, else of --finetune.
+def load_for_test(args: argparse.Namespace, world: World, model: Classifier) -> dict[str, nn.Module]:
+    """The models that `--eval` tests, by the suffix of their results: so a training command tests its result.
 
-    So the command of a training run tests its result when `--eval` is added.
+    Weights are those of --resume, else of the newest checkpoint in --output_dir, else of --finetune. With --model_ema
+    the average in that file is tested as well, under '_ema'.
     """
     newest = checkpoint.newest_valid(args.output_dir) if args.auto_resume and args.output_dir else None
     path = args.resume or newest or args.finetune
@@ -147,12 +149,20 @@ def load_for_test(args: argparse.Namespace, model: Classifier) -> None:
         raise ConfigError(
             "--eval: no weights; give --resume FILE, --finetune FILE or an --output_dir with a checkpoint"
         )
-    report = load_weights(args, model, path)
-    if report.missing or report.mismatched:
-        raise ConfigError(
-            f"--eval: {path} is not a checkpoint of this classifier with {model.head.out_features} classes (check "
-            f"--nb_classes, or fine-tune it first): {report.describe()}"
-        )
+    # With --finetune beside it, --model_key tells of that file.
+    key = f"{args.model_key}|model" if args.finetune and path != args.finetune else args.model_key
+    models = {"": (model, key)}
+    if args.model_ema:
+        models["_ema"] = copy.deepcopy(model), "model_ema"
+    for tested, its_key in models.values():
+        report = load_weights(args, tested, path, key=its_key)
+        if report.missing or report.mismatched:
+            raise ConfigError(
+                f"--eval: {path} is not a checkpoint of this classifier with {model.head.out_features} classes (check "
+                f"--nb_classes, or fine-tune it first): {report.describe()}"
+            )
+    args.tested = {suffix: [str(path), key] for suffix, (_, key) in models.items()}
+    return {suffix: tested.to(world.device) for suffix, (tested, _) in models.items()}
 
 
 def build_loaders(args: argparse.Namespace, world: World, data: Data) -> dict[str, Any]:
@@ -283,6 +293,8 @@ def test(
     metrics, by_model = evaluate(args, world, data, models, loaders, "test")
     views_are = f"{args.test_num_segment} clips x {args.test_num_crop} crops"
     result: dict[str, Any] = {**metrics, "views_are": views_are}
+    if args.eval:
+        result["weights"] = args.tested
     for suffix, predictions in by_model.items():
         result |= {"videos": len(predictions.labels), "views": predictions.num_views}
         logger.info(
@@ -306,7 +318,7 @@ def main(args: argparse.Namespace, world: World) -> None:
     data = read_lists(args)
     model = build_model(args, world, data)
     loaders = build_loaders(args, world, data)
-    models = {"": model} if args.eval else train(args, world, data, model, loaders)
+    models = load_for_test(args, world, model) if args.eval else train(args, world, data, model, loaders)
     test(args, world, data, models, loaders)
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from engine.setup import build_trainer
 from engine.training import fit
 from engine.weights import read_weights
 from models import ModelError, create_model
-from models.convert import load_pretraining, load_projection
+from models.convert import load_pretraining, load_projection, native_state
 from models.sigma import Sigma
 from models.teachers import ImageTeacher, build_teacher, teacher_dim
 
@@ -84,6 +85,8 @@ def load_start(args: argparse.Namespace, model: Sigma) -> None:
         except ModelError as error:
             raise ConfigError(f"{path}: {error}") from error
         logger.info("%s from %s (%s): %s", part, path, weights.kind, report.describe())
+        if report.untrained:
+            logger.warning("%d tensors of the encoder are not in %s: %s", len(report.untrained), path, report.untrained)
     args.position_grid = list(model.encoder.position_grid)
     if args.target_type == "mlp" and args.loss_func == "L2" and not args.mlp_preloading:
         logger.warning(
@@ -96,10 +99,7 @@ def build_target_network(args: argparse.Namespace, world: World, model: Sigma) -
     """The frozen image teacher of `--target_type dino_...`."""
     if not args.target_type.startswith("dino"):
         return None
-    state = None
-    if args.teacher_weights:
-        keys = "teacher|model|module|state_dict"  # "teacher": of DINO's full checkpoints
-        state = read_weights(args.teacher_weights, model_key=keys, trust=args.trust_checkpoint).tensors
+    state = read_network(args, args.teacher_weights) if args.teacher_weights else None
     try:
         teacher = build_teacher(
             args.target_type,
@@ -119,22 +119,37 @@ def build_guide(args: argparse.Namespace, world: World, model: Sigma) -> MotionG
     """What `--mask_type motion` follows: optical flow."""
     if args.mask_type != "motion":
         return None
-    weights = read_weights(args.flow_weights, trust=args.trust_checkpoint).tensors if args.flow_weights else None
-    return MotionGuide(flow_model(weights), model.encoder.grid).to(world.device)
+    state = None
+    if args.flow_weights:
+        state = native_state(read_network(args, args.flow_weights))
+    return MotionGuide(flow_model(state), model.encoder.grid).to(world.device)
+
+
+def read_network(args: argparse.Namespace, path: str) -> dict[str, torch.Tensor]:
+    """Tensors of a frozen network's file; its makers keep them under one of these keys, or under none."""
+    return read_weights(path, model_key="teacher|model|module|state_dict", trust=args.trust_checkpoint).tensors
 
 
 def check_motion_vectors(videos: VideoList) -> None:
-    """Raise ConfigError if the first videos that can be decoded hold no motion vectors: their codec has none."""
-    for path in videos.paths[:8]:
+    """Raise ConfigError if none of 32 videos, from all over the list, holds motion vectors; warn if some do not."""
+    step = max(len(videos) // 32, 1)
+    probed, without = 0, []
+    for path in videos.paths[::step][:32]:
         try:
-            if has_motion_vectors(path):
-                return
+            without += [] if has_motion_vectors(path) else [path]
+            probed += 1
         except DecodeError as error:
             logger.warning("%s", error)  # training leaves it out, and counts it
-    raise ConfigError(
-        f"--mask_type motion_vectors: the first videos of the list hold none, for example {videos.paths[0]}. H.264, "
-        "MPEG-4 and MPEG-2 files do: re-encode them, or use --mask_type motion"
-    )
+    if len(without) == probed:
+        raise ConfigError(
+            f"--mask_type motion_vectors: the videos of the list hold none, for example {videos.paths[0]}. H.264, "
+            "MPEG-4 and MPEG-2 files do: re-encode them, or use --mask_type motion"
+        )
+    if without:
+        logger.warning(
+            "%d of %d videos probed hold no motion vectors and get tube masks, for example %s",
+            len(without), probed, without[0],
+        )  # fmt: skip
 
 
 def build_data(args: argparse.Namespace, model: Sigma) -> tuple[VideoList, PretrainDataset]:
@@ -189,7 +204,10 @@ def main(args: argparse.Namespace, world: World) -> None:
         num_workers=args.num_workers,
         pin_memory=args.pin_mem and world.device.type == "cuda",
     )
-    with main_process_first(world):  # weights may have to be downloaded
+    downloads = (args.target_type.startswith("dino") and not args.teacher_weights) or (
+        args.mask_type == "motion" and not args.flow_weights
+    )
+    with main_process_first(world) if downloads else nullcontext():
         teacher, guide = build_target_network(args, world, model), build_guide(args, world, model)
     trainer = build_trainer(
         args,
@@ -199,7 +217,11 @@ def main(args: argparse.Namespace, world: World) -> None:
         num_batches=len(loader),
         num_videos=len(videos),
         repeats=args.num_sample,
-        watch=CollapseWatch(None if model.prototypes is None else len(model.prototypes), speaks=world.is_main),
+        watch=CollapseWatch(
+            None if model.prototypes is None else len(model.prototypes),
+            speaks=world.is_main,
+            watch_cosine=args.target_type != "pixel",
+        ),
         record={"data": videos.describe(), "fingerprint": videos.fingerprint},
         in_checkpoint={"fingerprint": videos.fingerprint},
     )

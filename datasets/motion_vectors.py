@@ -20,7 +20,7 @@ from av.sidedata.motionvectors import MotionVectors
 from av.video.frame import PictureType
 from av.video.stream import VideoStream
 
-from .decoding import PyAVReader, as_decode_error, open_container, video_stream
+from .decoding import DecodeError, PyAVReader, as_decode_error, open_container, video_stream
 from .motion_fields import FIELDS, Distances, follow, reference_distances, turn, velocities
 
 _PROBED_FRAMES = 32
@@ -103,6 +103,8 @@ class MotionReader(PyAVReader):
             passed = self._collect(
                 list(range(first, int(distinct[-1]) + 1)), lambda number, frame: self._keep(frame, number in wanted)
             )
+        if len({(frame.size, frame.turns) for frame in passed}) > 1:
+            raise DecodeError(self._path, "the picture's size changes in the middle of the video")
         frames = np.stack([frame.image for frame in passed if frame.image is not None])[places]
         greys = [frame.grey for frame in passed if frame.grey is not None]
         velocity = velocities(

@@ -131,6 +131,8 @@ def read(path: str | Path, *, trust: bool = False) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint file")
+    if not os.access(path, os.R_OK):
+        raise CheckpointError(f"{path}: may not be read by this user")
     if damage := find_damage(path):
         raise CheckpointError(f"{path}: {damage}")
     if trust:
@@ -225,8 +227,8 @@ def resume(
         before = _option(content, name, value)
         if before != value:
             raise CheckpointError(
-                f"{path}: made with {name} {before}, now {value}: keep --num_frames, --input_size and --finetune, or "
-                "choose another --output_dir"
+                f"{path}: made with {name} {before}, now {value}: keep --num_frames, --input_size, --finetune and "
+                "--pretrained_clip, or choose another --output_dir"
             )
     restore(state, content, world=world, path=path)
     logger.info("resumed from %s: %d epochs, %d steps done", path, state.epoch + 1, state.step)
@@ -245,9 +247,6 @@ def restore(state: TrainState, content: dict[str, Any], *, world: World, path: P
     Raises:
         CheckpointError: not a training state, or one of another model or optimizer.
     """
-    if ("model_ema" in content) != (state.ema is not None):
-        made, remedy = ("with", "give it") if "model_ema" in content else ("without", "leave it out")
-        raise CheckpointError(f"{path}: made {made} --model_ema; {remedy} to go on, or choose another --output_dir")
     missing = [key for key in ("model", "optimizer", "epoch", "scaler", "step") if key not in content]
     if missing:
         raise CheckpointError(
@@ -263,13 +262,16 @@ def restore(state: TrainState, content: dict[str, Any], *, world: World, path: P
             raise ValueError("the parameters are grouped in another way")
         state.optimizer.load_state_dict({**saved, "param_groups": groups})
         state.scaler.load_state_dict(content["scaler"])
-        if state.ema is not None:
-            state.ema.module.load_state_dict(content["model_ema"], strict=True)
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{path}: does not fit this model, optimizer and --amp (use the options it was made with, or "
             f"another --output_dir): {textwrap.shorten(str(error), 400)}"
         ) from error
+    if ("model_ema" in content) != (state.ema is not None):
+        made, remedy = ("with", "give it") if "model_ema" in content else ("without", "leave it out")
+        raise CheckpointError(f"{path}: made {made} --model_ema; {remedy} to go on, or choose another --output_dir")
+    if state.ema is not None:
+        state.ema.module.load_state_dict(content["model_ema"], strict=True)
     steps_per_epoch = content.get("steps_per_epoch", state.steps_per_epoch)
     if steps_per_epoch != state.steps_per_epoch:
         raise CheckpointError(

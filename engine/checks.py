@@ -85,5 +85,7 @@ def _check_pretraining(args: argparse.Namespace) -> None:
                 f"--{flag} {getattr(args, flag)} is for --{other} {' or '.join(values)}, not {getattr(args, other)}: "
                 "leave one of them out"
             )
+    if args.mask_type.startswith("motion") and args.num_frames < 2:
+        raise ConfigError(f"--mask_type {args.mask_type}: --num_frames {args.num_frames} is a clip without motion")
     if args.mask_type == "motion_vectors" and args.decoder == "decord":
         raise ConfigError("--mask_type motion_vectors: decord does not give them; use --decoder pyav")

@@ -61,11 +61,13 @@ class CollapseWatch:
 
     Args:
         num_prototypes: K; None for an objective without prototypes.
+        watch_cosine: False where features may be alike without harm: those of pixels, which are all positive.
         speaks: False on all processes but one: they take part in the counting only.
     """
 
-    def __init__(self, num_prototypes: int | None, *, speaks: bool = True) -> None:
+    def __init__(self, num_prototypes: int | None, *, watch_cosine: bool = True, speaks: bool = True) -> None:
         self.num_prototypes = num_prototypes
+        self.watch_cosine = watch_cosine
         self.speaks = speaks
         self._warned: set[str] = set()
 
@@ -81,7 +83,7 @@ class CollapseWatch:
         alarms = {
             f"{name} features are all alike": f"mean cosine {found[f'cosine_{name}']:.3f} between two tokens"
             for name in ("predicted", "projected")
-            if found[f"cosine_{name}"] > ALL_ALIKE
+            if self.watch_cosine and found[f"cosine_{name}"] > ALL_ALIKE
         }
         if self.num_prototypes is not None:
             found["ln_k"] = math.log(self.num_prototypes)
@@ -103,7 +105,7 @@ class CollapseWatch:
         if loss > AT_CHANCE * found["ln_k"]:
             alarms[f"{branch}_loss sits at ln K"] = f"{loss:.3f}, and guessing gives {found['ln_k']:.3f}"
         used = statistics["prototypes_used"]
-        if used < FEW_PROTOTYPES * could_be_used:
+        if could_be_used > 1 and used < max(FEW_PROTOTYPES * could_be_used, 2):
             alarms[f"few prototypes are in use by the {branch} codes"] = f"{used} of {self.num_prototypes}"
         return alarms
 

@@ -63,7 +63,7 @@ def build_trainer(
         output_dir=args.output_dir,
         world=world,
         trust=args.trust_checkpoint,
-        unchanged={"position_grid": args.position_grid},
+        unchanged={name: getattr(args, name) for name in ("num_frames", "input_size", "position_grid")},
     )
     config.write_run_record(args, world, **record)
     config.log_plan(args, world, schedule, model, total_batch=total_batch, repeats=repeats)

@@ -77,7 +77,9 @@ class Trainer:
                     out = self.forward(backend.model, batch)
                 backend.backward(out["loss"], update_freq=self.update_freq)
             self.meter.add({name: value / self.update_freq for name, value in out.items() if value.ndim == 0})
-        watched = watch(out, step=state.step, after_warmup=state.step >= self.schedule.warmup) if watch else {}
+        # Without a warm-up the first epoch counts as one: an untrained model stands at chance, and should.
+        warmed_up = state.step >= max(self.schedule.warmup, self.schedule.steps_per_epoch)
+        watched = watch(out, step=state.step, after_warmup=warmed_up) if watch else {}
         self.meter.add({"grad_norm": backend.step()})
         self.meter.count_step()
         state.step += 1

@@ -17,6 +17,7 @@ from models.huggingface import from_huggingface, is_huggingface
 from models.positions import Grid
 from models.registry import ModelError
 from models.sigma import Sigma
+from models.vit import VideoTransformer
 
 MIN_MATCHED = 0.95  # of the encoder's tensors; below this it is another architecture
 _WRAPPERS = ("module.", "_orig_mod.")  # left in names by DDP and torch.compile
@@ -32,6 +33,7 @@ class LoadReport:
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     mismatched: tuple[str, ...]  # "name: shape in the file, shape in the model"
+    untrained: tuple[str, ...]  # of the encoder: those that keep their random values
     positions: str  # of what grid the position table is, and whether it was resampled
     digest: str  # `weights_hash` of what was loaded
 
@@ -61,11 +63,19 @@ def weights_hash(state: Mapping[str, torch.Tensor]) -> str:
 
 
 def native_state(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Tensors of any known layout by their native names: wrappers off, Hugging Face's names translated."""
+    """Tensors of any known layout by their native names: wrappers off, Hugging Face's names translated.
+
+    Raises:
+        ModelError: two tensors of one name.
+    """
     state = dict(tensors)
     while any(name.startswith(_WRAPPERS) for name in state):  # in any order
         for wrapper in _WRAPPERS:
-            state = {name.removeprefix(wrapper): value for name, value in state.items()}
+            bare = {name.removeprefix(wrapper): value for name, value in state.items()}
+            if len(bare) < len(state):
+                twice = next(name for name in state if name.startswith(wrapper) and name.removeprefix(wrapper) in state)
+                raise ModelError(f"it holds {twice.removeprefix(wrapper)} twice, with and without {wrapper}")
+            state = bare
     return from_huggingface(state) if is_huggingface(state) else state
 
 
@@ -81,14 +91,37 @@ def trained_grid(args: Mapping[str, Any], tubelet: tuple[int, int, int]) -> Grid
     """Token grid whose position table the weights were trained with, from the options of their run; None if not said.
 
     `position_grid` stands there if that run used a resampled table itself.
+
+    Raises:
+        ModelError: what it says is no grid.
     """
-    if args.get("position_grid"):
-        t, h, w = args["position_grid"]
-        return int(t), int(h), int(w)
+    grid = args.get("position_grid")
+    if grid:
+        if not isinstance(grid, list | tuple) or len(grid) != 3 or not all(isinstance(n, int) and n > 0 for n in grid):
+            raise ModelError(f"its position_grid is {grid!r}, not tokens in time, height and width")
+        return grid[0], grid[1], grid[2]
     frames, size = args.get("num_frames"), args.get("input_size")
     if not isinstance(frames, int) or not isinstance(size, int):
         return None
+    if frames < 1 or size < 1 or frames % tubelet[0] or size % tubelet[1] or size % tubelet[2]:
+        raise ModelError(
+            f"it would be of clips of {frames} frames at {size} px, which tubelets of {'x'.join(map(str, tubelet))} do "
+            "not divide: check --pretrained_clip and --tubelet_size"
+        )
     return frames // tubelet[0], size // tubelet[1], size // tubelet[2]
+
+
+def _check_heads(encoder: VideoTransformer, trained_with: Mapping[str, Any]) -> None:
+    """The tensors do not tell how many heads there are; what the file says has to be what the model has."""
+    block: Any = encoder.blocks[0]
+    said, own = trained_with.get("num_attention_heads"), block.attn.num_heads
+    if isinstance(said, int) and own != true_heads(said, encoder.embed_dim):
+        raise ModelError(f"it says {said} attention heads, the model has {own}: its outputs would be others")
+
+
+def true_heads(said: int, width: int) -> int:
+    """The number of heads, by what a file says: transformers' converter wrote 16 for ViT-S, which has 6."""
+    return 6 if (said, width) == (16, 384) else said
 
 
 def load_encoder(
@@ -105,11 +138,12 @@ def load_encoder(
             model's, the position table is resampled.
 
     Raises:
-        ModelError: a tensor of the encoder has another shape, or fewer than 95 % of them are there; names the first
-            differences.
+        ModelError: a tensor of the encoder has another shape, the patch embedding or more than 5 % of the others are
+            not there (names the first differences), or the heads are others.
     """
     state = encoder_state(native_state(tensors))
     grid = trained_grid(trained_with or {}, model.tubelet)
+    _check_heads(model, trained_with or {})
     return _load(model, state, grid=grid, optional=_HEAD, with_positions=(model,))
 
 
@@ -126,6 +160,7 @@ def load_pretraining(
         state = {f"encoder.{n}": value for n, value in encoder.items() if not n.startswith(("head.", "fc_norm."))}
     optional = ("encoder_to_decoder.", "mask_token", "decoder.", "head.", "prototypes", "encoder.norm.")
     grid = trained_grid(trained_with or {}, model.encoder.tubelet)
+    _check_heads(model.encoder, trained_with or {})
     return _load(model, state, grid=grid, optional=optional, with_positions=(model.encoder, model.decoder))
 
 
@@ -145,7 +180,7 @@ def load_projection(model: Sigma, tensors: Mapping[str, torch.Tensor]) -> LoadRe
             "--decoder_num_classes, --tubelet_size and that the file is of --target_type mlp"
         )
     model.load_state_dict(state, strict=False)
-    return LoadReport(tuple(state), (), (), (), "not concerned", weights_hash(state))
+    return LoadReport(tuple(state), (), (), (), (), "not concerned", weights_hash(state))
 
 
 def _load(
@@ -167,7 +202,8 @@ def _load(
     wanted = [name for name in own if not name.startswith(optional)]
     matched = sum(name in fitting for name in wanted)
     misshapen = [row for row in mismatched if not row.startswith(optional)]
-    if misshapen or matched < MIN_MATCHED * len(wanted):
+    embedding = [name for name in wanted if "patch_embed." in name]
+    if misshapen or matched < MIN_MATCHED * len(wanted) or any(name not in fitting for name in embedding):
         differences = misshapen + [f"{name} is not in the file" for name in wanted if name not in state]
         raise ModelError(
             f"another architecture: {matched} of the encoder's {len(wanted)} tensors fit. "
@@ -188,6 +224,7 @@ def _load(
         missing=tuple(name for name in own if name not in state),
         unexpected=tuple(name for name in state if name not in own),
         mismatched=mismatched,
+        untrained=tuple(name for name in wanted if name not in fitting),
         positions=positions,
         digest=weights_hash(fitting),
     )

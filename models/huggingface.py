@@ -81,6 +81,11 @@ def from_huggingface(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tenso
             native[name] = torch.cat([parts[part][1] for part in ("query", "key", "value")])
         else:
             native |= dict(parts.values())
+    if native and not any(name.endswith(".q_bias") for name in native):  # a network without these biases: zeros
+        for name, weight in [item for item in native.items() if item[0].endswith(".attn.qkv.weight")]:
+            zeros = weight.new_zeros(len(weight) // 3)
+            block = name.removesuffix("qkv.weight")
+            native |= {f"{block}q_bias": zeros, f"{block}v_bias": zeros.clone()}
     return native
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from models.classifier import Classifier
-from models.convert import trained_grid
+from models.convert import trained_grid, true_heads
 from models.registry import TARGET_TYPES, ModelError, create_model
 from models.sigma import Sigma
 from models.vit import VARIANTS, Variant
@@ -73,24 +73,37 @@ def rebuild(state: State, args: Mapping[str, Any]) -> Classifier | Sigma:
 
 
 def describe(state: State) -> str:
-    """What native tensors are, in words: classifier, pre-training model, or encoder alone."""
+    """What native tensors are, in words: classifier, pre-training model, or encoder alone.
+
+    Raises:
+        ModelError: none of these.
+    """
     if not any(name.startswith("encoder.") for name in state):
         if "head.weight" in state:
             pooling = "mean pooling" if "fc_norm.weight" in state else "first token"
             return f"classifier, {len(state['head.weight'])} classes, {pooling}"
-        return "encoder alone"
+        return _encoder_alone(state, "")
     if "decoder.head.weight" not in state:
-        return "encoder alone"
+        return _encoder_alone(state, "encoder.")
     if "prototypes" in state:
         return f"pre-training model, {len(state['prototypes'])} prototypes (SIGMA)"
     return "pre-training model, regression (VideoMAE)"
 
 
-def _check_complete(state: State, prefix: str) -> None:
-    """Raise ModelError where the tensors that decide what to make are not there."""
+def _encoder_alone(state: State, prefix: str) -> str:
+    _check_encoder(state, prefix)
+    return "encoder alone"
+
+
+def _check_encoder(state: State, prefix: str) -> None:
     if f"{prefix}patch_embed.proj.weight" not in state or f"{prefix}blocks.0.mlp.fc1.weight" not in state:
         first = ", ".join(list(state)[:3])
         raise ModelError(f"not a model of this project: no patch_embed and blocks among its tensors ({first}, ...)")
+
+
+def _check_complete(state: State, prefix: str) -> None:
+    """Raise ModelError where the tensors that decide what to make are not there."""
+    _check_encoder(state, prefix)
     wanted = ("decoder.head.weight", "encoder_to_decoder.weight", "mask_token") if prefix else ("head.weight",)
     missing = [name for name in wanted if name not in state]
     if missing:
@@ -122,8 +135,8 @@ def _sizes(width: int, args: Mapping[str, Any]) -> Variant | None:
 
 
 def _heads(width: int, known: int, args: Mapping[str, Any], name: str) -> int:
-    """Heads of a stack. Those of a known size win over a config's: transformers' converter gave small 16 for its 6."""
-    heads = known or _number(args, name, 0)
+    """Heads of a stack: what the options say, else those of the size with this width."""
+    heads = true_heads(_number(args, name, 0), width) or known
     if not heads:
         known_widths = ", ".join(str(sizes.embed_dim) for sizes in VARIANTS.values())
         raise ModelError(

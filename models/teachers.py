@@ -13,6 +13,7 @@ import timm
 import torch
 from einops import rearrange
 from timm.layers import resample_abs_pos_embed
+from timm.models import load_state_dict_from_hf
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch.nn import functional
@@ -158,8 +159,8 @@ def build_teacher(
         img_size: height and width of the clip's frames; the network's position table is resampled to it.
         tubelet, grid: the student's (`encoder.tubelet`, `encoder.grid`).
         dtype: of the network's weights and arithmetic; the features are float32 all the same.
-        weights: content of a file, in a layout that `load_teacher` takes; None downloads the official file, once, to
-            torch's hub folder.
+        weights: content of a file, in a layout that `load_teacher` takes; None takes them from timm's hub, or where
+            that cannot be reached the official file from its makers.
 
     Raises:
         ModelError: unknown pair, frame size that does not fit the patches, weights of another network, no download.
@@ -185,20 +186,25 @@ def _check_size(teacher: Teacher, img_size: int, tubelet: Tubelet) -> None:
 
 
 def _download(teacher: Teacher) -> dict[str, Any]:
-    """The official weights. Not from the Hugging Face hub, whose client retries for a minute where there is no network.
+    """The weights from timm's hub (or what it has cached), else the official file by torch's hub: the same numbers.
 
     Raises:
-        ModelError: not in torch's hub folder, and not to be had.
+        ModelError: neither is to be had.
     """
-    try:
-        return torch.hub.load_state_dict_from_url(teacher.url, map_location="cpu", progress=False, weights_only=True)
-    except Exception as error:  # network, proxy, full disk, damaged or foreign file: the remedy is the same
-        reason = (str(error).splitlines() or [""])[0]
-        raise ModelError(
-            f"the teacher's weights cannot be downloaded to, or read from, {torch.hub.get_dir()}/checkpoints "
-            f"({type(error).__name__}: {reason}): get {teacher.url} "
-            f"on a machine with a network and give it as --teacher_weights FILE"
-        ) from error
+    reasons = []
+    for load in (
+        lambda: load_state_dict_from_hf(f"timm/{teacher.architecture}"),
+        lambda: torch.hub.load_state_dict_from_url(teacher.url, map_location="cpu", progress=False, weights_only=True),
+    ):
+        try:
+            return load()
+        except Exception as error:  # noqa: BLE001  # network, proxy, full disk, damaged or foreign file: the remedy is the same
+            reasons.append(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+    raise ModelError(
+        f"the teacher's weights cannot be had from timm's hub ({reasons[0]}), nor downloaded to, or read from, "
+        f"{torch.hub.get_dir()}/checkpoints ({reasons[1]}): get {teacher.url} on a machine with a network and give it "
+        "as --teacher_weights FILE"
+    )
 
 
 def load_teacher(network: VisionTransformer, state: Mapping[str, Any]) -> None:
@@ -231,6 +237,9 @@ def load_teacher(network: VisionTransformer, state: Mapping[str, Any]) -> None:
             f"--teacher_weights: another network: {len(fitting)} of the teacher's {len(own)} tensors fit. "
             f"First differences: {'; '.join(differences[:3])}. {_likely_cause(network, tensors)}"
         )
+    broken = [name for name, value in tensors.items() if not torch.isfinite(value).all()]
+    if broken:
+        raise ModelError(f"--teacher_weights: {broken[0]} holds numbers that are not finite: the file is damaged")
     network.load_state_dict(tensors, strict=True)
 
 

@@ -51,6 +51,10 @@ FORMATS = {  # --to: endings of OUT
     "torch-export": (".pt2",),
 }
 EXPORTERS = {"onnx": export_onnx, "torch-export": export_torch}
+PATHS = (  # options that tell of the machine where the weights were made
+    *("output_dir", "log_dir", "data_path", "data_path_csv", "data_root", "eval_data_path", "finetune", "resume"),
+    *("teacher_weights", "flow_weights", "mlp_preloading"),
+)
 UNSAID = {"num_frames": 16, "input_size": 224}  # what the released models have
 _WRAPPER = re.compile(r"^((?:module\.|_orig_mod\.)+)")
 
@@ -121,7 +125,7 @@ def read_content(args: argparse.Namespace) -> Content:
 
 def options_of(args: argparse.Namespace, said: Mapping[str, Any]) -> dict[str, Any]:
     """Options of the run that made the weights, as plain types, completed from the command line."""
-    options = plain(said)
+    options = {name: value for name, value in plain(said).items() if name not in PATHS}
     for name in UNSAID:
         given, known = getattr(args, name), options.get(name)
         if given is not None and known not in (None, given):
@@ -178,7 +182,7 @@ def build(content: Content) -> Classifier | Sigma:
     encoder = model.encoder if isinstance(model, Sigma) else model
     block: Any = encoder.blocks[0]
     if config and config != block.attn.num_heads:
-        print(f"heads: {block.attn.num_heads}, as every model of width {encoder.embed_dim}; config.json says {config}")
+        print(f"heads: {block.attn.num_heads}; config.json says {config}, which is a known mistake at this width")
     return model
 
 

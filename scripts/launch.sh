@@ -12,7 +12,7 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 launch() {
     local script=$1 at_once=$((BATCH_SIZE * GPUS * NNODES))
     shift
-    if [ $((TOTAL_BATCH % at_once)) -ne 0 ]; then
+    if [ "$at_once" -lt 1 ] || [ $((TOTAL_BATCH % at_once)) -ne 0 ]; then
         echo "error: BATCH_SIZE $BATCH_SIZE x GPUS $GPUS x NNODES $NNODES does not divide the total batch of $TOTAL_BATCH" >&2
         exit 2
     fi

@@ -201,7 +201,7 @@ def pretrained(data, tmp_path_factory):
     [
         ({"model": "vit_tiny_patch8_32"}, ["another architecture", "patch_embed.proj.weight", "--model"]),
         ({"tubelet_size": 4}, ["another architecture", "--tubelet_size"]),
-        ({"model_key": "ema"}, ["--model_key ema", "optimizer"]),
+        ({"model_key": "ema"}, ["no weights under the key ema", "optimizer"]),
         ({"eval": True}, ["--eval", "head.weight", "3 classes"]),
     ],
     ids=["width", "tubelet", "model key", "eval without head"],

@@ -221,7 +221,7 @@ def test_what_the_file_does_not_say_is_said_to_be_assumed(tmp_path):
     small = create_model("vit_small_patch8_32", num_frames=4, depth=1, num_classes=3)
     source = source_of(small, tmp_path, args={**ARGS, "num_attention_heads": 16})
     text = converted(source, tmp_path / "small", "hf")
-    assert "heads: 6, as every model of width 384; config.json says 16" in text
+    assert "heads: 6; config.json says 16" in text
     assert json.loads((tmp_path / "small" / "config.json").read_text())["num_attention_heads"] == 6
 
 
@@ -237,7 +237,7 @@ def test_mistakes_are_one_line(tmp_path):
     assert "--dynamic_batch" in refused(source, out, "sigma", "--dynamic_batch")
     assert "no folder" in refused(source, tmp_path / "absent" / "out.pth", "sigma")
     assert "no such" in refused(tmp_path / "absent.pth", out, "sigma")
-    assert "--model_key ema" in refused(source, out, "sigma", "--model_key", "ema")
+    assert "under the key ema" in refused(source, out, "sigma", "--model_key", "ema")
     torch.save({"model": model.state_dict(), "args": {"path": tmp_path}}, source)
     assert "--trust_checkpoint" in refused(source, out, "sigma")
     converted(source, out, "sigma", "--trust_checkpoint")

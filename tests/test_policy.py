@@ -36,7 +36,7 @@ BELOW = {  # module of models -> the others it may import; layers < vit, decoder
     "teachers": {"registry", "targets", "tokens"},
     "huggingface": {"classifier", "registry", "sigma", "targets"},
     "model_card": {"classifier", "huggingface", "sigma"},
-    "convert": {"classifier", "huggingface", "positions", "registry", "sigma"},
+    "convert": {"classifier", "huggingface", "positions", "registry", "sigma", "vit"},
     "rebuild": {"classifier", "convert", "registry", "sigma", "vit"},
     "export": {"registry", "sigma", "vit"},
 }

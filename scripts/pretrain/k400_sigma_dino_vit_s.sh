@@ -8,7 +8,7 @@
 # Status         not verified here: this recipe has not been run to its end
 # Note           Sinkhorn balances over one batch of all GPUs (16 x 40 clips). With accumulation it balances over a
 #                smaller set, which is not the same training; see PRETRAIN.md.
-#                The teacher's weights come from timm's hub; without a network give --teacher_weights FILE.
+#                The teacher's weights come from timm's hub or its makers; without a network give --teacher_weights FILE.
 #                --sinkhorn_eps is that of ViT-B on K400, and the teacher its default; none is published for ViT-S.
 #
 # Usage: DATA_PATH=lists/train.csv bash scripts/pretrain/k400_sigma_dino_vit_s.sh [flags]

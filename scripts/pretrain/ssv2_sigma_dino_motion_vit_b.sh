@@ -12,7 +12,7 @@
 #                200 epochs with 4 crops and masks of each decoded clip count as 800. The learning rate scales with the
 #                videos of a batch, not with the clips: see PRETRAIN.md, Repeated sampling.
 #                RAFT-small's weights come from torchvision's hub; without a network give --flow_weights FILE.
-#                The teacher's weights come from timm's hub; without a network give --teacher_weights FILE.
+#                The teacher's weights come from timm's hub or its makers; without a network give --teacher_weights FILE.
 #
 # Usage: DATA_PATH=lists/train.csv bash scripts/pretrain/ssv2_sigma_dino_motion_vit_b.sh [flags]
 #   DATA_PATH    list file, `path label` or `path` a line (needed)

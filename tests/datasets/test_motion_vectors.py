@@ -291,3 +291,14 @@ def test_crop_motion_samples_the_field_as_the_frames_are():
             y, x = int(top + (row + 0.5) * height / 8), int(left + (column + 0.5) * width / 12)
             expected = dense[:, :, y, x] * (12 / width, 8 / height)
             assert np.allclose(out[:, :, row, column], expected, atol=1e-6)
+
+
+def test_a_picture_that_changes_its_size_is_an_error(tmp_path):
+    """Two streams of H.264, one after the other."""
+    parts = [
+        write_moving_square(tmp_path / f"{i}.h264", 8, start=(0, 0), side=16, width=48 + 32 * i, height=48)
+        for i in range(2)
+    ]
+    (tmp_path / "both.h264").write_bytes(b"".join(part.read_bytes() for part in parts))
+    with MotionReader(tmp_path / "both.h264") as reader, pytest.raises(DecodeError, match="size changes in the middle"):
+        reader.get_frames_and_motion(range(reader.num_frames), [(0, 1)])

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 
 import pytest
 import torch
@@ -71,12 +72,13 @@ def outputs(*, loss=1.0, used=40, alike=False, num_prototypes=40):
         ({"loss": math.log(40)}, "video_loss sits at ln K (3.689, and guessing gives 3.689)"),
         ({"used": 3}, "few prototypes are in use by the target codes (3 of 40)"),
         ({"used": 4}, None),
+        ({"used": 40, "num_prototypes": 3000}, None),  # of the 80 tokens' prototypes
         ({"alike": True}, "projected features are all alike (mean cosine 1.000"),
     ],
     ids=str,
 )
 def test_warnings(changes, words, caplog):
-    watch = CollapseWatch(40)
+    watch = CollapseWatch(changes.get("num_prototypes", 40))
     with caplog.at_level(logging.WARNING):
         found = watch(outputs(**changes), step=7, after_warmup=False)
         assert not caplog.records
@@ -84,11 +86,16 @@ def test_warnings(changes, words, caplog):
     texts = [record.getMessage() for record in caplog.records]
     assert bool(texts) is (words is not None)
     assert words is None or any(text.startswith("step 8: ") and words in text for text in texts)
-    assert found["ln_k"] == pytest.approx(math.log(40))
+    assert found["ln_k"] == pytest.approx(math.log(watch.num_prototypes))
     keys = {
         f"{name}_{branch}" for name in ("entropy", "perplexity", "prototypes_used") for branch in ("video", "target")
     }
     assert found.keys() == keys | {"ln_k", "cosine_predicted", "cosine_projected"}
+
+
+def test_pixels_may_be_alike(caplog):
+    CollapseWatch(None, watch_cosine=False)(outputs(alike=True), step=1, after_warmup=True)
+    assert not caplog.records
 
 
 def test_a_warning_is_not_repeated_while_it_lasts(caplog):
@@ -162,3 +169,5 @@ def test_in_a_run(data, tmp_path):
         assert 1 <= row["train/prototypes_used_video"] <= 12
         assert -1 <= row["train/cosine_predicted"] <= 1
     assert finished.stderr.count("prototypes_used_target") == 4
+    warned = re.findall(r"step (\d+): \w+_loss sits at ln K", finished.stderr)
+    assert warned and min(map(int, warned)) >= 3  # an untrained model stands there, but not before the warm-up is over

@@ -7,8 +7,14 @@ import torch
 from processes import FINETUNE, run_script
 from runs import load, same
 
+from datasets.loaders import Batch
 from engine.backend import Backend
+from engine.checkpoint import Checkpointer, TrainState
 from engine.distributed import World
+from engine.metrics import Meter, RunLog
+from engine.quarantine import Quarantine
+from engine.schedules import Schedule
+from engine.training import Trainer
 
 DECAY = 0.5
 FLAGS = {"model_ema": True, "model_ema_decay": DECAY, "batch_size": 8, "save_ckpt_freq": 1, "epochs": 4, "lr": 0.1}
@@ -68,6 +74,50 @@ def test_resuming_without_it_or_only_with_it_is_refused(run, data, tmp_path):
     assert run_script(FINETUNE, *data.flags(FINETUNE, plain, **{**flags, "epochs": 2})).code == 0
     finished = run_script(FINETUNE, *data.flags(FINETUNE, plain, **FLAGS))
     assert finished.code == 2 and "made without --model_ema; leave it out" in finished.errors[0]
+
+
+def test_training_command_with_eval_tests_both(run, data):
+    before = json.loads((run / "test.json").read_text())
+    assert run_script(FINETUNE, *data.flags(FINETUNE, run, **FLAGS, eval=True)).code == 0
+    after = json.loads((run / "test.json").read_text())
+    weights = after.pop("weights")
+    assert after == pytest.approx(before) and [key for _, key in weights.values()] == ["model|module", "model_ema"]
+
+
+class Average:
+    """Counts its updates."""
+
+    module, updates = None, 0
+
+    def update(self, model, step=None):
+        self.updates += 1
+
+
+def test_the_loop_leaves_the_average_alone_when_an_update_is_left_out():
+    model = torch.nn.Linear(2, 1)
+    world, average = World(0, 1, 0, torch.device("cpu")), Average()
+    groups = [{"params": list(model.parameters()), "lr_scale": 1.0, "decayed": False}]
+    optimizer = torch.optim.AdamW(groups, fused=True)
+    backend = Backend(model, optimizer, world=world, amp="none")
+    rates = {"lr": 1.0, "min_lr": 0.0, "warmup_lr": 0.0, "weight_decay": 0.0, "weight_decay_end": 0.0}
+    trainer = Trainer(
+        backend=backend,
+        state=TrainState(model, optimizer, backend.scaler, average),
+        schedule=Schedule(**rates, epochs=1, steps_per_epoch=3, warmup_epochs=0, warmup_steps=-1),
+        meter=Meter(prefix="train", log_every=1, total_steps=3, clips_per_step=1),
+        log=RunLog("", None, world=world),
+        quarantine=Quarantine("", num_videos=1, max_bad_fraction=1),
+        checkpointer=Checkpointer("", 1, world, {}, {}),
+        forward=lambda model, batch: {"loss": model(batch.clip).sum()},
+        update_freq=1,
+    )
+    clips = [torch.ones(1, 2), torch.full((1, 2), float("nan")), torch.ones(1, 2)]
+    batches = iter([Batch(clip=clip, index=torch.zeros(1)) for clip in clips])
+    seen = []
+    for _ in clips:
+        trainer.update(batches, 0, watch=None)
+        seen.append(average.updates)
+    assert seen == [1, 1, 2]
 
 
 def test_an_update_that_is_left_out_is_seen():

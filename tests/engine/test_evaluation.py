@@ -70,12 +70,14 @@ def test_any_number_of_ranks(size, data, trained, tmp_path):
 
 def test_eval_takes_the_run_s_own_result(data, trained):
     """The command of the training, with --eval added."""
-    before = (trained / "test.json").read_text()
+    before = json.loads((trained / "test.json").read_text())
     (trained / "test.json").unlink()
     flags = data.flags(FINETUNE, trained, eval=True, finetune="gone.pth", init_scale=1)
     finished = run_script(FINETUNE, *flags)
     assert finished.code == 0, finished.stderr
-    assert (trained / "test.json").read_text() == before
+    after = json.loads((trained / "test.json").read_text())
+    assert after.pop("weights")[""][0] == str(trained / "checkpoint-0.pth")
+    assert after == before
 
 
 def predict_share(world, dataset, num_videos):

@@ -39,9 +39,9 @@ def test_model_key(tmp_path):
     other = {"encoder.a": torch.zeros(1)}
     path = save(tmp_path / "a.pth", module=STATE, model_ema=other, epoch=1)
     assert same(read_weights(path, model_key="absent|model_ema").tensors, other)
-    with pytest.raises(CheckpointError, match=r"--model_key state_dict: its keys are module, model_ema, epoch"):
+    with pytest.raises(CheckpointError, match=r"the key state_dict: its keys are module, model_ema, epoch"):
         read_weights(path, model_key="state_dict")
-    with pytest.raises(CheckpointError, match="no weights under --model_key epoch"):
+    with pytest.raises(CheckpointError, match="no weights under the key epoch"):
         read_weights(path, model_key="epoch")
 
 
@@ -59,7 +59,7 @@ def test_safetensors_with_and_without_facts(tmp_path):
 def huggingface_folder(folder, *, files, names):
     folder.mkdir()
     config = {"num_frames": 16, "image_size": [112, 112], "tubelet_size": 2, "hidden_size": 4, "id2label": names}
-    config["num_attention_heads"] = 6
+    config |= {"num_attention_heads": 6, "decoder_num_attention_heads": 3, "norm_pix_loss": False}
     (folder / "config.json").write_text(json.dumps(config))
     for file, tensors in files.items():
         save_file(tensors, folder / file) if file.endswith("safetensors") else torch.save(tensors, folder / file)
@@ -79,12 +79,21 @@ def huggingface_folder(folder, *, files, names):
     ids=["one", "parts", "bin"],
 )
 def test_huggingface_folder(files, tmp_path):
-    folder = huggingface_folder(tmp_path / "hf", files=files, names={"1": "run", "0": "walk", "10": "z", "9": "y"})
+    names = {"1": "run", "0": "walk", "10": "z", **{str(i): "y" for i in range(2, 10)}}
+    folder = huggingface_folder(tmp_path / "hf", files=files, names=names)
+    if len(files) == 2:
+        parts = {name: file for file, tensors in files.items() for name in tensors}
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": parts}))
+    save_file({"encoder.a": torch.zeros(2, 3)}, folder / "model_other.safetensors")  # not what transformers reads
     (folder / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\nlicense: no\n")
     weights = read_weights(folder)
     assert same(dict(sorted(weights.tensors.items())), dict(sorted(STATE.items())))
-    assert weights.args == {"num_frames": 16, "input_size": 112, "tubelet_size": 2, "num_attention_heads": 6}
-    assert weights.class_names == ["walk", "run", "y", "z"] and weights.licence == "cc-by-nc-4.0"
+    assert weights.args == {"num_frames": 16, "input_size": 112, "tubelet_size": 2} | {
+        "num_attention_heads": 6,
+        "decoder_num_attention_heads": 3,
+        "normalize_target": False,
+    }
+    assert weights.class_names == ["walk", "run", *"yyyyyyyyz"] and weights.licence == "cc-by-nc-4.0"
     assert weights.kind == "Hugging Face folder"
 
 
@@ -92,6 +101,63 @@ def test_a_licence_in_words(tmp_path):
     folder = huggingface_folder(tmp_path / "hf", files={"model.safetensors": STATE}, names={})
     (folder / "README.md").write_text('---\nlicense: other\nlicense_name: "ask the authors"\n---\n')
     assert read_weights(folder).licence == "ask the authors"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"hidden_act": "relu"}, "hidden_act relu: the networks here have gelu"),
+        ({"layer_norm_eps": 1e-3}, r"layer_norm_eps 0\.001"),
+        ({"image_size": [32, 16]}, r"image_size \[32, 16\]: clips are square"),
+        ({"id2label": {"0": "a", "2": "b"}}, "id2label does not name labels 0, 1, 2"),
+        ({"id2label": ["a", "b"]}, "id2label does not name labels"),
+    ],
+    ids=str,
+)
+def test_configurations_of_other_networks(changes, words, tmp_path):
+    folder = huggingface_folder(tmp_path / "hf", files={"model.safetensors": STATE}, names={})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+    with pytest.raises(CheckpointError, match=words):
+        read_weights(folder)
+
+
+def test_a_part_that_is_not_there(tmp_path):
+    folder = huggingface_folder(tmp_path / "hf", files={"model-00001-of-00002.safetensors": STATE}, names={})
+    parts = {"encoder.a": "model-00001-of-00002.safetensors", "x": "model-00001-of-00002.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": parts}))
+    with pytest.raises(CheckpointError, match="1 tensors of its index are in no part, first x"):
+        read_weights(folder)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": "model-00002.safetensors"}}))
+    with pytest.raises(CheckpointError, match=r"model-00002\.safetensors: no such file"):
+        read_weights(folder)
+
+
+def test_a_foreign_header_is_no_obstacle(tmp_path, caplog):
+    save_file(STATE, tmp_path / "a.safetensors", metadata={"args": "Namespace(a=1)"})
+    assert read_weights(tmp_path / "a.safetensors").args == {}
+    assert "its header's args are not ours" in caplog.text
+    save_file(STATE, tmp_path / "b.safetensors", metadata={"class_names": "3"})
+    with pytest.raises(CheckpointError, match="class_names are not a list of texts"):
+        read_weights(tmp_path / "b.safetensors")
+
+
+def test_model_key_where_there_are_no_keys(tmp_path):
+    save_file(STATE, tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match=r"--model_key model_ema is for \.pth files"):
+        read_weights(tmp_path / "a.safetensors", model_key="model_ema")
+
+
+def test_an_empty_entry_is_passed_over(tmp_path):
+    assert same(read_weights(save(tmp_path / "a.pth", model={}, module=STATE)).tensors, STATE)
+
+
+def test_a_path_in_a_folder_s_pickle_needs_trust(tmp_path):
+    content = {"model": STATE, "args": argparse.Namespace(output_dir=PurePosixPath("/out"))}
+    folder = huggingface_folder(tmp_path / "hf", files={"pytorch_model.bin": content}, names={})
+    with pytest.raises(CheckpointError, match="--trust_checkpoint"):
+        read_weights(folder)
+    assert same(read_weights(folder, trust=True).tensors, STATE)
 
 
 def test_placeholder_names_are_no_names(tmp_path):
@@ -105,8 +171,9 @@ def test_what_cannot_be_read_is_said(tmp_path):
     (tmp_path / "empty").mkdir()
     for path, words in (
         (tmp_path / "absent.pth", "no such checkpoint file"),
-        (tmp_path / "absent.safetensors", "no such file"),
+        (tmp_path / "absent.safetensors", "no such checkpoint file"),
         (tmp_path / "empty", "empty"),
+        (tmp_path / "absent", "no such checkpoint file or folder"),
         (huggingface_folder(tmp_path / "hf", files={}, names={}), "neither model.safetensors nor pytorch_model.bin"),
     ):
         with pytest.raises(CheckpointError, match=words):

@@ -68,6 +68,31 @@ def test_wrappers(prefix, part):
     assert all(torch.equal(model.state_dict()[name], value) for name, value in backbone.items())
 
 
+def test_two_tensors_of_one_name():
+    state = classifier(seed=5).state_dict()
+    state["module.blocks.0.norm1.weight"] = torch.zeros(128)
+    with pytest.raises(ModelError, match=r"blocks\.0\.norm1\.weight twice, with and without module\."):
+        load_encoder(classifier(), state)
+
+
+def test_a_file_without_the_embedding_is_refused():
+    """Two tensors of fifty-four, but the rest is worth nothing without them."""
+    state = {n: v for n, v in classifier(seed=5).state_dict().items() if not n.startswith("patch_embed.")}
+    with pytest.raises(ModelError, match=r"patch_embed\.proj\.weight is not in the file"):
+        load_encoder(classifier(), state)
+
+
+def test_other_heads_are_refused():
+    state = classifier(seed=5).state_dict()
+    assert load_encoder(classifier(), state, trained_with={"num_attention_heads": 4}).missing == ()
+    with pytest.raises(ModelError, match="says 8 attention heads, the model has 4"):
+        load_encoder(classifier(), state, trained_with={"num_attention_heads": 8})
+    small = {"num_frames": 2, "num_classes": 2, "depth": 1}
+    source = create_model("vit_small_patch16_32", **small)
+    model = create_model("vit_small_patch16_32", **small)
+    load_encoder(model, source.state_dict(), trained_with={"num_attention_heads": 16})  # what a converter wrote for 6
+
+
 def test_from_a_classifier_with_and_without_the_same_classes():
     source = classifier(seed=5, init_scale=1.0)
     model = classifier()
@@ -102,7 +127,8 @@ def test_ninety_five_percent(lacking, fits):
     for name in dropped:
         del state[name]
     if fits:
-        assert set(dropped) <= set(load_encoder(classifier(), state).missing)
+        report = load_encoder(classifier(), state)
+        assert set(dropped) <= set(report.missing) and set(report.untrained) == set(dropped)
     else:
         with pytest.raises(ModelError, match=rf"{54 - lacking} of the encoder's 54.*{dropped[0]} is not in the file"):
             load_encoder(classifier(), state)
@@ -247,5 +273,11 @@ def test_trained_grid():
     assert trained_grid({"num_frames": 32, "input_size": 224, "position_grid": [8, 14, 14]}, tubelet) == (8, 14, 14)
     assert trained_grid({"num_frames": 32, "input_size": 224, "position_grid": None}, tubelet) == (16, 14, 14)
     assert trained_grid({}, tubelet) is None
+    for args in ({"num_frames": 15, "input_size": 224}, {"num_frames": 16, "input_size": 8}):
+        with pytest.raises(ModelError, match="do not divide: check --pretrained_clip"):
+            trained_grid(args, tubelet)
+    for grid in ([8, 4], "8x4x4", [8, 4, 0]):
+        with pytest.raises(ModelError, match="position_grid is"):
+            trained_grid({"position_grid": grid}, tubelet)
     report = load_encoder(classifier(), classifier(seed=4).state_dict())
     assert "positions of 2x4x4 tokens: the file does not say" in report.describe()

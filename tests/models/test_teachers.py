@@ -4,10 +4,12 @@ import math
 import time
 import urllib.request
 
+import huggingface_hub.constants
 import numpy as np
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 
 from models import ModelError
 from models.teachers import TEACHERS, ImageTeacher, build_teacher, find_teacher, load_teacher, teacher_dim
@@ -428,8 +430,10 @@ def test_frame_size_must_suit_the_patches(size, patch, nearest):
 
 @pytest.fixture
 def hub_folder(tmp_path, monkeypatch):
-    """An empty torch hub, and a proxy that nobody listens to."""
+    """An empty torch hub, a proxy that nobody listens to, and Hugging Face's hub offline, with an empty cache."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)  # what the variable sets at the import
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
     for name in ("http_proxy", "https_proxy", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.delenv("no_proxy", raising=False)
@@ -442,7 +446,7 @@ def hub_folder(tmp_path, monkeypatch):
 
 def test_no_network(hub_folder):
     start = time.monotonic()
-    with pytest.raises(ModelError, match="cannot be downloaded") as error:
+    with pytest.raises(ModelError, match=r"cannot be had from timm's hub .* nor downloaded") as error:
         make(V1, None)
     assert time.monotonic() - start < 5
     assert len(str(error.value).splitlines()) == 1
@@ -463,6 +467,22 @@ def test_damaged_download(hub_folder, damage):
         make(V1, None)
     assert str(hub_folder) in str(error.value)
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_file_in_timm_s_cache_is_used(hub_folder, tmp_path, files, teachers):
+    """As timm's hub leaves it: a snapshot of the repository, and which one `main` is."""
+    repository = tmp_path / "hf" / "models--timm--vit_small_patch16_224.dino"
+    (repository / "snapshots" / "abc").mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+    save_file(files[V1], repository / "snapshots" / "abc" / "model.safetensors")
+    assert torch.equal(make(V1, None)(*inputs(V1)), teachers[V1](*inputs(V1)))
+
+
+def test_numbers_that_are_not_finite(files):
+    state = {**files[V1], "norm.bias": files[V1]["norm.bias"] * float("nan")}
+    with pytest.raises(ModelError, match=r"norm\.bias holds numbers that are not finite"):
+        make(V1, state)
 
 
 def test_downloaded_file_is_used(hub_folder, files, teachers):
