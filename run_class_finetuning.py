@@ -4,7 +4,7 @@ import argparse
 import copy
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,21 +12,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from datasets.annotations import (
-    AnnotationError,
-    VideoList,
-    check_files,
-    check_labels,
-    count_classes,
-    read_class_names,
-    read_list,
-)
+from datasets.annotations import AnnotationError, VideoList, check_labels
 from datasets.catalogue import DataSet, get_data_set
 from datasets.classification import TrainDataset, ValDataset, ViewDataset
-from datasets.decoding import DecodeError, resolve_decoder
-from datasets.loaders import build_eval_loader, build_train_loader
+from datasets.decoding import DecodeError, describe_decoder
+from datasets.list_parts import choose_num_classes, describe_overlap, describe_part, read_parts
+from datasets.loaders import DevicePrefetcher, build_eval_loader, build_train_loader
 from datasets.mixing import build_mixup
+from datasets.shards import ShardError
 from datasets.transforms import TrainTransform, ValTransform, ViewTransform
+from datasets.workers import LoaderError, loader_errors
 from engine import checkpoint, config
 from engine.backend import autocast
 from engine.checks import check_options
@@ -70,27 +65,24 @@ def read_lists(args: argparse.Namespace) -> Data:
         if args.disable_eval_during_finetuning
         else ["train", "val", "test"]
     )
-    lists, missing = {}, {}
-    for name in names:
-        folder = Path(args.data_path if name == "train" else args.eval_data_path or args.data_path)
-        lists[name] = read_list(folder / f"{name}.csv", root=args.data_root, require_labels=True)
-        missing[name] = check_files(lists[name], handful=5 if name == "train" else 0)
-    counts = args.nb_classes or row.num_classes or max(count_classes(videos) for videos in lists.values())
+    folders = {
+        name: Path(args.data_path if name == "train" else args.eval_data_path or args.data_path) for name in names
+    }
+    options = {"root": args.data_root, "list_format": args.list_format}
+    lists, missing = read_parts(folders, class_folder=Path(args.data_path), **options)
+    counts = choose_num_classes(row, args.nb_classes, lists)
     for videos in lists.values():
         check_labels(videos, counts)
-    labels_file = Path(args.data_path) / "labels.txt"
-    class_names = read_class_names(labels_file) if labels_file.exists() else [str(i) for i in range(counts)]
-    if len(class_names) != counts:
-        raise AnnotationError(f"{labels_file}: {len(class_names)} names for {counts} classes (one name a line)")
-    known = {"train": row.known_train, "val": row.known_val, "test": row.known_val}
-    facts = {
-        name: f"{videos.describe()}, {len(missing[name])} files missing"
-        + (f"; published lists have {known[name]}" if known[name] else "")
-        for name, videos in lists.items()
-    }
+    named = next((videos.class_names for videos in lists.values() if videos.class_names), ())
+    class_names = list(named) or [str(label) for label in range(counts)]
+    facts = {name: describe_part(videos, row, name, missing[name]) for name, videos in lists.items()}
+    if overlap := describe_overlap(lists):
+        facts["overlap"] = overlap
     means = f"{args.sampling} sampling, stride {args.sampling_rate}, flip {'on' if args.flip else 'off'}, "
     views = f"{args.test_num_segment} clips x {args.test_num_crop} crops at test"
-    log_table("data", {"data set": f"{row.name}: {means}{views}", **facts})
+    with bad_options("--decoder"):
+        args.decoder_used = describe_decoder(args.decoder)  # also for the run's record
+    log_table("data", {"data set": f"{row.name}: {means}{views}", **facts, "decoder": args.decoder_used})
     return Data(row, counts, lists, class_names)
 
 
@@ -123,9 +115,18 @@ def build_model(args: argparse.Namespace, world: World, data: Data) -> Classifie
     return model.to(world.device)
 
 
-def load_weights(args: argparse.Namespace, model: Classifier, path: str | Path, *, key: str) -> LoadReport:
-    """What fits of a file's weights under `key`, in place."""
+def load_weights(
+    args: argparse.Namespace, model: Classifier, path: str | Path, *, key: str, class_names: Sequence[str] = ()
+) -> LoadReport:
+    """What fits of a file's weights under `key`, in place; one whose classes are not `class_names` is refused."""
     weights = read_weights(path, model_key=key, trust=args.trust_checkpoint)
+    pairs = zip(class_names, weights.class_names, strict=False)
+    wrong = next((label for label, (here, there) in enumerate(pairs) if here != there), None)
+    if wrong is not None and len(class_names) == len(weights.class_names):
+        raise ConfigError(
+            f"{path}: its class {wrong} is '{weights.class_names[wrong]}', that of the lists '{class_names[wrong]}'. "
+            "Put the class names of the training into labels.txt in --data_path, in their order"
+        )
     try:
         report = load_encoder(model, weights.tensors, trained_with=config.trained_with(args, weights.args))
     except ModelError as error:
@@ -137,7 +138,7 @@ def load_weights(args: argparse.Namespace, model: Classifier, path: str | Path, 
     return report
 
 
-def load_for_test(args: argparse.Namespace, world: World, model: Classifier) -> dict[str, nn.Module]:
+def load_for_test(args: argparse.Namespace, world: World, data: Data, model: Classifier) -> dict[str, nn.Module]:
     """The models that `--eval` tests, by the suffix of their results: so a training command tests its result.
 
     Weights are those of --resume, else of the newest checkpoint in --output_dir, else of --finetune. With --model_ema
@@ -154,8 +155,9 @@ def load_for_test(args: argparse.Namespace, world: World, model: Classifier) -> 
     models = {"": (model, key)}
     if args.model_ema:
         models["_ema"] = copy.deepcopy(model), "model_ema"
+    named = any(videos.class_names for videos in data.lists.values())
     for tested, its_key in models.values():
-        report = load_weights(args, tested, path, key=its_key)
+        report = load_weights(args, tested, path, key=its_key, class_names=data.class_names if named else ())
         if report.missing or report.mismatched:
             raise ConfigError(
                 f"--eval: {path} is not a checkpoint of this classifier with {model.head.out_features} classes (check "
@@ -167,8 +169,6 @@ def load_for_test(args: argparse.Namespace, world: World, model: Classifier) -> 
 
 def build_loaders(args: argparse.Namespace, world: World, data: Data) -> dict[str, Any]:
     """A loader for each list."""
-    with bad_options("--decoder"):
-        resolve_decoder(args.decoder)
     sampling = {
         "sampler": args.sampling,
         "num_frames": args.num_frames,
@@ -180,6 +180,7 @@ def build_loaders(args: argparse.Namespace, world: World, data: Data) -> dict[st
         "world_size": world.size,
         "num_workers": args.num_workers,
         "pin_memory": args.pin_mem and world.device.type == "cuda",
+        "decode_timeout": args.decode_timeout,
     }
     loaders: dict[str, Any] = {}
     if "train" in data.lists:
@@ -245,7 +246,8 @@ def train(
     )
     models: dict[str, nn.Module] = {"": model} | ({"_ema": ema.module} if ema else {})
     validate = (lambda: evaluate(args, world, data, models, loaders, "val")[0]) if "val" in loaders else None
-    fit(trainer, loaders["train"], validate=validate)
+    batches = DevicePrefetcher(loaders["train"], world.device) if args.gpu_prefetch else loaders["train"]
+    fit(trainer, batches, validate=validate)
     return models
 
 
@@ -318,13 +320,13 @@ def main(args: argparse.Namespace, world: World) -> None:
     data = read_lists(args)
     model = build_model(args, world, data)
     loaders = build_loaders(args, world, data)
-    models = load_for_test(args, world, model) if args.eval else train(args, world, data, model, loaders)
+    models = load_for_test(args, world, data, model) if args.eval else train(args, world, data, model, loaders)
     test(args, world, data, models, loaders)
 
 
 if __name__ == "__main__":
-    user_mistakes = (AnnotationError, DecodeError, ModelError)
+    user_mistakes = (AnnotationError, DecodeError, LoaderError, ModelError, ShardError)
     with user_errors(*user_mistakes):
         arguments = config.finetuning_parser().parse_args()
-        with distributed(arguments.device) as this_world, user_errors(*user_mistakes):
+        with distributed(arguments.device) as this_world, user_errors(*user_mistakes), loader_errors():
             main(arguments, this_world)

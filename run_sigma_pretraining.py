@@ -8,13 +8,15 @@ import numpy as np
 import torch
 
 from datasets.annotations import AnnotationError, VideoList, check_files, read_list
-from datasets.decoding import DecodeError, resolve_decoder
-from datasets.loaders import build_train_loader
+from datasets.decoding import DecodeError, describe_decoder
+from datasets.loaders import DevicePrefetcher, build_train_loader
 from datasets.masking import MASKS
 from datasets.motion import FlowError, MotionGuide, flow_model
 from datasets.motion_vectors import has_motion_vectors
 from datasets.pretraining import PretrainDataset
+from datasets.shards import ShardError
 from datasets.transforms import PretrainTransform
+from datasets.workers import LoaderError, loader_errors
 from engine import config
 from engine.backend import AMP_DTYPES
 from engine.checks import check_options
@@ -158,10 +160,10 @@ def build_data(args: argparse.Namespace, model: Sigma) -> tuple[VideoList, Pretr
     with bad_options("--mask_ratio"):
         mask = mask_fn(model.encoder.grid, args.mask_ratio, np.random.default_rng(0))
     with bad_options("--decoder"):
-        resolve_decoder(args.decoder)
+        args.decoder_used = describe_decoder(args.decoder)  # also for the run's record
     root = args.data_root or (args.data_path if args.data_path_csv else "")
-    videos = read_list(args.data_path_csv or args.data_path, root=root)
-    missing = check_files(videos)
+    videos = read_list(args.data_path_csv or args.data_path, root=root, list_format=args.list_format)
+    missing = check_files(videos, at_most=50_000)
     if args.mask_type == "motion_vectors":
         check_motion_vectors(videos)
     dataset = PretrainDataset(
@@ -180,8 +182,9 @@ def build_data(args: argparse.Namespace, model: Sigma) -> tuple[VideoList, Pretr
     log_table(
         "data",
         {
-            "list": videos.describe(),
+            "list": "\n      ".join([videos.describe(), *videos.describe_lines()]),
             "missing files": len(missing),
+            "decoder": args.decoder_used,
             "clip": f"{args.num_frames} frames at stride {args.sampling_rate}, {args.input_size}x{args.input_size}",
             "mask": f"{args.mask_type}, {mask.sum()} of {mask.size} tokens masked",
         },
@@ -203,6 +206,7 @@ def main(args: argparse.Namespace, world: World) -> None:
         seed=args.seed,
         num_workers=args.num_workers,
         pin_memory=args.pin_mem and world.device.type == "cuda",
+        decode_timeout=args.decode_timeout,
     )
     downloads = (args.target_type.startswith("dino") and not args.teacher_weights) or (
         args.mask_type == "motion" and not args.flow_weights
@@ -225,12 +229,12 @@ def main(args: argparse.Namespace, world: World) -> None:
         record={"data": videos.describe(), "fingerprint": videos.fingerprint},
         in_checkpoint={"fingerprint": videos.fingerprint},
     )
-    fit(trainer, loader)
+    fit(trainer, DevicePrefetcher(loader, world.device) if args.gpu_prefetch else loader)
 
 
 if __name__ == "__main__":
-    user_mistakes = (AnnotationError, DecodeError, FlowError, ModelError)
+    user_mistakes = (AnnotationError, DecodeError, FlowError, LoaderError, ModelError, ShardError)
     with user_errors(*user_mistakes):
         arguments = config.pretraining_parser().parse_args()
-        with distributed(arguments.device) as this_world, user_errors(*user_mistakes):
+        with distributed(arguments.device) as this_world, user_errors(*user_mistakes), loader_errors():
             main(arguments, this_world)

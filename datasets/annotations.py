@@ -1,226 +1,207 @@
-"""List files: which videos, and their labels.
+"""Lists of videos: which videos, and their labels, from a list of any format (datasets/formats.py).
 
-One video a line, `path label`, as in VideoMAE's lists: any number of blanks or tabs between, the label is the last
-field, so a path may hold blanks. A list without any labels, `path` only, serves for pre-training. A byte-order mark,
-Windows line ends and blank lines are accepted. Whatever cannot be read is an `AnnotationError` with its line number.
+A list of many videos gets an index beside it, in the folder `<list>.index`, from which later runs read what they need
+without reading the list. Whatever cannot be read is an `AnnotationError` that says where.
 """
 
 import hashlib
 import itertools
+import json
+import logging
 import os
-import re
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-NO_LABEL = -1
-_COMMA = re.compile(r",\s*([+-]?\d+\s*)?$|^[^\s.]+,[^\s.]+$")  # `a.mp4,3`, `a.mp4, 3` and the header `path,label`
-_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")  # stricter than `int`, which also takes `1_0`
-_NUMBER_OF_PROBES = 100  # relative paths tried to find the folder they belong to
-_STAT_THREADS = 16  # a network file system answers one `stat` in about a millisecond: ask many at a time
-_STAT_CHUNK = 1024
+from .entries import NO_LABEL, AnnotationError, FileFinder, find_root, is_absolute
+from .formats import LIST_FORMATS, READERS, detect
+from .formats_official import Where
+from .list_builder import Columns, ListBuilder
+from .list_checks import check_files, check_labels, count_classes, count_overlap, read_class_names
+from .list_index import ColumnFile, NumberColumn, PathColumn, SetColumn, SpanColumn, identity, sha256_of, write_columns
+from .video_list import VideoList
 
+__all__ = [
+    "INDEX_FROM",
+    "LIST_FORMATS",
+    "NO_LABEL",
+    "AnnotationError",
+    "VideoList",
+    "check_files",
+    "check_labels",
+    "count_classes",
+    "count_overlap",
+    "read_class_names",
+    "read_list",
+]
 
-MAX_CLASSES = 100_000  # more than any list of videos has: a slip of the pen, not a number of classes
+logger = logging.getLogger(__name__)
 
-
-class AnnotationError(ValueError):
-    """A list, a path or a label that the user has to put right; the text says where and how."""
-
-
-@dataclass(frozen=True)
-class VideoList:
-    """Videos of one list file, in its order.
-
-    Attributes:
-        file: the list file.
-        format: how its lines were read: "path label" or "path".
-        paths: absolute, or joined with `root`.
-        labels: one for each path; all -1 when the list has none.
-        root: the folder that relative paths were joined with; "" when all are absolute.
-        fingerprint: start of the SHA-256 of the lines `path<TAB>label`, with the paths as written in the list.
-        line_numbers: the line of each path in the file, from 1.
-    """
-
-    file: Path
-    format: str
-    paths: tuple[str, ...]
-    labels: tuple[int, ...]
-    root: str
-    fingerprint: str
-    line_numbers: tuple[int, ...]
-
-    @property
-    def num_classes(self) -> int:
-        """Highest label + 1; 0 for a list without labels."""
-        return max(self.labels) + 1
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def describe(self) -> str:
-        """One line for the start of a run."""
-        return (
-            f"{self.file}: format '{self.format}', {len(self)} videos, {self.num_classes} classes, "
-            f"fingerprint {self.fingerprint}"
-        )
+INDEX_FROM = 50_000  # videos; lists of fewer are read at every start
+_INDEX_VERSION = 2
+_SIDE_FILES = ("labels.json", "something-something-v2-labels.json", "classInd.txt", "labels.txt")
+_NUMBER_OF_PROBES = 100  # videos without an extension that are looked for to find the root
+_READ_FOR_ROOT = 10_000  # videos among which relative paths are tried
 
 
-def read_list(file: str | os.PathLike[str], *, root: str = "", require_labels: bool = False) -> VideoList:
+def read_list(
+    file: str | os.PathLike[str],
+    *,
+    root: str = "",
+    require_labels: bool = False,
+    list_format: str = "auto",
+    class_names: Sequence[str] = (),
+    names_from: str = "labels.txt",
+    part: str = "",
+    split: int = 1,
+) -> VideoList:
     """Read a list of videos.
 
     Relative paths are joined with `root` if it is given. Otherwise they are taken relative to the current directory
     if any of the first hundred exists there, else to the folder of the list if one exists there, else to the current
-    directory.
+    directory. Videos that the list gives without an extension are looked for.
+
+    Args:
+        file: the list, or the folder for formats that are one.
+        root: folder of the videos.
+        require_labels: refuse a list without.
+        list_format: one of LIST_FORMATS; "auto" finds out, but never chooses between the two with three columns.
+        class_names: in label order. Labels that are names get these numbers, and other names are refused. Without
+            them the names are numbered as the data set says, else in sorted order.
+        names_from: the file that `class_names` come from, for messages.
+        part, split: "train", "val" or "test" and the number of the split, for formats that hold several.
 
     Raises:
         AnnotationError: the list is missing, empty or not UTF-8 text; a line cannot be read; some lines have a label
-            and others do not; `require_labels` and there are none.
+            and others do not; `require_labels` and there are none; three columns and no `list_format`.
     """
-    file = Path(file)
-    entries = [(number, *_read_line(file, number, line)) for number, line in _numbered_lines(file)]
-    if not entries:
-        raise AnnotationError(f"{file} lists no videos. Write one `path label` a line.")
-    numbers, written, labels = zip(*entries, strict=True)
-    _check_uniform(file, numbers, labels, require_labels)
-    root = root or _find_root(file, written)
-    lines = "".join(f"{path}\t{label}\n" for path, label in zip(written, labels, strict=True))
-    return VideoList(
-        file=file,
-        format="path" if labels[0] == NO_LABEL else "path label",
-        paths=tuple(os.path.join(root, path) for path in written),
-        labels=labels,
-        root=root,
-        fingerprint=hashlib.sha256(lines.encode()).hexdigest()[:12],
-        line_numbers=numbers,
-    )
-
-
-def read_class_names(file: Path) -> list[str]:
-    """The names in a file of one a line, in label order.
-
-    Raises:
-        AnnotationError: it is not text.
-    """
-    try:
-        return file.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
+    if list_format not in LIST_FORMATS:
+        raise AnnotationError(f"--list_format {list_format}: choose from {', '.join(LIST_FORMATS)}")
+    file, root = _metadata_in(Path(file), root)
+    settings = [_INDEX_VERSION, str(file.absolute()), root, os.getcwd(), list_format, list(class_names), names_from]
+    settings += [part, split]
+    key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
+    source: Columns | ColumnFile | None = _find_index(file, key)
+    if source is None:
+        before = identity(file) if file.is_file() else None
+        source = _parse(file, root, list_format, ListBuilder(file, class_names, names_from), Where(part, split))
+        if before is not None and source.length >= INDEX_FROM and not source.facts["num_lost"]:
+            source = _save_index(file, key, source, before) or source
+    videos = _video_list(file, source, root)
+    if require_labels and videos.num_classes == 0:
         raise AnnotationError(
-            f"{file}: not UTF-8 text ({error.reason}): save it as UTF-8, one class name a line"
-        ) from error
-
-
-def count_classes(videos: VideoList) -> int:
-    """The number of classes that a list speaks of: its largest label + 1.
-
-    Raises:
-        AnnotationError: a label too large to be meant.
-    """
-    if videos.num_classes > MAX_CLASSES:
-        place = videos.labels.index(videos.num_classes - 1)
-        raise AnnotationError(
-            f"{videos.file}, line {videos.line_numbers[place]}: label {videos.num_classes - 1} would make that many "
-            "classes; correct it, or give --nb_classes"
-        )
-    return videos.num_classes
-
-
-def check_labels(videos: VideoList, num_classes: int) -> None:
-    """Refuse a list that does not fit a classifier of `num_classes` classes.
-
-    Raises:
-        AnnotationError: the list has no labels, or a label is outside 0..num_classes - 1.
-    """
-    if videos.labels[0] == NO_LABEL:
-        raise AnnotationError(f"{videos.file} has no labels. Write one `path label` a line.")
-    for number, label in zip(videos.line_numbers, videos.labels, strict=True):
-        if not 0 <= label < num_classes:
-            raise AnnotationError(
-                f"{videos.file}, line {number}: label {label} does not fit {num_classes} classes "
-                f"(0..{num_classes - 1}). Labels count from 0; check the list and `--nb_classes`."
-            )
-
-
-def check_files(videos: VideoList, *, handful: int = 5) -> list[str]:
-    """The paths that are not files; a few of them are the caller's to report.
-
-    Raises:
-        AnnotationError: more than `handful` are missing, which is a wrong root rather than lost videos.
-    """
-    chunks = [videos.paths[start : start + _STAT_CHUNK] for start in range(0, len(videos), _STAT_CHUNK)]
-    with ThreadPoolExecutor(_STAT_THREADS) as pool:
-        missing = list(itertools.chain.from_iterable(pool.map(_missing_files, chunks)))
-    if len(missing) > handful:
-        tried = f"Relative paths were joined with {videos.root}." if videos.root else "The list has absolute paths."
-        raise AnnotationError(
-            f"{videos.file}: {len(missing)} of {len(videos)} videos do not exist, for example "
-            f"{', '.join(missing[:3])}. {tried} Check the list and `--data_root`."
-        )
-    return missing
-
-
-def _numbered_lines(file: Path) -> list[tuple[int, str]]:
-    try:
-        text = file.read_text(encoding="utf-8-sig")  # and universal newlines: CRLF becomes LF
-    except UnicodeDecodeError as error:
-        raise AnnotationError(f"{file} is not UTF-8 text (byte {error.start}). Save it as UTF-8.") from error
-    except OSError as error:
-        raise AnnotationError(f"{file} cannot be read: {error.strerror}. Check the path of the list.") from error
-    return [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-
-
-def _read_line(file: Path, number: int, line: str) -> tuple[str, int]:
-    """Path and label of one line; -1 where it has a path only."""
-    *before, last = line.rsplit(maxsplit=1)
-    path = before[0] if before else ""
-    if path and not path.endswith(",") and _INTEGER.fullmatch(last):
-        if last.startswith("-"):
-            raise AnnotationError(
-                f"{file}, line {number}: label {last} is negative. Write `path label`, or on every line the path only."
-            )
-        return path, int(last)
-    if _COMMA.search(line):
-        raise AnnotationError(f"{file}, line {number}: comma between path and label in '{line}'. Put a blank there.")
-    if not path or (_has_extension(last) and not _is_number(last)):
-        return line, NO_LABEL
-    raise AnnotationError(
-        f"{file}, line {number}: label '{last}' is not an integer. "
-        "Write `path label`, with labels from 0, and no header."
-    )
-
-
-def _has_extension(field: str) -> bool:
-    return os.path.splitext(field)[1] != ""
-
-
-def _is_number(field: str) -> bool:
-    try:
-        float(field)
-    except ValueError:
-        return False
-    return True
-
-
-def _check_uniform(file: Path, numbers: Sequence[int], labels: Sequence[int], require_labels: bool) -> None:
-    unlabelled = [number for number, label in zip(numbers, labels, strict=True) if label == NO_LABEL]
-    if unlabelled and (require_labels or len(unlabelled) < len(labels)):
-        raise AnnotationError(
-            f"{file}, line {unlabelled[0]}: no label ({len(unlabelled)} of {len(labels)} lines have none). "
+            f"{file}, line {videos.line_numbers[0]}: no label ({len(videos)} of {len(videos)} lines have none). "
             "Write `path label` on every line."
         )
+    return videos
 
 
-def _find_root(file: Path, written: Sequence[str]) -> str:
-    probes = list(itertools.islice((path for path in written if not os.path.isabs(path)), _NUMBER_OF_PROBES))
-    if not probes:
-        return ""
-    here, beside_list = os.getcwd(), str(file.absolute().parent)
-    for folder in (here, beside_list):
-        if any(os.path.exists(os.path.join(folder, path)) for path in probes):
-            return folder
-    return here
+def _metadata_in(file: Path, root: str) -> tuple[Path, str]:
+    """The list that lies in a folder of videos (Hugging Face's VideoFolder), and their root."""
+    for name in ("metadata.csv", "metadata.jsonl"):
+        if file.is_dir() and (file / name).is_file():
+            return file / name, root or str(file)
+    return file, root
 
 
-def _missing_files(paths: Sequence[str]) -> list[str]:
-    return [path for path in paths if not os.path.isfile(path)]
+def _parse(file: Path, root: str, list_format: str, builder: ListBuilder, where: Where) -> Columns:
+    """Read all of a list."""
+    parsed = READERS[detect(file) if list_format == "auto" else list_format](file, where)
+    builder.propose_names(parsed.class_names)
+    root = root or parsed.root
+    entries = iter(parsed.entries)
+    first = list(itertools.islice(entries, _NUMBER_OF_PROBES))
+    beside = str((file if file.is_dir() else file.parent).absolute())
+    sought = [entry for entry in first if entry.folders and not is_absolute(entry.path)]
+    finder = FileFinder([root] if root else [os.getcwd(), beside], sought)
+    for entry in itertools.chain(first, entries):
+        builder.add(entry, finder.path_of(entry))
+    columns = builder.finish()
+    root = root or finder.found_root
+    columns.facts.update(format=parsed.format, num_lost=finder.num_lost, root=root, searched=finder.num_searched)
+    return columns
+
+
+def _video_list(file: Path, source: Columns | ColumnFile, root: str) -> VideoList:
+    """The list whose columns these are: small ones as tuples, those of an index as they are."""
+    kept: Any = tuple if isinstance(source, Columns) else (lambda column: column)
+    facts = source.facts
+    root = root or facts["root"] or find_root(file, PathColumn(source, "")[:_READ_FOR_ROOT])
+    return VideoList(
+        file=file,
+        format=facts["format"],
+        paths=kept(PathColumn(source, root)),
+        labels=kept(NumberColumn(source, "labels")),
+        root=root,
+        fingerprint=facts["fingerprint"],
+        line_numbers=kept(NumberColumn(source, "lines")),
+        num_classes=facts["num_classes"],
+        class_names=tuple(facts["class_names"]),
+        label_sets=None if source.array("set_ends") is None else kept(SetColumn(source)),
+        spans=None if source.array("spans") is None else kept(SpanColumn(source)),
+        names_from=facts["names_from"],
+        lowest_label=facts["lowest_label"],
+        notes=tuple(facts["notes"]),
+    )
+
+
+def _index_folders(file: Path) -> list[Path]:
+    """Where the index of a list may lie: beside it, or where that cannot be written, in the user's cache."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    name = hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:16]
+    return [file.with_name(f"{file.name}.index"), Path(cache, "sigma", "lists", name)]
+
+
+def _find_index(file: Path, key: str) -> ColumnFile | None:
+    """The index of a list as it is now, read with the same settings; only a list of another time is hashed."""
+    for folder in _index_folders(file):
+        path = folder / f"{key}.columns"
+        if not path.is_file() or not file.is_file():
+            continue
+        try:
+            index = ColumnFile(path)
+            if _is_of(index, file):
+                return index
+        except (KeyError, TypeError, ValueError, MemoryError, OSError) as error:
+            logger.warning("%s: made anew (%s)", path, error)
+    return None
+
+
+def _is_of(index: ColumnFile, file: Path) -> bool:
+    """Whether an index is that of the list, the files beside it and the videos as they are now."""
+    now, then = identity(file), index.facts["list"]
+    if now["size"] != then["size"] or _side_files(file) != index.facts["beside"]:
+        return False
+    if {**then, **now} != then and sha256_of(file) != then["sha256"]:
+        return False
+    return _count_present(index) == index.facts["present"]
+
+
+def _side_files(file: Path) -> dict[str, str]:
+    """Hashes of the files beside a list that number its classes."""
+    beside = {name: file.with_name(name) for name in _SIDE_FILES}
+    return {name: sha256_of(path) for name, path in beside.items() if path.is_file()}
+
+
+def _count_present(source: Columns | ColumnFile) -> int:
+    """How many of the first videos are there, of a list whose videos had to be looked for: their names may change."""
+    if not source.facts["searched"]:
+        return 0
+    paths = PathColumn(source, source.facts["root"])[:_NUMBER_OF_PROBES]
+    return sum(os.path.exists(path.partition(".tar#")[0]) for path in paths)
+
+
+def _save_index(file: Path, key: str, columns: Columns, before: dict[str, int]) -> ColumnFile | None:
+    """Write the index of a list and open it; None where no folder takes one, or the list changes meanwhile."""
+    columns.facts["list"] = {**before, "sha256": sha256_of(file)}
+    columns.facts.update(beside=_side_files(file), present=_count_present(columns))
+    if identity(file) != before:
+        return None
+    for folder in _index_folders(file):
+        path = folder / f"{key}.columns"
+        try:
+            write_columns(path, columns)
+            return ColumnFile(path)
+        except OSError as error:
+            logger.warning("%s: no index of the list is kept there (%s)", folder, error.strerror)
+    return None

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import Dataset
 
 from .annotations import VideoList
-from .decoding import open_video
+from .decoding import VideoReader, open_video
 from .pretraining import decode_or_replace, sample_rng
 from .sampling import (
     dense_test_indices,
@@ -18,8 +18,10 @@ from .sampling import (
     uniform_test_indices,
     uniform_train_indices,
 )
+from .workers import reading
 
 SAMPLERS = ("dense", "uniform")
+CHUNK_BYTES = 64 << 20  # full-size frames that a test video holds at a time: 10 of 1920 x 1080, 257 of 340 x 256
 FrameTransform = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -76,7 +78,7 @@ class TrainDataset(Dataset):
 
         Returns:
             "clip" uint8 (R, T, 3, size, size); "label" and "index" of the video shown, which is another than the one
-            asked for where that could not be decoded; "failures": (path, reason) of those that could not.
+            asked for where that could not be decoded; "failures": (path, reason, worker) of those that could not.
         """
         epoch, asked = key
         rng = sample_rng(self.seed, epoch, asked)
@@ -89,7 +91,12 @@ class TrainDataset(Dataset):
 
 
 class ViewDataset(Dataset):
-    """All views of a video, asked for by index: every clip in every crop. Each video is opened once.
+    """All views of a video, asked for by index: every clip in every crop.
+
+    A video is opened once, and each frame that a clip needs is decoded and resized once, from the start to the end,
+    however many clips and crops show it. Frames come in chunks and are cropped chunk by chunk. So what a video takes in
+    memory, besides the views themselves, is `CHUNK_BYTES` of frames at full size (one frame, if that is larger; twice
+    that for a moment, while they are put together) and the crops of these, for a video of any length.
 
     Args:
         videos: the list, with labels.
@@ -142,14 +149,9 @@ class ViewDataset(Dataset):
         Raises:
             DecodeError: the video cannot be decoded; nothing takes its place.
         """
-        with open_video(self.videos.paths[index], decoder=self.decoder) as video:
-            indices = np.stack(self.clip_indices(video.num_frames))
-            # clips overlap: each frame is decoded and resized once
-            unique, positions = np.unique(indices, return_inverse=True)
-            frames = video.get_frames(unique.tolist())
-        crops = self.crops(frames)
-        positions_C1T = torch.from_numpy(positions.reshape(len(indices), 1, -1))
-        clips = crops[torch.arange(len(crops))[:, None], positions_C1T].flatten(0, 1)
+        path = self.videos.paths[index]
+        with reading(path, clips=self.num_clips), open_video(path, decoder=self.decoder) as video:
+            clips = self._views(video)
         return {
             "clip": clips,
             "label": self.videos.labels[index],
@@ -157,6 +159,26 @@ class ViewDataset(Dataset):
             "views": len(clips),
             "failures": [],
         }
+
+    def _views(self, video: VideoReader) -> torch.Tensor:
+        """uint8 (G, T, 3, size, size), channels last in memory."""
+        indices_CT = np.stack(self.clip_indices(video.num_frames))
+        distinct, places = np.unique(indices_CT, return_inverse=True)
+        shown_at: list[list[tuple[int, int]]] = [[] for _ in distinct]  # of each distinct frame: (clip, time)
+        for (clip, time), place in zip(np.ndindex(indices_CT.shape), places.flat, strict=True):
+            shown_at[place].append((clip, time))
+        views: list[torch.Tensor] = []  # one, (C, J, T, size, size, 3), as soon as the size of a crop is known
+
+        def take(frames: torch.Tensor, start: int) -> None:
+            crops = self.crops(frames).permute(0, 1, 3, 4, 2)  # (J, U, size, size, 3)
+            if not views:
+                views.append(crops.new_empty(len(indices_CT), len(crops), self.num_frames, *crops.shape[2:]))
+            for offset, shown in enumerate(shown_at[start : start + crops.shape[1]]):
+                for clip, time in shown:
+                    views[0][clip, :, time] = crops[:, offset]
+
+        video.map_frames(distinct, take, max_bytes=CHUNK_BYTES)
+        return views[0].flatten(0, 1).permute(0, 1, 4, 2, 3)
 
 
 class ValDataset(ViewDataset):

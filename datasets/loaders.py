@@ -6,7 +6,6 @@ of workers, and a global batch the same whatever the number of ranks it is split
 
 import dataclasses
 import functools
-import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,11 +15,14 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .annotations import AnnotationError
+from .permutation import KeyedPermutation
 from .transforms import normalize_clips
+from .workers import DECODE_TIMEOUT, MAIN_PROCESS, SeededByEpoch, init_worker, set_timeout, watch_folder, worker_number
 
-# Last words of the seeds of streams that are not samples: those have the form (seed, epoch, index, repeat).
-_ORDER_STREAM = 1
-_WORKER_STREAM = 2
+_ORDER_STREAM = 1  # last word of the order's key; samples have (seed, epoch, index, repeat)
+_STEPS_AT_ONCE = 64  # whose order is computed in one go
+_TIMEOUTS_PER_BATCH = 10  # of a clip: after so long without a batch the loader gives up
+_LEAST_TIMEOUT = 5.0  # seconds; workers have to start before they can give a batch
 
 
 @dataclass
@@ -34,7 +36,7 @@ class Batch:
         mask: bool (B, N), True = masked; None outside pre-training.
         label: int64, as many as `index`; None in pre-training.
         views: clips in a row that belong to one video: repeats in training, views in evaluation.
-        failures: (path, reason) of the videos that could not be decoded and were replaced.
+        failures: (path, reason, worker) of the videos that could not be decoded and were replaced.
     """
 
     clip: torch.Tensor
@@ -42,7 +44,7 @@ class Batch:
     mask: torch.Tensor | None = None
     label: torch.Tensor | None = None
     views: int = 1
-    failures: list[tuple[str, str]] = field(default_factory=list)
+    failures: list[tuple[str, str, int]] = field(default_factory=list)
 
     def to(self, device: torch.device | str) -> "Batch":
         """Copy to `device` as uint8, without waiting for it, and normalise there.
@@ -94,9 +96,9 @@ def collate(items: Sequence[dict[str, Any]]) -> Batch:
 class TrainSampler(Sampler[tuple[int, int]]):
     """The share of one rank in a seeded order of the videos, as (epoch, index).
 
-    Step g of an epoch uses videos g*B .. (g+1)*B of the epoch's permutation, B = batch_size * world_size, and rank r
-    the r-th part of them: the global batch depends on B only. Videos that do not fill a last global batch are left
-    out of that epoch.
+    Step g of an epoch uses videos g*B .. (g+1)*B of the epoch's order, B = batch_size * world_size, and rank r the r-th
+    part of them: the global batch depends on B only. Videos that do not fill a last global batch are left out of that
+    epoch. The order is computed as it is needed: neither time nor memory grow with the list.
 
     Args:
         num_samples: videos in the list.
@@ -129,31 +131,35 @@ class TrainSampler(Sampler[tuple[int, int]]):
         """What resumes this order.
 
         Args:
-            finished_steps: steps of the current epoch that were trained on. The caller knows: workers fetch ahead.
+            finished_steps: batches of the current epoch that were trained on. The caller knows: workers fetch ahead.
         """
         return {
             "epoch": self.epoch,
-            "start_step": finished_steps,
+            "position": finished_steps * self.global_batch,
             "num_samples": self.num_samples,
-            "global_batch": self.global_batch,
             "seed": self.seed,
         }
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on after the finished steps of a `state_dict`, on any number of ranks.
+        """Go on behind the videos that a `state_dict` has done with, on any number of ranks.
 
         Raises:
-            ValueError: another list length or seed, or in mid-epoch another global batch: the order would differ.
+            ValueError: another list length or seed, so that the order would differ; or a place in the epoch at which no
+                global batch of this size begins.
         """
-        checked = ["num_samples", "seed"] + (["global_batch"] if state["start_step"] else [])
-        for name in checked:
+        for name, flag in (("num_samples", "the list"), ("seed", "--seed")):
             if state[name] != getattr(self, name):
                 raise ValueError(
-                    f"cannot resume the order of the samples: {name} was {state[name]} and is now {getattr(self, name)}"
+                    f"cannot go on in the order of the samples: {name} was {state[name]} and is now "
+                    f"{getattr(self, name)}; keep {flag}"
                 )
-        if not 0 <= state["start_step"] <= self.num_steps:
-            raise ValueError(f"start_step {state['start_step']} is outside an epoch of {self.num_steps} steps")
-        self.epoch, self.start_step = state["epoch"], state["start_step"]
+        position = state["position"]
+        if position % self.global_batch or not 0 <= position <= self.num_steps * self.global_batch:
+            raise ValueError(
+                f"cannot go on after {position} videos of the epoch: global_batch is now {self.global_batch}; keep "
+                "--batch_size x ranks"
+            )
+        self.epoch, self.start_step = state["epoch"], position // self.global_batch
 
     def __len__(self) -> int:
         """Samples of a whole epoch on this rank, also when this one starts in the middle."""
@@ -161,10 +167,11 @@ class TrainSampler(Sampler[tuple[int, int]]):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         epoch = self.epoch
-        order = np.random.default_rng([self.seed, epoch, 0, 0, _ORDER_STREAM]).permutation(self.num_samples)
-        for step in range(self.start_step, self.num_steps):
-            start = step * self.global_batch + self.rank * self.batch_size
-            for index in order[start : start + self.batch_size].tolist():
+        order = KeyedPermutation(self.num_samples, [self.seed, epoch, 0, 0, _ORDER_STREAM])
+        own = self.rank * self.batch_size + np.arange(self.batch_size)
+        for first in range(self.start_step, self.num_steps, _STEPS_AT_ONCE):
+            steps = np.arange(first, min(first + _STEPS_AT_ONCE, self.num_steps))
+            for index in order((steps[:, None] * self.global_batch + own).ravel()).tolist():
                 yield epoch, index
 
 
@@ -181,16 +188,17 @@ class EvalSampler(Sampler[int]):
         return iter(self.indices)
 
 
-def init_worker(worker_id: int, *, seed: int, rank: int) -> None:
-    """Start of a loader's worker: one thread, and global generators seeded differently in every worker of every rank.
+def collate_in_worker(items: Sequence[dict[str, Any]]) -> Batch:
+    """`collate`, and in a worker into shared memory at once.
 
-    The samples do not use the global generators; this is for libraries that do.
+    Otherwise a thread of the worker's queue would do it, whose error, where there is no room left, nobody hears of.
     """
-    torch.set_num_threads(1)
-    words = np.random.SeedSequence([seed, rank, worker_id, 0, _WORKER_STREAM]).generate_state(3)
-    random.seed(int(words[0]))
-    np.random.seed(int(words[1]))  # noqa: NPY002  (the global generator is what is to be seeded)
-    torch.manual_seed(int(words[2]))
+    batch = collate(items)
+    if worker_number() != MAIN_PROCESS:
+        for tensor in (batch.clip, batch.index, batch.mask, batch.label):
+            if tensor is not None:
+                tensor.share_memory_()
+    return batch
 
 
 def _build_loader(
@@ -203,7 +211,11 @@ def _build_loader(
     pin_memory: bool,
     seed: int,
     rank: int,
+    decode_timeout: float,
+    clips: int = 1,
 ) -> DataLoader:
+    set_timeout(decode_timeout)  # where this process reads the videos itself
+    patience = max(_TIMEOUTS_PER_BATCH * clips * decode_timeout, _LEAST_TIMEOUT) if decode_timeout else 0
     return DataLoader(
         dataset,
         batch_size=batch_size,
@@ -211,10 +223,17 @@ def _build_loader(
         drop_last=drop_last,
         num_workers=num_workers,
         pin_memory=pin_memory,
-        collate_fn=collate,
-        worker_init_fn=functools.partial(init_worker, seed=seed, rank=rank),
+        collate_fn=collate_in_worker,
+        worker_init_fn=functools.partial(
+            init_worker,
+            seed=seed,
+            rank=rank,
+            timeout=decode_timeout,
+            folder=watch_folder() if num_workers else None,
+        ),
         persistent_workers=num_workers > 0,
         prefetch_factor=2 if num_workers > 0 else None,
+        timeout=patience if num_workers else 0,
         # without one of its own, every start of an iteration would draw from torch's global generator, and a run
         # that is resumed in mid-epoch would see other random numbers than one that is not interrupted
         generator=torch.Generator().manual_seed(seed),
@@ -230,8 +249,14 @@ def build_train_loader(
     seed: int = 0,
     num_workers: int = 0,
     pin_memory: bool = False,
+    decode_timeout: float = DECODE_TIMEOUT,
 ) -> DataLoader:
-    """The training loader of one rank; `loader.sampler` is its TrainSampler. `batch_size` counts videos of one rank."""
+    """The training loader of one rank; `loader.sampler` is its TrainSampler.
+
+    Args:
+        batch_size: videos of one rank.
+        decode_timeout: seconds after which a worker that reads one clip counts as stuck; 0: never.
+    """
     sampler = TrainSampler(
         len(dataset),  # type: ignore[arg-type]
         batch_size=batch_size,
@@ -240,7 +265,7 @@ def build_train_loader(
         seed=seed,
     )
     return _build_loader(
-        dataset,
+        SeededByEpoch(dataset, seed=seed, rank=rank),
         sampler,
         batch_size=batch_size,
         drop_last=True,
@@ -248,6 +273,7 @@ def build_train_loader(
         pin_memory=pin_memory,
         seed=seed,
         rank=rank,
+        decode_timeout=decode_timeout,
     )
 
 
@@ -259,6 +285,7 @@ def build_eval_loader(
     world_size: int = 1,
     num_workers: int = 0,
     pin_memory: bool = False,
+    decode_timeout: float = DECODE_TIMEOUT,
 ) -> DataLoader:
     """The evaluation loader of one rank; `batch_size` counts videos, each of which brings all its views."""
     sampler = EvalSampler(
@@ -275,4 +302,45 @@ def build_eval_loader(
         pin_memory=pin_memory,
         seed=0,
         rank=rank,
+        decode_timeout=decode_timeout,
+        clips=getattr(dataset, "num_clips", 1),
     )
+
+
+class DevicePrefetcher:
+    """A loader's batches on the device, one ahead: copied and normalised while the caller computes with the one before.
+
+    On a GPU the copies run on a stream of their own; elsewhere a batch is only moved.
+    """
+
+    def __init__(self, loader: DataLoader, device: torch.device) -> None:
+        self.loader, self.device, self.sampler = loader, device, loader.sampler
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self.device.type != "cuda":
+            yield from (batch.to(self.device) for batch in self.loader)
+            return
+        stream = torch.cuda.Stream(self.device)
+        ahead = None
+        for batch in self.loader:
+            ready, ahead = ahead, self._copy(batch, stream)
+            if ready is not None:
+                yield self._hand_over(*ready)
+        if ahead is not None:
+            yield self._hand_over(*ahead)
+
+    def _copy(self, batch: Batch, stream: torch.cuda.Stream) -> tuple[Batch, torch.cuda.Event]:
+        with torch.cuda.stream(stream):
+            return batch.to(self.device), stream.record_event()
+
+    def _hand_over(self, batch: Batch, copied: torch.cuda.Event) -> Batch:
+        """Let the caller's stream wait for the copy, and the allocator know that this stream uses the memory too."""
+        current = torch.cuda.current_stream(self.device)
+        current.wait_event(copied)
+        for tensor in (batch.clip, batch.index, batch.label):
+            if tensor is not None:
+                tensor.record_stream(current)
+        return batch

@@ -22,11 +22,11 @@ from av.video.stream import VideoStream
 
 from .decoding import DecodeError, PyAVReader, as_decode_error, open_container, video_stream
 from .motion_fields import FIELDS, Distances, follow, reference_distances, turn, velocities
+from .nal_units import is_h264_reference
 
 _PROBED_FRAMES = 32
 _WITH_B_VECTORS = ("h264", "mpeg1video", "mpeg2video")  # for others, MPEG-4 above all, FFmpeg gives zeros in B-frames
 _H264_REFERENCES = 4  # that are tried on either side; the older codecs have one
-_H264_SLICES = (1, 2, 5)  # kinds of NAL unit that hold a picture, or its first part
 _GREY_SIDE = 256  # pixels of the shorter side that pictures are compared at
 
 
@@ -181,22 +181,3 @@ def _grey(frame: av.VideoFrame) -> np.ndarray | None:
     stride = max(1, round(min(frame.height, frame.width) / _GREY_SIDE))
     rows = np.frombuffer(memoryview(frame.planes[0]), np.uint8).reshape(-1, frame.planes[0].line_size)
     return rows[: frame.height : stride, : frame.width : stride].copy()
-
-
-def is_h264_reference(packet: memoryview, extradata: bytes | None) -> bool:
-    """Whether other frames may be built from the one in an H.264 packet: `nal_ref_idc` (ITU-T H.264, 7.4.1) is not 0.
-
-    Args:
-        packet: NAL units, each after its length (MP4, Matroska) or after a start code (MPEG-TS, AVI).
-        extradata: of the stream: its first byte tells which, its fifth how many bytes a length has.
-    """
-    if extradata and extradata[0] == 1:
-        size, place = (extradata[4] & 3) + 1, 0
-        while place + size < len(packet):
-            header = packet[place + size]
-            if header & 0x1F in _H264_SLICES:
-                return header & 0x60 != 0
-            place += size + int.from_bytes(packet[place : place + size], "big")
-        return True
-    units = [unit for unit in bytes(packet).split(b"\0\0\1")[1:] if unit]
-    return all(unit[0] & 0x60 for unit in units if unit[0] & 0x1F in _H264_SLICES)

@@ -14,9 +14,12 @@ from .motion_fields import crop_motion
 from .motion_vectors import MotionReader
 from .sampling import draw_pretrain_clip
 from .transforms import PretrainTransform
+from .workers import reading, worker_number
 
 MAX_REPLACEMENTS = 10
 _CELLS_PER_PATCH = 4  # along a side: resolution at which motion vectors carry a mask
+
+Failure = tuple[str, str, int]  # path, reason, worker
 
 T = TypeVar("T")
 
@@ -28,7 +31,7 @@ def sample_rng(seed: int, epoch: int, index: int, repeat: int = 0) -> np.random.
 
 def decode_or_replace(
     videos: VideoList, index: int, rng: np.random.Generator, *, draw: Callable[[int], np.ndarray], decoder: str
-) -> tuple[torch.Tensor, int, list[tuple[str, str]]]:
+) -> tuple[torch.Tensor, int, list[Failure]]:
     """The frames of one clip; a video that cannot be decoded is replaced by another, drawn from `rng`.
 
     Args:
@@ -39,7 +42,8 @@ def decode_or_replace(
         decoder: back end, see `open_video`.
 
     Returns:
-        frames uint8 (T, 3, H, W); the index of the video they come from; (path, reason) of every video that failed.
+        frames uint8 (T, 3, H, W); the index of the video they come from; of every video that failed its path,
+        the reason, and the number of this worker (-1 outside of one).
 
     Raises:
         DecodeError: the video and its ten replacements all failed; the error is that of the last.
@@ -54,15 +58,16 @@ def decode_or_replace(
 
 def _read_or_replace(
     videos: VideoList, index: int, rng: np.random.Generator, read: Callable[[str], T]
-) -> tuple[T, int, list[tuple[str, str]]]:
+) -> tuple[T, int, list[Failure]]:
     """What `read` makes of a video, or of a replacement: the rules of `decode_or_replace`."""
-    failures: list[tuple[str, str]] = []
+    failures: list[Failure] = []
     while True:
         path = videos.paths[index]
         try:
-            return read(path), index, failures
+            with reading(path):
+                return read(path), index, failures
         except DecodeError as error:
-            failures.append((path, error.reason))
+            failures.append((path, error.reason, worker_number()))
             if len(failures) > MAX_REPLACEMENTS:
                 raise
         index = int(rng.integers(len(videos)))
@@ -124,7 +129,7 @@ class PretrainDataset(Dataset):
         Returns:
             "clip" uint8 (T, 3, size, size) and "mask" bool (N,), with several repeats (R, T, 3, size, size) and (R, N);
             "index": the video shown, which is another than the one asked for where that could not be decoded;
-            "failures": (path, reason) of those that could not.
+            "failures": (path, reason, worker) of those that could not.
         """
         epoch, asked = key
         rng = sample_rng(self.seed, epoch, asked)

@@ -1,9 +1,7 @@
 """RandAugment on whole clips: timm's configuration strings and levels, drawn once per clip, on uint8 tensors.
 
 timm's own RandAugment works on one PIL image and draws anew for each; a clip needs the same operation, sign and level
-on every frame. Geometry follows PIL: pixels whose source lies outside the frame get the fill colour, with no blending
-along the border. Operations that look at the picture (AutoContrast, Equalize, Contrast) take their statistics per
-frame, and the first two per channel, as PIL does when it is given one frame at a time.
+on every frame. The operations themselves are those of `clip_ops`, which give what PIL gives for one frame at a time.
 
 Shapes: T frames, C = 3 channels, H W pixels.
 """
@@ -15,10 +13,20 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.nn.functional import embedding_bag
 from torchvision.transforms.v2 import functional as F
 
-FILL = 128  # grey level of pixels that come from outside the frame
+from .clip_ops import (
+    auto_contrast,
+    brightness,
+    contrast,
+    equalize,
+    saturation,
+    sharpness,
+    solarize,
+    solarize_add,
+    warp,
+)
+
 MAX_LEVEL = 10.0  # levels run from 0 to 10
 INTERPOLATIONS = ("bicubic", "bilinear", "random")
 _PART = re.compile(r"([a-z]+)(\d+(?:\.\d+)?)")
@@ -76,65 +84,6 @@ def parse_config(text: str) -> RandAugmentConfig:
 
 
 # ---- operations: (frames (T, C, H, W) uint8, value, interpolation) -> frames of the same shape ----
-#
-# Decoders give frames with the channels last in memory. Some kernels are several times faster in that layout, some
-# with one plane after another: each operation below asks for its own.
-
-
-def _planes(frames: torch.Tensor) -> torch.Tensor:
-    return frames.contiguous()
-
-
-def _pixels(frames: torch.Tensor) -> torch.Tensor:
-    return frames.contiguous(memory_format=torch.channels_last)
-
-
-def _taps(position: torch.Tensor, size: int, interpolation: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Neighbours along one axis, cut off at the edge, and their weights: each (2 or 4, H, W).
-
-    The cubic is PIL's in affine transforms (a = -1); torch's own has a = -0.75.
-    """
-    first = position.floor()
-    d = position - first
-    if interpolation == "bilinear":
-        weights = torch.stack((1 - d, d))
-        offsets = torch.arange(0, 2)
-    else:
-        e = 1 - d
-        weights = torch.stack((-d * e * e, 1 - d * d * (1 + e), 1 - e * e * (1 + d), -d * d * e))
-        offsets = torch.arange(-1, 3)
-    return (first.int() + offsets.int()[:, None, None]).clamp_(0, size - 1), weights
-
-
-def warp(frames: torch.Tensor, matrix: tuple[float, ...], interpolation: str) -> torch.Tensor:
-    """PIL's affine transform of every frame.
-
-    Every frame and channel takes the same weighted sum of neighbours, so the clip is laid out as one row of T * C
-    values for each pixel, and a bag of rows is summed for each output pixel.
-
-    Args:
-        frames: uint8 (T, C, H, W).
-        matrix: (a, b, c, d, e, f): the output point (x, y) shows the input point (ax + by + c, dx + ey + f), in
-            pixels from the outer corner of the frame.
-        interpolation: "bilinear" or "bicubic".
-    """
-    num_frames, channels, height, width = frames.shape
-    a, b, c, d, e, f = matrix
-    y = torch.arange(height).add(0.5)[:, None]
-    x = torch.arange(width).add(0.5)[None, :]
-    source_x, source_y = a * x + b * y + c, d * x + e * y + f
-    outside = (source_x < 0) | (source_x >= width) | (source_y < 0) | (source_y >= height)
-    columns, weights_x = _taps(source_x - 0.5, width, interpolation)
-    rows, weights_y = _taps(source_y - 0.5, height, interpolation)
-    neighbours = (rows[:, None] * width + columns).flatten(0, 1).flatten(1).t().contiguous()  # (H * W, 4 or 16)
-    weights = (weights_y[:, None] * weights_x).flatten(0, 1).flatten(1).t().contiguous()
-
-    pixels = [frame.permute(1, 2, 0).reshape(-1, channels) for frame in frames]
-    table = torch.cat(pixels, dim=1).float()  # (H * W, T * C)
-    warped = embedding_bag(neighbours, table, per_sample_weights=weights, mode="sum")
-    levels = warped.round_().clamp_(0, 255).to(torch.uint8)
-    levels[outside.flatten()] = FILL
-    return levels.view(height, width, num_frames, channels).permute(2, 0, 1, 3).contiguous().permute(0, 3, 1, 2)
 
 
 def _rotate(frames: torch.Tensor, degrees: float, interpolation: str) -> torch.Tensor:
@@ -160,29 +109,18 @@ def _translate_y(frames: torch.Tensor, fraction: float, interpolation: str) -> t
     return warp(frames, (1, 0, 0, 0, 1, fraction * frames.shape[-2]), interpolation)
 
 
-def _solarize(frames: torch.Tensor, threshold: float, _: str) -> torch.Tensor:
-    if threshold > 255:  # compared as uint8, 256 would wrap round to 0
-        return frames
-    above = (frames >= int(threshold)).view(torch.uint8).neg_()  # 255 where it holds
-    return above.bitwise_xor_(frames)  # 255 - x is x with all bits turned
-
-
-def _solarize_add(frames: torch.Tensor, added: float, _: str) -> torch.Tensor:
-    return (frames < 128).view(torch.uint8).mul_(int(added)).add_(frames)  # 127 + 110: never beyond 255
-
-
 OPS: dict[str, Callable[[torch.Tensor, float, str], torch.Tensor]] = {
-    "AutoContrast": lambda frames, value, interpolation: F.autocontrast(_planes(frames)),
-    "Equalize": lambda frames, value, interpolation: F.equalize(_planes(frames)),
+    "AutoContrast": lambda frames, value, interpolation: auto_contrast(frames),
+    "Equalize": lambda frames, value, interpolation: equalize(frames),
     "Invert": lambda frames, value, interpolation: F.invert(frames),
     "Rotate": _rotate,
     "Posterize": lambda frames, value, interpolation: F.posterize(frames, int(value)),
-    "Solarize": _solarize,
-    "SolarizeAdd": _solarize_add,
-    "Color": lambda frames, value, interpolation: F.adjust_saturation(_planes(frames), value),
-    "Contrast": lambda frames, value, interpolation: F.adjust_contrast(_pixels(frames), value),
-    "Brightness": lambda frames, value, interpolation: F.adjust_brightness(frames, value),
-    "Sharpness": lambda frames, value, interpolation: F.adjust_sharpness(_pixels(frames), value),
+    "Solarize": lambda frames, value, interpolation: solarize(frames, value),
+    "SolarizeAdd": lambda frames, value, interpolation: solarize_add(frames, value),
+    "Color": lambda frames, value, interpolation: saturation(frames, value),
+    "Contrast": lambda frames, value, interpolation: contrast(frames, value),
+    "Brightness": lambda frames, value, interpolation: brightness(frames, value),
+    "Sharpness": lambda frames, value, interpolation: sharpness(frames, value),
     "ShearX": _shear_x,
     "ShearY": _shear_y,
     "TranslateX": _translate_x,
@@ -237,7 +175,7 @@ class RandAugment:
         self.names = tuple(OPS)
 
     def __call__(self, frames: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-        """uint8 (T, 3, H, W) -> the same shape; the input is left as it is."""
+        """uint8 (T, 3, H, W) -> the same shape, in any memory layout; the input is left as it is."""
         config = self.config
         for choice in rng.integers(len(self.names), size=config.num_ops):
             # drawn in any case, so that what follows does not depend on whether this one is applied
@@ -249,4 +187,4 @@ class RandAugment:
                 name = self.names[choice]
                 value = level_value(name, level, sign=sign, increasing=config.increasing)
                 frames = OPS[name](frames, value, "bicubic" if bicubic else "bilinear")
-        return _pixels(frames)
+        return frames

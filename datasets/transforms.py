@@ -1,8 +1,9 @@
 """Clip transforms on uint8 frames: presets for pre-training, training, validation and testing, and normalisation.
 
-Frames are uint8 (T, 3, H, W) RGB tensors throughout, in any memory layout; normalisation happens once per batch, on
-the device. Nothing here holds random state: every random transform takes the `np.random.Generator` of its sample, and
-what it draws holds for all frames of the clip.
+Frames are uint8 (T, 3, H, W) RGB tensors throughout, in any memory layout; clips come out with the channels last in
+memory, as the decoder gave them and the resizing kernel works on them. Normalisation, and with it the change to one
+plane after another, happens once per batch, on the device. Nothing here holds random state: every random transform
+takes the `np.random.Generator` of its sample, and what it draws holds for all frames of the clip.
 """
 
 import functools
@@ -13,6 +14,7 @@ import torch
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from .clip_ops import to_pixels
 from .randaugment import RandAugment
 from .sampling import crop_offsets
 
@@ -46,6 +48,8 @@ def normalize_clips(clips: torch.Tensor) -> torch.Tensor:
 
 
 def _resize(frames: torch.Tensor, height: int, width: int, *, antialias: bool) -> torch.Tensor:
+    if frames.stride(1) != 1:  # the kernel takes twice as long on planes
+        frames = to_pixels(frames)
     return F.resize(frames, [height, width], interpolation=InterpolationMode.BILINEAR, antialias=antialias)
 
 
@@ -59,6 +63,11 @@ def _resize_short_side(frames: torch.Tensor, short_side: int) -> torch.Tensor:
     if height <= width:
         return _resize(frames, short_side, short_side * width // height, antialias=False)
     return _resize(frames, short_side * height // width, short_side, antialias=False)
+
+
+def _own_memory(frames: torch.Tensor) -> torch.Tensor:
+    """Pixel by pixel in memory of its own: a view would keep, and send from worker to trainer, whole frames."""
+    return frames.contiguous(memory_format=torch.channels_last)
 
 
 def _centre_crop(frames: torch.Tensor, size: int) -> torch.Tensor:
@@ -111,7 +120,7 @@ class PretrainTransform:
 
     def crop(self, frames: torch.Tensor, box: tuple[int, int, int, int]) -> torch.Tensor:
         """uint8 (T, 3, H, W) -> uint8 (T, 3, size, size): the box, resized."""
-        return _resize(_crop(frames, *box), self.size, self.size, antialias=True).contiguous()
+        return _own_memory(_resize(_crop(frames, *box), self.size, self.size, antialias=True))
 
     def __call__(self, frames: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         """uint8 (T, 3, H, W) -> uint8 (T, 3, size, size)."""
@@ -238,7 +247,7 @@ class TrainTransform:
         frames = _resize(_crop(frames, *box), self.size, self.size, antialias=False)
         if self.flip and rng.random() < 0.5:
             frames = frames.flip(-1)
-        return self.erase(frames, rng).contiguous()
+        return _own_memory(self.erase(frames, rng))
 
 
 class ValTransform:
@@ -250,7 +259,7 @@ class ValTransform:
 
     def __call__(self, frames: torch.Tensor) -> torch.Tensor:
         """uint8 (T, 3, H, W) -> uint8 (T, 3, size, size)."""
-        return _centre_crop(_resize_short_side(frames, self.short_side), self.size).contiguous()
+        return _own_memory(_centre_crop(_resize_short_side(frames, self.short_side), self.size))
 
 
 class ViewTransform:
@@ -272,4 +281,5 @@ class ViewTransform:
         offsets, axis = crop_offsets(height, width, side, self.num_crops)
         frames = _resize_short_side(frames, side)
         boxes = [(offset, 0) if axis == "height" else (0, offset) for offset in offsets]
-        return torch.stack([_centre_crop(_crop(frames, *box, side, side), self.size) for box in boxes])
+        crops = [_centre_crop(_crop(frames, *box, side, side), self.size) for box in boxes]
+        return torch.stack([crop.permute(0, 2, 3, 1) for crop in crops]).permute(0, 1, 4, 2, 3)

@@ -6,7 +6,6 @@ import os
 import random
 import re
 import textwrap
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +15,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from engine.checkpoint_files import find_damage, newest_valid, remove_older_steps, step_name
 from engine.distributed import World, barrier, gather_objects
 from engine.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 
 _REFUSED = re.compile(r"\bGLOBAL (\S+)")  # in what torch says of a pickle that needs more than tensors
-_FILE = re.compile(r"checkpoint-(\d+)\.pth")
 
 
 class Ema(Protocol):
@@ -46,6 +45,13 @@ class TrainState:
     step: int = 0  # optimizer steps done
     best: float = 0.0  # best validation accuracy so far, in percent
     steps_per_epoch: int = 0
+    total_batch: int = 0  # videos of an update, over all ranks
+    unfinished: dict[str, Any] | None = None  # of the epoch after `epoch`, where it was cut off: see `Checkpointer`
+
+    @property
+    def step_in_epoch(self) -> int:
+        """Optimizer steps done of the epoch after `epoch`."""
+        return self.step - (self.epoch + 1) * self.steps_per_epoch
 
 
 def _rng_state(device: torch.device) -> dict[str, Any]:
@@ -73,29 +79,65 @@ def _set_rng_state(state: dict[str, Any], device: torch.device) -> None:
 
 @dataclass(frozen=True)
 class Checkpointer:
-    """Writes `checkpoint-N.pth` into the output folder every `save_every` epochs, and after the last."""
+    """Writes checkpoints into the output folder.
+
+    `checkpoint-E.pth` after epoch E, every `save_every` epochs and after the last. With `save_steps`, every so many
+    optimizer steps `checkpoint-E-stepS.pth`, after S steps of epoch E, of which the newest two are kept. Where such a
+    step is the last of its epoch it is step 0 of the next, unless there is a `checkpoint-E.pth` of it.
+    """
 
     output_dir: str
     save_every: int
     world: World
     args: dict[str, Any]
     extra: dict[str, Any]
+    save_steps: int = 0
 
     def after_epoch(self, state: TrainState, *, last: bool) -> None:
         """Save if it is due. Every rank must call this: each one's random state goes into the file."""
-        if not self.output_dir or not (last or (state.epoch + 1) % self.save_every == 0):
-            return
-        rng_by_rank = gather_objects(_rng_state(self.world.device))
-        if self.world.is_main:
-            path = Path(self.output_dir) / f"checkpoint-{state.epoch}.pth"
-            save(path, state, rng_by_rank=rng_by_rank, args=self.args, **self.extra)
-        barrier()
+        if last or (state.epoch + 1) % self.save_every == 0:
+            self._save(state, f"checkpoint-{state.epoch}.pth")
+        elif self._is_due(state.step):
+            self._save_for_now(state, step_name(state.epoch + 1, 0))
+
+    def is_due_in_epoch(self, state: TrainState) -> bool:
+        """True where `after_step` is to be called: never at the last step of an epoch, which is not done with then."""
+        return bool(self.output_dir) and self._is_due(state.step) and state.step_in_epoch < state.steps_per_epoch
+
+    def after_step(self, state: TrainState, *, sampler: Mapping[str, int], meter: Mapping[str, Any]) -> None:
+        """Save inside an epoch. Every rank must call this.
+
+        Args:
+            sampler: state of the order of the samples, the same on all ranks.
+            meter: sums of this rank, from which the epoch's means go on.
+        """
+        unfinished = {"step": state.step_in_epoch, "sampler": dict(sampler), "meters": gather_objects(dict(meter))}
+        self._save_for_now(state, step_name(state.epoch + 1, state.step_in_epoch), unfinished=unfinished)
+
+    def _is_due(self, step: int) -> bool:
+        return self.save_steps > 0 and step % self.save_steps == 0
+
+    def _save_for_now(self, state: TrainState, name: str, **extra: Any) -> None:
+        """Save what the next such files replace."""
+        path = self._save(state, name, **extra)
+        if self.output_dir and self.world.is_main:
+            remove_older_steps(path)
+
+    def _save(self, state: TrainState, name: str, **extra: Any) -> Path:
+        path = Path(self.output_dir) / name
+        if self.output_dir:
+            rng_by_rank = gather_objects(_rng_state(self.world.device))
+            if self.world.is_main:
+                save(path, state, rng_by_rank=rng_by_rank, args=self.args, **self.extra, **extra)
+            barrier()
+        return path
 
 
 def save(path: Path, state: TrainState, *, rng_by_rank: list[Any], args: dict[str, Any], **extra: Any) -> None:
     """Write the state to `path`; a reader sees the old file or the whole new one, also after a crash.
 
-    Keys: `model optimizer epoch scaler args step best rng`, `model_ema` if there is one, and `extra`.
+    Keys: `model optimizer epoch scaler args step best steps_per_epoch total_batch rng`, `model_ema` if there is one,
+    and `extra`, which has `unfinished` inside an epoch.
     """
     content = {
         "model": state.model.state_dict(),
@@ -106,6 +148,7 @@ def save(path: Path, state: TrainState, *, rng_by_rank: list[Any], args: dict[st
         "step": state.step,
         "best": state.best,
         "steps_per_epoch": state.steps_per_epoch,
+        "total_batch": state.total_batch,
         "rng": rng_by_rank,
         **({"model_ema": state.ema.module.state_dict()} if state.ema else {}),
         **extra,
@@ -116,7 +159,19 @@ def save(path: Path, state: TrainState, *, rng_by_rank: list[Any], args: dict[st
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+    _sync_folder(path.parent)
     logger.info("saved %s (epoch %d, step %d)", path, state.epoch, state.step)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk, as `os.fsync` has a file's content."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:  # some network file systems know no such thing
+        logger.debug("%s: %s", folder, error)
+    finally:
+        os.close(descriptor)
 
 
 def read(path: str | Path, *, trust: bool = False) -> dict[str, Any]:
@@ -159,33 +214,6 @@ def _unreadable(error: Exception) -> str:
     return f"cannot be read as a checkpoint of tensors and plain values: {reason}"
 
 
-def find_damage(path: Path) -> str:
-    """What is wrong with a checkpoint's archive, '' if nothing is. Finds flipped bytes too: every member has a CRC."""
-    if path.stat().st_size == 0:
-        return "the file is empty"
-    if not zipfile.is_zipfile(path):
-        with path.open("rb") as file:
-            legacy = file.read(2) == b"\x80\x02"  # torch's format before 1.6: no archive, nothing to verify
-        return "" if legacy else "not a checkpoint, or cut off"
-    try:
-        with zipfile.ZipFile(path) as archive:
-            broken = archive.testzip()
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
-        return f"damaged ({error})"
-    return f"damaged: {broken} fails its checksum" if broken else ""
-
-
-def newest_valid(output_dir: str | Path) -> Path | None:
-    """The `checkpoint-N.pth` with the largest N that is whole; damaged ones are reported and passed over."""
-    found = [(int(m[1]), p) for p in Path(output_dir).glob("checkpoint-*.pth") if (m := _FILE.fullmatch(p.name))]
-    for _, path in sorted(found, reverse=True):
-        damage = find_damage(path)
-        if not damage:
-            return path
-        logger.warning("%s: %s; trying the one before", path, damage)
-    return None
-
-
 def resume(
     state: TrainState,
     *,
@@ -195,6 +223,8 @@ def resume(
     world: World,
     trust: bool = False,
     unchanged: Mapping[str, Any] | None = None,
+    fingerprint: str = "",
+    num_sample: int = 0,
 ) -> Path | None:
     """Go on from `explicit` if given, else, with `auto`, from the newest valid checkpoint of the output folder.
 
@@ -204,6 +234,8 @@ def resume(
         trust: see `read`.
         unchanged: options that must have in the file, if it knows them, the values given here: no tensor's shape would
             tell that they changed.
+        fingerprint: of the list that is trained on now; "": not known.
+        num_sample: clips of each video now; 0: not known.
 
     Returns:
         The file, or None where training starts anew.
@@ -230,9 +262,37 @@ def resume(
                 f"{path}: made with {name} {before}, now {value}: keep --num_frames, --input_size, --finetune and "
                 "--pretrained_clip, or choose another --output_dir"
             )
+    _check_samples(content, path=path, fingerprint=fingerprint, num_sample=num_sample)
     restore(state, content, world=world, path=path)
-    logger.info("resumed from %s: %d epochs, %d steps done", path, state.epoch + 1, state.step)
+    inside = f" and {state.step_in_epoch} steps of the next" if state.unfinished else ""
+    logger.info("resumed from %s: %d epochs%s, %d steps done", path, state.epoch + 1, inside, state.step)
     return path
+
+
+def _check_samples(content: Mapping[str, Any], *, path: Path, fingerprint: str, num_sample: int) -> None:
+    """Inside an epoch the samples must be those that it began with; at its end another list is only worth a warning.
+
+    What a file does not say is taken to be as it is now.
+
+    Raises:
+        CheckpointError: the rest of the epoch would be made of other samples.
+    """
+    inside = "unfinished" in content
+    made_with = content.get("fingerprint")
+    if made_with and fingerprint and made_with != fingerprint:
+        other = f"made with another list, fingerprint {made_with}, now {fingerprint}"
+        if inside:
+            raise CheckpointError(
+                f"{path}: {other}: the rest of the epoch would have other videos than it began with. Give the list in "
+                "--data_path that it was made with, or go on from the end of an epoch with --resume"
+            )
+        logger.warning("%s: %s: from here on it is trained on this one", path, other)
+    before = _option(content, "num_sample", num_sample)
+    if inside and num_sample and before != num_sample:
+        raise CheckpointError(
+            f"{path}: made inside an epoch with --num_sample {before}, now {num_sample}: the rest of the epoch would "
+            f"have other batches. Keep --num_sample {before}, or go on from the end of an epoch with --resume"
+        )
 
 
 def _option(content: Mapping[str, Any], name: str, default: Any) -> Any:
@@ -247,6 +307,13 @@ def restore(state: TrainState, content: dict[str, Any], *, world: World, path: P
     Raises:
         CheckpointError: not a training state, or one of another model or optimizer.
     """
+    total_batch = content.get("total_batch", state.total_batch)
+    if "unfinished" in content and total_batch != state.total_batch:
+        raise CheckpointError(
+            f"{path}: made inside an epoch with a total batch of {total_batch} videos, now {state.total_batch}: the "
+            "rest of the epoch would be cut into other batches. Keep --batch_size x --update_freq x ranks at "
+            f"{total_batch}, or go on from the end of an epoch with --resume"
+        )
     missing = [key for key in ("model", "optimizer", "epoch", "scaler", "step") if key not in content]
     if missing:
         raise CheckpointError(
@@ -281,6 +348,7 @@ def restore(state: TrainState, content: dict[str, Any], *, world: World, path: P
         )
     state.epoch, state.step = content["epoch"], content["step"]
     state.best = content.get("best", 0.0)
+    state.unfinished = content.get("unfinished")
     rng = content.get("rng", [])
     if world.rank < len(rng):
         _set_rng_state(rng[world.rank], world.device)

@@ -17,7 +17,7 @@ _RULES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     ),
     (
         "num_workers seed warmup_epochs warmup_lr min_lr weight_decay weight_decay_end init_scale init_values mixup "
-        "cutmix",
+        "cutmix save_ckpt_steps decode_timeout",
         lambda value: value >= 0,
         "must be 0 or more",
     ),

@@ -23,6 +23,24 @@ from engine.schedules import Schedule
 
 logger = logging.getLogger(__name__)
 
+LIST_FORMATS = (  # of datasets/formats.py
+    [
+        "auto",
+        "videomae",
+        "csv",
+        "kinetics",
+        "ssv2",
+        "ucf101",
+        "hmdb51",
+        "gym",
+        "charades",
+        "folder",
+        "mmaction",
+        "videomaev2",
+        "jsonl",
+    ]
+)
+
 
 def on_off(text: str) -> bool:
     """Value of a flag that the released scripts spell `--flag True`."""
@@ -49,6 +67,9 @@ def _run_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--no_auto_resume", action="store_false", dest="auto_resume", help=argparse.SUPPRESS)
     group.add_argument("--save_ckpt_freq", type=int, metavar="EPOCHS", help="save every so many epochs, and at the end")
+    group.add_argument(
+        "--save_ckpt_steps", type=int, default=0, metavar="STEPS", help="also save every so many updates; 0: do not"
+    )
     group.add_argument("--print_freq", type=int, default=10, metavar="STEPS", help="log every so many steps")
     group.add_argument(
         "--trust_checkpoint",
@@ -81,11 +102,29 @@ def _start_flags(parser: argparse.ArgumentParser) -> None:
 def _data_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     group = parser.add_argument_group("data")
     group.add_argument("--data_root", default="", help="folder that the lists' relative paths start from")
+    group.add_argument(
+        "--list_format",
+        default="auto",
+        choices=LIST_FORMATS,
+        help="of the lists; only mmaction (folder frames label) and videomaev2 (path start length) have to be named",
+    )
     group.add_argument("--num_frames", type=int, default=16, help="frames of a clip")
     group.add_argument("--input_size", default=224, type=int, help="height and width of a clip")
     group.add_argument("--tubelet_size", type=int, default=2, help="frames of a tubelet")
-    group.add_argument("--decoder", default="auto", choices=["auto", "decord", "pyav"], help="video decoder")
+    group.add_argument(
+        "--decoder", default="auto", choices=["auto", "decord", "pyav", "torchcodec"], help="video decoder"
+    )
     group.add_argument("--num_workers", default=10, type=int, help="loader processes per rank")
+    group.add_argument(
+        "--decode_timeout",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="end the run, naming the video, when reading a clip takes longer; 0: wait for ever",
+    )
+    group.add_argument(
+        "--gpu_prefetch", action="store_true", help="copy the next batch to the GPU on a stream of its own"
+    )
     group.add_argument("--pin_mem", action=argparse.BooleanOptionalAction, default=True)
     group.add_argument("--no_pin_mem", action="store_false", dest="pin_mem", help=argparse.SUPPRESS)
     group.add_argument(

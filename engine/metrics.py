@@ -5,7 +5,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,15 +66,33 @@ class Meter:
         self.clips_per_step = clips_per_step
         self.epoch_sums: dict[str, torch.Tensor] = {}
         self.epoch_count = 0
-        self.timed_steps, self.timed_seconds = 0, 0.0
-        self.restart()
-
-    def restart(self) -> None:
-        """Forget the steps since the last flush, and start the clock."""
         self.sums: dict[str, torch.Tensor] = {}
         self.count = 0
+        self.timed_steps, self.timed_seconds = 0, 0.0
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        """Begin to time the steps until the next flush."""
+        self.clocked = 0
         self.data_time = 0.0
         self.since = time.perf_counter()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums of this rank, in host memory: those since the last flush, and those of the epoch up to it."""
+        return {
+            "sums": {name: value.cpu() for name, value in self.sums.items()},
+            "count": self.count,
+            "epoch_sums": {name: value.cpu() for name, value in self.epoch_sums.items()},
+            "epoch_count": self.epoch_count,
+        }
+
+    def load_state_dicts(self, states: Sequence[Mapping[str, Any]], *, world: World) -> None:
+        """Go on in an epoch from the sums of all ranks; on another number of ranks each goes on from their mean."""
+        own = [states[world.rank]] if len(states) == world.size else states
+        for name in ("sums", "epoch_sums"):
+            means = {key: sum(state[name][key] for state in own) / len(own) for key in own[0][name]}
+            setattr(self, name, {key: value.to(world.device) for key, value in means.items()})
+        self.count, self.epoch_count = own[0]["count"], own[0]["epoch_count"]
 
     def is_log_step(self, step: int) -> bool:
         """True every `log_every` steps."""
@@ -92,6 +110,7 @@ class Meter:
     def count_step(self) -> None:
         """The current step is done."""
         self.count += 1
+        self.clocked += 1
 
     def flush(
         self, step: int, *, epoch: int, lr: float, watched: Mapping[str, float] | None = None
@@ -106,13 +125,13 @@ class Meter:
             _accumulate(self.epoch_sums, name, value)
         self.epoch_count += self.count
         seconds = time.perf_counter() - self.since
-        self.timed_steps, self.timed_seconds = self.timed_steps + self.count, self.timed_seconds + seconds
+        self.timed_steps, self.timed_seconds = self.timed_steps + self.clocked, self.timed_seconds + seconds
         remaining = (self.total_steps - step - 1) * self.timed_seconds / self.timed_steps
         rates = {
             "lr": lr,
-            "step_time": seconds / self.count,
-            "data_time": self.data_time / self.count,
-            "clips_per_second": self.clips_per_step * self.count / seconds,
+            "step_time": seconds / self.clocked,
+            "data_time": self.data_time / self.clocked,
+            "clips_per_second": self.clips_per_step * self.clocked / seconds,
         }
         if torch.cuda.is_available():
             rates["memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
@@ -131,7 +150,8 @@ class Meter:
         watched = watched or {}
         if watched:
             logger.info("step %d  %s", step + 1, "  ".join(f"{name} {value:.4g}" for name, value in watched.items()))
-        self.restart()
+        self.sums, self.count = {}, 0
+        self.restart_clock()
         found = {**means, **watched, **rates}
         return {"epoch": epoch, **{f"{self.prefix}/{name}": value for name, value in found.items()}}
 

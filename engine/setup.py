@@ -55,7 +55,9 @@ def build_trainer(
     )
     seed_everything(args.seed, world.rank)
     backend = Backend(model, optimizer, world=world, amp=config.default_amp(args, world), clip_grad=args.clip_grad)
-    state = checkpoint.TrainState(model, optimizer, backend.scaler, ema, steps_per_epoch=schedule.steps_per_epoch)
+    state = checkpoint.TrainState(
+        model, optimizer, backend.scaler, ema, steps_per_epoch=schedule.steps_per_epoch, total_batch=total_batch
+    )
     checkpoint.resume(
         state,
         explicit=args.resume,
@@ -64,6 +66,8 @@ def build_trainer(
         world=world,
         trust=args.trust_checkpoint,
         unchanged={name: getattr(args, name) for name in ("num_frames", "input_size", "position_grid")},
+        fingerprint=in_checkpoint.get("fingerprint", ""),
+        num_sample=repeats,
     )
     config.write_run_record(args, world, **record)
     config.log_plan(args, world, schedule, model, total_batch=total_batch, repeats=repeats)
@@ -78,9 +82,11 @@ def build_trainer(
             clips_per_step=total_batch * repeats,
         ),
         log=RunLog(args.output_dir, args.log_dir, world=world, resumed_step=state.step),
-        quarantine=Quarantine(args.output_dir, num_videos=num_videos, max_bad_fraction=args.max_bad_fraction),
+        quarantine=Quarantine(
+            args.output_dir, num_videos=num_videos, max_bad_fraction=args.max_bad_fraction, world=world
+        ),
         checkpointer=checkpoint.Checkpointer(
-            args.output_dir, args.save_ckpt_freq, world, vars(args), dict(in_checkpoint)
+            args.output_dir, args.save_ckpt_freq, world, vars(args), dict(in_checkpoint), args.save_ckpt_steps
         ),
         forward=forward,
         update_freq=args.update_freq,

@@ -11,6 +11,7 @@ from torch import nn
 
 from engine.backend import Backend
 from engine.checkpoint import Checkpointer, TrainState
+from engine.errors import CheckpointError
 from engine.metrics import Meter, RunLog
 from engine.quarantine import Quarantine
 from engine.schedules import Schedule
@@ -43,21 +44,49 @@ class Trainer:
     watch: Watch | None = None
 
     def train_one_epoch(self, loader: Any, epoch: int) -> dict[str, float]:
-        """One pass over `loader`; returns the record of its last steps and the epoch's means, not yet written."""
+        """One pass over `loader`, or the rest of it where training was cut off inside the epoch.
+
+        Returns:
+            The record of the last steps, not yet written, and the means of the whole epoch.
+        """
         self.backend.model.train()
-        self.meter.restart()  # validation and saving are not part of a step's time
+        self.meter.restart_clock()  # validation and saving are not part of a step's time
         batches = iter(loader)
-        for left in reversed(range(self.schedule.steps_per_epoch)):
+        for left in reversed(range(self.schedule.steps_per_epoch - self.state.step_in_epoch)):
             step = self.state.step
             is_log_step = self.meter.is_log_step(step) or left == 0
             lr, watched = self.update(batches, epoch, watch=self.watch if is_log_step else None)
             if is_log_step or self.backend.device.type == "cpu":  # elsewhere this would wait for the device
                 self.backend.check_finite(step)
             if is_log_step:
+                self.quarantine.check()
                 record = self.meter.flush(step, epoch=epoch, lr=lr, watched=watched)
                 if left:
                     self.log.write(step + 1, **record)
+            if self.checkpointer.is_due_in_epoch(self.state):
+                self.save_in_epoch(loader.sampler)
         return {**record, **self.meter.epoch_means()}
+
+    def save_in_epoch(self, sampler: Any) -> None:
+        """A checkpoint from which the epoch goes on behind this step."""
+        self.backend.check_finite(self.state.step)
+        done = self.state.step_in_epoch * self.update_freq
+        self.checkpointer.after_step(self.state, sampler=sampler.state_dict(done), meter=self.meter.state_dict())
+
+    def go_on_in_epoch(self, sampler: Any) -> None:
+        """Put sampler and meters where the checkpoint that was made inside an epoch has them.
+
+        Raises:
+            CheckpointError: the order of the samples is another one now.
+        """
+        unfinished, self.state.unfinished = self.state.unfinished, None
+        if unfinished is None:
+            return
+        try:
+            sampler.load_state_dict(unfinished["sampler"])
+        except ValueError as error:
+            raise CheckpointError(f"{error}, or go on from the end of an epoch with --resume") from error
+        self.meter.load_state_dicts(unfinished["meters"], world=self.quarantine.world)
 
     def update(self, batches: Iterator[Any], epoch: int, *, watch: Watch | None) -> tuple[float, dict[str, float]]:
         """One optimizer step from `update_freq` batches: the learning rate, and what `watch` saw in the last of them.
@@ -97,12 +126,13 @@ def fit(
     """Train from where the state stands to the last epoch, validating after each, checkpointing when due.
 
     Args:
-        loader: of one rank; its `sampler` has `set_epoch`.
+        loader: of one rank; its `sampler` has `set_epoch`, `state_dict` and `load_state_dict`.
         validate: metrics of the current model, such as `val/top1` in percent; the best of these is kept in the state.
     """
     state, epochs = trainer.state, trainer.schedule.epochs
     if state.epoch + 1 >= epochs:
         logger.info("training is finished already: epoch %d of %d is done", state.epoch + 1, epochs)
+    trainer.go_on_in_epoch(loader.sampler)
     for epoch in range(state.epoch + 1, epochs):
         loader.sampler.set_epoch(epoch)
         record = trainer.train_one_epoch(loader, epoch)

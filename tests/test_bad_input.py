@@ -153,7 +153,8 @@ def test_training_goes_on_without_an_undecodable_and_a_missing_video(script, num
     assert finished.code == 0, finished.stderr
     rows = [line.split("\t") for line in (output / "bad_videos.txt").read_text().splitlines()]
     assert sorted(row[0] for row in rows) == sorted([str(absent), str(broken)])  # once each, though met in every epoch
-    assert all(len(row) == 3 and row[1] and row[2].startswith("epoch ") for row in rows)
+    worker = "rank 0 worker 0" if num_workers else "rank 0"
+    assert all(len(row) == 4 and row[1] and row[2] == worker and row[3].startswith("epoch ") for row in rows)
     assert finished.stderr.count("undecodable video") == 2
     assert (output / "checkpoint-2.pth").exists()
 

@@ -185,7 +185,7 @@ def weights_after(world, script, parser, command_lines):
 def test_flags_have_their_effect(name, script, parser, effects, data, tmp_path):
     common = {"epochs": 1, "warmup_epochs": 0}
     if name == FINETUNE:
-        common |= {"disable_eval_during_finetuning": True, "test_num_crop": 1}
+        common |= {"disable_eval_during_finetuning": True, "test_num_crop": 1, "nb_classes": 3}
     lines = [data.flags(name, tmp_path / "none", **common)]
     for flag, value in effects.items():
         other = {ON_TOP_OF[flag]: effects[ON_TOP_OF[flag]]} if flag in ON_TOP_OF else {}
@@ -270,6 +270,8 @@ def test_run_record_and_plan(outputs, data):
     folder, finished = outputs
     (record,) = json.loads((folder / "f" / "run.json").read_text())
     assert record["args"]["update_freq"] == 2 and record["world_size"] == 1
+    assert re.fullmatch(r"pyav [\d.]+ \(auto\)", record["args"]["decoder_used"])
+    assert f"decoder   {record['args']['decoder_used']}" in finished.stderr
     assert record["torch"] == torch.__version__ and record["command"][0].endswith(FINETUNE)
     text = finished.stderr
     assert "8 = 4 x accumulation 2 x ranks 1" in text

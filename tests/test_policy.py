@@ -16,7 +16,7 @@ SOURCES = sorted(
 CHECKED = [*SOURCES, ROOT / "compat.py"]
 
 MAY_IMPORT = {  # besides the standard library and the package itself
-    "datasets": {"torch", "torchvision", "timm", "numpy", "PIL", "av", "decord", "compat"},
+    "datasets": {"torch", "torchvision", "timm", "numpy", "PIL", "av", "decord", "torchcodec", "fsspec", "compat"},
     "models": {"torch", "einops", "timm", "numpy", "compat", "onnx", "onnxruntime", "onnxscript"},
     "engine": {"torch", "numpy", "safetensors"},
 }
@@ -91,7 +91,7 @@ def test_entry_scripts_are_imported_by_nothing():
         assert not any(name.startswith("run_") for name in imports(path)), path
 
 
-OPTIONAL = {"onnx", "onnxruntime", "onnxscript"}  # models/export.py says what to install when they are missing
+OPTIONAL = {"onnx", "onnxruntime", "onnxscript", "torchcodec", "fsspec"}  # what needs them says what to install
 
 
 def test_third_party_imports_are_required():

@@ -1,5 +1,6 @@
-"""Real, tiny videos: encoded by libx264 or libvpx, with the number of every frame painted into its picture."""
+"""Real, tiny videos: encoded by libx264, libvpx and others, with the number of every frame painted into its picture."""
 
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -45,19 +46,31 @@ def write_video(
     bframes=2,
     codec="libx264",
     pix_fmt="yuv420p",
+    times=None,
     **options,
 ):
-    """Write frames numbered from `first`; the container follows from the name. More keywords go to the encoder."""
+    """Write frames numbered from `first`; the container follows from the name. More keywords go to the encoder.
+
+    `times` are those of the frames in milliseconds, where they are not evenly spaced.
+    """
     if codec == "libx264":
         options = {"bf": str(bframes), "preset": "veryfast", **options}
     elif codec.startswith("libvpx"):
         options = {"deadline": "realtime", "cpu-used": "8", **options}
+    elif codec == "libx265":
+        options = {"preset": "ultrafast", "x265-params": "log-level=none", **options}
+    elif codec == "libsvtav1":
+        options = {"preset": "12", **options}
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=fps, options=options)
         stream.width, stream.height, stream.pix_fmt, stream.gop_size = width, height, pix_fmt, gop
         stream.codec_context.thread_count = 1
+        if times is not None:
+            stream.codec_context.time_base = Fraction(1, 1000)
         for number in range(first, first + num_frames):
             frame = av.VideoFrame.from_ndarray(_paint(number, width, height), format="rgb24")
+            if times is not None:
+                frame.pts, frame.time_base = times[number - first], Fraction(1, 1000)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return Path(path)

@@ -1,4 +1,4 @@
-"""The catalogue has every name of the released `--data_set`, with the protocol of each."""
+"""The catalogue has every name of the released `--data_set` and every data set of the paper, with its protocol."""
 
 import dataclasses
 
@@ -6,26 +6,60 @@ import pytest
 
 from datasets.annotations import AnnotationError
 from datasets.catalogue import CATALOGUE, get_data_set
+from datasets.formats import READERS
+
+RELEASED = {"Kinetics-400", "SSV2", "UCF101", "HMDB51", "DIV48", "GYM99", "FXS1", "UBS1"}
+IMAGES = {"ImageNet-1K", "CIFAR-100"}
+OBJECTS = {"DAVIS", "YTVOS"}
 
 
 def test_names():
-    released = {"Kinetics-400", "SSV2", "UCF101", "HMDB51", "DIV48", "GYM99", "FXS1", "UBS1"}
-    assert set(CATALOGUE) == released | {"Synthetic", "custom"}
+    assert set(CATALOGUE) == RELEASED | IMAGES | OBJECTS | {"Charades", "UCFRep", "Synthetic", "custom"}
     assert all(name == row.name for name, row in CATALOGUE.items())
 
 
 def test_number_of_classes():
     expected = {"Kinetics-400": 400, "SSV2": 174, "UCF101": 101, "HMDB51": 51, "DIV48": 48, "GYM99": 99, "FXS1": 11}
-    for name, num_classes in {**expected, "UBS1": 15, "custom": None}.items():
+    expected |= {"UBS1": 15, "custom": None, "Charades": 157, "ImageNet-1K": 1000, "CIFAR-100": 100, "DAVIS": None}
+    for name, num_classes in expected.items():
         assert get_data_set(name).num_classes == num_classes
 
 
-def test_only_something_something_is_uniform_and_unflipped():
-    for name in set(CATALOGUE) - {"Synthetic"}:
+def test_only_something_something_is_uniform():
+    for name in RELEASED | {"custom"}:
         row = CATALOGUE[name]
         assert (row.sampler, row.flip) == (("uniform", False) if name == "SSV2" else ("dense", True))
         assert (row.test_num_segment, row.test_num_crop) == ((2, 3) if name == "SSV2" else (5, 3))
+    assert {row.name for row in CATALOGUE.values() if row.sampler == "uniform"} == {"SSV2"}
     assert get_data_set("Kinetics-400").sampling_rate == 4
+
+
+def test_images_and_objects_have_one_view():
+    for name in IMAGES | OBJECTS:
+        row = CATALOGUE[name]
+        assert (row.sampling_rate, row.test_num_segment, row.test_num_crop) == (1, 1, 1)
+
+
+def test_metrics():
+    other = {"FXS1": "mean_per_class", "UBS1": "mean_per_class", "Charades": "mAP", "UCFRep": "MAE"}
+    other |= dict.fromkeys(OBJECTS, "mIoU")
+    assert {name: row.metric for name, row in CATALOGUE.items() if row.metric != "top1"} == other
+
+
+def test_known_sizes():
+    sizes = {
+        "Kinetics-400": (240_436, 19_796), "SSV2": (168_913, 24_777), "UCF101": (9_537, 3_783),
+        "HMDB51": (3_570, 1_530), "GYM99": (20_484, 8_521), "FXS1": (1_882, 777), "UBS1": (3_511, 1_471),
+        "Charades": (7_985, 1_863), "UCFRep": (421, 105), "ImageNet-1K": (1_281_167, 50_000),
+        "CIFAR-100": (50_000, 10_000), "DAVIS": (None, 30), "YTVOS": (2_776, 695),
+    }  # fmt: skip
+    found = {name: (row.known("train"), row.known("test")) for name, row in CATALOGUE.items()}
+    assert {name: pair for name, pair in found.items() if pair != (None, None)} == sizes
+    assert get_data_set("SSV2").known("val") == 24_777
+
+
+def test_formats_of_lists_exist():
+    assert {row.list_format for row in CATALOGUE.values()} - {""} <= set(READERS)
 
 
 def test_rows_cannot_be_changed():

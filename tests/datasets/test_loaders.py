@@ -1,7 +1,9 @@
 """Samplers, collation and loaders: the order is exact over ranks, workers and restarts."""
 
+import itertools
 import pickle
 import random
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -12,15 +14,16 @@ from datasets.annotations import AnnotationError
 from datasets.decoding import DecodeError
 from datasets.loaders import (
     Batch,
+    DevicePrefetcher,
     EvalSampler,
     TrainSampler,
     build_eval_loader,
     build_train_loader,
     collate,
-    init_worker,
 )
 from datasets.pretraining import sample_rng
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
+from datasets.workers import init_worker
 
 NUM_SAMPLES = 23
 
@@ -39,7 +42,7 @@ class NoiseDataset(Dataset):
         rng = sample_rng(0, epoch, index)
         shape = (self.repeats, 2, 3, 4, 4) if self.repeats else (2, 3, 4, 4)
         clip = torch.from_numpy(rng.integers(0, 256, size=shape, dtype=np.uint8))
-        item = {"clip": clip, "index": index, "failures": [("bad.mp4", "torn")] if index == 5 else []}
+        item = {"clip": clip, "index": index, "failures": [("bad.mp4", "torn", 0)] if index == 5 else []}
         if self.repeats:
             return item | {"label": index % 4}
         return item | {"mask": torch.from_numpy(rng.random(8) < 0.5)}
@@ -164,15 +167,82 @@ def test_resume_on_another_number_of_ranks():
     assert np.concatenate([first, second], axis=1).reshape(-1, 2).tolist() == [list(key) for key in whole]
 
 
+def test_world_size_may_change_at_every_cut():
+    """1, then 2, then 4 ranks: the videos of every global step are those of a run that was not cut off."""
+    straight = np.array(list(TrainSampler(107, batch_size=8, seed=2))).reshape(-1, 8, 2)
+    state, steps = TrainSampler(107, batch_size=8, seed=2).state_dict(0), []
+    for world_size, end in ((1, 3), (2, 7), (4, 13)):
+        ranks = [
+            TrainSampler(107, batch_size=8 // world_size, rank=rank, world_size=world_size, seed=2)
+            for rank in range(world_size)
+        ]
+        shares = []
+        for sampler in ranks:
+            sampler.load_state_dict(state)
+            shares.append(np.array(list(sampler)).reshape(-1, 8 // world_size, 2))
+        steps.append(np.concatenate(shares, axis=1)[: end - sum(map(len, steps))])
+        state = ranks[-1].state_dict(end)
+    assert np.array_equal(np.concatenate(steps), straight)
+
+
 @pytest.mark.parametrize(
     ("change", "name"),
-    [({"seed": 9}, "seed"), ({"num_samples": 24}, "num_samples"), ({"batch_size": 5}, "global_batch")],
+    [({"seed": 9}, "--seed"), ({"num_samples": 24}, "num_samples"), ({"batch_size": 5}, "global_batch")],
 )
 def test_resume_refuses_another_order(change, name):
     state = TrainSampler(NUM_SAMPLES, batch_size=4, seed=2).state_dict(1)
     options = {"num_samples": NUM_SAMPLES, "batch_size": 4, "seed": 2} | change
     with pytest.raises(ValueError, match=name):
         TrainSampler(options.pop("num_samples"), **options).load_state_dict(state)
+
+
+def test_accumulation_may_take_the_place_of_ranks():
+    """After two batches of 8 the epoch goes on in batches of 4, at the fifth of them."""
+    state = TrainSampler(NUM_SAMPLES, batch_size=4, world_size=2, seed=2).state_dict(1)
+    sampler = TrainSampler(NUM_SAMPLES, batch_size=4, seed=2)
+    straight = list(sampler)
+    sampler.load_state_dict(state)
+    assert list(sampler) == straight[8:]
+
+
+# ---- large lists ----
+
+
+def first_batch(num_samples: int, rank: int) -> tuple[list, int]:
+    """What a rank of 1,024 asks for first, and the most memory that making the sampler and asking took."""
+    tracemalloc.start()
+    sampler = TrainSampler(num_samples, batch_size=4, rank=rank, world_size=1024, seed=0)
+    keys = list(itertools.islice(sampler, 4))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return keys, peak
+
+
+def test_a_billion_videos_on_1024_ranks_start_like_ten_thousand():
+    first_batch(10**4, 0)  # what is allocated once only
+    small, large = (first_batch(size, 1023)[1] for size in (10**4, 10**9))
+    assert large < 2 * small + 65_536 and large < 300_000  # bytes; a stored order would take 8 * 10^9
+    batches = [first_batch(10**9, rank)[0] for rank in range(0, 1024, 31)]
+    assert len({index for batch in batches for _, index in batch}) == 4 * len(batches)
+
+
+def test_every_video_of_a_large_list_comes_once_over_the_ranks():
+    ranks = [TrainSampler(10_007, batch_size=5, rank=rank, world_size=16, seed=4) for rank in range(16)]
+    orders = []
+    for epoch in (0, 1):
+        for sampler in ranks:
+            sampler.set_epoch(epoch)
+        shares = [list(sampler) for sampler in ranks]
+        assert all(len(share) == len(sampler) == 10_007 // 80 * 5 for share, sampler in zip(shares, ranks, strict=True))
+        seen = [index for share in shares for _, index in share]
+        assert len(set(seen)) == len(seen) == 10_007 - 10_007 % 80 and max(seen) < 10_007
+        orders.append(seen)
+    assert orders[0] != orders[1] and set(orders[0]) != set(orders[1])  # others are left out
+
+
+def test_a_list_that_batches_fill_exactly_is_shown_completely():
+    shares = [list(TrainSampler(10_000, batch_size=5, rank=rank, world_size=16, seed=1)) for rank in range(16)]
+    assert sorted(index for share in shares for _, index in share) == list(range(10_000))
 
 
 def test_too_few_videos_for_one_batch():
@@ -212,7 +282,7 @@ def test_collate_repeats_are_video_major():
     assert batch.clip.shape == (6, 2, 3, 4, 4) and batch.views == 3 and batch.mask is None
     assert torch.equal(batch.clip[3], items[1]["clip"][0])
     assert batch.index.tolist() == [5, 5, 5, 2, 2, 2] and batch.label.tolist() == [1, 1, 1, 2, 2, 2]
-    assert batch.failures == [("bad.mp4", "torn")]
+    assert batch.failures == [("bad.mp4", "torn", 0)]
 
 
 def test_collate_pretraining():
@@ -228,7 +298,7 @@ def test_collate_repeated_pretraining_is_video_major():
     assert batch.clip.shape == (6, 2, 3, 4, 4) and batch.mask.shape == (6, 8) and batch.label is None
     assert torch.equal(batch.mask, torch.cat([items[0]["mask"], items[1]["mask"]])) and batch.views == 3
     assert torch.equal(batch.clip[4], items[1]["clip"][1])
-    assert batch.index.tolist() == [5, 5, 5, 2, 2, 2] and batch.failures == [("bad.mp4", "torn")]
+    assert batch.index.tolist() == [5, 5, 5, 2, 2, 2] and batch.failures == [("bad.mp4", "torn", 0)]
 
 
 def test_batch_to_normalises_once_and_keeps_the_rest():
@@ -246,14 +316,31 @@ def test_batch_to_normalises_once_and_keeps_the_rest():
 
 
 def test_workers_are_seeded_apart_and_single_threaded():
+    """By rank, worker and epoch, though the workers of the second epoch are those of the first."""
     draws = []
     for rank in (0, 1):
         loader = build_train_loader(GlobalRandomDataset(), batch_size=1, rank=rank, world_size=2, seed=0, num_workers=2)
-        rows = [batch.clip.flatten().tolist() for batch in epoch_of(loader, 0)]
-        assert all(row[3] == 1 for row in rows)
-        draws += [tuple(row[:3]) for row in rows[:2]]  # the first draw of each of the two workers
+        for epoch in (0, 1):
+            rows = [batch.clip.flatten().tolist() for batch in epoch_of(loader, epoch)]
+            assert all(row[3] == 1 for row in rows)
+            draws += [tuple(row[:3]) for row in rows[:2]]  # the first draw of each of the two workers
     for generator in range(3):
-        assert len({draw[generator] for draw in draws}) == 4
+        assert len({draw[generator] for draw in draws}) == 8
+
+
+def test_worker_seeds_of_an_epoch_do_not_depend_on_the_ones_before():
+    """A run that starts in a later epoch sees the numbers of one that came through the earlier ones."""
+    rows = []
+    for epochs in ((0, 1), (1,)):
+        loader = build_train_loader(GlobalRandomDataset(), batch_size=2, seed=0, num_workers=1)
+        rows.append([torch.cat([batch.clip for batch in epoch_of(loader, epoch)]) for epoch in epochs][-1])
+    assert torch.equal(*rows)
+
+
+def test_seeding_leaves_the_main_process_alone():
+    state = random.getstate()
+    epoch_of(build_train_loader(NoiseDataset(), batch_size=4, seed=3), 2)
+    assert random.getstate() == state
 
 
 def test_init_worker_is_repeatable():
@@ -276,3 +363,19 @@ def test_decode_errors_reach_the_caller_with_the_path(num_workers):
     loader = build_train_loader(TornDataset(), batch_size=4, num_workers=num_workers)
     with pytest.raises(RuntimeError, match=r"some/clip\.mp4"):  # a worker's DecodeError arrives as its base class
         next(iter(loader))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_batches_of_workers_lie_in_shared_memory(num_workers):
+    """The worker's own thread puts them there, whose errors reach the main process."""
+    batch = next(iter(build_train_loader(NoiseDataset(), batch_size=4, num_workers=num_workers)))
+    assert batch.clip.is_shared() == batch.mask.is_shared() == (num_workers > 0)
+
+
+def test_prefetching_changes_nothing():
+    loader = build_train_loader(NoiseDataset(), batch_size=4)
+    prefetcher = DevicePrefetcher(loader, torch.device("cpu"))
+    assert prefetcher.sampler is loader.sampler and len(prefetcher) == len(loader) == 5
+    for batch, same in zip(epoch_of(prefetcher, 1), epoch_of(loader, 1), strict=True):
+        assert batch.clip.dtype == torch.float32
+        assert_equal(batch, same.to("cpu"))

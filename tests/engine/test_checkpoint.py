@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import pickle
 import random
 import resource
@@ -16,6 +17,7 @@ from torch import nn
 
 from engine import checkpoint
 from engine.checkpoint import Checkpointer, TrainState
+from engine.checkpoint_files import remove_older_steps
 from engine.distributed import World
 from engine.errors import CheckpointError
 from engine.optim import build_optimizer, parameter_groups
@@ -299,3 +301,190 @@ def test_when_checkpoints_are_written(save_every, kept, tmp_path):
     assert sorted(int(p.stem.split("-")[1]) for p in tmp_path.iterdir()) == kept
     assert checkpoint.read(tmp_path / "checkpoint-4.pth")["fingerprint"] == "abc"
     Checkpointer("", 1, CPU, {}, {}).after_epoch(state, last=True)  # no output folder: nothing to do
+
+
+def test_inside_epochs_the_newest_two_files_are_kept(tmp_path):
+    """Five steps an epoch, a file every three: after the fifth step the epoch has to end first."""
+    checkpointer = Checkpointer(str(tmp_path), 100, CPU, {}, {}, save_steps=3)
+    state = state_of()
+    state.steps_per_epoch, state.epoch, written = 5, -1, []
+    for epoch in range(3):
+        for state.step in range(5 * epoch + 1, 5 * epoch + 6):
+            if checkpointer.is_due_in_epoch(state):
+                checkpointer.after_step(state, sampler={"position": state.step}, meter={"count": 1})
+                written.append(sorted(path.name for path in tmp_path.iterdir()))
+        state.epoch = epoch
+        checkpointer.after_epoch(state, last=False)
+    assert written[:3] == [
+        ["checkpoint-0-step3.pth"],
+        ["checkpoint-0-step3.pth", "checkpoint-1-step1.pth"],
+        ["checkpoint-1-step1.pth", "checkpoint-1-step4.pth"],
+    ]
+    assert written[3] == ["checkpoint-1-step4.pth", "checkpoint-2-step2.pth"]
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["checkpoint-2-step2.pth", "checkpoint-3-step0.pth"]  # step 15 ends epoch 2
+    content = checkpoint.read(tmp_path / "checkpoint-2-step2.pth")
+    assert content["epoch"] == 1 and content["step"] == 12
+    assert content["unfinished"] == {"step": 2, "sampler": {"position": 12}, "meters": [{"count": 1}]}
+    content = checkpoint.read(tmp_path / "checkpoint-3-step0.pth")
+    assert content["epoch"] == 2 and content["step"] == 15 and "unfinished" not in content
+
+
+@pytest.mark.parametrize(
+    ("save_every", "save_steps", "kept"),
+    [
+        (100, 4, ["6-step0", "7-step0", "7"]),  # at the end of every epoch
+        (100, 2, ["7-step0", "7-step2", "7"]),
+        (3, 4, ["2", "5", "5-step0", "7-step0", "7"]),
+        (1, 4, [*"01234567"]),
+    ],
+)
+def test_ends_of_epochs_are_kept_by_save_ckpt_freq_alone(save_every, save_steps, kept, tmp_path):
+    """Eight epochs of four steps; nothing is ever removed that is newer than what would be left."""
+    checkpointer = Checkpointer(str(tmp_path), save_every, CPU, {}, {}, save_steps=save_steps)
+    state = state_of()
+    state.steps_per_epoch, state.epoch = 4, -1
+    for epoch in range(8):
+        for state.step in range(4 * epoch + 1, 4 * epoch + 5):
+            if checkpointer.is_due_in_epoch(state):
+                checkpointer.after_step(state, sampler={}, meter={})
+        state.epoch = epoch
+        checkpointer.after_epoch(state, last=epoch == 7)
+        if state.step % save_steps == 0:
+            newest = checkpoint.newest_valid(tmp_path)
+            assert checkpoint.read(newest)["step"] == state.step
+    assert sorted(path.stem.partition("-")[2] for path in tmp_path.iterdir()) == sorted(kept)
+
+
+def test_a_file_at_the_end_of_an_epoch_comes_between_that_and_the_next(tmp_path):
+    for name in ("2", "3-step0", "3-step1", "2-step9"):
+        save(tmp_path / f"checkpoint-{name}.pth")
+    order = []
+    while newest := checkpoint.newest_valid(tmp_path):
+        order.append(newest.stem.partition("-")[2])
+        newest.unlink()
+    assert order == ["3-step1", "3-step0", "2", "2-step9"]
+
+
+def test_what_is_not_a_file_is_passed_over(tmp_path, caplog):
+    whole = save(tmp_path / "checkpoint-1.pth")
+    (tmp_path / "checkpoint-9.pth").mkdir()
+    (tmp_path / "checkpoint-8.pth").symlink_to(tmp_path / "gone")
+    (tmp_path / "checkpoint-7.pth").symlink_to(tmp_path / "checkpoint-7.pth")
+    os.mkfifo(tmp_path / "checkpoint-6.pth")
+    assert checkpoint.newest_valid(tmp_path) == whole
+    for number in (9, 8, 7, 6):
+        file = tmp_path / f"checkpoint-{number}.pth"
+        assert checkpoint.find_damage(file) and f"{file}: {checkpoint.find_damage(file)}; trying" in caplog.text
+
+
+def test_a_file_that_cannot_be_read_is_passed_over(tmp_path, monkeypatch):
+    whole = save(tmp_path / "checkpoint-1.pth")
+    broken = save(tmp_path / "checkpoint-2.pth")
+    archive = zipfile.ZipFile
+
+    def disk_error(path, *args):
+        if path == broken:
+            raise OSError(5, "Input/output error")
+        return archive(path, *args)
+
+    monkeypatch.setattr(zipfile, "ZipFile", disk_error)
+    assert checkpoint.newest_valid(tmp_path) == whole
+    assert "Input/output error" in checkpoint.find_damage(broken)
+
+
+def test_damaged_files_do_not_count_as_kept(tmp_path):
+    """Of the files before the one just written the newest whole one stays, however many damaged ones follow it."""
+    for step in (1, 2, 3, 4):
+        save(tmp_path / f"checkpoint-1-step{step}.pth")
+    for step in (3, 4):
+        (tmp_path / f"checkpoint-1-step{step}.pth").write_bytes(b"")
+    (tmp_path / "checkpoint-0-step9.pth").mkdir()
+    remove_older_steps(save(tmp_path / "checkpoint-1-step5.pth"))
+    left = sorted(path.name for path in tmp_path.glob("checkpoint-1*"))
+    assert left == [f"checkpoint-1-step{step}.pth" for step in (2, 3, 4, 5)]
+    (tmp_path / "checkpoint-1-step5.pth").write_bytes(b"")
+    assert checkpoint.newest_valid(tmp_path).name == "checkpoint-1-step2.pth"
+    for step in (5, 6):
+        remove_older_steps(save(tmp_path / f"checkpoint-1-step{step}.pth"))
+    left = sorted(path.name for path in tmp_path.glob("checkpoint-1*"))
+    assert left == ["checkpoint-1-step5.pth", "checkpoint-1-step6.pth"]
+
+
+def test_the_name_is_on_the_disk_too(tmp_path, monkeypatch):
+    done, fsync, replace = [], os.fsync, os.replace
+
+    def note_fsync(descriptor):
+        done.append(os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(os, "replace", lambda *args: (done.append("replace"), replace(*args)))
+    save(tmp_path / "checkpoint-1.pth")
+    assert done == ["checkpoint-1.pth.tmp", "replace", tmp_path.name]
+
+
+def test_files_inside_an_epoch_come_before_its_end(tmp_path):
+    for name in ("2-step100", "2-step9", "3-step10", "3-step9", "10-step1", "10", "2"):
+        save(tmp_path / f"checkpoint-{name}.pth")
+    order = []
+    while newest := checkpoint.newest_valid(tmp_path):
+        order.append(newest.stem.partition("-")[2])
+        newest.unlink()
+    assert order == ["10", "10-step1", "3-step10", "3-step9", "2", "2-step100", "2-step9"]
+
+
+def test_going_on_from_an_older_file_does_not_remove_what_was_written(tmp_path):
+    """Newer files of the run that was given up are the user's; the one just written stays."""
+    checkpointer = Checkpointer(str(tmp_path), 100, CPU, {}, {}, save_steps=1)
+    for name in ("8-step1", "9-step1", "9-step2", "1-step1", "1-step2"):
+        save(tmp_path / f"checkpoint-{name}.pth")
+    state = state_of()
+    state.steps_per_epoch, state.epoch, state.step = 4, 0, 7
+    checkpointer.after_step(state, sampler={}, meter={})
+    left = sorted(path.stem.partition("-")[2] for path in tmp_path.iterdir())
+    assert left == ["1-step2", "1-step3", "8-step1", "9-step1", "9-step2"]
+
+
+def resume_with(file, **samples):
+    return checkpoint.resume(
+        state_of(), explicit=str(file), auto=True, output_dir=str(file.parent), world=CPU, **samples
+    )
+
+
+def save_with(file, *, inside, num_sample=None, **extra):
+    unfinished = {"unfinished": {"step": 1, "sampler": {}, "meters": [{}]}} if inside else {}
+    args = {} if num_sample is None else {"num_sample": num_sample}
+    checkpoint.save(file, state_of(), rng_by_rank=[], args=args, **extra, **unfinished)
+    return file
+
+
+def test_another_list_is_refused_inside_an_epoch_and_warned_of_at_its_end(tmp_path, caplog):
+    file = save_with(tmp_path / "checkpoint-2-step1.pth", inside=True, fingerprint="aaa")
+    assert resume_with(file, fingerprint="aaa") == file
+    with pytest.raises(
+        CheckpointError, match=r"another list, fingerprint aaa, now bbb: .*--data_path.*--resume"
+    ) as error:
+        resume_with(file, fingerprint="bbb")
+    assert str(error.value).startswith(str(file)) and "\n" not in str(error.value)
+    file = save_with(tmp_path / "checkpoint-2.pth", inside=False, fingerprint="aaa")
+    with caplog.at_level(logging.WARNING):
+        assert resume_with(file, fingerprint="aaa") == file
+        assert not caplog.records
+        assert resume_with(file, fingerprint="bbb") == file
+    assert "another list, fingerprint aaa, now bbb" in caplog.text
+
+
+def test_another_number_of_clips_is_refused_inside_an_epoch_only(tmp_path):
+    file = save_with(tmp_path / "checkpoint-2-step1.pth", inside=True, num_sample=2)
+    assert resume_with(file, num_sample=2) == file
+    with pytest.raises(CheckpointError, match=r"--num_sample 2, now 4: .*Keep --num_sample 2"):
+        resume_with(file, num_sample=4)
+    file = save_with(tmp_path / "checkpoint-2.pth", inside=False, num_sample=2)
+    assert resume_with(file, num_sample=4) == file
+
+
+def test_files_that_do_not_say_what_they_were_made_with_pass(tmp_path, caplog):
+    file = save_with(tmp_path / "checkpoint-2-step1.pth", inside=True)
+    assert resume_with(file, fingerprint="bbb", num_sample=4) == file
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]

@@ -17,8 +17,7 @@ from engine.distributed import (
     gather_objects,
     seed_everything,
 )
-from engine.errors import USER_ERRORS, BadVideosError, ConfigError, bad_options, user_errors
-from engine.quarantine import ALLOWED_ANYWAY, Quarantine
+from engine.errors import USER_ERRORS, ConfigError, bad_options, user_errors
 
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 SLURM = ("SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_ID")
@@ -146,32 +145,3 @@ def test_bad_options_name_their_flag():
         raise ValueError("no such")
     with pytest.raises(ConfigError, match=r"^--decoder x$"), bad_options():
         raise ImportError("--decoder x")
-
-
-def quarantine_of(folder, num_videos=1000):
-    return Quarantine(str(folder), num_videos=num_videos, max_bad_fraction=0.005)
-
-
-def test_quarantine_counts_videos_not_failures(tmp_path, caplog):
-    q = quarantine_of(tmp_path)
-    for epoch in range(4):
-        q.record([("a.mp4", "empty"), ("b.mp4", "cut off")], epoch=epoch)
-    lines = (tmp_path / "bad_videos.txt").read_text().splitlines()
-    assert lines == ["a.mp4\tempty\tepoch 0", "b.mp4\tcut off\tepoch 0"]
-    assert len(caplog.records) == 2
-
-
-@pytest.mark.parametrize(("num_videos", "limit"), [(10, ALLOWED_ANYWAY), (1000, 5), (10_000, 50)])
-def test_quarantine_stops_above_its_limit(num_videos, limit, tmp_path):
-    q = quarantine_of(tmp_path, num_videos)
-    for number in range(limit):
-        q.record([(f"{number}.mp4", "empty")], epoch=0)
-    with pytest.raises(BadVideosError, match=rf"{limit + 1} of {num_videos} .*0\.mp4: empty; 1\.mp4.*bad_videos\.txt"):
-        q.record([("last.mp4", "empty")], epoch=0)
-    assert len((tmp_path / "bad_videos.txt").read_text().splitlines()) == limit + 1
-
-
-def test_quarantine_without_a_folder():
-    q = Quarantine("", num_videos=1, max_bad_fraction=0)
-    with pytest.raises(BadVideosError):
-        q.record([(f"{number}.mp4", "empty") for number in range(4)], epoch=0)

@@ -20,6 +20,40 @@ def meter(**changes):
     return Meter(**{"prefix": "train", "log_every": 2, "total_steps": 6, "clips_per_step": 8, **changes})
 
 
+@pytest.mark.parametrize("cut", [1, 2, 3])
+@pytest.mark.parametrize("size", [1, 2])
+def test_an_epoch_that_was_cut_off_has_the_means_of_a_whole_one(cut, size):
+    """Also where a run of one rank goes on as one of two: each then counts on from the mean of what there was."""
+
+    def count(m, values, first):
+        means = []
+        for step, value in enumerate(values, start=first):
+            m.add({"loss": torch.tensor(value)})
+            m.count_step()
+            if m.is_log_step(step) or step == 4:
+                record = m.flush(step, epoch=0, lr=0.1)
+                assert record["train/clips_per_second"] == pytest.approx(8 / record["train/step_time"])
+                means.append(record["train/loss"])
+        return means
+
+    values, straight = [1.0, 2.0, 6.0, 4.0, 7.0], meter()
+    expected = count(straight, values, 0)
+    before, after = meter(), meter()
+    found = count(before, values[:cut], 0)
+    saved = [before.state_dict() for _ in range(3 - size)]  # of as many ranks as there are now, or of another number
+    after.load_state_dicts(saved, world=World(0, size, 0, CPU.device))
+    found += count(after, values[cut:], cut)
+    assert found == expected and after.epoch_means() == straight.epoch_means()
+
+
+def test_sums_of_other_ranks_are_averaged():
+    states = [{"sums": {"a": torch.tensor(x)}, "count": 1, "epoch_sums": {}, "epoch_count": 0} for x in (1.0, 2.0, 6.0)]
+    own, merged = meter(), meter()
+    own.load_state_dicts(states, world=World(1, 3, 0, CPU.device))
+    merged.load_state_dicts(states, world=CPU)
+    assert own.sums["a"] == 2 and merged.sums["a"] == 3 and merged.count == 1
+
+
 def test_means_over_steps_and_epochs():
     m = meter()
     values, means = [1.0, 2.0, 6.0, 4.0, 7.0], []

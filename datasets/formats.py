@@ -1,0 +1,182 @@
+"""Formats of list files: which one a file has, and the readers of the general ones (official ones: see below).
+
+A reader takes (file, Where) and gives `Parsed`. `detect` never chooses between two readings of the same columns: lists
+of three columns, `dir frames label` or `path start length`, have to be named.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+from . import formats_official as official
+from .entries import AnnotationError, Entry, Parsed, at, has_extension, numbered_lines, raw_lines
+from .formats_columns import INTEGER, SAMPLE, csv_layout, header_columns, read_csv, read_jsonl, write_whole
+from .formats_official import Where
+
+_COMMA = re.compile(r",\s*([+-]?\d+\s*)?$|^[^\s.]+,[^\s.]+$")  # `a.mp4,3`, `a.mp4, 3` and the header `path,label`
+_THREE = re.compile(r"\S.*?\s+[+-]?\d+\s+[+-]?\d+")
+_QUOTED = re.compile(r'"(?:[^"]|"")*"\s+\S+')
+
+# ------------------------------------------------------------------------------------------------ lines of blanks
+
+
+def read_videomae(file: Path, where: Where) -> Parsed:
+    """`path label` or `path`: any white space between, the label last, so a path may hold blanks."""
+    lines = numbered_lines(file)
+    first = list(islice(lines, 1))
+    labelled = bool(first) and _videomae_line(file, *first[0]).label is not None
+    entries = (_videomae_line(file, number, line) for number, line in numbered_lines(file))
+    return Parsed("path label" if labelled else "path", entries)
+
+
+def _videomae_line(file: Path, number: int, line: str) -> Entry:
+    *before, last = line.rsplit(maxsplit=1)
+    path = before[0] if before else ""
+    if path and not path.endswith(",") and INTEGER.fullmatch(last):
+        if last.startswith("-"):
+            raise AnnotationError(
+                f"{at(file, number)}: label {last} is negative. Write `path label`, or on every line the path only."
+            )
+        return official.searched(number, path, int(last))
+    if _COMMA.search(line):
+        raise AnnotationError(
+            f"{at(file, number)}: comma between path and label in '{line}'. Put a blank there as in the other lines, "
+            "or write all of the list as csv."
+        )
+    if not path or (has_extension(last) and not _is_number(last)):
+        return official.searched(number, line, None)
+    remedy = write_whole(last) or (
+        "Write `path label` with labels from 0; names of classes take a csv with the header `path,label`."
+    )
+    raise AnnotationError(f"{at(file, number)}: label '{last}' is not an integer. {remedy[0].upper()}{remedy[1:]}")
+
+
+def _is_number(field: str) -> bool:
+    try:
+        float(field)
+    except ValueError:
+        return False
+    return True
+
+
+def read_mmaction(file: Path, where: Where) -> Parsed:
+    """`folder frames label`, mmaction2's lists of raw frames: a folder, its number of frames, the label."""
+
+    def entries() -> Iterator[Entry]:
+        for number, (path, frames, label) in _three_columns(file, "mmaction", "folder frames label"):
+            if frames < 1 or label < 0:
+                raise AnnotationError(
+                    f"{at(file, number)}: {frames} frames, label {label}: not `folder frames label` of mmaction2. "
+                    "`path start length` is --list_format videomaev2."
+                )
+            yield Entry(number, path, label)
+
+    return Parsed("mmaction2 frames: folder frames label", entries())
+
+
+def read_videomaev2(file: Path, where: Where) -> Parsed:
+    """`path start length`, VideoMAE V2's pre-training lists: length -1 for a video file, else a folder's frames."""
+
+    def entries() -> Iterator[Entry]:
+        for number, (path, start, length) in _three_columns(file, "videomaev2", "path start length"):
+            if start not in (0, 1) or (length < 1 and length != -1):
+                raise AnnotationError(
+                    f"{at(file, number)}: start {start}, length {length}: not `path start length` of a whole video "
+                    "(start 0 or 1, length -1 or the number of frames). `folder frames label` is --list_format "
+                    "mmaction."
+                )
+            yield Entry(number, path)
+
+    return Parsed("VideoMAE V2: path start length", entries())
+
+
+def _three_columns(file: Path, flag: str, form: str) -> Iterator[tuple[int, tuple[str, int, int]]]:
+    for number, line in numbered_lines(file):
+        fields = line.rsplit(maxsplit=2)
+        if len(fields) != 3 or not all(map(INTEGER.fullmatch, fields[1:])):
+            raise AnnotationError(f"{at(file, number)}: '{line}' is not `{form}`, which --list_format {flag} reads.")
+        yield number, (fields[0], int(fields[1]), int(fields[2]))
+
+
+# ------------------------------------------------------------------------------------------------ which one
+
+READERS: dict[str, Callable[[Path, Where], Parsed]] = {
+    "videomae": read_videomae,
+    "csv": read_csv,
+    "kinetics": official.read_kinetics,
+    "ssv2": official.read_ssv2,
+    "ucf101": official.read_ucf101,
+    "hmdb51": official.read_hmdb51,
+    "gym": official.read_gym,
+    "charades": official.read_charades,
+    "folder": official.read_folder,
+    "mmaction": read_mmaction,
+    "videomaev2": read_videomaev2,
+    "jsonl": read_jsonl,
+}
+LIST_FORMATS = ("auto", *READERS)
+
+
+def detect(file: Path) -> str:
+    """The format of a list, a key of READERS, from its name, its neighbours and its first lines.
+
+    Raises:
+        AnnotationError: three columns, which have two readings; a single file of HMDB51's; the list cannot be read.
+    """
+    if file.is_dir():
+        return "hmdb51" if any(file.glob("*_test_split[0-9].txt")) else "folder"
+    lines = [line for _, line in islice(numbered_lines(file), SAMPLE)]
+    if not lines:
+        return "videomae"
+    if re.fullmatch(r".+_test_split\d\.txt", file.name):
+        raise AnnotationError(
+            f"{file} is the list of one class of HMDB51: give the folder that holds those of all classes."
+        )
+    if re.fullmatch(r"(train|test)list\d+\.txt", file.name):
+        return "ucf101"
+    if lines[0].startswith("["):
+        return _of_json_array(file)
+    if lines[0].startswith("{"):
+        return "jsonl"
+    return _of_columns(file, lines)
+
+
+def _of_json_array(file: Path) -> str:
+    """A file that starts with `[`: SSv2's array, or a list with names that do."""
+    beginning = "".join(line for _, line in islice(raw_lines(file), 3))
+    return (
+        "ssv2"
+        if re.match(r"\s*\[\s*(\{|\]|$)", beginning)
+        else _of_columns(file, [line for _, line in islice(numbered_lines(file), SAMPLE)])
+    )
+
+
+def _of_columns(file: Path, lines: Sequence[str]) -> str:
+    header = {cell.strip().lower().strip('"') for cell in re.split(r"[,;\t]", lines[0])}
+    if {"youtube_id", "time_start", "time_end"} <= header:
+        return "kinetics"
+    if lines[0].startswith(("original_vido_id", "original_video_id")):
+        return "charades"
+    first = lines[0].replace('"', "")
+    if any("path" in header_columns(re.split(cut, first), blanks=cut == r"\s+") for cut in (",", "\t", ";", r"\s+")):
+        return "csv"
+    if all(map(_QUOTED.fullmatch, lines)):
+        return "csv"
+    if all(map(_THREE.fullmatch, lines)):
+        raise AnnotationError(
+            f"{at(file, 1)}: three columns, '{lines[0]}', which can be read in two ways. Choose --list_format mmaction "
+            "(folder frames label) or --list_format videomaev2 (path start length); --list_format videomae if the "
+            "paths end in a blank and a number."
+        )
+    if all(official.GYM_LINE.fullmatch(line) for line in lines):
+        return "gym"
+    try:
+        delimiter = csv_layout(file)[0]
+    except AnnotationError:
+        return "videomae"  # whose reader says what is wrong with a line
+    # without quotes a tab is one more blank; a path that is quoted may come late
+    if delimiter == "\t" and any(line.startswith('"') for _, line in numbered_lines(file)):
+        return "csv"
+    spaced = any(re.search(r"[^,;]\s+[+-]?\d+$", line) for line in lines)
+    return "videomae" if spaced and delimiter in "\t " else "csv"

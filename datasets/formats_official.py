@@ -1,0 +1,314 @@
+"""Readers of the lists that data sets are published with; formats and numbers as their authors describe them."""
+
+import csv
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from .entries import (
+    IMAGE_EXTENSIONS,
+    MOST,
+    VIDEO_EXTENSIONS,
+    AnnotationError,
+    Entry,
+    Parsed,
+    at,
+    ended_lines,
+    has_extension,
+    numbered_lines,
+    raw_lines,
+)
+
+GYM_LINE = re.compile(r"(\S{11}_E_\d{6}_\d{6}_A_\d{4}_\d{4}(?:\.\w+)?)\s+(\d{1,18})")
+TOO_MUCH_JSON = "not JSON that can be read (numbers of thousands of digits, or too many brackets in one another)."
+_KINETICS_COLUMNS = ("youtube_id", "time_start", "time_end")
+
+
+@dataclass(frozen=True)
+class Where:
+    """Which part of a data set is meant, where one list or folder holds several.
+
+    Attributes:
+        part: "train", "val" or "test"; "" if the list is a single part.
+        split: number of the split, from 1.
+    """
+
+    part: str = ""
+    split: int = 1
+
+
+def searched(
+    line: int,
+    path: str,
+    label: int | str | tuple[int, ...] | None,
+    *,
+    name: str = "",
+    span: tuple[float, float] | None = None,
+) -> Entry:
+    """An entry whose file is looked for with any extension if the list gives none."""
+    if has_extension(path):
+        return Entry(line, path, label, name, span)
+    folder, stem = os.path.split(path)
+    return Entry(line, path, label, name, span, folders=(folder,), stems=(stem,))
+
+
+def read_kinetics(file: Path, where: Where) -> Parsed:
+    """`label,youtube_id,time_start,time_end,split`: the class names have to be sorted with their blanks and brackets.
+
+    Files are called `ID_000010_000020` or `ID` with any extension, in the root, in a folder of the class (blanks or
+    underscores), or in these within a folder of the split.
+    """
+    names = sorted({row["label"] for _, row in _kinetics_rows(file) if row.get("label")})
+
+    def entries() -> Iterator[Entry]:
+        for number, row in _kinetics_rows(file):
+            try:
+                start, end = (int(float(row[column])) for column in _KINETICS_COLUMNS[1:])
+            except (ValueError, OverflowError) as error:
+                raise AnnotationError(
+                    f"{at(file, number)}: time_start '{row['time_start']}', time_end '{row['time_end']}': not seconds."
+                ) from error
+            label, video = row.get("label") or None, row["youtube_id"]
+            stem = f"{video}_{start:06d}_{end:06d}"
+            classes = ["", *([label, label.replace(" ", "_")] if label else [])]
+            splits = ["", row.get("split") or ""]
+            folders = dict.fromkeys(os.path.join(split, folder) for split in splits for folder in classes)
+            written = f"{video},{start},{end}"
+            yield Entry(number, f"{stem}.mp4", label, "", None, written, tuple(folders), (stem, video))
+
+    return Parsed("Kinetics csv: label youtube_id time_start time_end", entries(), tuple(names))
+
+
+def _kinetics_rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    rows = _rows(file, ",")
+    header = next(rows, (1, list[str]()))[1]
+    for number, cells in rows:
+        row = dict(zip(header, cells, strict=False))
+        if any(row.get(column) is None for column in _KINETICS_COLUMNS):
+            raise AnnotationError(
+                f"{at(file, number)}: no {' or '.join(_KINETICS_COLUMNS)}, which a csv of Kinetics has. Check the "
+                "line, or choose another --list_format."
+            )
+        yield number, {name: cell.strip() for name, cell in row.items() if name}
+
+
+def _rows(file: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Rows of a csv that are not blank, with the numbers of their lines."""
+    reader = csv.reader(ended_lines(file), delimiter=delimiter)
+    while True:
+        number = reader.line_num + 1
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            raise AnnotationError(f"{at(file, number)}: not csv ({error}). Check the quotes.") from error
+        if row is None:
+            return
+        if row:
+            refuse_line_ends(file, number, row)
+            yield number, row
+
+
+def refuse_line_ends(file: Path, number: int, row: Sequence[str]) -> None:
+    """Refuse a row of a csv that goes on in the next line, as it does where a quote is not closed."""
+    if any("\n" in cell for cell in row):
+        raise AnnotationError(
+            f"{at(file, number)}: a quote is opened that is not closed in this line. Close it; neither paths nor "
+            "labels can hold the end of a line."
+        )
+
+
+def read_ssv2(file: Path, where: Where) -> Parsed:
+    """Something-Something's json: an array of {id, template}; numbers in labels.json, whose keys have no brackets."""
+    records = _json(file)
+    if not isinstance(records, list) or not all(isinstance(record, dict) and record.get("id") for record in records):
+        raise AnnotationError(f"{file}: not an array of objects with an id each, as Something-Something's lists are.")
+    candidates = [file.parent / name for name in ("labels.json", "something-something-v2-labels.json")]
+    labels_file = next((path for path in candidates if path.is_file()), candidates[0])
+    names: tuple[str, ...] = ()
+    if any("template" in record for record in records):
+        if not labels_file.is_file():
+            raise AnnotationError(f"{file}: no labels.json beside it, which numbers the classes. Put it there.")
+        numbers = _json(labels_file)
+        if not isinstance(numbers, dict) or not all(
+            re.fullmatch("[0-9]{1,6}", str(value)) for value in numbers.values()
+        ):
+            raise AnnotationError(f'{labels_file}: not an object {{"class name": "number", ...}}, as that of SSv2 is.')
+        names = tuple(sorted(numbers, key=lambda name: int(numbers[name])))
+        if [int(numbers[name]) for name in names] != list(range(len(names))):
+            raise AnnotationError(f"{labels_file}: the classes are not numbered 0 to {len(names) - 1}.")
+
+    def entries() -> Iterator[Entry]:
+        for number, record in enumerate(records, start=1):
+            if not isinstance(record["id"], str | int) or not isinstance(record.get("template", ""), str):
+                raise AnnotationError(f"{file}, entry {number}: its id or its template is no text.")
+            label = re.sub(r"[\[\]]", "", record["template"]) if "template" in record else None
+            if label is not None and label not in names:
+                raise AnnotationError(f"{file}, entry {number}: template '{label}' is not in {labels_file.name}.")
+            video = str(record["id"])
+            yield Entry(number, f"{video}.webm", label, "", None, video, ("",), (video,))
+
+    return Parsed("Something-Something json: id template", entries(), names)
+
+
+def _json(file: Path) -> Any:
+    try:
+        return json.loads("".join(line for _, line in raw_lines(file)))
+    except json.JSONDecodeError as error:
+        raise AnnotationError(f"{at(file, error.lineno)}: not JSON ({error.msg}).") from error
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, AnnotationError):
+            raise
+        raise AnnotationError(f"{file}: {TOO_MUCH_JSON}") from error
+
+
+def read_ucf101(file: Path, where: Where) -> Parsed:
+    """`Class/v_Class_g01_c01.avi 1`, or without the number; classInd.txt beside it numbers the classes from 1."""
+    names = _class_indices(file.parent / "classInd.txt")
+    by_spelling = {name.lower(): name for name in names}
+
+    def entries() -> Iterator[Entry]:
+        for number, line in numbered_lines(file):
+            path, _, label = line.partition(" ")
+            name = by_spelling.get(os.path.dirname(path).lower())
+            if name is None:
+                raise AnnotationError(f"{at(file, number)}: the folder of '{path}' is no class of classInd.txt.")
+            if label.strip() and label.strip() != str(names.index(name) + 1):
+                raise AnnotationError(
+                    f"{at(file, number)}: label {label.strip()}, but {name} is number {names.index(name) + 1} in "
+                    "classInd.txt. The numbers of UCF101 count from 1; other lists take --list_format videomae."
+                )
+            folder, stem = os.path.dirname(path), os.path.splitext(os.path.basename(path))[0]
+            # the folder HandstandPushups holds files v_HandStandPushups_*, and some copies spell the folder so too
+            folders = dict.fromkeys((folder, stem.split("_")[1] if stem.count("_") > 1 else folder, ""))
+            yield Entry(number, path, name, "", None, path, tuple(folders), (os.path.basename(path), stem))
+
+    return Parsed("UCF101 split, classInd.txt", entries(), names)
+
+
+def _class_indices(file: Path) -> tuple[str, ...]:
+    if not file.is_file():
+        raise AnnotationError(f"{file} does not exist: UCF101's lists need it for their classes. Put it beside them.")
+    names: list[str] = []
+    for number, line in numbered_lines(file):
+        index, _, name = line.partition(" ")
+        if index != str(len(names) + 1) or not name.strip():
+            raise AnnotationError(f"{at(file, number)}: '{line}' is not '{len(names) + 1} NAME'.")
+        if name.strip() in names:
+            raise AnnotationError(
+                f"{at(file, number)}: '{name.strip()}' is there twice. Give every class its own name."
+            )
+        names.append(name.strip())
+    return tuple(names)
+
+
+def read_hmdb51(file: Path, where: Where) -> Parsed:
+    """The folder of `CLASS_test_split1.txt`, lines `video.avi 0|1|2`: 1 for training, 2 for testing, 0 unused."""
+    ending = f"_test_split{where.split}.txt"
+    lists = sorted(file.glob(f"*{ending}")) if file.is_dir() else []
+    if not lists:
+        raise AnnotationError(f"{file}: not a folder with lists *{ending} of HMDB51.")
+    if not where.part:
+        raise AnnotationError(f"{file}: the lists of HMDB51 hold both parts. Say which one: part 'train' or 'test'.")
+    names = tuple(path.name.removesuffix(ending) for path in lists)
+    wanted = "1" if where.part == "train" else "2"
+
+    def entries() -> Iterator[Entry]:
+        place = 0
+        for path, name in zip(lists, names, strict=True):
+            for number, line in numbered_lines(path):
+                video, _, mark = line.rpartition(" ")
+                if mark not in ("0", "1", "2") or not video:
+                    raise AnnotationError(f"{at(path, number)}: '{line}' is not 'VIDEO 0', 1 or 2.")
+                if mark == wanted:
+                    place += 1
+                    video = video.strip()
+                    found = os.path.join(name, video)
+                    stem = os.path.splitext(video)[0]
+                    yield Entry(place, found, name, "", None, found, (name, ""), (video, stem))
+
+    return Parsed(f"HMDB51 split {where.split}, {'train' if wanted == '1' else 'test'}", entries(), names)
+
+
+def read_gym(file: Path, where: Where) -> Parsed:
+    """FineGym's `ID label`, labels from 0, the ID with or without an extension; the file may have another one."""
+
+    def entries() -> Iterator[Entry]:
+        for number, line in numbered_lines(file):
+            match = GYM_LINE.fullmatch(line)
+            if not match:
+                raise AnnotationError(f"{at(file, number)}: '{line}' is not 'ID label' of FineGym.")
+            video, label = match[1], int(match[2])
+            stem = os.path.splitext(video)[0]
+            path = video if has_extension(video) else f"{video}.mp4"
+            yield Entry(number, path, label, "", None, stem, ("",), (video, stem))
+
+    return Parsed("FineGym: id label", entries())
+
+
+def read_charades(file: Path, where: Where) -> Parsed:
+    """SlowFast's frame lists: `video number frame path "labels"`, one a frame; a video has all labels of its frames."""
+
+    def entries() -> Iterator[Entry]:
+        rows = _rows(file, " ")
+        next(rows, None)  # the header
+        current, first, folder, labels = "", 0, "", set[int]()
+        for number, row in chain(rows, [(0, ["", "", "", "", ""])]):
+            if len(row) != 5:
+                raise AnnotationError(
+                    f"{at(file, number)}: {len(row)} columns in place of video, number, frame, path, labels."
+                )
+            if row[0] != current:
+                if current:
+                    yield Entry(first, folder, tuple(sorted(labels)))
+                current, first, folder, labels = row[0], number, os.path.dirname(row[3]), set()
+            try:
+                found = {int(label) for label in row[4].split(",") if label.strip()}
+            except ValueError as error:
+                raise AnnotationError(f"{at(file, number)}: labels '{row[4]:.60}' are not numbers.") from error
+            if not all(0 <= label < MOST for label in found):
+                raise AnnotationError(f"{at(file, number)}: labels '{row[4]:.60}': one is negative or too large.")
+            labels |= found
+
+    return Parsed("Charades frames: video number frame path labels", entries())
+
+
+def read_folder(file: Path, where: Where) -> Parsed:
+    """Hugging Face's VideoFolder: a folder a class, or `metadata.csv` / `metadata.jsonl` with file names.
+
+    In a folder of a class lie videos, images, or folders of frames. Classes are numbered in the order of their names.
+    """
+    if not file.is_dir():
+        raise AnnotationError(f"{file}: not a folder. Choose another --list_format.")
+    if (file / "metadata.parquet").is_file():
+        raise AnnotationError(f"{file / 'metadata.parquet'} cannot be read: write it as metadata.csv or .jsonl.")
+    names = tuple(sorted(entry.name for entry in os.scandir(file) if entry.is_dir() and not entry.name.startswith(".")))
+    if not names:
+        raise AnnotationError(f"{file}: neither folders of classes nor a metadata.csv or metadata.jsonl in it.")
+
+    def entries() -> Iterator[Entry]:
+        place = 0
+        for name in names:
+            for path in _videos_below(file, name):
+                place += 1
+                yield Entry(place, path, name)
+
+    return Parsed("a folder for each class", entries(), names, str(file))
+
+
+def _videos_below(root: Path, folder: str) -> Iterator[str]:
+    """Videos and images of a folder, relative to `root`, by name; a folder that holds images only is one video."""
+    for entry in sorted(os.scandir(root / folder), key=lambda entry: entry.name):
+        path = os.path.join(folder, entry.name)
+        if entry.is_dir():
+            holds = {os.path.splitext(name)[1].lower() for name in os.listdir(entry.path)}
+            if holds & set(IMAGE_EXTENSIONS) and not holds & set(VIDEO_EXTENSIONS):
+                yield path
+            else:
+                yield from _videos_below(root, path)
+        elif has_extension(entry.name):
+            yield path

@@ -1,0 +1,243 @@
+"""Entries of a list, one after another -> checked columns of numbers: labels, paths, lines, spans."""
+
+import hashlib
+import re
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .entries import MAX_CLASSES, MOST, NO_LABEL, AnnotationError, Entry, at
+
+_INTEGER = re.compile(r"[+-]?[0-9]+")
+_WHOLE = (float("nan"), float("nan"))  # span of a whole video
+
+
+@dataclass(frozen=True)
+class Columns:
+    """A list as arrays.
+
+    Attributes:
+        arrays: "paths" uint8, all paths one after another, and "path_ends" int64 (N,); "labels" int64 (N,); "lines"
+            int64 (N,); for several labels a video "set_values" int64 and "set_ends" int64 (N,); "spans" float64 (N, 2).
+        facts: "class_names", "names_from", "fingerprint", "num_classes", "lowest_label",
+            "notes", and what the caller adds.
+    """
+
+    arrays: dict[str, np.ndarray]
+    facts: dict[str, Any]
+
+    @property
+    def length(self) -> int:
+        """N, the number of videos."""
+        return len(self.arrays["path_ends"])
+
+    def array(self, name: str) -> np.ndarray | None:
+        """A column; None if the list has none of that name."""
+        return self.arrays.get(name)
+
+
+class ListBuilder:
+    """Takes the entries of a list one by one, checks that they go together, and gives its columns.
+
+    Args:
+        file: the list, for messages.
+        class_names: names in label order that the labels have to agree with; none: names get numbers in sorted order.
+        source: what these names come from, for messages.
+    """
+
+    def __init__(self, file: Path, class_names: Sequence[str] = (), source: str = "") -> None:
+        self.file, self.source = file, source
+        self.names: tuple[str, ...] = ()
+        self.numbers: dict[str, int] = {}
+        self.propose_names(class_names)
+        self.given = bool(class_names)
+        self.kind: str | None = None  # "number", "name" or "set"
+        self.first_line = self.first_unlabelled = self.num_unlabelled = 0
+        self.paths, self.path_ends, self.labels, self.lines = bytearray(), array("q"), array("q"), array("q")
+        self.set_values, self.set_ends, self.spans = array("q"), array("q"), array("d")
+        self.names_said: dict[int, str] = {}
+        self.digest = hashlib.sha256()
+
+    def propose_names(self, class_names: Sequence[str]) -> None:
+        """Give the names that the data set itself says. Names given before go first, but have to be the same ones.
+
+        Raises:
+            AnnotationError: they are not.
+        """
+        if not self.names:
+            self.names = tuple(class_names)
+            self.numbers = {name: number for number, name in enumerate(self.names)}
+        strange = [name for name in class_names if name not in self.numbers]
+        if strange:
+            raise AnnotationError(
+                f"{self.file}: {len(strange)} of its {len(class_names)} classes are none of the {len(self.names)} of "
+                f"{self.source}, for example '{strange[0]}'. Correct {self.source}, or remove it."
+            )
+
+    def add(self, entry: Entry, path: str) -> None:
+        """Take an entry whose video lies at `path`.
+
+        Raises:
+            AnnotationError: its label is of another kind than those before, or does not fit the class names.
+        """
+        try:
+            self.paths += path.encode()
+            label = NO_LABEL if entry.label is None else entry.label
+            said = ",".join(map(str, label)) if isinstance(label, tuple) else label
+            span = "" if entry.span is None else f"\t{entry.span[0]}\t{entry.span[1]}"
+            self.digest.update(f"{entry.written or entry.path}\t{said}{span}\n".encode())
+        except UnicodeEncodeError as error:
+            raise AnnotationError(f"{at(self.file, entry.line)}: the path is not valid Unicode ({path!a})") from error
+        self.path_ends.append(len(self.paths))
+        self.labels.append(self._label_of(entry))
+        self.lines.append(entry.line)
+        self.set_ends.append(len(self.set_values))
+        self.spans.extend(entry.span or _WHOLE)
+
+    def _label_of(self, entry: Entry) -> int:
+        label = entry.label
+        if label is None:
+            self.first_unlabelled = self.first_unlabelled or entry.line
+            self.num_unlabelled += 1
+            return NO_LABEL
+        kind = "number" if isinstance(label, int) else "name" if isinstance(label, str) else "set"
+        if self.kind not in (None, kind):
+            raise AnnotationError(
+                f"{at(self.file, entry.line)}: label {label!r} is a {kind}, that of line {self.first_line} a "
+                f"{self.kind}. Write labels of one kind."
+            )
+        if self.kind is None:
+            self.kind, self.first_line = kind, entry.line
+        if isinstance(label, tuple):
+            self.set_values.extend(label)
+            return NO_LABEL
+        if isinstance(label, str):
+            return self._number_of(label, entry.line)
+        if entry.label_name:
+            self._check_name(label, entry)
+        return label
+
+    def _number_of(self, name: str, line: int) -> int:
+        if self.names and name not in self.numbers:
+            raise AnnotationError(
+                f"{at(self.file, line)}: label '{name}' is none of the {len(self.names)} classes of {self.source}. "
+                "Correct it, or add the class there."
+            )
+        return self.numbers.setdefault(name, len(self.numbers))
+
+    def _check_name(self, label: int, entry: Entry) -> None:
+        if label >= MAX_CLASSES:
+            raise AnnotationError(
+                f"{at(self.file, entry.line)}: label {label} of '{entry.label_name}' would make that many classes. "
+                "Correct it."
+            )
+        known = self.names[label] if label < len(self.names) else None if self.names else entry.label_name
+        before = self.names_said.setdefault(label, entry.label_name)
+        if before != entry.label_name or known != entry.label_name:
+            other = f"in {self.source} it is '{known}'" if known != entry.label_name else f"before it was '{before}'"
+            raise AnnotationError(
+                f"{at(self.file, entry.line)}: label {label} is called '{entry.label_name}', {other}. "
+                "Give every class one number."
+            )
+
+    def finish(self) -> Columns:
+        """The columns of all entries.
+
+        Raises:
+            AnnotationError: there are none, or some have labels and others have not.
+        """
+        if not self.lines:
+            raise AnnotationError(f"{self.file} lists no videos. Write one `path label` a line.")
+        if 0 < self.num_unlabelled < len(self.lines):
+            self.refuse_unlabelled()
+        if self.kind == "name" and not self.names and all(map(_INTEGER.fullmatch, self.numbers)):
+            self._take_names_as_numbers()
+        arrays: dict[str, np.ndarray] = {
+            "paths": np.frombuffer(self.paths, np.uint8),
+            "path_ends": np.frombuffer(self.path_ends, np.int64),
+            "labels": self._sorted_labels() if self.kind == "name" else np.frombuffer(self.labels, np.int64),
+            "lines": np.frombuffer(self.lines, np.int64),
+        }
+        if self.kind == "set":
+            arrays |= {
+                "set_values": np.array(self.set_values, np.int64),
+                "set_ends": np.frombuffer(self.set_ends, np.int64),
+            }
+        spans = np.frombuffer(self.spans, np.float64).reshape(-1, 2)
+        if not np.isnan(spans).all():
+            arrays["spans"] = spans
+        labels = arrays.get("set_values", arrays["labels"])
+        highest = int(labels.max()) if len(labels) else NO_LABEL
+        names = self._class_names(highest)
+        facts = {
+            "class_names": names,
+            "names_from": self.source if self.given else str(self.file),
+            "num_classes": max(highest + 1, len(names)) if self.kind else 0,
+            "lowest_label": int(arrays["labels"].min()),
+            "fingerprint": self.digest.hexdigest()[:12],
+            "notes": _notes(arrays, names, highest),
+        }
+        return Columns(arrays, facts)
+
+    def refuse_unlabelled(self) -> None:
+        """Raise the error about the lines without a label."""
+        raise AnnotationError(
+            f"{at(self.file, self.first_unlabelled)}: no label ({self.num_unlabelled} of {len(self.lines)} lines have "
+            "none). Write `path label` on every line."
+        )
+
+    def _take_names_as_numbers(self) -> None:
+        """Labels that are texts, as of json, but all of them whole numbers."""
+        values = {number: int(name) if len(name) < 20 else MOST for name, number in self.numbers.items()}
+        for number, value in values.items():
+            if not 0 <= value < MOST:
+                place = self.labels.index(number)
+                name = list(self.numbers)[number]
+                raise AnnotationError(
+                    f"{at(self.file, self.lines[place])}: label '{name:.60}' is negative or too large. Leave it out if "
+                    "there is none."
+                )
+        self.labels = array("q", (values[number] for number in self.labels))
+        self.kind = "number"
+
+    def _sorted_labels(self) -> np.ndarray:
+        labels = np.frombuffer(self.labels, np.int64)
+        if self.names:
+            return labels
+        rank = {name: number for number, name in enumerate(sorted(self.numbers))}
+        return np.array([rank[name] for name in self.numbers], np.int64)[labels]  # numbers are in order of appearance
+
+    def _class_names(self, highest: int) -> list[str]:
+        if self.names:
+            return list(self.names)
+        if self.kind == "name":
+            return sorted(self.numbers)
+        if not self.names_said:
+            return []
+        return [self.names_said.get(label, str(label)) for label in range(highest + 1)]
+
+
+def _notes(arrays: dict[str, np.ndarray], names: Sequence[str], highest: int) -> list[str]:
+    """What is odd about a list without being an error."""
+    notes = []
+    ends = arrays["path_ends"].tolist()
+    blob = memoryview(arrays["paths"])  # type: ignore[arg-type]
+    if "spans" not in arrays:
+        marks = np.fromiter(
+            (hash(bytes(blob[start:end])) for start, end in zip([0, *ends], ends, strict=False)), np.int64, len(ends)
+        )
+        repeated = len(marks) - len(np.unique(marks))
+        if repeated:
+            notes.append(f"{repeated} paths are listed more than once")
+    labels = arrays.get("set_values", arrays["labels"])
+    used = np.unique(labels[labels >= 0])
+    count = max(highest + 1, len(names))
+    if 0 < len(used) < count <= 100 * len(ends):
+        gaps = np.setdiff1d(np.arange(count), used)
+        shown = ", ".join(map(str, gaps[:5].tolist())) + (", ..." if len(gaps) > 5 else "")
+        notes.append(f"{len(gaps)} of {count} classes have no video ({shown})")
+    return notes

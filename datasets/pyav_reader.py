@@ -1,0 +1,243 @@
+"""The reader that is right on every file this project was tried on: PyAV, with an index made from the packets."""
+
+import io
+import itertools
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Sequence, Set
+from dataclasses import dataclass
+from typing import TypeVar
+
+import av
+import numpy as np
+import torch
+from av.container import InputContainer
+from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
+
+from .nal_units import is_h264_reference
+from .reader import DecodeError, VideoReader, as_decode_error, is_shard_member, read_member, stack
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _FrameIndex:
+    """Which frame has which time: read from the packets, without decoding.
+
+    Attributes:
+        times: presentation time of every frame that is shown, rising.
+        key_times: presentation time of every key frame, shown or not, rising.
+        unused: presentation time of every frame that no other is built from, as far as that is known.
+    """
+
+    times: list[int]
+    key_times: list[int]
+    unused: Set[int] = frozenset()
+
+    def last_key_before(self, frame: int) -> int | None:
+        """Time of the last key frame at or before a frame; None for a stream that starts without one."""
+        place = bisect_right(self.key_times, self.times[frame])
+        return self.key_times[place - 1] if place else None
+
+
+class PyAVReader(VideoReader):
+    """Frames by way of the presentation times: seek to the key frame before, decode, compare every time on the way.
+
+    Frames of H.264 that are neither asked for nor needed for others are not decoded. Where the times do not fit what
+    comes out of the decoder, the video is decoded from its start and counted.
+    """
+
+    decoder = "pyav"
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self._reformatter = VideoReformatter()
+        with as_decode_error(path):
+            self._container = open_container(path)
+        try:
+            with as_decode_error(path):
+                self._stream = self._open_stream(self._container)
+                self._index = _scan(self._container, self._stream, self._see_packet)
+                self.num_frames = len(self._index.times) if self._index else self._count()
+            if self.num_frames == 0:
+                raise DecodeError(path, "no frames")
+        except DecodeError:
+            self.close()
+            raise
+        self.fps = self._rate()
+
+    def close(self) -> None:
+        self._container.close()
+
+    def _rate(self) -> float | None:
+        """Frames per second: what the header says, unless the times of the frames contradict it."""
+        said = self._stream.average_rate or self._stream.guessed_rate
+        if self._index is None or self.num_frames < 2 or self._stream.time_base is None:
+            return float(said) if said else None
+        seconds = (self._index.times[-1] - self._index.times[0]) * self._stream.time_base
+        measured = float((self.num_frames - 1) / seconds)
+        # times are rounded, to milliseconds in Matroska
+        return float(said) if said and abs(measured / float(said) - 1) < 0.01 else measured
+
+    def _open_stream(self, container: InputContainer) -> VideoStream:
+        """The stream to decode; a subclass may set how."""
+        return video_stream(container)
+
+    def _see_packet(self, packet: av.Packet) -> None:
+        """Called with every packet in decoding order, before any frame is decoded, where an index is made."""
+
+    def _read(self, indices: list[int]) -> np.ndarray:
+        with as_decode_error(self._path):
+            return stack(self._path, self._collect(indices, lambda _, frame: self._image(frame)))
+
+    def map_frames(
+        self, indices: Sequence[int] | np.ndarray, take: Callable[[torch.Tensor, int], None], *, max_bytes: int
+    ) -> None:
+        """See `VideoReader.map_frames`; the video is decoded in one pass, whatever the number of parts."""
+        distinct, _ = self._distinct(indices)
+        images: list[np.ndarray] = []
+        taken = 0
+
+        def hand_over() -> None:
+            nonlocal taken
+            frames = stack(self._path, images)
+            images.clear()
+            take(torch.from_numpy(frames).permute(0, 3, 1, 2), taken)
+            taken += len(frames)
+
+        def keep(number: int, frame: av.VideoFrame) -> None:
+            nonlocal taken
+            if number == distinct[0]:  # also where decoding begins again from the start of the file
+                images.clear()
+                taken = 0
+            images.append(self._image(frame))
+            if (len(images) + 1) * images[0].nbytes > max_bytes:
+                hand_over()
+
+        with as_decode_error(self._path):
+            self._collect(distinct.tolist(), keep)
+            if images:
+                hand_over()
+
+    def _collect(self, indices: list[int], make: Callable[[int, av.VideoFrame], T]) -> list[T]:
+        """What `make` makes of each frame: it is given rising numbers, and their frames."""
+        made = self._collect_by_time(indices, self._index, make) if self._index else None
+        return made or self._collect_from_start(indices, make)
+
+    def _collect_by_time(
+        self, indices: list[int], index: _FrameIndex, make: Callable[[int, av.VideoFrame], T]
+    ) -> list[T] | None:
+        """The frames, or None if times and decoder disagree."""
+        made = []
+        unused = index.unused - {index.times[wanted] for wanted in indices}
+        # a seek throws away the frames that the decoder had begun to reorder
+        seek_cost = 1 + self._stream.codec_context.has_b_frames
+        position = 0  # of the next frame out of the decoder, those left out counted
+        frames: Iterator[av.VideoFrame] | None = None
+        for wanted in indices:
+            key_time = index.last_key_before(wanted)
+            if key_time is None:
+                return None
+            key = bisect_left(index.times, key_time)
+            if frames is None or key > position + seek_cost:
+                position, frames = key, self._decode_from(key_time, unused)
+            for time in index.times[position : wanted + 1]:
+                if time in unused:
+                    continue
+                frame = next(frames, None)
+                if frame is None or frame.pts != time or frame.is_corrupt:
+                    return None
+            assert frame is not None  # the last time is the one of `wanted`
+            position = wanted + 1
+            made.append(make(wanted, frame))
+        return made
+
+    def _decode_from(self, key_time: int, unused: Set[int] = frozenset()) -> Iterator[av.VideoFrame]:
+        """Frames shown from the key frame on, without the `unused` ones; those before it need frames not decoded."""
+        try:
+            self._container.seek(key_time, stream=self._stream)
+            frames = self._decode_without(unused)
+            yield from itertools.dropwhile(lambda frame: frame.pts is None or frame.pts < key_time, frames)
+        except av.FFmpegError:
+            return  # a frame is missing then, and the caller decodes from the start, where the error comes again
+
+    def _decode_without(self, unused: Set[int]) -> Iterator[av.VideoFrame]:
+        codec, leaves_out = self._stream.codec_context, False
+        codec.skip_frame = "DEFAULT"
+        for packet in self._container.demux(self._stream):
+            if leaves_out != (packet.pts in unused):
+                leaves_out = not leaves_out
+                codec.skip_frame = "NONREF" if leaves_out else "DEFAULT"
+            yield from packet.decode()
+
+    def _collect_from_start(self, indices: list[int], make: Callable[[int, av.VideoFrame], T]) -> list[T]:
+        """The frames by counting. Where the packets promised another number of frames, none can be trusted."""
+        wanted = set(indices)
+        made: list[T] = []
+        count, damaged = 0, False
+        with open_container(self._path) as container:
+            for count, frame in enumerate(container.decode(self._open_stream(container)), start=1):
+                damaged = frame.is_corrupt or (damaged and not frame.key_frame)  # damage spreads up to a key frame
+                if count - 1 not in wanted:
+                    continue
+                if damaged:
+                    raise DecodeError(self._path, f"frame {count - 1} is damaged")
+                made.append(make(count - 1, frame))
+                if self._index is None and len(made) == len(indices):
+                    return made
+        if count != self.num_frames:
+            raise DecodeError(self._path, f"{count} frames can be decoded, not {self.num_frames}")
+        return made
+
+    def _count(self) -> int:
+        with open_container(self._path) as container:
+            return sum(1 for _ in container.decode(video_stream(container)))
+
+    def _image(self, frame: av.VideoFrame) -> np.ndarray:
+        """A frame as players show it: uint8 (H, W, 3), a view of FFmpeg's memory."""
+        plane = self._reformatter.reformat(frame, format="rgb24", threads=1).planes[0]
+        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
+        image = rows[:, : 3 * plane.width].reshape(plane.height, plane.width, 3)
+        return np.rot90(image, k=round(frame.rotation / 90)) if frame.rotation else image
+
+
+def open_container(path: str) -> InputContainer:
+    """A video file, or one in a shard, opened."""
+    source = io.BytesIO(read_member(path)) if is_shard_member(path) else path
+    # a title that is not UTF-8 is no reason to lose the video
+    return av.open(source, mode="r", metadata_errors="replace")
+
+
+def video_stream(container: InputContainer) -> VideoStream:
+    """The first stream of moving pictures, set to decode in one thread."""
+    for stream in container.streams.video:
+        if not stream.disposition & stream.disposition.attached_pic:  # cover art of an audio file
+            if stream.codec_context is None:
+                raise DecodeError(container.name, "the header does not say how the video is coded: the file is cut off")
+            stream.thread_type = "NONE"
+            stream.codec_context.thread_count = 1
+            return stream
+    raise DecodeError(container.name, "no video stream")
+
+
+def _scan(container: InputContainer, stream: VideoStream, see: Callable[[av.Packet], None]) -> _FrameIndex | None:
+    """Index a stream from its packets, to the end of the file; None if their times do not tell the frames apart."""
+    codec = stream.codec_context
+    if container.format.name == "avi" and codec.has_b_frames:
+        return None  # AVI has no presentation times, and FFmpeg's guesses are out of order where there are B-frames
+    is_h264, extradata = codec.name == "h264", codec.extradata
+    shown, keys, unused = [], [], set()
+    for packet in container.demux(stream):
+        if not packet.size:
+            continue  # the mark at the end
+        if packet.pts is None:
+            return None
+        see(packet)
+        if packet.is_keyframe:
+            keys.append(packet.pts)
+        elif is_h264 and codec.has_b_frames and not is_h264_reference(memoryview(packet), extradata):
+            unused.add(packet.pts)
+        if not packet.is_discard:
+            shown.append(packet.pts)
+    times = sorted(set(shown))
+    return _FrameIndex(times, sorted(keys), unused) if len(times) == len(shown) else None

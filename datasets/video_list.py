@@ -1,0 +1,66 @@
+"""What was read of a list: paths, labels, and what they are called."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .entries import NO_LABEL
+
+
+@dataclass(frozen=True)
+class VideoList:
+    """Videos of one list, in its order. Columns of a large list are read from its index when asked for.
+
+    Attributes:
+        file: the list.
+        format: how its lines were read, in words.
+        paths: absolute, or joined with `root`: a file, a folder of frames, or `SHARD.tar#MEMBER`.
+        labels: one for each path; all -1 when the list has none, or several a video.
+        root: the folder that relative paths were joined with; "" when all are absolute.
+        fingerprint: start of the SHA-256 of the lines `path<TAB>label`, with the paths as written in the list.
+        line_numbers: the line of each path in the file, from 1.
+        num_classes: highest label + 1, or as many as there are names; 0 for a list without labels.
+        class_names: in label order; () if neither the list nor `read_list`'s caller names them.
+        label_sets: all labels of each video; None unless the list has several a video.
+        spans: (start, end) in seconds of each video, None for a whole one; None if the list says nothing of it.
+        names_from: the file that `class_names` come from.
+        lowest_label: the smallest label; -1 for a list without labels, or with several a video.
+        notes: what is odd about the list, for the banner of a run.
+    """
+
+    file: Path
+    format: str
+    paths: Sequence[str]
+    labels: Sequence[int]
+    root: str
+    fingerprint: str
+    line_numbers: Sequence[int]
+    num_classes: int
+    class_names: tuple[str, ...] = ()
+    label_sets: Sequence[tuple[int, ...]] | None = None
+    spans: Sequence[tuple[float, float] | None] | None = None
+    names_from: str = ""
+    lowest_label: int = NO_LABEL
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def describe(self) -> str:
+        """One line for the start of a run."""
+        return (
+            f"{self.file}: format '{self.format}', {len(self)} videos, {self.num_classes} classes, "
+            f"fingerprint {self.fingerprint}"
+        )
+
+    def describe_lines(self, count: int = 3) -> list[str]:
+        """How the first lines were read, and what is odd about the list."""
+        lines = []
+        for place in range(min(count, len(self))):
+            label = self.label_sets[place] if self.label_sets is not None else self.labels[place]
+            name = f" ({self.class_names[label]})" if self.class_names and isinstance(label, int) and label >= 0 else ""
+            span = self.spans[place] if self.spans is not None else None
+            part = f", {span[0]:g} to {span[1]:g} s" if span else ""
+            meaning = "no label" if label == NO_LABEL else f"label {label}{name}"
+            lines.append(f"line {self.line_numbers[place]}: {self.paths[place]}, {meaning}{part}")
+        return lines + list(self.notes)

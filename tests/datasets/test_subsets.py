@@ -1,0 +1,91 @@
+"""The paper's subsets are drawn as they were, and refused where the list cannot give them."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from datasets.annotations import AnnotationError, read_list
+from datasets.subsets import (
+    GYM_LABELS,
+    KNOWN_SUBSETS,
+    KnownSubset,
+    check_known_subset,
+    draw_subset,
+    fingerprint_of,
+    select,
+    select_labels,
+)
+
+
+def test_size_is_rounded_up_per_class():
+    labels = [i % 101 for i in range(9_537)]
+    assert len(draw_subset(labels)) == KNOWN_SUBSETS["UCF101"].size == 1_010
+    assert len(draw_subset([i % 99 for i in range(20_484)])) == KNOWN_SUBSETS["GYM99"].size == 1_089
+    small = [0] * 3 + [1] * 500 + [2] * 600  # a class that has fewer gives all
+    assert np.bincount(np.array(small)[draw_subset(small)]).tolist() == [3, 334, 334]
+
+
+def test_first_names_of_the_published_subset():
+    """ApplyEyeMakeup has 101 training videos; the third of its group g08 is the first of the published subset."""
+    labels = [1] * 200 + [0] * 101 + [2] * 90  # classes go by label, wherever they stand in the list
+    assert draw_subset(labels, size=30)[0] == 200 + 2
+
+
+def test_by_hand():
+    """One generator for all classes, in ascending order, places in list order."""
+    labels = np.random.default_rng(5).integers(0, 4, 200)
+    rng = np.random.RandomState(99999)
+    expected = []
+    for label in range(4):
+        own = [place for place in range(200) if labels[place] == label]
+        expected += [own[i] for i in rng.choice(len(own), 10, replace=False)]
+    assert draw_subset(labels.tolist(), size=40) == expected
+    assert draw_subset(labels.tolist(), size=40, seed=1) != expected
+
+
+def test_unlabelled_videos_make_no_subset():
+    with pytest.raises(AnnotationError, match="every video has a label"):
+        draw_subset([-1, -1])
+
+
+def test_fingerprint():
+    assert fingerprint_of(["a", "b"]) == hashlib.sha256(b"a\nb").hexdigest()[:16]
+
+
+@pytest.fixture
+def gym(tmp_path):
+    file = tmp_path / "gym99_train.txt"
+    lines = [f"{'x' * 11}_E_{i:06d}_000001_A_0000_0001 {i * 7 % 99}\n" for i in range(990)]
+    file.write_text("".join(lines))
+    return read_list(file, root="/d")
+
+
+def test_parts_of_gym(gym):
+    assert (len(GYM_LABELS["FXS1"]), len(GYM_LABELS["UBS1"])) == (11, 15)
+    part = select_labels(gym, GYM_LABELS["UBS1"])
+    assert len(part) == 150 and part.num_classes == 15
+    for path, label, line in zip(part.paths, part.labels, part.line_numbers, strict=True):
+        assert gym.paths[line - 1] == path and gym.labels[line - 1] == label + 74
+    with pytest.raises(AnnotationError, match="no video with label 6"):
+        select_labels(part.__class__(**{**vars(part), "labels": (0,) * 150}), GYM_LABELS["FXS1"])
+
+
+def test_selection_keeps_order_and_columns(gym):
+    chosen = select(gym, [5, 0])
+    assert chosen.paths == (gym.paths[5], gym.paths[0]) and chosen.line_numbers == (6, 1)
+    assert chosen.fingerprint != gym.fingerprint and chosen.num_classes == 99
+
+
+def test_a_published_subset_is_checked(gym, monkeypatch):
+    places = draw_subset(gym.labels)
+    with pytest.raises(AnnotationError, match=r"990 videos, the training list of GYM99 has 20484"):
+        check_known_subset("GYM99", gym, places)
+    names = [Path(gym.paths[place]).stem + ".avi" for place in places]
+    known = {"GYM99": KnownSubset(990, 990, fingerprint_of(names))}
+    monkeypatch.setattr("datasets.subsets.KNOWN_SUBSETS", known)
+    check_known_subset("GYM99", gym, places)  # whatever the extension of the files
+    check_known_subset("SSV2", gym, places)  # nothing is known of it
+    with pytest.raises(AnnotationError, match=r"is not the published one"):
+        check_known_subset("GYM99", gym, places[::-1])

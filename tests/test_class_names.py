@@ -1,0 +1,44 @@
+"""Names of classes from any list are in the checkpoint, and a test with other names is refused."""
+
+import json
+
+import pytest
+from processes import FINETUNE, PRETRAIN, run_script
+from runs import load
+
+SHORT = {"epochs": 1, "warmup_epochs": 0, "disable_eval_during_finetuning": True}
+NAMES = ("walk", "jump, high", "run")
+
+
+@pytest.fixture
+def lists(data, tmp_path):
+    """train.jsonl and test.csv with names of classes; the test list lacks one."""
+    records = [{"path": str(path), "label": NAMES[i % 3]} for i, path in enumerate(data.videos[:8])]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (tmp_path / "test.csv").write_text("path;label\n" + "".join(f"{path};run\n" for path in data.videos[8:10]))
+    return tmp_path
+
+
+def test_names_from_lists(data, lists):
+    out = lists / "out"
+    finished = run_script(FINETUNE, *data.flags(FINETUNE, out, data_path=lists, **SHORT))
+    assert finished.code == 0, finished.stderr
+    assert list(load(out / "checkpoint-0.pth")["class_names"]) == ["jump, high", "run", "walk"]
+    assert "train.jsonl: format 'jsonl', 8 videos, 3 classes" in finished.stderr
+    assert f"line 2: {data.videos[8]}, label 1 (run)" in finished.stderr
+    flags = data.flags(FINETUNE, data_path=lists, eval=True, resume=out / "checkpoint-0.pth", **SHORT)
+    assert run_script(FINETUNE, *flags).code == 0
+    (lists / "labels.txt").write_text("walk\nrun\njump, high\n")
+    finished = run_script(FINETUNE, *flags)
+    assert finished.code == 2, finished.stderr
+    assert "class 0 is 'jump, high', that of the lists 'walk'" in finished.errors[0]
+
+
+def test_list_format_is_taken(data, tmp_path):
+    file = tmp_path / "list.txt"
+    file.write_text("".join(f"{path} 0 -1\n" for path in data.videos))
+    finished = run_script(PRETRAIN, *data.flags(PRETRAIN, data_path=file, epochs=1, warmup_epochs=0))
+    assert finished.code == 2 and "--list_format videomaev2" in finished.errors[0]
+    flags = data.flags(PRETRAIN, data_path=file, epochs=1, warmup_epochs=0, list_format="videomaev2")
+    finished = run_script(PRETRAIN, *flags)
+    assert finished.code == 0 and f"line 1: {data.videos[0]}, no label" in finished.stderr
