@@ -1,0 +1,453 @@
+"""The data path against the way of the released code: CPU time of one core, alternating, medians, one run.
+
+python bench/data.py [--quick] [--json FILE]
+
+Writes its own H.264 videos (moving textures, 10 s at 30 fps) to a temporary folder. `--quick` is a smoke run on tiny
+ones, whose numbers mean nothing. The baseline is written out here: decord at full size, one PIL image for each frame,
+float32 before the batch is made. OpenCV, with which the released code resizes at test time, is not installed here;
+torch's uint8 kernel, which is at least as fast, stands in for it.
+
+Ours ends with a uint8 batch: the change to normalised float32 happens on the GPU and is not counted.
+"""
+
+import argparse
+import importlib.util
+import itertools
+import json
+import math
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import date
+from fractions import Fraction
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from PIL import Image, ImageEnhance, ImageOps
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from datasets.annotations import read_list
+from datasets.classification import ViewDataset
+from datasets.decoding import open_video, resolve_decoder
+from datasets.pretraining import sample_rng
+from datasets.randaugment import OPS, RandAugment, level_value
+from datasets.sampling import crop_offsets, dense_test_indices, draw_pretrain_clip
+from datasets.transforms import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    PretrainTransform,
+    TrainTransform,
+    ViewTransform,
+    random_crop_box,
+)
+
+AUGMENT = "rand-m7-n4-mstd0.5-inc1"
+FRAMES, STRIDE, BATCH = 16, 4, 4
+Clip = torch.Tensor
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is measured."""
+
+    sizes: tuple[tuple[int, int], ...] = ((320, 240), (340, 256), (454, 256), (426, 320))
+    seconds: int = 10
+    crop: int = 224
+    short_side: int = 256
+    rounds: int = 15
+    clips: int = 5
+    contents: int = 3
+
+
+QUICK = Scale(sizes=((96, 64),), seconds=3, crop=32, short_side=48, rounds=2, clips=2, contents=1)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: CPU-ms of one sample."""
+
+    what: str
+    way: str
+    milliseconds: float
+    baseline: float
+    ratio: float
+
+
+# ---- videos ----
+
+
+def texture(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """Blobs of several sizes: uint8 (height, width, 3)."""
+    image = np.full((height, width, 3), 128.0)
+    for cell, strength in ((96, 60), (32, 40), (12, 25), (4, 12)):
+        coarse = rng.uniform(-1, 1, (height // cell + 2, width // cell + 2, 3))
+        scaled = torch.nn.functional.interpolate(
+            torch.from_numpy(coarse).permute(2, 0, 1)[None], size=(height, width), mode="bicubic"
+        )
+        image += strength * scaled[0].permute(1, 2, 0).numpy()
+    return image.clip(0, 255).astype(np.uint8)
+
+
+def moving_frames(width: int, height: int, count: int, seed: int) -> Iterator[np.ndarray]:
+    """A panning background, two things that move over it, and a little noise."""
+    rng = np.random.default_rng(seed)
+    back = texture(height + 160, width + 160, rng)
+    things = [texture(height // 3, width // 4, rng) for _ in range(2)]
+    noise = rng.integers(-3, 4, (8, height, width, 1))
+
+    def frame(t: int) -> np.ndarray:
+        y, x = (round(80 + 75 * math.sin(t / 40 + seed + turn)) for turn in (0, 1.5))
+        image = back[y : y + height, x : x + width].astype(np.int16)
+        for k, thing in enumerate(things):
+            top = round((height - len(thing)) * (0.5 + 0.5 * math.sin(t / (17 + 9 * k) + k)))
+            left = round((width - thing.shape[1]) * (0.5 + 0.5 * math.cos(t / (23 + 5 * k))))
+            image[top : top + len(thing), left : left + thing.shape[1]] = thing
+        return (image + noise[t % 8]).clip(0, 255).astype(np.uint8)
+
+    return (frame(t) for t in range(count))
+
+
+def encode(file: Path, frames: Any, size: tuple[int, int], gop: int, **options: str) -> Path:
+    """H.264 at 30 fps; frames are uint8 arrays, or decoded frames to be scaled to `size`."""
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream("libx264", rate=30, options={"crf": "23", **options})
+        stream.width, stream.height, stream.pix_fmt, stream.gop_size = *size, "yuv420p", gop
+        for number, frame in enumerate(frames):
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24") if isinstance(frame, np.ndarray) else frame
+            picture = picture.reformat(*size, format="yuv420p", interpolation="BICUBIC")
+            picture.pts, picture.time_base = number, Fraction(1, 30)
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    return file
+
+
+def reencode(source: Path, target: Path, short_side: int) -> Path:
+    """The recommended form: short side at most `short_side`, key frame every 12, quick to decode."""
+    with av.open(str(source)) as container:
+        stream = container.streams.video[0]
+        scale = min(short_side / min(stream.width, stream.height), 1)
+        size = tuple(round(side * scale / 2) * 2 for side in (stream.width, stream.height))
+        return encode(target, container.decode(stream), size, 12, tune="fastdecode")
+
+
+# ---- the released code's way ----
+
+
+def to_images(frames: np.ndarray) -> list[Image.Image]:
+    return [Image.fromarray(frame) for frame in frames]
+
+
+def decord_frames(path: str, choose: Callable[[int], Any]) -> np.ndarray:
+    """uint8 (T, H, W, 3) at full size, by a reader opened for this one clip."""
+    import decord
+
+    reader = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
+    return reader.get_batch(list(choose(len(reader)))).asnumpy()
+
+
+def pil_pretrain(images: list[Image.Image], transform: PretrainTransform, rng: np.random.Generator) -> Clip:
+    """Crop and resize image by image, join along the channels, float32 in 0..1, normalise: (3, T, size, size)."""
+    top, left, height, width = transform.draw_box(images[0].height, images[0].width, rng)
+    size = transform.size
+    crops = [image.crop((left, top, left + width, top + height)) for image in images]
+    crops = [crop.resize((size, size), Image.Resampling.BILINEAR) for crop in crops]
+    stacked = torch.from_numpy(np.concatenate([np.array(crop) for crop in crops], axis=2))
+    scaled = stacked.permute(2, 0, 1).contiguous().float().div(255)
+    for plane, mean, std in zip(scaled, itertools.cycle(IMAGENET_MEAN), itertools.cycle(IMAGENET_STD), strict=False):
+        plane.sub_(mean).div_(std)
+    return scaled.view(len(images), 3, size, size).transpose(0, 1)
+
+
+def pil_operation(image: Image.Image, name: str, value: float) -> Image.Image:
+    """One operation of RandAugment on one image."""
+    width, height = image.size
+    moves = {
+        "ShearX": (1, value, 0, 0, 1, 0),
+        "ShearY": (1, 0, 0, value, 1, 0),
+        "TranslateX": (1, 0, value * width, 0, 1, 0),
+        "TranslateY": (1, 0, 0, 0, 1, value * height),
+    }
+    if name in moves:
+        method, grey = Image.Transform.AFFINE, (128, 128, 128)
+        return image.transform(image.size, method, moves[name], Image.Resampling.BICUBIC, fillcolor=grey)
+    if name == "SolarizeAdd":
+        return image.point([min(level + int(value), 255) if level < 128 else level for level in range(256)] * 3)
+    if name == "Posterize" and value == 0:
+        return image.point([0] * 768)
+    simple: dict[str, Callable[[], Image.Image]] = {
+        "AutoContrast": lambda: ImageOps.autocontrast(image),
+        "Equalize": lambda: ImageOps.equalize(image),
+        "Invert": lambda: ImageOps.invert(image),
+        "Posterize": lambda: ImageOps.posterize(image, int(value)),
+        "Solarize": lambda: ImageOps.solarize(image, int(value)),
+        "Rotate": lambda: image.rotate(value, Image.Resampling.BICUBIC, fillcolor=(128, 128, 128)),
+    }
+    return simple[name]() if name in simple else getattr(ImageEnhance, name)(image).enhance(value)
+
+
+def pil_randaugment(images: list[Image.Image], augment: RandAugment, rng: np.random.Generator) -> list[Image.Image]:
+    """The operations that ours draws from the same stream, image by image."""
+    config = augment.config
+    for choice in rng.integers(len(OPS), size=config.num_ops):
+        applied, level = rng.random() < config.prob, rng.normal(config.magnitude, config.magnitude_std)
+        sign = 1 if rng.random() < 0.5 else -1
+        if applied:
+            name = tuple(OPS)[choice]
+            value = level_value(name, min(max(level, 0), 10), sign=sign, increasing=config.increasing)
+            images = [pil_operation(image, name, value) for image in images]
+    return images
+
+
+def pil_train(images: list[Image.Image], transform: TrainTransform, rng: np.random.Generator) -> Clip:
+    """RandAugment on images, then float32, normalisation, and the crop on floats: (3, T, size, size)."""
+    assert transform.augment is not None
+    images = pil_randaugment(images, transform.augment, rng)
+    frames = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous() for image in images])
+    frames = frames.permute(0, 2, 3, 1).float().div(255)
+    frames = (frames - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)
+    clip = frames.permute(3, 0, 1, 2)
+    top, left, height, width = random_crop_box(*clip.shape[2:], rng, min_area=transform.min_area)
+    clip = clip[..., top : top + height, left : left + width]
+    size = (transform.size, transform.size)
+    clip = torch.nn.functional.interpolate(clip, size=size, mode="bilinear", align_corners=False)
+    return clip.flip(-1) if rng.random() < 0.5 else clip
+
+
+def one_view(path: str, clip: int, crop: int, num_clips: int, num_crops: int, size: int) -> Clip:
+    """One test view: every candidate frame of the video is decoded and resized for it."""
+    frames = decord_frames(path, lambda length: range(0, length, STRIDE))
+    height, width = frames.shape[1:3]
+    offsets, axis = crop_offsets(height, width, size, num_crops)
+    long = size * max(height, width) // min(height, width)
+    shape = (long, size) if axis == "height" else (size, long)
+    pixels = torch.from_numpy(frames).permute(0, 3, 1, 2)
+    resized = torch.cat([torch.nn.functional.interpolate(frame[None], size=shape, mode="bilinear") for frame in pixels])
+    length = len(frames)
+    chosen = dense_test_indices(length, FRAMES, 1, num_clips)[clip]
+    start = offsets[crop]
+    view = resized[chosen]
+    view = view[..., start : start + size, :] if axis == "height" else view[..., start : start + size]
+    scaled = view.permute(1, 0, 2, 3).float().div(255)
+    mean, std = (torch.tensor(values).view(3, 1, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return (scaled - mean) / std
+
+
+# ---- measuring ----
+
+
+def alternate(ways: dict[str, Callable[[int], Any]], rounds: int, share: int) -> dict[str, list[float]]:
+    """CPU-ms of one sample for each way and round; a call makes `share` samples. Every round starts with another."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for way in ways.values():
+        way(0)  # what is imported or made once
+    names = list(ways)
+    for number in range(rounds):
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            start = time.process_time()
+            ways[name](number)
+            times[name].append(1000 * (time.process_time() - start) / share)
+    return times
+
+
+def rows(what: str, times: dict[str, list[float]]) -> list[Row]:
+    """The first way is the baseline; ratios are medians of the rounds' ratios."""
+    base, *_ = times.values()
+    return [
+        Row(
+            what,
+            name,
+            statistics.median(column),
+            statistics.median(base),
+            statistics.median(b / max(t, 1e-6) for b, t in zip(base, column, strict=True)),
+        )
+        for name, column in times.items()
+    ]
+
+
+def pil_loader(paths: Sequence[str], scale: Scale) -> Callable[[int], Any]:
+    transform = PretrainTransform(scale.crop)
+
+    def batch(number: int) -> Clip:
+        clips = []
+        for index in range(scale.clips):
+            rng = sample_rng(0, number, index)
+            frames = decord_frames(
+                paths[index % len(paths)], lambda length, r=rng: draw_pretrain_clip(length, FRAMES, STRIDE, r)
+            )
+            clips.append(pil_pretrain(to_images(frames), transform, rng))
+        return torch.stack(clips)
+
+    return batch
+
+
+def our_loader(paths: Sequence[str], scale: Scale) -> Callable[[int], Any]:
+    transform = PretrainTransform(scale.crop)
+
+    def batch(number: int) -> Clip:
+        clips = []
+        for index in range(scale.clips):
+            rng = sample_rng(0, number, index)
+            with open_video(paths[index % len(paths)]) as video:
+                frames = video.get_frames(draw_pretrain_clip(video.num_frames, FRAMES, STRIDE, rng))
+            clips.append(transform(frames, rng))
+        return torch.stack(clips)
+
+    return batch
+
+
+def has_shards() -> bool:
+    return importlib.util.find_spec("datasets.shards") is not None
+
+
+def shard_paths(files: Sequence[Path], folder: Path) -> list[str] | None:
+    """The files in one shard; None where this version has no shards."""
+    if not has_shards():
+        return None
+    from datasets.shards import write_shards
+
+    return write_shards([(file.name, file) for file in files], folder, shard_size=1 << 30)
+
+
+def bench_loaders(folder: Path, scale: Scale) -> list[Row]:
+    """Whole samples, file to batch: by size and distance of key frames."""
+    found = []
+    for (width, height), gop in itertools.product(scale.sizes, (250, 12)):
+        name = f"{width}x{height}, key frame every {gop}"
+        files = []
+        for k in range(scale.contents):
+            frames = moving_frames(width, height, 30 * scale.seconds, k)
+            files.append(encode(folder / f"{width}x{height} {gop} {k}.mp4", frames, (width, height), gop))
+        again = [reencode(file, file.with_name(f"re {file.name}"), scale.short_side) for file in files]
+        ways = {
+            "decord, PIL, float32": pil_loader(list(map(str, files)), scale),
+            "ours, same file": our_loader(list(map(str, files)), scale),
+            "ours, re-encoded": our_loader(list(map(str, again)), scale),
+        }
+        members = shard_paths(again, folder / f"shards {width} {height} {gop}")
+        if members is not None:
+            ways["ours, re-encoded, shard"] = our_loader(members, scale)
+        found += rows(f"clip from {name}", alternate(ways, scale.rounds, scale.clips))
+    return found
+
+
+def bench_views(folder: Path, scale: Scale) -> list[Row]:
+    """5 x 3 test views of one video, each read for itself or all at once."""
+    width, height = scale.sizes[-1]
+    found = []
+    for gop in (250, 12):
+        path = folder / f"{width}x{height} {gop} 0.mp4"
+        listed = folder / f"views {gop}.csv"
+        listed.write_text(f"{path} 0\n")
+        transform = ViewTransform(scale.crop, scale.crop, 3)
+        dataset = ViewDataset(
+            read_list(listed, require_labels=True),
+            transform=transform,
+            sampler="dense",
+            num_frames=FRAMES,
+            sampling_rate=STRIDE,
+            num_clips=5,
+        )
+
+        def each(_: int, path: Path = path) -> list[Clip]:
+            return [one_view(str(path), clip, crop, 5, 3, scale.crop) for clip in range(5) for crop in range(3)]
+
+        ways = {
+            "decord, once for each view, float32": each,
+            "ours, all views in one pass": lambda _, d=dataset: d[0],
+        }
+        times = alternate(ways, max(scale.rounds // 3, 2), 1)
+        found += rows(f"15 views from {width}x{height}, key frame every {gop}", times)
+    return found
+
+
+def bench_transforms(scale: Scale) -> list[Row]:
+    """Transforms alone, from decoded frames."""
+    found = []
+    augment = RandAugment(AUGMENT)
+    for width, height in scale.sizes:
+        frames = np.stack(list(moving_frames(width, height, FRAMES, 0)))
+        pixels = torch.from_numpy(frames).permute(0, 3, 1, 2)
+        crop, train = PretrainTransform(scale.crop), TrainTransform(scale.crop, aa=AUGMENT, flip=True)
+        seeds = range(4 * scale.clips)  # one call sees many draws, the same for both ways
+
+        def many(make: Callable[[np.random.Generator], Any], seeds: range = seeds) -> Callable[[int], Any]:
+            return lambda number: [make(sample_rng(1, number, seed)) for seed in seeds]
+
+        for what, ways in {
+            "pre-training transform": {
+                "PIL, float32": many(lambda r, f=frames, t=crop: pil_pretrain(to_images(f), t, r)),
+                "ours": many(lambda r, f=pixels, t=crop: t(f, r)),
+            },
+            "RandAugment": {
+                "PIL": many(lambda r, f=frames: pil_randaugment(to_images(f), augment, r)),
+                "ours": many(lambda r, f=pixels: augment(f, r)),
+            },
+            "fine-tuning transform": {
+                "PIL, float32": many(lambda r, f=frames, t=train: pil_train(to_images(f), t, r)),
+                "ours": many(lambda r, f=pixels, t=train: t(f, r)),
+            },
+        }.items():
+            found += rows(f"{what}, {width}x{height}", alternate(ways, max(scale.rounds // 3, 2), len(seeds)))
+    return found
+
+
+# ---- report ----
+
+
+def processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def facts() -> dict[str, str]:
+    packages = ("torch", "torchvision", "numpy", "pillow", "av", "decord")
+    return {
+        "date": date.today().isoformat(),
+        "processor": processor(),
+        "vector instructions": torch.backends.cpu.get_cpu_capability(),
+        "decoder": resolve_decoder("auto"),
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+    }
+
+
+def markdown(found: Sequence[Row]) -> str:
+    lines = ["| what | way | CPU-ms | per second and core | ratio |", "|---|---|---|---|---|"]
+    for row in found:
+        per_second = 1000 / max(row.milliseconds, 1e-6)
+        lines.append(f"| {row.what} | {row.way} | {row.milliseconds:.1f} | {per_second:.1f} | {row.ratio:.2f} |")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="a smoke run of some seconds")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write facts and rows there")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    scale = QUICK if options.quick else Scale()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        found = bench_loaders(folder, scale) + bench_views(folder, scale) + bench_transforms(scale)
+    about = facts()
+    print(", ".join(f"{key} {value}" for key, value in about.items()))
+    if not has_shards():
+        print("shards: not there")
+    print(markdown(found))
+    if options.json:
+        options.json.write_text(json.dumps({"facts": about, "rows": [asdict(row) for row in found]}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

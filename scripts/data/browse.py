@@ -1,0 +1,199 @@
+"""Draw what the model gets: `python scripts/data/browse.py lists/train.csv clips.png`.
+
+For some videos of a list, one picture with a row for the clip of pre-training, a row for each kind of mask (what the
+encoder sees of the clip; hidden tokens are grey), and, where the list has labels, rows with the augmented clips of
+fine-tuning, under the label. The data sets and transforms are those of training: with the flags of a run, its --seed
+and an --epoch, these are its very clips.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from datasets.annotations import NO_LABEL, AnnotationError, VideoList, read_class_names, read_list
+from datasets.catalogue import CATALOGUE, get_data_set
+from datasets.classification import TrainDataset
+from datasets.decoding import DecodeError
+from datasets.formats import LIST_FORMATS
+from datasets.masking import MASKS
+from datasets.motion_vectors import has_motion_vectors
+from datasets.pretraining import PretrainDataset
+from datasets.transforms import PretrainTransform, TrainTransform
+from engine.config import finetuning_parser, pretraining_parser
+from engine.errors import ConfigError, bad_options, user_errors
+from scripts.data.jobs import positive
+
+MASK_TYPES = [name for name in MASKS if name != "motion"]  # that needs a network and the training device
+_HIDDEN = 110  # grey level of a hidden token
+_GAP = 4
+_TEXT = 16  # pixels
+
+
+class Row(NamedTuple):
+    """A line of text, and below it frames uint8 (T, 3, H, W), if there are any."""
+
+    text: str
+    frames: torch.Tensor | None = None
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; what it shares with training has training's defaults."""
+    options = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("list", metavar="LIST", help="list of videos")
+    options.add_argument("out", metavar="PNG", help="the picture")
+    options.add_argument("--data_root", default="", metavar="FOLDER", help="what the list's relative paths start from")
+    options.add_argument("--list_format", default="auto", choices=LIST_FORMATS, help="of the list (default: auto)")
+    options.add_argument("--num", type=positive, default=4, help="videos, spread over the list (default: 4)")
+    options.add_argument("--columns", type=positive, default=8, help="frames shown of a clip (default: 8)")
+    options.add_argument("--side", type=positive, default=112, help="pixels of a frame in the picture (default: 112)")
+    options.add_argument("--epoch", type=int, default=0, help="whose clips are shown (default: 0)")
+    clip = options.add_argument_group("as in training")
+    clip.add_argument("--seed", type=int)
+    clip.add_argument("--num_frames", type=positive)
+    clip.add_argument("--input_size", type=positive)
+    clip.add_argument("--tubelet_size", type=positive)
+    clip.add_argument("--patch_size", type=positive, default=16, help="of the model (default: 16)")
+    pretraining = options.add_argument_group("as in run_sigma_pretraining.py")
+    pretraining.add_argument("--sampling_rate", type=positive)
+    pretraining.add_argument("--mask_ratio", type=float)
+    pretraining.add_argument("--augmentation", choices=PretrainTransform.AUGMENTATIONS)
+    finetuning = options.add_argument_group("as in run_class_finetuning.py")
+    finetuning.add_argument("--data_set", default="custom", choices=list(CATALOGUE), help="whose sampling and flips")
+    finetuning.add_argument("--num_sample", type=positive, help="augmentations of each clip")
+    finetuning.add_argument("--aa")
+    finetuning.add_argument("--reprob", type=float)
+    defaults = vars(pretraining_parser().parse_args(["--data_path", ""]))
+    tuned = vars(finetuning_parser().parse_args(["--data_path", ""]))
+    shared = ("seed", "num_frames", "input_size", "tubelet_size", "sampling_rate", "mask_ratio", "augmentation")
+    options.set_defaults(
+        **{name: defaults[name] for name in shared}, **{name: tuned[name] for name in ("num_sample", "aa", "reprob")}
+    )
+    return options
+
+
+def hide(frames: torch.Tensor, mask: torch.Tensor, grid: tuple[int, int, int]) -> torch.Tensor:
+    """Frames (T, 3, H, W) of which the masked tokens, bool (N,), are grey."""
+    slots, rows, columns = grid
+    count, _, height, width = frames.shape
+    hidden = mask.view(grid).repeat_interleave(count // slots, dim=0)
+    hidden = hidden.repeat_interleave(height // rows, dim=1).repeat_interleave(width // columns, dim=2)
+    return torch.where(hidden[:, None], torch.tensor(_HIDDEN, dtype=torch.uint8), frames)
+
+
+def pretraining_rows(videos: VideoList, index: int, args: argparse.Namespace) -> list[Row]:
+    """The clip of a video, and what each kind of mask leaves of it."""
+    sides = args.input_size // args.patch_size
+    grid = (args.num_frames // args.tubelet_size, sides, sides)
+    rows: list[Row] = []
+    for name in MASK_TYPES:
+        dataset = PretrainDataset(
+            videos,
+            transform=PretrainTransform(args.input_size, args.augmentation),
+            mask_fn=MASKS[name],
+            grid=grid,
+            mask_ratio=args.mask_ratio,
+            motion=name == "motion_vectors",
+            num_frames=args.num_frames,
+            sampling_rate=args.sampling_rate,
+            seed=args.seed,
+            decoder="pyav",  # the motion vectors come from it
+        )
+        item = dataset[args.epoch, index]
+        if not rows:
+            rows += [Row(f"training takes another video: {path}: {reason}") for path, reason, *_ in item["failures"]]
+            rows.append(Row(f"pre-training: {args.num_frames} frames, every {args.sampling_rate}th", item["clip"]))
+        still = name == "motion_vectors" and not has_motion_vectors(videos.paths[item["index"]])
+        visible = int((~item["mask"]).sum())
+        text = f"--mask_type {name}: the encoder sees {visible} of {item['mask'].numel()} tokens"
+        text += " (no motion vectors in this file)" if still else ""
+        rows.append(Row(text, hide(item["clip"], item["mask"], grid)))
+    return rows
+
+
+def finetuning_rows(videos: VideoList, index: int, args: argparse.Namespace) -> list[Row]:
+    """The augmented clips of a labelled video."""
+    row = get_data_set(args.data_set)
+    dataset = TrainDataset(
+        videos,
+        transform=TrainTransform(args.input_size, aa=args.aa, flip=row.flip, erase_prob=args.reprob),
+        sampler=row.sampler,
+        num_frames=args.num_frames,
+        sampling_rate=row.sampling_rate,
+        num_repeats=args.num_sample,
+        seed=args.seed,
+    )
+    clips = dataset[args.epoch, index]["clip"]
+    return [Row(f"fine-tuning, {number} of {len(clips)}: {args.aa}", clip) for number, clip in enumerate(clips, 1)]
+
+
+def rows_of(videos: VideoList, index: int, names: Sequence[str], args: argparse.Namespace) -> list[Row]:
+    """Everything about one video.
+
+    Raises:
+        ConfigError: options that do not fit one another.
+    """
+    title = videos.paths[index]
+    label = videos.labels[index]
+    if label != NO_LABEL:
+        title += f"   label {label}" + (f": {names[label]}" if label < len(names) else "")
+    try:
+        with bad_options():
+            rows = pretraining_rows(videos, index, args)
+            tuned = finetuning_rows(videos, index, args) if label != NO_LABEL else []
+    except DecodeError as error:
+        return [Row(title), Row(f"cannot be decoded: {error.reason}")]
+    return [Row(title), *rows, *tuned]
+
+
+def draw(rows: Sequence[Row], columns: int, side: int) -> Image.Image:
+    """All rows below one another."""
+    font = ImageFont.load_default(_TEXT - 4)
+    heights = [_TEXT + _GAP + (side + _GAP if row.frames is not None else 0) for row in rows]
+    sheet = Image.new("RGB", (columns * (side + _GAP) + _GAP, sum(heights) + _GAP), "white")
+    pen, top = ImageDraw.Draw(sheet), _GAP
+    for row, height in zip(rows, heights, strict=True):
+        pen.text((_GAP, top), row.text, fill="black", font=font)
+        if row.frames is not None:
+            for column, place in enumerate(np.linspace(0, len(row.frames) - 1, columns).round().astype(int)):
+                picture = Image.fromarray(row.frames[place].permute(1, 2, 0).numpy())
+                sheet.paste(picture.resize((side, side)), (_GAP + column * (side + _GAP), top + _TEXT))
+        top += height
+    return sheet
+
+
+def run(args: argparse.Namespace) -> None:
+    """What the command line asks for."""
+    if args.input_size % args.patch_size or args.num_frames % args.tubelet_size:
+        raise ConfigError("--input_size must be a multiple of --patch_size, --num_frames one of --tubelet_size")
+    videos = read_list(args.list, root=args.data_root, list_format=args.list_format)
+    file = Path(args.list).with_name("labels.txt")
+    names = videos.class_names or (read_class_names(file) if file.is_file() else ())
+    count = min(args.num, len(videos))
+    rows = []
+    for place in range(count):
+        rows += rows_of(videos, place * len(videos) // count, names, args)
+    try:
+        draw(rows, min(args.columns, args.num_frames), args.side).save(args.out)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{args.out}: cannot be written ({error}): give a name that ends in .png") from error
+    print(f"{args.out}: {count} videos of {args.list}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    with user_errors(AnnotationError):
+        run(parser().parse_args(argv))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""Decode every video of a list, and say what is wrong with it: `python scripts/data/check.py lists/train.csv`.
+
+The first, middle and last frame of each video are decoded; with --full all frames. The output folder gets
+
+  train.csv, ...   the lists without the bad videos (and labels.txt): use this folder as --data_path
+  bad_videos.txt   the bad ones, with the reason: path<TAB>reason
+  report.txt       counts by reason, codecs, sizes, rates, distances of key frames, what decoding costs here, and
+                   whether scripts/data/reencode.py would pay
+
+The same command goes on where it was stopped. On a cluster give `--part 1/8` to `--part 8/8` on eight machines, then
+run once with `--merge`: scripts/slurm/prepare.sbatch does it.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from datasets.annotations import AnnotationError
+from datasets.decoding import DecodeError, open_video
+from engine.errors import user_errors
+from engine.metrics import replace_text
+from scripts.data.jobs import Job, Result, Task, add_job_flags, run_tasks
+from scripts.data.lists import add_list_flags, read_lists, unique_paths, write_lists
+from scripts.data.media import CLIP_FRAMES, CLIP_STRIDE, clip_seconds, decode_all, describe, is_video_file
+from scripts.data.reencode import Recipe, encode
+from scripts.data.reports import by_reason, failures, shares, spread, write_failures
+
+_PAYS = 1.5  # times faster that decoding has to become for the advice to encode anew
+_QUANTITIES = {
+    "frames": "frames",
+    "seconds": "seconds",
+    "fps": "frames per second",
+    "short_side": "short side, pixels",
+    "key_distance": "frames from key frame to key frame",
+}
+
+
+class Work(NamedTuple):
+    """A video, and whether all its frames are decoded."""
+
+    path: str
+    full: bool
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    options = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_list_flags(options)
+    options.add_argument("--out", metavar="FOLDER", help="default: `checked` beside the first list")
+    options.add_argument("--full", action="store_true", help="decode every frame, not three of each video")
+    options.add_argument(
+        "--samples", type=int, default=5, help="videos that are timed, now and encoded anew (default: 5; 0: none)"
+    )
+    add_job_flags(options)
+    return options
+
+
+# ------------------------------------------------------------------------------------------------- one video
+
+
+def check(work: Work) -> Result:
+    """Facts of a video whose frames can be decoded; else the reason why they cannot."""
+    path, full = work
+    try:
+        with open_video(path) as video:
+            num_frames = video.num_frames
+            height, width = video.get_frames(sorted({0, num_frames // 2, num_frames - 1})).shape[-2:]
+        facts = describe(path)
+        if full:
+            decode_all(path, num_frames)
+    except DecodeError as error:
+        return {"error": error.reason}
+    return {"frames": num_frames, "short_side": min(height, width), "size": f"{width}x{height}", **facts}
+
+
+class Timing(NamedTuple):
+    """Seconds that a clip takes, as the video is and encoded anew."""
+
+    now: float
+    after: float
+
+
+def time_sample(path: str) -> Result:
+    """How long a clip of a video takes to decode, now and after `reencode.py`."""
+    try:
+        now = clip_seconds(path)
+        with tempfile.TemporaryDirectory() as folder:
+            target = os.path.join(folder, "sample.mp4")
+            encode(path, target, Recipe())
+            return {"now": now, "after": clip_seconds(target)}
+    except DecodeError as error:
+        return {"error": error.reason}
+
+
+# ------------------------------------------------------------------------------------------------- the report
+
+
+def report(results: Mapping[str, Result], timings: Sequence[Timing], counts: Mapping[str, int]) -> str:
+    """The text of report.txt."""
+    good = {path: result for path, result in results.items() if "error" not in result}
+    failed = failures(results)
+    lines = [f"{len(results):,} videos: {len(good):,} can be decoded, {len(failed):,} cannot"]
+    lines += [f"{name}: {count:,} videos kept" for name, count in counts.items()]
+    lines += ["", "Bad, by reason:", *by_reason(failed)] if failed else []
+    odd = {path: result["warning"] for path, result in good.items() if "warning" in result}
+    lines += ["", "Odd, and kept:", *by_reason(odd)] if odd else []
+    if good:
+        lines += ["", *_facts(list(good.values()))]
+    if timings:
+        lines += ["", *_costs(timings, len(good))]
+    return "\n".join(lines) + "\n"
+
+
+def _facts(good: Sequence[Result]) -> list[str]:
+    lines = ["codecs      " + shares(result["codec"] for result in good)]
+    files = [result for result in good if "container" in result]
+    if files:
+        lines.append("containers  " + shares(result["container"] for result in files))
+        lines.append(f"bytes       {sum(result['bytes'] for result in files) / 1e9:.3g} GB of pictures")
+    lines.append("sizes       " + shares(result["size"] for result in good))
+    lines += ["", f"{'':36}  smallest    10 %      median     90 %      largest"]
+    for key, name in _QUANTITIES.items():
+        values = [result[key] for result in good if result.get(key) is not None]
+        if values:
+            lines.append(f"{name:36}{spread(values)}")
+    return lines
+
+
+def _costs(timings: Sequence[Timing], num_videos: int) -> list[str]:
+    now, gain = median(timing.now for timing in timings), median(timing.now / timing.after for timing in timings)
+    lines = [
+        f"A clip ({CLIP_FRAMES} frames, every {CLIP_STRIDE}th) takes {1000 * now:.3g} ms on one core of this machine, "
+        f"{1 / now:.3g} clips/s (median of {len(timings)} videos);",
+        f"an epoch of {num_videos:,} clips {num_videos * now / 3600:.3g} core hours.",
+        f"Encoded anew (scripts/data/reencode.py) these clips decode {gain:.2g} times as fast.",
+    ]
+    if gain >= _PAYS:
+        return [
+            *lines,
+            "Advice: encode anew if decoding limits the training (`data` in its log close to the step time).",
+        ]
+    return [*lines, "Advice: leave the videos as they are."]
+
+
+def samples(results: Mapping[str, Result], count: int) -> list[str]:
+    """Paths of videos, evenly spread over the good ones."""
+    good = [path for path, result in results.items() if "error" not in result and is_video_file(path)]
+    count = min(count, len(good))
+    return [good[place * len(good) // count] for place in range(count)]
+
+
+def run(args: argparse.Namespace) -> None:
+    """What the command line asks for."""
+    lists = read_lists(args)
+    out = Path(args.out or Path(args.lists[0]).absolute().parent / "checked").absolute()
+    tasks = [Task(path, Work(path, args.full)) for path in unique_paths(lists)]
+    plan = {"tool": "check", "lists": [videos.fingerprint for videos in lists], "full": args.full}
+    job = Job(out, tasks, plan, args)
+    if not args.merge:
+        job.run(check)
+    if args.part is not None:
+        return
+    results = job.results()
+    counts = write_lists(out, lists, {path: path for path, result in results.items() if "error" not in result})
+    write_failures(out / "bad_videos.txt", results)
+    chosen = [Task(path, path) for path in samples(results, args.samples)]
+    timed = [result for _, result in run_tasks(chosen, time_sample, workers=min(1, len(chosen)), timeout=args.timeout)]
+    timings = [Timing(result["now"], result["after"]) for result in timed if "error" not in result]
+    text = report(results, timings, counts)
+    replace_text(out / "report.txt", text)
+    print(f"{text}\nThe lists without the bad videos and this report are in {out}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    with user_errors(AnnotationError):
+        run(parser().parse_args(argv))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""What a video file is: codec, size, rate, distance of key frames; and how long a clip of it takes to decode."""
+
+import contextlib
+import io
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import av
+import numpy as np
+from av.container import InputContainer
+
+from datasets.decoding import DecodeError, as_decode_error, open_video, video_stream
+from datasets.sampling import draw_pretrain_clip
+from datasets.shards import read_member, split_member
+
+CLIP_FRAMES, CLIP_STRIDE = 16, 4  # the clip whose decoding is timed
+_CLIPS = 5  # of each video
+_SHORT = 0.75  # frames that end before this part of the duration in the header: the file was cut off, perhaps
+
+
+@contextlib.contextmanager
+def open_source(path: str) -> Iterator[InputContainer]:
+    """The container of a video file or a member of a shard.
+
+    Raises:
+        DecodeError: while it is opened, and in the block.
+    """
+    with as_decode_error(path):
+        source = io.BytesIO(read_member(path)) if split_member(path) else path
+        with av.open(source, metadata_errors="replace") as container:
+            yield container
+
+
+def is_video_file(path: str) -> bool:
+    """Whether a path names a file that FFmpeg decodes, rather than a folder of frames."""
+    return split_member(path) is not None or not os.path.isdir(path)
+
+
+def describe(path: str) -> dict[str, Any]:
+    """Codec, container, rate, seconds, mean distance of key frames, bytes; a folder of frames has a codec only.
+
+    Raises:
+        DecodeError: the headers or packets cannot be read.
+    """
+    if not is_video_file(path):
+        return {"codec": "frames"}
+    with open_source(path) as container:
+        stream = video_stream(container)
+        packets = [packet for packet in container.demux(stream) if packet.size]
+        times = [packet.pts + (packet.duration or 0) for packet in packets if packet.pts is not None]
+        begin = stream.start_time or 0
+        seconds = float((max(times) - begin) * stream.time_base) if times and stream.time_base else 0.0
+        header = (container.duration or 0) / 1_000_000
+        facts = {
+            "codec": stream.codec_context.codec.canonical_name,
+            "container": container.format.name.partition(",")[0],
+            "fps": float(stream.average_rate) if stream.average_rate else None,
+            "seconds": seconds,
+            "key_distance": len(packets) / max(sum(packet.is_keyframe for packet in packets), 1),
+            "bytes": sum(packet.size for packet in packets),
+        }
+    if seconds < _SHORT * header:
+        facts["warning"] = f"its header says {header:.1f} s, its frames end after {seconds:.1f} s"
+    return facts
+
+
+def decode_all(path: str, num_frames: int) -> None:
+    """Decode every frame.
+
+    Raises:
+        DecodeError: a frame is damaged, or there are not `num_frames`.
+    """
+    if not is_video_file(path):
+        with open_video(path) as video:
+            for index in range(num_frames):
+                video.get_frames([index])
+        return
+    count = 0
+    with open_source(path) as container:
+        for frame in container.decode(video_stream(container)):
+            if frame.is_corrupt:
+                raise DecodeError(path, f"frame {count} is damaged")
+            count += 1
+    if count != num_frames:
+        raise DecodeError(path, f"{count} frames can be decoded, not {num_frames}")
+
+
+def clip_seconds(path: str) -> float:
+    """Mean time of opening a video and decoding a clip at a random place."""
+    rng = np.random.default_rng(0)
+    start = time.perf_counter()
+    for _ in range(_CLIPS):
+        with open_video(path) as video:
+            video.get_frames(draw_pretrain_clip(video.num_frames, CLIP_FRAMES, CLIP_STRIDE, rng))
+    return (time.perf_counter() - start) / _CLIPS

@@ -1,0 +1,265 @@
+"""Write the lists that training reads, from what a data set comes with.
+
+  python scripts/data/prepare.py --from kinetics ANNOTATIONS --videos VIDEOS --out lists/k400
+
+ANNOTATIONS is the folder of the downloaded annotation files (or one list), VIDEOS the folder of the videos. The output
+folder gets train.csv, val.csv and test.csv (`path label` a line), labels.txt (names of the classes), the same as
+train.jsonl, ... (with names, and for data with several labels a video only these), and missing.txt with the listed
+videos that are not there, which are left out. Then `scripts/data/check.py` tries to decode them all.
+
+What is read, in ANNOTATIONS (--train, --val and --test name other files):
+
+  kinetics    train.csv, val.csv or validate.csv, with label,youtube_id,time_start,time_end
+  ssv2        *train.json, *validation.json, and labels.json (*-labels.json) beside them
+  ucf101      trainlist01.txt, testlist01.txt and classInd.txt; --split 2 for trainlist02.txt
+  hmdb51      CLASS_test_split1.txt of all classes; --split 2 for another split
+  gym         *train*.txt, *val*.txt of FineGym
+  charades    train.csv, val.csv: frame lists as SlowFast has them; VIDEOS holds the folders of frames
+  folder      train/CLASS/x.mp4, val/CLASS/y.mp4; or CLASS/x.mp4, which is all for training; no --videos
+  csv, jsonl, videomae, mmaction, videomaev2
+              *train*, *val*, *test* of that form (see DATASET.md); for mmaction `folder frames label`, for videomaev2
+              `path start length`
+"""
+
+import argparse
+import re
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from datasets.annotations import AnnotationError, VideoList, check_files, read_list
+from datasets.catalogue import CATALOGUE
+from datasets.formats import LIST_FORMATS
+from datasets.shards import ShardError
+from engine.errors import ConfigError, user_errors
+from engine.metrics import replace_text
+from scripts.data.jobs import positive
+from scripts.data.lists import absolute, is_plain, records, write_list
+
+PARTS = ("train", "val", "test")
+_NAMES = {"train": r"train", "val": r"val", "test": r"test"}  # in the names of lists; `val` is in `validation` too
+_ENDINGS = {
+    "kinetics": (".csv",),
+    "ssv2": (".json",),
+    "gym": (".txt",),
+    "charades": (".csv",),
+    "csv": (".csv", ".tsv", ".txt"),
+    "jsonl": (".jsonl",),
+}
+_ANY_ENDING = (".csv", ".txt", ".lst", ".list")
+_SHOWN = 3  # examples of a fault
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    options = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("source", metavar="ANNOTATIONS", nargs="?", help="folder of the annotation files, or one list")
+    options.add_argument(
+        "--from", dest="form", required=True, choices=[name for name in LIST_FORMATS if name != "auto"]
+    )
+    options.add_argument("--videos", default="", metavar="FOLDER", help="what the paths in the lists start from")
+    options.add_argument("--out", required=True, metavar="FOLDER", help="for the lists")
+    options.add_argument("--split", type=positive, default=1, help="of ucf101 and hmdb51 (default: 1)")
+    for part in PARTS:
+        options.add_argument(f"--{part}", metavar="FILE", help=f"the {part} list, where its name does not say so")
+    return options
+
+
+# ------------------------------------------------------------------------------------------------- finding the lists
+
+
+def find_lists(form: str, source: Path | None, split: int) -> dict[str, Path]:
+    """The list of each part of a data set.
+
+    Raises:
+        ConfigError: there is none, or there are two for a part.
+    """
+    if source is None:
+        return {}
+    if not source.exists():
+        raise ConfigError(f"{source} does not exist: give the folder of the annotation files, or a list")
+    if form == "hmdb51":
+        return {"train": source, "test": source}
+    if source.is_file():
+        return {_part_of(source.name) or "train": source}
+    if form == "ucf101":
+        lists = {"train": source / f"trainlist{split:02}.txt", "test": source / f"testlist{split:02}.txt"}
+        return {part: file for part, file in lists.items() if file.is_file()}
+    if form == "folder":
+        found = {part: folder for part in PARTS if (folder := _subfolder(source, part)) is not None}
+        return found or {"train": source}
+    return _by_name(form, source)
+
+
+def _part_of(name: str) -> str | None:
+    return next((part for part, pattern in _NAMES.items() if re.search(pattern, name.lower())), None)
+
+
+def _subfolder(source: Path, part: str) -> Path | None:
+    names = (part, "validation") if part == "val" else (part,)
+    return next((source / name for name in names if (source / name).is_dir()), None)
+
+
+def _by_name(form: str, source: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    endings = _ENDINGS.get(form, _ANY_ENDING)
+    for file in sorted(source.iterdir()):
+        part = _part_of(file.name)
+        if part is None or file.suffix.lower() not in endings or not file.is_file():
+            continue
+        if part in found:
+            raise ConfigError(f"{found[part]} and {file}: two lists; name the right ones with --train, --val, --test")
+        found[part] = file
+    if not found:
+        raise ConfigError(
+            f"{source}: no {' or '.join(endings)} with train, val or test in its name; name the lists with --train, "
+            "--val, --test"
+        )
+    return found
+
+
+def read_parts(files: Mapping[str, Path], args: argparse.Namespace) -> dict[str, VideoList]:
+    """Read the lists; classes that have names have the same numbers in all.
+
+    Raises:
+        AnnotationError: one cannot be read.
+    """
+    lists: dict[str, VideoList] = {}
+    names: tuple[str, ...] = ()
+    for part, file in files.items():
+        videos = read_list(
+            file,
+            root=args.videos,
+            list_format=args.form,
+            class_names=names,
+            names_from=str(next(iter(files.values()))),
+            part=part,
+            split=args.split,
+        )
+        names = names or videos.class_names
+        lists[part] = videos
+    return lists
+
+
+# ------------------------------------------------------------------------------------------------- report
+
+
+def published_size(form: str, part: str, videos: VideoList) -> int | None:
+    """How many videos the published list has, if it is known; a data set is known by its format and classes."""
+    rows = [row for row in CATALOGUE.values() if row.list_format == form and row.num_classes == videos.num_classes]
+    return rows[0].known(part) if len(rows) == 1 else None
+
+
+def report(part: str, videos: VideoList, missing: set[str], known: int | None) -> list[str]:
+    """What is to be told of a part."""
+    beside = f" (published lists: {known:,})" if known else ""
+    lines = [f"{part}: {len(videos) - len(missing):,} of {len(videos):,} videos{beside}, {videos.num_classes} classes"]
+    lines.append(f"  read as {videos.format}, from {videos.file}")
+    lines += [f"  {line}" for line in videos.describe_lines()]
+    if missing:
+        examples = ", ".join(sorted(missing)[:_SHOWN])
+        lines.append(f"  {len(missing):,} are not there and left out, for example {examples}")
+    counts = Counter(videos.paths)
+    twice = [path for path, count in counts.items() if count > 1]
+    if twice and videos.spans is None:
+        lines.append(f"  {len(twice):,} are listed more than once, for example {', '.join(twice[:_SHOWN])}")
+    return lines
+
+
+def overlaps(lists: Mapping[str, VideoList]) -> list[str]:
+    """Videos that are in the training list and in another."""
+    lines = []
+    train = set(lists["train"].paths) if "train" in lists else set()
+    for part in ("val", "test"):
+        shared = sorted(train & set(lists[part].paths)) if part in lists else []
+        if shared:
+            examples = ", ".join(shared[:_SHOWN])
+            lines.append(f"WARNING: {len(shared):,} videos are in train and in {part}, for example {examples}")
+    return lines
+
+
+def missing_files(part: str, videos: VideoList) -> set[str]:
+    """Videos of a list that are not there.
+
+    Raises:
+        ConfigError: none is there.
+    """
+    missing = set(check_files(videos, handful=len(videos)))
+    if len(missing) == len(set(videos.paths)):
+        raise ConfigError(
+            f"{part}: none of the {len(videos):,} videos is there, for example {', '.join(videos.paths[:_SHOWN])}: "
+            "check --videos"
+        )
+    return missing
+
+
+def run(args: argparse.Namespace) -> None:
+    """What the command line asks for."""
+    source = Path(args.source) if args.source else None
+    files = find_lists(args.form, source, args.split)
+    files |= {part: Path(file) for part in PARTS if (file := getattr(args, part))}
+    if not files:
+        raise ConfigError(
+            f"no lists of {args.form} in {source}: see --help for their names, or give --train, --val, --test"
+        )
+    lists = read_parts({part: files[part] for part in PARTS if part in files}, args)
+    missing: dict[str, set[str]] = {}
+    for part, videos in lists.items():
+        missing[part] = missing_files(part, videos)
+        print("\n".join(report(part, videos, missing[part], published_size(args.form, part, videos))))
+    print("\n".join([*overlaps(lists), *write_all(Path(args.out), lists, missing)]))
+
+
+def write_all(out: Path, lists: Mapping[str, VideoList], missing: Mapping[str, set[str]]) -> list[str]:
+    """Write everything; what there is to say of it."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {out}: {error.strerror}") from error
+    labelled = {part: videos for part, videos in lists.items() if part != "test" or videos.num_classes}
+    lines = []
+    if len(labelled) < len(lists):
+        lines.append("test: has no labels, so that nothing can be tested on it; it is written as test.unlabelled.csv")
+    for part, videos in lists.items():
+        name = part if part in labelled else f"{part}.unlabelled"
+        write_part(out, name, videos, missing[part])
+    for part, other in (("test", "val"), ("val", "test")):
+        if part not in labelled and other in labelled:
+            write_part(out, part, labelled[other], missing[other])
+            lines.append(f"{part}: no list of its own, so it is the same as {other}")
+    names = max((videos.class_names for videos in lists.values()), key=len)
+    if names:
+        replace_text(out / "labels.txt", "".join(f"{name}\n" for name in names))
+    absent = [f"{part}\t{path}\n" for part, paths in missing.items() for path in sorted(paths)]
+    replace_text(out / "missing.txt", "".join(absent))
+    written = sorted(path.name for path in out.iterdir() if path.is_file())
+    return [*lines, f"{out}: {', '.join(written)}", f"next: python scripts/data/check.py {_lists_to_check(out, lists)}"]
+
+
+def _lists_to_check(out: Path, lists: Mapping[str, VideoList]) -> str:
+    ending = "csv" if all(map(is_plain, lists.values())) else "jsonl"
+    return " ".join(str(out / f"{part}.{ending}") for part in PARTS if (out / f"{part}.{ending}").is_file())
+
+
+def write_part(out: Path, name: str, videos: VideoList, missing: set[str]) -> None:
+    """A part as `.jsonl`, and where that holds all of it, as `.csv`."""
+    absent = {absolute(path) for path in missing}
+    rows = [record for record in records(videos) if record["path"] not in absent]
+    write_list(out / f"{name}.jsonl", rows, plain=False)
+    if is_plain(videos):
+        write_list(out / f"{name}.csv", rows, plain=True)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    with user_errors(AnnotationError, ShardError):
+        run(parser().parse_args(argv))
+
+
+if __name__ == "__main__":
+    main()
