@@ -1,6 +1,5 @@
 """Readers of lists with columns or fields that have names: csv and jsonl."""
 
-import csv
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -8,8 +7,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from .entries import MOST, AnnotationError, Entry, Parsed, at, ended_lines, has_extension, raw_lines
-from .formats_official import TOO_MUCH_JSON, Where, refuse_line_ends, searched
+from .entries import MOST, AnnotationError, Entry, Parsed, at, has_extension, raw_lines
+from .formats_official import TOO_MUCH_JSON, Where, csv_rows, searched
 
 INTEGER = re.compile(r"[+-]?[0-9]{1,18}")  # stricter than `int`, which also takes `1_0`
 FRACTION = re.compile(r"[+-]?[0-9]+\.[0-9]*([eE][+-]?[0-9]+)?")
@@ -36,7 +35,9 @@ def read_csv(file: Path, where: Where) -> Parsed:
 
     def entries() -> Iterator[Entry]:
         numeric = None
-        for number, row in islice(_csv_rows(file, delimiter), 1 if has_header else 0, None):
+        for number, row in islice(
+            csv_rows(file, delimiter, skip_blanks=delimiter != "\t"), 1 if has_header else 0, None
+        ):
             if len(row) <= max(columns.values()):
                 raise AnnotationError(
                     f"{at(file, number)}: {len(row)} columns where {max(columns.values()) + 1} are needed "
@@ -86,27 +87,6 @@ def _whole_number(file: Path, number: int, label: str) -> int:
     return int(label)
 
 
-def _csv_rows(file: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Rows that are not blank, with the numbers of their first lines.
-
-    Raises:
-        AnnotationError: a row goes on in the next line.
-    """
-    reader = csv.reader(ended_lines(file), delimiter=delimiter, skipinitialspace=delimiter != "\t")
-    number = 1
-    while True:
-        try:
-            row = next(reader, None)
-        except csv.Error as error:
-            raise AnnotationError(f"{at(file, number)}: not csv ({error}). Check the quotes.") from error
-        if row is None:
-            return
-        if any(cell.strip() for cell in row):
-            refuse_line_ends(file, number, row)
-            yield number, row
-        number = reader.line_num + 1
-
-
 def csv_layout(file: Path) -> tuple[str, dict[str, int], bool, int]:
     """Delimiter, place of every known column, whether the first row is a header, and the number of columns."""
     samples = {delimiter: _sample(file, delimiter) for delimiter in (",", "\t", ";", " ")}
@@ -117,7 +97,7 @@ def csv_layout(file: Path) -> tuple[str, dict[str, int], bool, int]:
     for delimiter, rows in samples.items():
         if rows and all(len(row) == 2 for row in rows) and _is_path_and_label(rows):
             return delimiter, {"path": 0, "label": 1}, False, 2
-    next(_csv_rows(file, ","), None)  # says what is wrong if not even the first line is csv
+    next(csv_rows(file, ",", skip_blanks=True), None)  # says what is wrong if not even the first line is csv
     raise AnnotationError(
         f"{at(file, 1)}: the columns cannot be told from one another. Give the list a header, `path,label` or `path`."
     )
@@ -127,7 +107,7 @@ def _sample(file: Path, delimiter: str) -> list[list[str]]:
     """The first rows; those before the first that is not csv with this delimiter."""
     rows: list[list[str]] = []
     try:
-        rows.extend(row for _, row in islice(_csv_rows(file, delimiter), SAMPLE))
+        rows.extend(row for _, row in islice(csv_rows(file, delimiter, skip_blanks=delimiter != "\t"), SAMPLE))
     except AnnotationError:
         if not file.is_file():
             raise

@@ -85,7 +85,7 @@ def read_kinetics(file: Path, where: Where) -> Parsed:
 
 
 def _kinetics_rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    rows = _rows(file, ",")
+    rows = csv_rows(file, ",")
     header = next(rows, (1, list[str]()))[1]
     for number, cells in rows:
         row = dict(zip(header, cells, strict=False))
@@ -97,9 +97,16 @@ def _kinetics_rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
         yield number, {name: cell.strip() for name, cell in row.items() if name}
 
 
-def _rows(file: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Rows of a csv that are not blank, with the numbers of their lines."""
-    reader = csv.reader(ended_lines(file), delimiter=delimiter)
+def csv_rows(file: Path, delimiter: str, *, skip_blanks: bool = False) -> Iterator[tuple[int, list[str]]]:
+    """Rows of a csv that are not blank, with the numbers of their first lines.
+
+    Args:
+        skip_blanks: leave out blanks after a delimiter.
+
+    Raises:
+        AnnotationError: not csv, or a row goes on in the next line.
+    """
+    reader = csv.reader(ended_lines(file), delimiter=delimiter, skipinitialspace=skip_blanks)
     while True:
         number = reader.line_num + 1
         try:
@@ -108,12 +115,12 @@ def _rows(file: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
             raise AnnotationError(f"{at(file, number)}: not csv ({error}). Check the quotes.") from error
         if row is None:
             return
-        if row:
-            refuse_line_ends(file, number, row)
+        if any(cell.strip() for cell in row):
+            _refuse_line_ends(file, number, row)
             yield number, row
 
 
-def refuse_line_ends(file: Path, number: int, row: Sequence[str]) -> None:
+def _refuse_line_ends(file: Path, number: int, row: Sequence[str]) -> None:
     """Refuse a row of a csv that goes on in the next line, as it does where a quote is not closed."""
     if any("\n" in cell for cell in row):
         raise AnnotationError(
@@ -254,7 +261,7 @@ def read_charades(file: Path, where: Where) -> Parsed:
     """SlowFast's frame lists: `video number frame path "labels"`, one a frame; a video has all labels of its frames."""
 
     def entries() -> Iterator[Entry]:
-        rows = _rows(file, " ")
+        rows = csv_rows(file, " ")
         next(rows, None)  # the header
         current, first, folder, labels = "", 0, "", set[int]()
         for number, row in chain(rows, [(0, ["", "", "", "", ""])]):

@@ -3,6 +3,9 @@
 import pytest
 import videos
 
+from datasets.decoders import why_missing
+from datasets.decoding import BACKENDS
+
 
 @pytest.fixture(scope="session")
 def write_video():
@@ -14,3 +17,11 @@ def write_video():
 def read_number():
     """`read_number(frame)` -> the number painted into a frame (3, H, W)."""
     return videos.read_number
+
+
+@pytest.fixture(params=sorted(BACKENDS))
+def decoder(request):
+    """Every back end; one that is not installed is skipped, with the reason."""
+    if request.param != "pyav" and (reason := why_missing(request.param)):
+        pytest.skip(reason)
+    return request.param

@@ -14,7 +14,7 @@ from processes import ROOT, fresh
 
 from datasets import decoding
 from datasets.decoders import HIDDEN_FRAMES, NEW_CODEC, NO_TIMES, OPEN_GOP, DecordReader, FallbackReader, why_missing
-from datasets.decoding import BACKENDS, DecodeError, PyAVReader, open_video
+from datasets.decoding import DecodeError, PyAVReader, open_video
 from datasets.watch import last_watched, set_watch_file, watched
 
 NUM_FRAMES = 30
@@ -34,13 +34,6 @@ FILES = {  # name -> keywords of write_video
     "mpeg2.ts": {"codec": "mpeg2video", "bf": "2", "b": "2M"},
 }
 REQUESTS = [[29], [3, 20, 29], [20, 3, 3, 11], list(range(NUM_FRAMES))]
-
-
-@pytest.fixture(params=sorted(BACKENDS))
-def decoder(request):
-    if request.param != "pyav" and (reason := why_missing(request.param)):
-        pytest.skip(reason)
-    return request.param
 
 
 @pytest.fixture(scope="module")

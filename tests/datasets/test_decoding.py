@@ -12,7 +12,7 @@ import torch
 
 from datasets import decoding
 from datasets.decoders import why_missing
-from datasets.decoding import BACKENDS, DecodeError, open_video
+from datasets.decoding import DecodeError, open_video
 from datasets.pyav_reader import _FrameIndex
 
 NUM_FRAMES = 48
@@ -35,13 +35,6 @@ DECORD_FAILS = {  # decord by itself returns other frames, or an error: PyAV tak
     "odd.webm": {"codec": "libvpx-vp9", "width": 65, "height": 49},
 }
 REQUESTS = [list(range(NUM_FRAMES)), [30, 31, 40], [47], [0], [13, 13, 13], [40, 3, 3, 25, 12, 47], [0, 15, 31, 46]]
-
-
-@pytest.fixture(params=sorted(BACKENDS))
-def decoder(request):
-    if request.param != "pyav" and (reason := why_missing(request.param)):
-        pytest.skip(reason)
-    return request.param
 
 
 @pytest.fixture(scope="module")
