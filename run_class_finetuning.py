@@ -22,14 +22,17 @@ from datasets.mixing import build_mixup
 from datasets.shards import ShardError
 from datasets.transforms import TrainTransform, ValTransform, ViewTransform
 from datasets.workers import LoaderError, loader_errors
-from engine import checkpoint, config
+from engine import config
 from engine.backend import autocast
+from engine.checkpoint import Ema
+from engine.checkpoint_files import newest_valid
 from engine.checks import check_options
-from engine.distributed import World, distributed
+from engine.distributed import World, distributed, use_deterministic_algorithms
 from engine.errors import ConfigError, bad_options, user_errors
 from engine.evaluation import VideoPredictions, predict
 from engine.finetuning import ClassificationForward
 from engine.metrics import log_table, replace_text, setup_logging
+from engine.resume import is_finished
 from engine.setup import build_trainer
 from engine.training import fit
 from engine.weights import read_weights
@@ -144,7 +147,7 @@ def load_for_test(args: argparse.Namespace, world: World, data: Data, model: Cla
     Weights are those of --resume, else of the newest checkpoint in --output_dir, else of --finetune. With --model_ema
     the average in that file is tested as well, under '_ema'.
     """
-    newest = checkpoint.newest_valid(args.output_dir) if args.auto_resume and args.output_dir else None
+    newest = newest_valid(args.output_dir) if args.auto_resume and args.output_dir else None
     path = args.resume or newest or args.finetune
     if not path:
         raise ConfigError(
@@ -237,7 +240,7 @@ def train(
         model,
         ClassificationForward(mixup, args.smoothing),
         num_batches=len(loaders["train"]),
-        num_videos=len(data.lists["train"]),
+        videos=data.lists["train"].paths,
         repeats=args.num_sample,
         layer_decay=1.0 if args.linear_probing else args.layer_decay,
         ema=ema,
@@ -251,7 +254,7 @@ def train(
     return models
 
 
-def build_ema(args: argparse.Namespace, model: Classifier) -> checkpoint.Ema | None:
+def build_ema(args: argparse.Namespace, model: Classifier) -> Ema | None:
     """The average of the weights that `--model_ema` asks for."""
     if not args.model_ema:
         return None
@@ -313,10 +316,21 @@ def test(
         replace_text(Path(args.output_dir) / "test.json", json.dumps(result, indent=1) + "\n")
 
 
+def is_tested(args: argparse.Namespace, world: World) -> bool:
+    """Whether this very command has nothing left to do."""
+    fresh = args.eval or args.resume or not args.auto_resume
+    return not fresh and is_finished(args.output_dir, args.epochs, world, results="test.json")
+
+
 def main(args: argparse.Namespace, world: World) -> None:
     check_options(args)
     config.prepare_output(args, world)
     setup_logging(world, args.output_dir)
+    if args.deterministic:
+        use_deterministic_algorithms()
+    if is_tested(args, world):
+        logger.info("finished already: all %d epochs are done, and %s/test.json is there", args.epochs, args.output_dir)
+        return
     data = read_lists(args)
     model = build_model(args, world, data)
     loaders = build_loaders(args, world, data)

@@ -21,10 +21,11 @@ from engine import config
 from engine.backend import AMP_DTYPES
 from engine.checks import check_options
 from engine.collapse import CollapseWatch
-from engine.distributed import World, all_reduce_sum, distributed, main_process_first
+from engine.distributed import World, all_reduce_sum, distributed, main_process_first, use_deterministic_algorithms
 from engine.errors import ConfigError, bad_options, user_errors
 from engine.metrics import log_table, setup_logging
 from engine.pretraining import PretrainingForward
+from engine.resume import is_finished
 from engine.setup import build_trainer
 from engine.training import fit
 from engine.weights import read_weights
@@ -196,6 +197,11 @@ def main(args: argparse.Namespace, world: World) -> None:
     check_options(args)
     config.prepare_output(args, world)
     setup_logging(world, args.output_dir)
+    if args.deterministic:
+        use_deterministic_algorithms()
+    if args.auto_resume and not args.resume and is_finished(args.output_dir, args.epochs, world):
+        logger.info("training is finished already: all %d epochs are done", args.epochs)
+        return
     model = build_model(args, world)
     videos, dataset = build_data(args, model)
     loader = build_train_loader(
@@ -219,7 +225,7 @@ def main(args: argparse.Namespace, world: World) -> None:
         model,
         PretrainingForward(teacher=teacher, guide=guide),
         num_batches=len(loader),
-        num_videos=len(videos),
+        videos=videos.paths,
         repeats=args.num_sample,
         watch=CollapseWatch(
             None if model.prototypes is None else len(model.prototypes),

@@ -1,5 +1,6 @@
 """DDP, or one process, behind a small protocol: autocast, accumulation, and a step that never uses bad gradients."""
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -52,6 +53,7 @@ class Backend:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=amp == "fp16")
         self.updates_left_out = torch.zeros((), device=world.device)
         self.last_norm = torch.zeros((), device=world.device)
+        self.last_finite = torch.ones((), dtype=torch.bool, device=world.device)
         self.model = model
         if world.size > 1:
             # The inputs are on their device already (the mask stays on the host): no device_ids, which would move them.
@@ -96,7 +98,35 @@ class Backend:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.last_norm = norm
+        self.last_finite = torch.isfinite(norm)
         return norm
+
+    def training_state(self) -> dict[str, Any]:
+        """`model`, `optimizer` and `scaler`: plain state dicts in the layout of one process, whatever the back end.
+
+        Every rank must call this; only the main process's result is complete. Tensors may be the live ones.
+        """
+        return {
+            "model": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def load_training_state(self, content: Mapping[str, Any]) -> None:
+        """Put back, in place, what `training_state` gave. Every rank must call this.
+
+        What was given on this command line stands in the optimizer's fresh groups; `content` gives the moments only.
+
+        Raises:
+            RuntimeError, ValueError, KeyError, TypeError, AttributeError: it does not fit.
+        """
+        self.module.load_state_dict(content["model"], strict=True)
+        groups = self.optimizer.state_dict()["param_groups"]
+        saved = content["optimizer"]
+        if [group["params"] for group in saved["param_groups"]] != [group["params"] for group in groups]:
+            raise ValueError("the parameters are grouped in another way")
+        self.optimizer.load_state_dict({**saved, "param_groups": groups})
+        self.scaler.load_state_dict(content["scaler"])
 
     def left_out_last(self) -> bool:
         """True if the last update was left out because its gradient was not finite.

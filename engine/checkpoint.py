@@ -1,27 +1,24 @@
-"""Training state in one file: written atomically, read without running any code it might hold."""
+"""The state of training, and when it is saved."""
 
-import argparse
 import logging
 import os
-import random
-import re
-import textwrap
+import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import nn
 
-from engine.checkpoint_files import find_damage, newest_valid, remove_older_steps, step_name
-from engine.distributed import World, barrier, gather_objects
+from engine.backend import Backend
+from engine.checkpoint_files import BEST, epoch_name, remove_older_steps, step_name
+from engine.checkpoint_io import Writer
+from engine.distributed import World, gather_objects
 from engine.errors import CheckpointError
+from engine.random_state import random_state
 
 logger = logging.getLogger(__name__)
-
-_REFUSED = re.compile(r"\bGLOBAL (\S+)")  # in what torch says of a pickle that needs more than tensors
 
 
 class Ema(Protocol):
@@ -37,53 +34,46 @@ class Ema(Protocol):
 class TrainState:
     """Where training stands: all that is needed to go on as if nothing had happened."""
 
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
+    backend: Backend
     ema: Ema | None = None
     epoch: int = -1  # the last one finished
     step: int = 0  # optimizer steps done
     best: float = 0.0  # best validation accuracy so far, in percent
     steps_per_epoch: int = 0
     total_batch: int = 0  # videos of an update, over all ranks
-    unfinished: dict[str, Any] | None = None  # of the epoch after `epoch`, where it was cut off: see `Checkpointer`
+    # Of the epoch after `epoch`, where it was cut off; or, with "validate", of `epoch` itself: see `Checkpointer`.
+    unfinished: dict[str, Any] | None = None
 
     @property
     def step_in_epoch(self) -> int:
         """Optimizer steps done of the epoch after `epoch`."""
         return self.step - (self.epoch + 1) * self.steps_per_epoch
 
-
-def _rng_state(device: torch.device) -> dict[str, Any]:
-    name, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002
-    version, internal, gauss_next = random.getstate()
-    state = {
-        "torch": torch.get_rng_state(),
-        "numpy": [name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), position, has_gauss, gauss],
-        "python": [version, list(internal), gauss_next],
-    }
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    return state
-
-
-def _set_rng_state(state: dict[str, Any], device: torch.device) -> None:
-    name, keys, position, has_gauss, gauss = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, gauss))  # noqa: NPY002
-    version, internal, gauss_next = state["python"]
-    random.setstate((version, tuple(internal), gauss_next))
-    torch.set_rng_state(state["torch"])
-    if "cuda" in state and device.type == "cuda":
-        torch.cuda.set_rng_state(state["cuda"], device)
+    def content(self) -> dict[str, Any]:
+        """What a checkpoint file holds of it; every rank must call this, and only the main process's is complete."""
+        parts = self.backend.training_state()
+        return {
+            "model": parts["model"],
+            "optimizer": parts["optimizer"],
+            "epoch": self.epoch,
+            "scaler": parts["scaler"],
+            "step": self.step,
+            "best": self.best,
+            "steps_per_epoch": self.steps_per_epoch,
+            "total_batch": self.total_batch,
+            **({"model_ema": self.ema.module.state_dict()} if self.ema else {}),
+        }
 
 
 @dataclass(frozen=True)
 class Checkpointer:
-    """Writes checkpoints into the output folder.
+    """Saves into the output folder, while training goes on.
 
-    `checkpoint-E.pth` after epoch E, every `save_every` epochs and after the last. With `save_steps`, every so many
-    optimizer steps `checkpoint-E-stepS.pth`, after S steps of epoch E, of which the newest two are kept. Where such a
-    step is the last of its epoch it is step 0 of the next, unless there is a `checkpoint-E.pth` of it.
+    - `checkpoint-E.pth` after epoch E, every `save_every` epochs and after the last: these stay.
+    - `checkpoint-best.pth`, with the best validation accuracy so far.
+    - `checkpoint-E-stepS.pth` after S steps of epoch E, of which the newest `keep` stay: every `save_steps` optimizer
+      steps, where the run is asked to stop, and before a validation. Where such a step is the last of its epoch it is
+      step 0 of the next, unless there is a `checkpoint-E.pth` of it.
     """
 
     output_dir: str
@@ -92,13 +82,28 @@ class Checkpointer:
     args: dict[str, Any]
     extra: dict[str, Any]
     save_steps: int = 0
+    keep: int = 2
+    writer: Writer = field(default_factory=Writer)
 
-    def after_epoch(self, state: TrainState, *, last: bool) -> None:
-        """Save if it is due. Every rank must call this: each one's random state goes into the file."""
+    @property
+    def failed(self) -> bool:
+        """True once a file could not be written; `finish` says why."""
+        return self.writer.failed
+
+    def after_epoch(self, state: TrainState, *, last: bool, improved: bool = False, stopping: bool = False) -> None:
+        """Save if it is due. Every rank must call this: each one's random state goes into the file.
+
+        Args:
+            improved: no epoch before had a better validation accuracy.
+            stopping: the run ends here, before its time.
+        """
         if last or (state.epoch + 1) % self.save_every == 0:
-            self._save(state, f"checkpoint-{state.epoch}.pth")
-        elif self._is_due(state.step):
-            self._save_for_now(state, step_name(state.epoch + 1, 0))
+            self._save(state, epoch_name(state.epoch), also_best=improved)
+            return
+        if improved:
+            self._save(state, BEST)
+        if stopping or self._is_due(state.step):
+            self._save(state, step_name(state.epoch + 1, 0), passing=True)
 
     def is_due_in_epoch(self, state: TrainState) -> bool:
         """True where `after_step` is to be called: never at the last step of an epoch, which is not done with then."""
@@ -112,243 +117,79 @@ class Checkpointer:
             meter: sums of this rank, from which the epoch's means go on.
         """
         unfinished = {"step": state.step_in_epoch, "sampler": dict(sampler), "meters": gather_objects(dict(meter))}
-        self._save_for_now(state, step_name(state.epoch + 1, state.step_in_epoch), unfinished=unfinished)
+        self._save(state, step_name(state.epoch + 1, state.step_in_epoch), passing=True, unfinished=unfinished)
+
+    def before_validation(self, state: TrainState, record: Mapping[str, float]) -> None:
+        """Save an epoch that is trained and not yet validated, with what is to be logged of it."""
+        unfinished = {"validate": dict(record)}
+        self._save(state, step_name(state.epoch, state.steps_per_epoch), passing=True, unfinished=unfinished)
+
+    def finish(self) -> None:
+        """Wait until all is on the disk. Every rank must call this.
+
+        Raises:
+            CheckpointError: it cannot be; elsewhere than on the main process, which says why, SystemExit.
+        """
+        error = None
+        try:
+            self.wait()
+        except CheckpointError as failure:
+            error = failure
+        failed = any(gather_objects(error is not None))
+        if error is not None:
+            raise error
+        if failed:
+            raise SystemExit(2)
+
+    def wait(self) -> None:
+        """`finish` of this process alone; only the main process writes."""
+        self.writer.wait()
 
     def _is_due(self, step: int) -> bool:
         return self.save_steps > 0 and step % self.save_steps == 0
 
-    def _save_for_now(self, state: TrainState, name: str, **extra: Any) -> None:
-        """Save what the next such files replace."""
-        path = self._save(state, name, **extra)
-        if self.output_dir and self.world.is_main:
-            remove_older_steps(path)
-
-    def _save(self, state: TrainState, name: str, **extra: Any) -> Path:
+    def _save(
+        self, state: TrainState, name: str, *, also_best: bool = False, passing: bool = False, **extra: Any
+    ) -> None:
+        """Save under a name, of which with `passing` only the newest are kept, and with `also_best` as the best."""
+        if not self.output_dir:
+            return
+        self.finish()
+        rng = gather_objects(random_state(self.world.device))
+        content = state.content()
+        if not self.world.is_main:
+            return
         path = Path(self.output_dir) / name
-        if self.output_dir:
-            rng_by_rank = gather_objects(_rng_state(self.world.device))
-            if self.world.is_main:
-                save(path, state, rng_by_rank=rng_by_rank, args=self.args, **self.extra, **extra)
-            barrier()
-        return path
+        place = f"epoch {state.epoch}, step {state.step}"
+
+        def when_written() -> None:
+            logger.info("saved %s (%s)", path, place)
+            if also_best:
+                _put_as(path, path.with_name(BEST))
+            if passing:
+                remove_older_steps(path, keep=self.keep)
+
+        # Training changes the weights while they are written, so the writer gets copies of its own.
+        copied = _copy_to_host({**content, "args": self.args, "rng": rng, **self.extra, **extra})
+        self.writer.submit(path, copied, then=when_written)
 
 
-def save(path: Path, state: TrainState, *, rng_by_rank: list[Any], args: dict[str, Any], **extra: Any) -> None:
-    """Write the state to `path`; a reader sees the old file or the whole new one, also after a crash.
-
-    Keys: `model optimizer epoch scaler args step best steps_per_epoch total_batch rng`, `model_ema` if there is one,
-    and `extra`, which has `unfinished` inside an epoch.
-    """
-    content = {
-        "model": state.model.state_dict(),
-        "optimizer": state.optimizer.state_dict(),
-        "epoch": state.epoch,
-        "scaler": state.scaler.state_dict(),
-        "args": args,
-        "step": state.step,
-        "best": state.best,
-        "steps_per_epoch": state.steps_per_epoch,
-        "total_batch": state.total_batch,
-        "rng": rng_by_rank,
-        **({"model_ema": state.ema.module.state_dict()} if state.ema else {}),
-        **extra,
-    }
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    _sync_folder(path.parent)
-    logger.info("saved %s (epoch %d, step %d)", path, state.epoch, state.step)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Have the names in a folder on the disk, as `os.fsync` has a file's content."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def _put_as(path: Path, other: Path) -> None:
+    """Give a file a second name, in one step; where the file system knows no links, a copy."""
+    temporary = other.with_name(other.name + ".tmp")
+    temporary.unlink(missing_ok=True)
     try:
-        os.fsync(descriptor)
-    except OSError as error:  # some network file systems know no such thing
-        logger.debug("%s: %s", folder, error)
-    finally:
-        os.close(descriptor)
+        os.link(path, temporary)
+    except OSError:
+        shutil.copyfile(path, temporary)
+    os.replace(temporary, other)
 
 
-def read(path: str | Path, *, trust: bool = False) -> dict[str, Any]:
-    """The content of a checkpoint file, tensors in host memory.
-
-    Only tensors and plain types are unpickled, unless the user says with `trust` (`--trust_checkpoint`) that any code
-    which the file holds may run.
-
-    Raises:
-        CheckpointError: missing, damaged, or holding objects without `trust`.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint file")
-    if not os.access(path, os.R_OK):
-        raise CheckpointError(f"{path}: may not be read by this user")
-    if damage := find_damage(path):
-        raise CheckpointError(f"{path}: {damage}")
-    if trust:
-        logger.warning("%s: --trust_checkpoint: whatever code this file holds is run", path)
-    try:
-        # argparse.Namespace holds plain values; the released checkpoints keep their options in one.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=not trust)
-    except Exception as error:  # torch raises many types on a file that is not a checkpoint
-        raise CheckpointError(f"{path}: {_unreadable(error)}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a dictionary")
-    return content
-
-
-def _unreadable(error: Exception) -> str:
-    """Why `torch.load` failed, and what can be done if it is for an object that the file holds."""
-    if refused := _REFUSED.search(str(error)):
-        return (
-            f"holds an object of type {refused[1]}, which can run code when it is read. If you trust whoever made the "
-            "file: --trust_checkpoint"
-        )
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return f"cannot be read as a checkpoint of tensors and plain values: {reason}"
-
-
-def resume(
-    state: TrainState,
-    *,
-    explicit: str,
-    auto: bool,
-    output_dir: str,
-    world: World,
-    trust: bool = False,
-    unchanged: Mapping[str, Any] | None = None,
-    fingerprint: str = "",
-    num_sample: int = 0,
-) -> Path | None:
-    """Go on from `explicit` if given, else, with `auto`, from the newest valid checkpoint of the output folder.
-
-    The main process chooses, and all ranks read the file that it chose.
-
-    Args:
-        trust: see `read`.
-        unchanged: options that must have in the file, if it knows them, the values given here: no tensor's shape would
-            tell that they changed.
-        fingerprint: of the list that is trained on now; "": not known.
-        num_sample: clips of each video now; 0: not known.
-
-    Returns:
-        The file, or None where training starts anew.
-
-    Raises:
-        CheckpointError: the file does not do; or training would start anew among the checkpoints of another run, the
-            highest-numbered of which would later be taken for this one's.
-    """
-    path = Path(explicit) if explicit else None
-    if path is None and output_dir:
-        found = gather_objects(newest_valid(output_dir) if world.is_main else None)[0]
-        if found and not auto:
-            raise CheckpointError(
-                f"--no_auto_resume: {found} belongs to an earlier run; choose another --output_dir or remove it"
-            )
-        path = found
-    if path is None:
-        return None
-    content = read(path, trust=trust)
-    for name, value in (unchanged or {}).items():
-        before = _option(content, name, value)
-        if before != value:
-            raise CheckpointError(
-                f"{path}: made with {name} {before}, now {value}: keep --num_frames, --input_size, --finetune and "
-                "--pretrained_clip, or choose another --output_dir"
-            )
-    _check_samples(content, path=path, fingerprint=fingerprint, num_sample=num_sample)
-    restore(state, content, world=world, path=path)
-    inside = f" and {state.step_in_epoch} steps of the next" if state.unfinished else ""
-    logger.info("resumed from %s: %d epochs%s, %d steps done", path, state.epoch + 1, inside, state.step)
-    return path
-
-
-def _check_samples(content: Mapping[str, Any], *, path: Path, fingerprint: str, num_sample: int) -> None:
-    """Inside an epoch the samples must be those that it began with; at its end another list is only worth a warning.
-
-    What a file does not say is taken to be as it is now.
-
-    Raises:
-        CheckpointError: the rest of the epoch would be made of other samples.
-    """
-    inside = "unfinished" in content
-    made_with = content.get("fingerprint")
-    if made_with and fingerprint and made_with != fingerprint:
-        other = f"made with another list, fingerprint {made_with}, now {fingerprint}"
-        if inside:
-            raise CheckpointError(
-                f"{path}: {other}: the rest of the epoch would have other videos than it began with. Give the list in "
-                "--data_path that it was made with, or go on from the end of an epoch with --resume"
-            )
-        logger.warning("%s: %s: from here on it is trained on this one", path, other)
-    before = _option(content, "num_sample", num_sample)
-    if inside and num_sample and before != num_sample:
-        raise CheckpointError(
-            f"{path}: made inside an epoch with --num_sample {before}, now {num_sample}: the rest of the epoch would "
-            f"have other batches. Keep --num_sample {before}, or go on from the end of an epoch with --resume"
-        )
-
-
-def _option(content: Mapping[str, Any], name: str, default: Any) -> Any:
-    args = content.get("args")
-    value = args.get(name) if isinstance(args, Mapping) else getattr(args, name, None)
-    return default if value is None else value
-
-
-def restore(state: TrainState, content: dict[str, Any], *, world: World, path: Path) -> None:
-    """Put a saved state back, in place.
-
-    Raises:
-        CheckpointError: not a training state, or one of another model or optimizer.
-    """
-    total_batch = content.get("total_batch", state.total_batch)
-    if "unfinished" in content and total_batch != state.total_batch:
-        raise CheckpointError(
-            f"{path}: made inside an epoch with a total batch of {total_batch} videos, now {state.total_batch}: the "
-            "rest of the epoch would be cut into other batches. Keep --batch_size x --update_freq x ranks at "
-            f"{total_batch}, or go on from the end of an epoch with --resume"
-        )
-    missing = [key for key in ("model", "optimizer", "epoch", "scaler", "step") if key not in content]
-    if missing:
-        raise CheckpointError(
-            f"{path}: no {', '.join(missing)} in it, so it is not a training state to resume; "
-            "to start from its weights use --finetune"
-        )
-    try:
-        state.model.load_state_dict(content["model"], strict=True)
-        # What was given on this command line stands in the fresh groups; only the moments come from the file.
-        groups = state.optimizer.state_dict()["param_groups"]
-        saved = content["optimizer"]
-        if [group["params"] for group in saved["param_groups"]] != [group["params"] for group in groups]:
-            raise ValueError("the parameters are grouped in another way")
-        state.optimizer.load_state_dict({**saved, "param_groups": groups})
-        state.scaler.load_state_dict(content["scaler"])
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"{path}: does not fit this model, optimizer and --amp (use the options it was made with, or "
-            f"another --output_dir): {textwrap.shorten(str(error), 400)}"
-        ) from error
-    if ("model_ema" in content) != (state.ema is not None):
-        made, remedy = ("with", "give it") if "model_ema" in content else ("without", "leave it out")
-        raise CheckpointError(f"{path}: made {made} --model_ema; {remedy} to go on, or choose another --output_dir")
-    if state.ema is not None:
-        state.ema.module.load_state_dict(content["model_ema"], strict=True)
-    steps_per_epoch = content.get("steps_per_epoch", state.steps_per_epoch)
-    if steps_per_epoch != state.steps_per_epoch:
-        raise CheckpointError(
-            f"{path}: made with {steps_per_epoch} updates an epoch, now {state.steps_per_epoch}: the schedule "
-            "would not go on where it stood. Keep the list and the total batch (--batch_size x --update_freq x ranks), "
-            "or start anew in another --output_dir"
-        )
-    state.epoch, state.step = content["epoch"], content["step"]
-    state.best = content.get("best", 0.0)
-    state.unfinished = content.get("unfinished")
-    rng = content.get("rng", [])
-    if world.rank < len(rng):
-        _set_rng_state(rng[world.rank], world.device)
+def _copy_to_host(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return {key: _copy_to_host(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_copy_to_host(item) for item in value)
+    return value

@@ -1,6 +1,5 @@
 """The checkpoint files of a run: their names, which is the newest that is whole, and which are no longer needed."""
 
-import contextlib
 import logging
 import math
 import re
@@ -10,9 +9,14 @@ from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
+BEST = "checkpoint-best.pth"
 _FILE = re.compile(r"checkpoint-(\d+)(?:-step(\d+))?\.pth")
-_STEP_FILES_KEPT = 2  # should the newest be damaged, there is one before it
 _BROKEN = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError)  # of a damaged archive
+
+
+def epoch_name(epoch: int) -> str:
+    """Name of the checkpoint at the end of an epoch."""
+    return f"checkpoint-{epoch}.pth"
 
 
 def step_name(epoch: int, step: int) -> str:
@@ -30,20 +34,33 @@ def newest_valid(output_dir: str | Path) -> Path | None:
     return None
 
 
-def remove_older_steps(written: Path) -> None:
-    """Of the files with steps in their names keep the one just written and whole ones before it up to the number.
+def remove_older_steps(written: Path, *, keep: int) -> None:
+    """Of the files with steps in their names keep the one just written and whole ones before it, `keep` in all.
 
     Damaged ones do not count: should the one just written turn out to be damaged too, there is still another.
     """
     older = [path for place, path in _checkpoints(written.parent) if place[1] != math.inf and place < _place(written)]
     kept = 1
-    while older and kept < _STEP_FILES_KEPT:
+    while older and kept < keep:
         if len(older) == 1:
             return  # nothing to remove, so it need not be read
         kept += not find_damage(older.pop())
     for path in older:
-        with contextlib.suppress(OSError):  # removed by another process, or a folder of that name
-            path.unlink()
+        remove(path)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a process that was killed while it wrote a checkpoint left behind."""
+    for path in folder.glob("checkpoint-*.pth.tmp"):
+        remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file that is no longer needed; training does not stop because it cannot be."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        logger.warning("%s: could not be removed (%s)", path, error.strerror)
 
 
 def _place(path: Path) -> tuple[int, float]:

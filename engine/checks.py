@@ -11,13 +11,13 @@ _RULES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     (
         "batch_size update_freq epochs save_ckpt_freq print_freq num_frames input_size tubelet_size sampling_rate "
         "decoder_depth decoder_num_classes projection_dims num_prototypes sinkhorn_iterations nb_classes num_sample "
-        "short_side_size test_num_segment test_num_crop recount pretrained_clip",
+        "short_side_size test_num_segment test_num_crop recount pretrained_clip keep_ckpts",
         lambda value: value >= 1,
         "must be at least 1",
     ),
     (
         "num_workers seed warmup_epochs warmup_lr min_lr weight_decay weight_decay_end init_scale init_values mixup "
-        "cutmix save_ckpt_steps decode_timeout",
+        "cutmix save_ckpt_steps decode_timeout nonfinite_limit stall_timeout",
         lambda value: value >= 0,
         "must be 0 or more",
     ),

@@ -19,6 +19,7 @@ from engine.backend import AMP_DTYPES, check_amp
 from engine.distributed import World
 from engine.errors import ConfigError
 from engine.metrics import log_table, replace_text
+from engine.nonfinite import POLICIES
 from engine.schedules import Schedule
 
 logger = logging.getLogger(__name__)
@@ -69,6 +70,33 @@ def _run_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--save_ckpt_freq", type=int, metavar="EPOCHS", help="save every so many epochs, and at the end")
     group.add_argument(
         "--save_ckpt_steps", type=int, default=0, metavar="STEPS", help="also save every so many updates; 0: do not"
+    )
+    group.add_argument(
+        "--keep_ckpts",
+        type=int,
+        default=2,
+        metavar="N",
+        help="checkpoints inside epochs that are kept, the newest",
+    )
+    group.add_argument(
+        "--on_nonfinite",
+        default="stop",
+        choices=POLICIES,
+        help="when a loss or gradient is not finite: end the run; go on without that update; go back to the last "
+        "checkpoint and pass the update over",
+    )
+    group.add_argument(
+        "--nonfinite_limit", type=int, default=10, metavar="N", help="end the run at more such updates than this"
+    )
+    group.add_argument(
+        "--stall_timeout",
+        type=float,
+        default=1200.0,
+        metavar="SECONDS",
+        help="end the run, with the stacks of all threads, when it makes no progress for so long; 0: never",
+    )
+    group.add_argument(
+        "--deterministic", action="store_true", help="only algorithms that give the same bits every time; slower"
     )
     group.add_argument("--print_freq", type=int, default=10, metavar="STEPS", help="log every so many steps")
     group.add_argument(

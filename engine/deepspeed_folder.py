@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from engine.checkpoint import read
+from engine.checkpoint_io import read
 from engine.errors import CheckpointError
 
 _SHARD = re.compile(r"(?:bf16_|fp16_)?zero_pp_rank_(\d+)_mp_rank_00_(model|optim)_states\.pt")

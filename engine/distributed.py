@@ -141,6 +141,12 @@ def main_process_first(world: World) -> Iterator[None]:
         barrier()
 
 
+def use_deterministic_algorithms() -> None:
+    """Have torch use only algorithms that give the same bits every time, and fail where it has none."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs it for that
+    torch.use_deterministic_algorithms(True)
+
+
 def seed_everything(seed: int, rank: int) -> None:
     """Seed random, numpy and torch; different on every rank. Models are made before, under the common seed."""
     random.seed(seed + rank)

@@ -41,6 +41,14 @@ class RunLog:
                 kept.append(line + "\n")
         replace_text(self.path, "".join(kept))
 
+    def rewind(self, step: int) -> None:
+        """Forget what was logged after a step: training goes on from there once more."""
+        if self.path is not None and self.path.exists():
+            self._drop_after(step)
+        if self.writer is not None:
+            self.writer.close()
+            self.writer = SummaryWriter(self.writer.log_dir, purge_step=step + 1)
+
     def write(self, step: int, **values: float) -> None:
         """One record; `step` counts optimizer steps done."""
         if self.path is not None:
@@ -93,6 +101,10 @@ class Meter:
             means = {key: sum(state[name][key] for state in own) / len(own) for key in own[0][name]}
             setattr(self, name, {key: value.to(world.device) for key, value in means.items()})
         self.count, self.epoch_count = own[0]["count"], own[0]["epoch_count"]
+
+    def restart_epoch(self) -> None:
+        """Forget the sums of the epoch so far."""
+        self.sums, self.count, self.epoch_sums, self.epoch_count = {}, 0, {}, 0
 
     def is_log_step(self, step: int) -> bool:
         """True every `log_every` steps."""

@@ -1,17 +1,21 @@
 """From options and a model to a trainer that stands where the last run left off."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
-from engine import checkpoint, config
+from engine import config
 from engine.backend import Backend
+from engine.checkpoint import Checkpointer, Ema, TrainState
 from engine.distributed import World, seed_everything
 from engine.metrics import Meter, RunLog
+from engine.nonfinite import NonFiniteGuard
 from engine.optim import build_optimizer, parameter_groups
+from engine.preemption import StopRequests
 from engine.quarantine import Quarantine
+from engine.resume import resume
 from engine.training import Forward, Trainer, Watch
 
 
@@ -22,11 +26,11 @@ def build_trainer(
     forward: Forward,
     *,
     num_batches: int,
-    num_videos: int,
+    videos: Sequence[Any],
     repeats: int = 1,
     layer_decay: float = 1.0,
     watch: Watch | None = None,
-    ema: checkpoint.Ema | None = None,
+    ema: Ema | None = None,
     record: Mapping[str, Any],
     in_checkpoint: Mapping[str, Any],
 ) -> Trainer:
@@ -35,7 +39,7 @@ def build_trainer(
     Args:
         forward: what a batch's losses are.
         num_batches: of the loader of one rank.
-        num_videos: in the list.
+        videos: paths of the list.
         repeats: clips per video in a batch.
         layer_decay: learning-rate factor from block to block.
         watch: looks at the outputs of log steps.
@@ -55,20 +59,11 @@ def build_trainer(
     )
     seed_everything(args.seed, world.rank)
     backend = Backend(model, optimizer, world=world, amp=config.default_amp(args, world), clip_grad=args.clip_grad)
-    state = checkpoint.TrainState(
-        model, optimizer, backend.scaler, ema, steps_per_epoch=schedule.steps_per_epoch, total_batch=total_batch
-    )
-    checkpoint.resume(
-        state,
-        explicit=args.resume,
-        auto=args.auto_resume,
-        output_dir=args.output_dir,
-        world=world,
-        trust=args.trust_checkpoint,
-        unchanged={name: getattr(args, name) for name in ("num_frames", "input_size", "position_grid")},
-        fingerprint=in_checkpoint.get("fingerprint", ""),
-        num_sample=repeats,
-    )
+    state = TrainState(backend, ema, steps_per_epoch=schedule.steps_per_epoch, total_batch=total_batch)
+
+    resume_from = _resumer(args, world, state, fingerprint=in_checkpoint.get("fingerprint", ""), num_sample=repeats)
+    resume_from(args.resume, args.auto_resume)
+    validates_first = "validate" in (state.unfinished or {})  # the log has a line of that step, or will have one
     config.write_run_record(args, world, **record)
     config.log_plan(args, world, schedule, model, total_batch=total_batch, repeats=repeats)
     return Trainer(
@@ -81,16 +76,54 @@ def build_trainer(
             total_steps=schedule.total_steps,
             clips_per_step=total_batch * repeats,
         ),
-        log=RunLog(args.output_dir, args.log_dir, world=world, resumed_step=state.step),
+        log=RunLog(args.output_dir, args.log_dir, world=world, resumed_step=state.step - validates_first),
         quarantine=Quarantine(
-            args.output_dir, num_videos=num_videos, max_bad_fraction=args.max_bad_fraction, world=world
+            args.output_dir, num_videos=len(videos), max_bad_fraction=args.max_bad_fraction, world=world
         ),
-        checkpointer=checkpoint.Checkpointer(
-            args.output_dir, args.save_ckpt_freq, world, vars(args), dict(in_checkpoint), args.save_ckpt_steps
+        checkpointer=_checkpointer(args, world, in_checkpoint),
+        guard=NonFiniteGuard(
+            args.on_nonfinite, limit=args.nonfinite_limit, output_dir=args.output_dir, world=world, paths=videos
         ),
+        stop=StopRequests(world),
         forward=forward,
         update_freq=args.update_freq,
+        restore=lambda: resume_from("", True) or bool(args.resume and resume_from(args.resume, True)),
+        stall_timeout=args.stall_timeout,
         watch=watch,
+    )
+
+
+def _resumer(
+    args: argparse.Namespace, world: World, state: TrainState, *, fingerprint: str, num_sample: int
+) -> Callable[[str, bool], bool]:
+    """(file that is named, look for one in the output folder) -> whether `state` now is that of a checkpoint."""
+
+    def resume_from(explicit: str, auto: bool) -> bool:
+        path = resume(
+            state,
+            explicit=explicit,
+            auto=auto,
+            output_dir=args.output_dir,
+            world=world,
+            trust=args.trust_checkpoint,
+            options=vars(args),
+            fingerprint=fingerprint,
+            num_sample=num_sample,
+        )
+        return path is not None
+
+    return resume_from
+
+
+def _checkpointer(args: argparse.Namespace, world: World, in_checkpoint: Mapping[str, Any]) -> Checkpointer:
+    return Checkpointer(
+        args.output_dir,
+        args.save_ckpt_freq,
+        world,
+        vars(args),
+        dict(in_checkpoint),
+        save_steps=args.save_ckpt_steps,
+        keep=args.keep_ckpts,
     )
 
 

@@ -4,17 +4,20 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import torch
 from torch import nn
 
 from engine.backend import Backend
 from engine.checkpoint import Checkpointer, TrainState
-from engine.errors import CheckpointError
+from engine.errors import CheckpointError, NonFiniteError
 from engine.metrics import Meter, RunLog
+from engine.nonfinite import NonFiniteGuard, RollBack
+from engine.preemption import FAILED, Preempted, StopRequests, describe, requeue
 from engine.quarantine import Quarantine
 from engine.schedules import Schedule
+from engine.watchdog import beat, watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +33,10 @@ class Watch(Protocol):
 
 @dataclass(frozen=True)
 class Trainer:
-    """What an update needs besides the data."""
+    """What an update needs besides the data.
+
+    `restore` puts the state back to the last checkpoint and tells whether there was one.
+    """
 
     backend: Backend
     state: TrainState
@@ -39,8 +45,12 @@ class Trainer:
     log: RunLog
     quarantine: Quarantine
     checkpointer: Checkpointer
+    guard: NonFiniteGuard
+    stop: StopRequests
     forward: Forward
     update_freq: int
+    restore: Callable[[], bool]
+    stall_timeout: float = 0.0
     watch: Watch | None = None
 
     def train_one_epoch(self, loader: Any, epoch: int) -> dict[str, float]:
@@ -56,22 +66,92 @@ class Trainer:
             step = self.state.step
             is_log_step = self.meter.is_log_step(step) or left == 0
             lr, watched = self.update(batches, epoch, watch=self.watch if is_log_step else None)
+            beat()
             if is_log_step or self.backend.device.type == "cpu":  # elsewhere this would wait for the device
-                self.backend.check_finite(step)
+                self.guard.look()
             if is_log_step:
                 self.quarantine.check()
                 record = self.meter.flush(step, epoch=epoch, lr=lr, watched=watched)
                 if left:
                     self.log.write(step + 1, **record)
-            if self.checkpointer.is_due_in_epoch(self.state):
+            asked = self.stop.poll(failed=self.checkpointer.failed)
+            if left and (asked or self.checkpointer.is_due_in_epoch(self.state)):
                 self.save_in_epoch(loader.sampler)
+            if left and asked:
+                self.leave(asked)
         return {**record, **self.meter.epoch_means()}
+
+    def update(self, batches: Iterator[Any], epoch: int, *, watch: Watch | None) -> tuple[float, dict[str, float]]:
+        """One optimizer step from `update_freq` batches: the learning rate, and what `watch` saw in the last of them.
+
+        Without `watch` it does not wait for the device.
+        """
+        backend, state = self.backend, self.state
+        lr = self.schedule.apply(backend.optimizer, state.step)
+        indices, outputs = [], []
+        for micro in range(self.update_freq):
+            batch = self.next_batch(batches, epoch)
+            if state.step in self.guard.passed_over:
+                continue
+            indices.append(batch.index)
+            batch = batch.to(backend.device)
+            with backend.accumulating(last=micro == self.update_freq - 1):
+                with backend.autocast():
+                    out = self.forward(backend.model, batch)
+                backend.backward(out["loss"], update_freq=self.update_freq)
+            outputs.append({name: value.detach() for name, value in out.items() if value.ndim == 0})
+            self.meter.add({name: value / self.update_freq for name, value in outputs[-1].items()})
+        watched: dict[str, float] = {}
+        if outputs:
+            # Without a warm-up the first epoch counts as one: an untrained model stands at chance, and should.
+            warmed_up = state.step >= max(self.schedule.warmup, self.schedule.steps_per_epoch)
+            watched = watch(out, step=state.step, after_warmup=warmed_up) if watch else {}
+            norm = backend.step()
+            self.meter.add({"grad_norm": norm})
+            made = {"finite": backend.last_finite, "grad_norm": norm}
+            self.guard.remember(state.step, epoch=epoch, lr=lr, **made, indices=indices, outputs=outputs)
+        self.meter.count_step()
+        state.step += 1
+        if state.ema is not None and outputs and not backend.left_out_last():
+            state.ema.update(backend.module, step=state.step)
+        return lr, watched
+
+    def next_batch(self, batches: Iterator[Any], epoch: int) -> Any:
+        """A batch, in host memory; the wait for it is timed, and what could not be decoded is taken note of."""
+        waited = time.perf_counter()
+        batch = next(batches)
+        self.meter.add_data_time(time.perf_counter() - waited)
+        self.quarantine.record(batch.failures, epoch=epoch)
+        return batch
 
     def save_in_epoch(self, sampler: Any) -> None:
         """A checkpoint from which the epoch goes on behind this step."""
-        self.backend.check_finite(self.state.step)
+        self.guard.look()
         done = self.state.step_in_epoch * self.update_freq
         self.checkpointer.after_step(self.state, sampler=sampler.state_dict(done), meter=self.meter.state_dict())
+
+    def leave(self, asked: int, *, together: bool = True) -> NoReturn:
+        """End this process, for a signal or because a checkpoint cannot be written, with all that was saved on disk.
+
+        Args:
+            together: all ranks do so here.
+
+        Raises:
+            Preempted: always, but for
+            CheckpointError: it cannot be written.
+        """
+        if together:
+            self.checkpointer.finish()
+        else:
+            self.checkpointer.wait()
+        self.log.close()
+        assert asked < FAILED  # `finish` raises otherwise
+        if self.quarantine.world.is_main:
+            logger.info(
+                "stopped by %s after %d steps; the same command goes on from there", describe(asked), self.state.step
+            )
+            requeue(asked)
+        raise Preempted(asked)
 
     def go_on_in_epoch(self, sampler: Any) -> None:
         """Put sampler and meters where the checkpoint that was made inside an epoch has them.
@@ -88,33 +168,20 @@ class Trainer:
             raise CheckpointError(f"{error}, or go on from the end of an epoch with --resume") from error
         self.meter.load_state_dicts(unfinished["meters"], world=self.quarantine.world)
 
-    def update(self, batches: Iterator[Any], epoch: int, *, watch: Watch | None) -> tuple[float, dict[str, float]]:
-        """One optimizer step from `update_freq` batches: the learning rate, and what `watch` saw in the last of them.
+    def roll_back(self) -> None:
+        """To the last checkpoint, in memory and in the logs.
 
-        Without `watch` it does not wait for the device.
+        Raises:
+            NonFiniteError: there is none.
         """
-        backend, state = self.backend, self.state
-        lr = self.schedule.apply(backend.optimizer, state.step)
-        for micro in range(self.update_freq):
-            waited = time.perf_counter()
-            batch = next(batches)
-            self.meter.add_data_time(time.perf_counter() - waited)
-            self.quarantine.record(batch.failures, epoch=epoch)
-            batch = batch.to(backend.device)
-            with backend.accumulating(last=micro == self.update_freq - 1):
-                with backend.autocast():
-                    out = self.forward(backend.model, batch)
-                backend.backward(out["loss"], update_freq=self.update_freq)
-            self.meter.add({name: value / self.update_freq for name, value in out.items() if value.ndim == 0})
-        # Without a warm-up the first epoch counts as one: an untrained model stands at chance, and should.
-        warmed_up = state.step >= max(self.schedule.warmup, self.schedule.steps_per_epoch)
-        watched = watch(out, step=state.step, after_warmup=warmed_up) if watch else {}
-        self.meter.add({"grad_norm": backend.step()})
-        self.meter.count_step()
-        state.step += 1
-        if state.ema is not None and not backend.left_out_last():
-            state.ema.update(backend.module, step=state.step)
-        return lr, watched
+        self.checkpointer.finish()
+        if not self.restore():
+            raise NonFiniteError(
+                "--on_nonfinite rollback: there is no checkpoint yet to go back to; give --save_ckpt_steps, or "
+                "--on_nonfinite skip"
+            )
+        self.log.rewind(self.state.step)
+        self.meter.restart_epoch()
 
 
 def fit(
@@ -128,23 +195,53 @@ def fit(
     Args:
         loader: of one rank; its `sampler` has `set_epoch`, `state_dict` and `load_state_dict`.
         validate: metrics of the current model, such as `val/top1` in percent; the best of these is kept in the state.
+
+    Raises:
+        Preempted: the process was asked to stop; the same command goes on from there.
     """
     state, epochs = trainer.state, trainer.schedule.epochs
-    if state.epoch + 1 >= epochs:
+    if state.epoch + 1 >= epochs and not state.unfinished:
         logger.info("training is finished already: epoch %d of %d is done", state.epoch + 1, epochs)
-    trainer.go_on_in_epoch(loader.sampler)
-    for epoch in range(state.epoch + 1, epochs):
-        loader.sampler.set_epoch(epoch)
-        record = trainer.train_one_epoch(loader, epoch)
-        state.epoch = epoch
-        if validate is not None:
-            results = validate()
-            state.best = max(state.best, results["val/top1"])
-            record.update(results)
-            logger.info("epoch %d  %s  best %.2f", epoch, _line(results), state.best)
-        trainer.log.write(state.step, **record)
-        trainer.checkpointer.after_epoch(state, last=epoch + 1 == epochs)
+    with trainer.checkpointer.writer, trainer.stop, watchdog(trainer.stall_timeout):
+        if state.unfinished and "validate" in state.unfinished:
+            record, state.unfinished = state.unfinished["validate"], None
+            finish_epoch(trainer, record, validate)
+        while state.epoch + 1 < epochs:
+            try:
+                trainer.go_on_in_epoch(loader.sampler)
+                loader.sampler.set_epoch(state.epoch + 1)
+                record = trainer.train_one_epoch(loader, state.epoch + 1)
+            except RollBack:
+                trainer.roll_back()
+                continue
+            state.epoch += 1
+            if validate is not None:
+                trainer.checkpointer.before_validation(state, record)
+            finish_epoch(trainer, record, validate)
+        trainer.checkpointer.finish()
     trainer.log.close()
+
+
+def finish_epoch(trainer: Trainer, record: dict[str, float], validate: Callable[[], dict[str, float]] | None) -> None:
+    """Validate, log and save the epoch just trained, whose `record` this is; leave if the run was asked to stop."""
+    state, stop = trainer.state, trainer.stop
+    improved = False
+    if validate is not None:
+        try:
+            with stop.at_once():
+                results = validate()
+        except Preempted as request:
+            trainer.leave(request.asked, together=False)
+        improved = results["val/top1"] > state.best
+        state.best = max(state.best, results["val/top1"])
+        record = {**record, **results}
+        logger.info("epoch %d  %s  best %.2f", state.epoch, _line(results), state.best)
+    trainer.log.write(state.step, **record)
+    asked = stop.settle(failed=trainer.checkpointer.failed)
+    last = state.epoch + 1 == trainer.schedule.epochs
+    trainer.checkpointer.after_epoch(state, last=last, improved=improved, stopping=bool(asked))
+    if asked and not last:
+        trainer.leave(asked)
 
 
 def _line(values: dict[str, float]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from engine.checkpoint import read
+from engine.checkpoint_io import read
 from engine.deepspeed_folder import read_deepspeed
 from engine.errors import CheckpointError
 

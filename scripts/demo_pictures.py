@@ -15,7 +15,7 @@ from datasets.annotations import read_list
 from datasets.masking import tube_mask
 from datasets.pretraining import PretrainDataset
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, PretrainTransform, normalize_clips
-from engine import checkpoint
+from engine.checkpoint_io import read
 from models import create_model
 from models.objectives import SwappedClusterPrediction
 from models.sigma import Sigma
@@ -26,7 +26,7 @@ NUM_CLIPS = 64  # that the prototypes are compared with
 
 def load_model(path: Path) -> tuple[Sigma, dict]:
     """A pre-training model from its checkpoint, and the options it was made with."""
-    content = checkpoint.read(path)
+    content = read(path)
     args = content["args"]
     model = create_model(
         args["model"],

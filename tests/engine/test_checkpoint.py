@@ -15,12 +15,16 @@ from processes import run_in_processes
 from runs import same
 from torch import nn
 
-from engine import checkpoint
+from engine import checkpoint_io
+from engine.backend import Backend
 from engine.checkpoint import Checkpointer, TrainState
-from engine.checkpoint_files import remove_older_steps
+from engine.checkpoint_files import find_damage, newest_valid, remove_older_steps
+from engine.checkpoint_io import read
 from engine.distributed import World
 from engine.errors import CheckpointError
 from engine.optim import build_optimizer, parameter_groups
+from engine.random_state import random_state
+from engine.resume import restore, resume
 
 CPU = World(0, 1, 0, torch.device("cpu"))
 
@@ -35,12 +39,12 @@ def state_of(width=5, seed=0, steps=2):
         model(torch.randn(3, 4)).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
-    return TrainState(model, optimizer, torch.amp.GradScaler("cpu", enabled=False), epoch=1, step=steps, best=62.5)
+    return TrainState(Backend(model, optimizer, world=CPU, amp="none"), epoch=1, step=steps, best=62.5)
 
 
 def save(path, state=None, **extra):
-    rng = checkpoint._rng_state(CPU.device)
-    checkpoint.save(path, state or state_of(), rng_by_rank=[rng], args={"lr": 0.1, "betas": [0.9, 0.99]}, **extra)
+    parts = {"args": {"lr": 0.1, "betas": [0.9, 0.99]}, "rng": [random_state(CPU.device)], **extra}
+    checkpoint_io.write(path, {**(state or state_of()).content(), **parts})
     return path
 
 
@@ -55,10 +59,10 @@ def test_round_trip_restores_everything(tmp_path):
     file = save(tmp_path / "checkpoint-1.pth", saved, class_names=["a", "b"])
     expected = torch.rand(2), np.random.rand(2), np.random.normal(), random.random(), random.gauss(0, 1)  # noqa: NPY002
     state = state_of(seed=7, steps=1)
-    content = checkpoint.read(file)
-    checkpoint.restore(state, content, world=CPU, path=file)
-    assert same(dict(state.model.state_dict()), dict(saved.model.state_dict()))
-    assert same(state.optimizer.state_dict(), saved.optimizer.state_dict())
+    content = read(file)
+    restore(state, content, world=CPU, path=file)
+    assert same(dict(state.backend.module.state_dict()), dict(saved.backend.module.state_dict()))
+    assert same(state.backend.optimizer.state_dict(), saved.backend.optimizer.state_dict())
     assert (state.epoch, state.step, state.best) == (1, 2, 62.5)
     got = torch.rand(2), np.random.rand(2), np.random.normal(), random.random(), random.gauss(0, 1)  # noqa: NPY002
     assert torch.equal(got[0], expected[0]) and np.array_equal(got[1], expected[1]) and got[2:] == expected[2:]
@@ -73,12 +77,12 @@ def test_random_state_in_the_middle_of_a_gaussian_pair(tmp_path):
     np.random.normal(), random.gauss(0, 1)  # noqa: NPY002
     file = save(tmp_path / "checkpoint-1.pth")
     expected = np.random.normal(), random.gauss(0, 1)  # noqa: NPY002
-    checkpoint.restore(state_of(), checkpoint.read(file), world=CPU, path=file)
+    restore(state_of(), read(file), world=CPU, path=file)
     assert (np.random.normal(), random.gauss(0, 1)) == expected  # noqa: NPY002
 
 
 def test_keys_users_rely_on(file):
-    assert list(torch.load(file, weights_only=True))[:5] == ["model", "optimizer", "epoch", "scaler", "args"]
+    assert torch.load(file, weights_only=True).keys() >= {"model", "optimizer", "epoch", "scaler", "args"}
 
 
 def test_failing_save_is_loud_and_leaves_the_old_file(file):
@@ -101,14 +105,14 @@ def test_failing_save_is_loud_and_leaves_the_old_file(file):
 def test_truncated(part, file):
     whole = file.read_bytes()
     file.write_bytes(whole[: int(part * len(whole))])
-    assert checkpoint.find_damage(file)
+    assert find_damage(file)
     with pytest.raises(CheckpointError, match=str(file)):
-        checkpoint.read(file)
+        read(file)
 
 
 def test_a_flipped_byte_is_found_or_harmless(file):
     """Every place of the file in turn (a prime stride): what is not noticed must not change what is read."""
-    whole, expected = file.read_bytes(), checkpoint.read(file)
+    whole, expected = file.read_bytes(), read(file)
     found = 0
     places = range(0, len(whole), 211)
     for place in places:
@@ -116,7 +120,7 @@ def test_a_flipped_byte_is_found_or_harmless(file):
         flipped[place] ^= 0x10
         file.write_bytes(flipped)
         try:
-            assert same(checkpoint.read(file), expected), f"byte {place} of {len(whole)}"
+            assert same(read(file), expected), f"byte {place} of {len(whole)}"
         except CheckpointError:
             found += 1
     assert found > 10
@@ -131,7 +135,7 @@ def test_a_flipped_byte_of_a_weight_is_found(file):
     whole[start + name + extra + 1] ^= 1
     file.write_bytes(whole)
     with pytest.raises(CheckpointError, match=r"fails its checksum"):
-        checkpoint.read(file)
+        read(file)
 
 
 def test_not_a_checkpoint(tmp_path):
@@ -139,16 +143,16 @@ def test_not_a_checkpoint(tmp_path):
     for name, content in cases.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(CheckpointError, match=name):
-            checkpoint.read(tmp_path / name)
+            read(tmp_path / name)
     with pytest.raises(CheckpointError, match="no such checkpoint file"):
-        checkpoint.read(tmp_path)
+        read(tmp_path)
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(CheckpointError, match="holds a list"):
-        checkpoint.read(tmp_path / "list.pth")
+        read(tmp_path / "list.pth")
     with zipfile.ZipFile(tmp_path / "zip.pth", "w") as archive:
         archive.writestr("a.txt", "no weights")
     with pytest.raises(CheckpointError, match=r"zip\.pth"):
-        checkpoint.read(tmp_path / "zip.pth")
+        read(tmp_path / "zip.pth")
 
 
 class Malicious:
@@ -167,7 +171,7 @@ def test_malicious_file_executes_nothing(legacy, tmp_path):
     content = {"model": {}, "epoch": Malicious(target)}
     torch.save(content, file, _use_new_zipfile_serialization=not legacy)
     with pytest.raises(CheckpointError, match=r"holds an object of type io\.open, which can run code") as error:
-        checkpoint.read(file)
+        read(file)
     assert not target.exists()
     assert "\n" not in str(error.value)
     torch.load(file, weights_only=False)  # the trap works
@@ -179,7 +183,7 @@ def test_plain_pickle_is_refused(tmp_path):
     for protocol in range(2, 5):
         file.write_bytes(pickle.dumps({"model": Malicious(target)}, protocol=protocol))
         with pytest.raises(CheckpointError):
-            checkpoint.read(file)
+            read(file)
     assert not target.exists()
 
 
@@ -188,25 +192,25 @@ def test_released_files_hold_a_namespace(legacy, tmp_path):
     file = tmp_path / "released.pth"
     content = {"model": {"w": torch.ones(2)}, "args": argparse.Namespace(lr=0.1, betas=[0.9, 0.95], opt=None)}
     torch.save(content, file, _use_new_zipfile_serialization=not legacy)
-    read = checkpoint.read(file)
-    assert read["args"].lr == 0.1 and torch.equal(read["model"]["w"], torch.ones(2))
+    found = read(file)
+    assert found["args"].lr == 0.1 and torch.equal(found["model"]["w"], torch.ones(2))
     with pytest.raises(pickle.UnpicklingError):  # allowed in `read` only, not from then on
         torch.load(file, weights_only=True)
 
 
 def test_newest_valid_is_by_number_and_passes_over_damage(tmp_path, caplog):
-    assert checkpoint.newest_valid(tmp_path) is None
-    assert checkpoint.newest_valid(tmp_path / "absent") is None
+    assert newest_valid(tmp_path) is None
+    assert newest_valid(tmp_path / "absent") is None
     for number in (9, 10, 99, 100):
         save(tmp_path / f"checkpoint-{number}.pth")
     save(tmp_path / "checkpoint-best.pth")
     (tmp_path / "checkpoint-101.pth.tmp").write_bytes(b"")
-    assert checkpoint.newest_valid(tmp_path).name == "checkpoint-100.pth"
+    assert newest_valid(tmp_path).name == "checkpoint-100.pth"
     (tmp_path / "checkpoint-100.pth").write_bytes(b"")
     whole = (tmp_path / "checkpoint-99.pth").read_bytes()
     (tmp_path / "checkpoint-99.pth").write_bytes(whole[:-1000])
     with caplog.at_level(logging.WARNING):
-        assert checkpoint.newest_valid(tmp_path).name == "checkpoint-10.pth"
+        assert newest_valid(tmp_path).name == "checkpoint-10.pth"
     assert [record.getMessage().split(": ")[0] for record in caplog.records] == [
         str(tmp_path / f"checkpoint-{number}.pth") for number in (100, 99)
     ]
@@ -221,21 +225,25 @@ def test_resume_prefers_the_file_that_is_named(tmp_path):
     for explicit, auto, expected in ((named, True, 1), (named, False, 1), ("", True, 2)):
         state = state_of()
         state.epoch = -1
-        checkpoint.resume(state, explicit=explicit, auto=auto, output_dir=str(tmp_path), world=CPU)
+        resume(state, explicit=explicit, auto=auto, output_dir=str(tmp_path), world=CPU)
         assert state.epoch == expected
     with pytest.raises(
         CheckpointError, match=r"--no_auto_resume.*checkpoint-2\.pth"
     ):  # it would be taken for ours later
-        checkpoint.resume(state_of(), explicit="", auto=False, output_dir=str(tmp_path), world=CPU)
+        resume(state_of(), explicit="", auto=False, output_dir=str(tmp_path), world=CPU)
     (tmp_path / "checkpoint-1.pth").write_bytes(b"")
     with pytest.raises(CheckpointError, match="empty"):  # never another one instead
-        checkpoint.resume(state_of(), explicit=named, auto=True, output_dir=str(tmp_path), world=CPU)
+        resume(state_of(), explicit=named, auto=True, output_dir=str(tmp_path), world=CPU)
 
 
+WIDER = state_of(6).backend.module.state_dict()
 ALIEN = {  # what is in the file -> words of the message
     "weights only": (lambda whole: {"model": whole["model"]}, r"no optimizer, epoch, scaler, step .*--finetune"),
     "other keys": (lambda whole: {"state_dict": whole["model"]}, r"no model"),
-    "other width": (lambda whole: whole | {"model": state_of(6).model.state_dict()}, r"size mismatch for 0\.weight"),
+    "other width": (
+        lambda whole: whole | {"model": WIDER},
+        r"size mismatch for 0\.weight",
+    ),
     "other optimizer": (lambda whole: whole | {"optimizer": {"state": {}, "param_groups": []}}, r"does not fit"),
     "not an optimizer": (lambda whole: whole | {"optimizer": {"lr": 1}}, r"does not fit"),
     "no optimizer": (lambda whole: whole | {"optimizer": None}, r"does not fit"),
@@ -245,9 +253,9 @@ ALIEN = {  # what is in the file -> words of the message
 
 @pytest.mark.parametrize(("change", "words"), ALIEN.values(), ids=ALIEN)
 def test_alien_files_fail_with_one_clear_message(change, words, file):
-    torch.save(change(checkpoint.read(file)), file)
+    torch.save(change(read(file)), file)
     with pytest.raises(CheckpointError, match=words) as error:
-        checkpoint.restore(state_of(), checkpoint.read(file), world=CPU, path=file)
+        restore(state_of(), read(file), world=CPU, path=file)
     assert str(error.value).startswith(str(file)) and "\n" not in str(error.value)
 
 
@@ -259,35 +267,35 @@ def test_another_number_of_updates_an_epoch_is_refused(tmp_path):
         state = state_of()
         state.steps_per_epoch = steps_per_epoch
         if fits:
-            checkpoint.restore(state, checkpoint.read(file), world=CPU, path=file)
+            restore(state, read(file), world=CPU, path=file)
         else:
             with pytest.raises(CheckpointError, match=r"4 updates an epoch, now 8.*--batch_size"):
-                checkpoint.restore(state, checkpoint.read(file), world=CPU, path=file)
+                restore(state, read(file), world=CPU, path=file)
 
 
 def test_options_of_the_optimizer_come_from_the_command_line(file):
     state = state_of(steps=0)
-    for group in state.optimizer.param_groups:
+    for group in state.backend.optimizer.param_groups:
         group["betas"], group["eps"] = (0.5, 0.6), 1e-3
-    checkpoint.restore(state, checkpoint.read(file), world=CPU, path=file)
-    assert {(group["betas"], group["eps"]) for group in state.optimizer.param_groups} == {((0.5, 0.6), 1e-3)}
-    moments = [entry["exp_avg"] for entry in state.optimizer.state.values()]
+    restore(state, read(file), world=CPU, path=file)
+    assert {(group["betas"], group["eps"]) for group in state.backend.optimizer.param_groups} == {((0.5, 0.6), 1e-3)}
+    moments = [entry["exp_avg"] for entry in state.backend.optimizer.state.values()]
     assert len(moments) == 4 and all(moment.abs().sum() > 0 for moment in moments)
 
 
 def test_resuming_with_another_precision_is_refused(file):
     state = state_of()
-    state.scaler = torch.amp.GradScaler("cpu", enabled=True)  # what --amp fp16 makes
+    state.backend.scaler = torch.amp.GradScaler("cpu", enabled=True)  # what --amp fp16 makes
     with pytest.raises(CheckpointError, match="--amp"):
-        checkpoint.restore(state, checkpoint.read(file), world=CPU, path=file)
+        restore(state, read(file), world=CPU, path=file)
 
 
 def test_a_rank_that_was_not_there_keeps_its_own_random_state(file):
-    state, content = state_of(), checkpoint.read(file)
+    state, content = state_of(), read(file)
     draws = []
     for rank in (1, 1, 0):
         torch.manual_seed(123)
-        checkpoint.restore(state, content, world=World(rank, 2, rank, CPU.device), path=file)
+        restore(state, content, world=World(rank, 2, rank, CPU.device), path=file)
         draws.append(torch.rand(1))
     assert draws[0] == draws[1] != draws[2]
 
@@ -298,8 +306,9 @@ def test_when_checkpoints_are_written(save_every, kept, tmp_path):
     state = state_of()
     for state.epoch in range(5):
         checkpointer.after_epoch(state, last=state.epoch == 4)
+    checkpointer.finish()
     assert sorted(int(p.stem.split("-")[1]) for p in tmp_path.iterdir()) == kept
-    assert checkpoint.read(tmp_path / "checkpoint-4.pth")["fingerprint"] == "abc"
+    assert read(tmp_path / "checkpoint-4.pth")["fingerprint"] == "abc"
     Checkpointer("", 1, CPU, {}, {}).after_epoch(state, last=True)  # no output folder: nothing to do
 
 
@@ -312,9 +321,11 @@ def test_inside_epochs_the_newest_two_files_are_kept(tmp_path):
         for state.step in range(5 * epoch + 1, 5 * epoch + 6):
             if checkpointer.is_due_in_epoch(state):
                 checkpointer.after_step(state, sampler={"position": state.step}, meter={"count": 1})
+                checkpointer.finish()
                 written.append(sorted(path.name for path in tmp_path.iterdir()))
         state.epoch = epoch
         checkpointer.after_epoch(state, last=False)
+    checkpointer.finish()
     assert written[:3] == [
         ["checkpoint-0-step3.pth"],
         ["checkpoint-0-step3.pth", "checkpoint-1-step1.pth"],
@@ -323,10 +334,10 @@ def test_inside_epochs_the_newest_two_files_are_kept(tmp_path):
     assert written[3] == ["checkpoint-1-step4.pth", "checkpoint-2-step2.pth"]
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["checkpoint-2-step2.pth", "checkpoint-3-step0.pth"]  # step 15 ends epoch 2
-    content = checkpoint.read(tmp_path / "checkpoint-2-step2.pth")
+    content = read(tmp_path / "checkpoint-2-step2.pth")
     assert content["epoch"] == 1 and content["step"] == 12
     assert content["unfinished"] == {"step": 2, "sampler": {"position": 12}, "meters": [{"count": 1}]}
-    content = checkpoint.read(tmp_path / "checkpoint-3-step0.pth")
+    content = read(tmp_path / "checkpoint-3-step0.pth")
     assert content["epoch"] == 2 and content["step"] == 15 and "unfinished" not in content
 
 
@@ -350,9 +361,10 @@ def test_ends_of_epochs_are_kept_by_save_ckpt_freq_alone(save_every, save_steps,
                 checkpointer.after_step(state, sampler={}, meter={})
         state.epoch = epoch
         checkpointer.after_epoch(state, last=epoch == 7)
+        checkpointer.finish()
         if state.step % save_steps == 0:
-            newest = checkpoint.newest_valid(tmp_path)
-            assert checkpoint.read(newest)["step"] == state.step
+            newest = newest_valid(tmp_path)
+            assert read(newest)["step"] == state.step
     assert sorted(path.stem.partition("-")[2] for path in tmp_path.iterdir()) == sorted(kept)
 
 
@@ -360,7 +372,7 @@ def test_a_file_at_the_end_of_an_epoch_comes_between_that_and_the_next(tmp_path)
     for name in ("2", "3-step0", "3-step1", "2-step9"):
         save(tmp_path / f"checkpoint-{name}.pth")
     order = []
-    while newest := checkpoint.newest_valid(tmp_path):
+    while newest := newest_valid(tmp_path):
         order.append(newest.stem.partition("-")[2])
         newest.unlink()
     assert order == ["3-step1", "3-step0", "2", "2-step9"]
@@ -372,10 +384,10 @@ def test_what_is_not_a_file_is_passed_over(tmp_path, caplog):
     (tmp_path / "checkpoint-8.pth").symlink_to(tmp_path / "gone")
     (tmp_path / "checkpoint-7.pth").symlink_to(tmp_path / "checkpoint-7.pth")
     os.mkfifo(tmp_path / "checkpoint-6.pth")
-    assert checkpoint.newest_valid(tmp_path) == whole
+    assert newest_valid(tmp_path) == whole
     for number in (9, 8, 7, 6):
         file = tmp_path / f"checkpoint-{number}.pth"
-        assert checkpoint.find_damage(file) and f"{file}: {checkpoint.find_damage(file)}; trying" in caplog.text
+        assert find_damage(file) and f"{file}: {find_damage(file)}; trying" in caplog.text
 
 
 def test_a_file_that_cannot_be_read_is_passed_over(tmp_path, monkeypatch):
@@ -389,8 +401,8 @@ def test_a_file_that_cannot_be_read_is_passed_over(tmp_path, monkeypatch):
         return archive(path, *args)
 
     monkeypatch.setattr(zipfile, "ZipFile", disk_error)
-    assert checkpoint.newest_valid(tmp_path) == whole
-    assert "Input/output error" in checkpoint.find_damage(broken)
+    assert newest_valid(tmp_path) == whole
+    assert "Input/output error" in find_damage(broken)
 
 
 def test_damaged_files_do_not_count_as_kept(tmp_path):
@@ -400,13 +412,13 @@ def test_damaged_files_do_not_count_as_kept(tmp_path):
     for step in (3, 4):
         (tmp_path / f"checkpoint-1-step{step}.pth").write_bytes(b"")
     (tmp_path / "checkpoint-0-step9.pth").mkdir()
-    remove_older_steps(save(tmp_path / "checkpoint-1-step5.pth"))
+    remove_older_steps(save(tmp_path / "checkpoint-1-step5.pth"), keep=2)
     left = sorted(path.name for path in tmp_path.glob("checkpoint-1*"))
     assert left == [f"checkpoint-1-step{step}.pth" for step in (2, 3, 4, 5)]
     (tmp_path / "checkpoint-1-step5.pth").write_bytes(b"")
-    assert checkpoint.newest_valid(tmp_path).name == "checkpoint-1-step2.pth"
+    assert newest_valid(tmp_path).name == "checkpoint-1-step2.pth"
     for step in (5, 6):
-        remove_older_steps(save(tmp_path / f"checkpoint-1-step{step}.pth"))
+        remove_older_steps(save(tmp_path / f"checkpoint-1-step{step}.pth"), keep=2)
     left = sorted(path.name for path in tmp_path.glob("checkpoint-1*"))
     assert left == ["checkpoint-1-step5.pth", "checkpoint-1-step6.pth"]
 
@@ -428,7 +440,7 @@ def test_files_inside_an_epoch_come_before_its_end(tmp_path):
     for name in ("2-step100", "2-step9", "3-step10", "3-step9", "10-step1", "10", "2"):
         save(tmp_path / f"checkpoint-{name}.pth")
     order = []
-    while newest := checkpoint.newest_valid(tmp_path):
+    while newest := newest_valid(tmp_path):
         order.append(newest.stem.partition("-")[2])
         newest.unlink()
     assert order == ["10", "10-step1", "3-step10", "3-step9", "2", "2-step100", "2-step9"]
@@ -442,21 +454,19 @@ def test_going_on_from_an_older_file_does_not_remove_what_was_written(tmp_path):
     state = state_of()
     state.steps_per_epoch, state.epoch, state.step = 4, 0, 7
     checkpointer.after_step(state, sampler={}, meter={})
+    checkpointer.finish()
     left = sorted(path.stem.partition("-")[2] for path in tmp_path.iterdir())
     assert left == ["1-step2", "1-step3", "8-step1", "9-step1", "9-step2"]
 
 
 def resume_with(file, **samples):
-    return checkpoint.resume(
-        state_of(), explicit=str(file), auto=True, output_dir=str(file.parent), world=CPU, **samples
-    )
+    return resume(state_of(), explicit=str(file), auto=True, output_dir=str(file.parent), world=CPU, **samples)
 
 
 def save_with(file, *, inside, num_sample=None, **extra):
     unfinished = {"unfinished": {"step": 1, "sampler": {}, "meters": [{}]}} if inside else {}
     args = {} if num_sample is None else {"num_sample": num_sample}
-    checkpoint.save(file, state_of(), rng_by_rank=[], args=args, **extra, **unfinished)
-    return file
+    return save(file, rng=[], args=args, **extra, **unfinished)
 
 
 def test_another_list_is_refused_inside_an_epoch_and_warned_of_at_its_end(tmp_path, caplog):

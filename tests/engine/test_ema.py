@@ -12,6 +12,8 @@ from engine.backend import Backend
 from engine.checkpoint import Checkpointer, TrainState
 from engine.distributed import World
 from engine.metrics import Meter, RunLog
+from engine.nonfinite import NonFiniteGuard
+from engine.preemption import StopRequests
 from engine.quarantine import Quarantine
 from engine.schedules import Schedule
 from engine.training import Trainer
@@ -102,12 +104,15 @@ def test_the_loop_leaves_the_average_alone_when_an_update_is_left_out():
     rates = {"lr": 1.0, "min_lr": 0.0, "warmup_lr": 0.0, "weight_decay": 0.0, "weight_decay_end": 0.0}
     trainer = Trainer(
         backend=backend,
-        state=TrainState(model, optimizer, backend.scaler, average),
+        state=TrainState(backend, average),
         schedule=Schedule(**rates, epochs=1, steps_per_epoch=3, warmup_epochs=0, warmup_steps=-1),
         meter=Meter(prefix="train", log_every=1, total_steps=3, clips_per_step=1),
         log=RunLog("", None, world=world),
         quarantine=Quarantine("", num_videos=1, max_bad_fraction=1, world=world),
         checkpointer=Checkpointer("", 1, world, {}, {}),
+        guard=NonFiniteGuard("skip", limit=1, output_dir="", world=world, paths=[]),
+        stop=StopRequests(world),
+        restore=lambda: False,
         forward=lambda model, batch: {"loss": model(batch.clip).sum()},
         update_freq=1,
     )

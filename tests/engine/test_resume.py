@@ -36,17 +36,18 @@ def runs(request, data, tmp_path_factory):
         return finished[0]
 
     run(straight)
-    assert sorted(p.name for p in straight.glob("*.pth")) == ["checkpoint-1.pth", "checkpoint-3.pth"]
+    assert {p.name for p in straight.glob("*.pth") if "-step" not in p.name} >= {"checkpoint-1.pth", "checkpoint-3.pth"}
     return size, run, straight
 
 
 @pytest.fixture(scope="module")
 def resumed(runs, tmp_path_factory):
-    """A copy of the straight run without its last checkpoint, as if killed just before saving it; run again."""
+    """A copy of the straight run without what came after two epochs, as if killed just before saving it; run again."""
     _, run, straight = runs
     folder = tmp_path_factory.mktemp("resume") / "resumed"
     shutil.copytree(straight, folder)
-    (folder / "checkpoint-3.pth").unlink()
+    for later in folder.glob("checkpoint-[23]*"):
+        later.unlink()
     with (folder / "log.txt").open("a") as log:
         log.write('{"step": 99, "train/lo')  # killed in the middle of a line
     return folder, run(folder)
@@ -76,7 +77,7 @@ def test_a_finished_run_is_not_trained_again(runs, resumed):
     _, run, straight = runs
     before = (straight / "checkpoint-3.pth").read_bytes()
     finished = run(straight)
-    assert "training is finished already" in finished.stderr
+    assert "finished already" in finished.stderr and "plan" not in finished.stderr
     assert (straight / "checkpoint-3.pth").read_bytes() == before
     assert without_times(straight) == without_times(resumed[0])
 
@@ -118,5 +119,5 @@ def test_checkpoint_of_another_run_is_refused(data, tmp_path):
     for changes in ({"resume": pretrained / "checkpoint-1.pth"}, {"output_dir": pretrained}):
         finished = run_script(FINETUNE, *data.flags(FINETUNE, **{"output_dir": tmp_path / "other", **changes}))
         assert finished.code == 2 and "Traceback" not in finished.stderr
-        assert len(finished.errors) == 1 and "does not fit" in finished.errors[0]
+        assert len(finished.errors) == 1 and "made with model pretrain" in finished.errors[0]
         assert finished.stderr.splitlines()[-1] == finished.errors[0]

@@ -7,7 +7,7 @@ import torch
 from processes import FINETUNE, PRETRAIN, run_script
 from runs import load, records, same, series
 
-from engine.checkpoint import newest_valid
+from engine.checkpoint_files import newest_valid
 
 STATE = ("model", "optimizer", "scaler", "epoch", "step", "best", "rng")
 CHANGES = {
@@ -22,7 +22,7 @@ def without_times(folder):
 
 
 def train(data, script, folder, *, size=1, code=0, **changes):
-    flags = {"save_ckpt_freq": 2, "save_ckpt_steps": 1, "print_freq": 5, **changes}
+    flags = {"save_ckpt_freq": 2, "save_ckpt_steps": 1, "keep_ckpts": 3, "print_freq": 5, **changes}
     finished = run_script(script, *data.flags(script, folder, **flags), size=size)
     finished = finished if size > 1 else [finished]
     assert [f.code for f in finished] == [code] * size, finished[0].stderr
@@ -49,7 +49,9 @@ def test_final_state_and_log_are_the_same(script, size, data, tmp_path):
     train(data, script, straight, size=size, **changes)
     steps = 3 if script == PRETRAIN else 4
     kept = [f"checkpoint-1-step{step}.pth" for step in (steps - 2, steps - 1)]
-    assert sorted(path.name for path in straight.glob("*.pth")) == [*kept, "checkpoint-1.pth"]
+    before_validation = f"checkpoint-1-step{steps}.pth" if script == FINETUNE else "checkpoint-1-step0.pth"
+    files = {*kept, before_validation, "checkpoint-1.pth"}
+    assert {path.name for path in straight.glob("checkpoint-[0-9]*")} == files
     assert load(straight / kept[0])["unfinished"]["step"] == steps - 2
     for checkpoint, num_workers in list(zip(kept, (2, 0), strict=True))[: 3 - size]:
         resumed = cut_off(straight, tmp_path / checkpoint, checkpoint)
@@ -59,7 +61,7 @@ def test_final_state_and_log_are_the_same(script, size, data, tmp_path):
         for key in (*STATE, *(("model_ema",) if script == FINETUNE else ())):
             assert same(a[key], b[key]), key
         assert not same(a["model"], load(straight / checkpoint)["model"])
-        assert sorted(path.name for path in resumed.glob("*.pth")) == [*kept, "checkpoint-1.pth"]
+        assert {path.name for path in resumed.glob("checkpoint-[0-9]*")} == files
         assert without_times(resumed) == without_times(straight)
 
 
@@ -76,7 +78,13 @@ def test_another_number_of_ranks_goes_on_with_the_same_batches(data, tmp_path):
     torch.testing.assert_close(b, a, rtol=1e-3, atol=1e-5)
     c, d = (records(folder)[-1] for folder in (straight, resumed))
     assert c["train_epoch/loss"] == pytest.approx(d["train_epoch/loss"], rel=2e-4)
-    refused = train(data, PRETRAIN, cut_off(straight, tmp_path / "r", "checkpoint-1-step1.pth"), code=2, batch_size=3)
+    refused = train(
+        data,
+        PRETRAIN,
+        cut_off(straight, tmp_path / "r", "checkpoint-1-step1.pth"),
+        code=2,
+        **{**STEADY, "batch_size": 3},
+    )
     assert len(refused.errors) == 1 and "--batch_size" in refused.errors[0]
 
 

@@ -1,0 +1,57 @@
+"""Ends a process that makes no progress, with the stacks of all its threads: better than waiting for the time limit.
+
+In a collective all ranks wait for the one that stalls, so all of them end, and show where they stood.
+"""
+
+import faulthandler
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+logger = logging.getLogger(__name__)
+
+EXIT_CODE = 124  # that of the `timeout` command
+_last_beat = [time.monotonic()]
+
+
+def beat() -> None:
+    """Tell the watchdog that there is progress; called after every update and every batch of an evaluation."""
+    _last_beat[0] = time.monotonic()
+
+
+@contextmanager
+def watchdog(seconds: float) -> Iterator[None]:
+    """A context in which the process ends if `beat` is not called for so many seconds; 0: for ever.
+
+    It is a thread and not faulthandler's timer, which the loader's workers need, and which must not run while they are
+    forked.
+    """
+    if not seconds:
+        yield
+        return
+    done = threading.Event()
+    beat()
+    thread = threading.Thread(target=_watch, args=(seconds, done), name="watchdog", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _watch(seconds: float, done: threading.Event) -> None:
+    while not done.wait(min(seconds / 10, 5.0)):
+        if time.monotonic() - _last_beat[0] > seconds:
+            logger.error(
+                "no progress for %g seconds (--stall_timeout): this process ends. Where its threads stand is above or "
+                "below this line; the same command goes on from the last checkpoint",
+                seconds,
+            )
+            faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
+            logging.shutdown()
+            os._exit(EXIT_CODE)
