@@ -18,6 +18,10 @@ import torch
 import torch.distributed as dist
 
 from engine.errors import ConfigError
+from engine.launch import Launch, launch_from
+
+JOIN_TIMEOUT = datetime.timedelta(minutes=10)  # the machines of a job do not start in the same minute
+TIMEOUT = datetime.timedelta(minutes=30)  # of every collective
 
 
 @dataclass(frozen=True)
@@ -35,21 +39,7 @@ class World:
         return self.rank == 0
 
 
-def _from_environment() -> tuple[int, int, int]:
-    """Rank, world size and local rank.
-
-    torchrun's variables come first: inside one slurm task they are right and slurm's are not. Slurm's count only in a
-    step that srun started with several tasks; in a shell of an allocation they are left-overs.
-    """
-    env = os.environ
-    if "RANK" in env and "WORLD_SIZE" in env:
-        return int(env["RANK"]), int(env["WORLD_SIZE"]), int(env.get("LOCAL_RANK", 0))
-    if int(env.get("SLURM_NTASKS", 1)) > 1 and "SLURM_PROCID" in env and env.get("SLURM_STEP_ID", "").isdigit():
-        return int(env["SLURM_PROCID"]), int(env["SLURM_NTASKS"]), int(env["SLURM_LOCALID"])
-    return 0, 1, 0
-
-
-def choose_device(name: str, local_rank: int) -> torch.device:
+def choose_device(name: str, launch: Launch) -> torch.device:
     """`auto`: this rank's GPU if there is one, else the CPU. A GPU that is asked for must exist."""
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
@@ -58,42 +48,87 @@ def choose_device(name: str, local_rank: int) -> torch.device:
         return torch.device("cpu")
     if name != "cuda":
         raise ConfigError(f"--device {name}: choose from auto, cpu, cuda")
-    if available == 1 and "SLURM_PROCID" in os.environ:  # slurm may show each task its own GPU only
-        local_rank = 0
-    if local_rank >= available:
+    # Slurm may show each task its own GPU only, which is number 0 for all of them.
+    number = 0 if available == 1 and launch.started_by == "srun" else launch.local_rank
+    if number >= available:
         raise ConfigError(
-            f"--device cuda: local rank {local_rank} needs a GPU of its own, {available} found; "
+            f"--device cuda: local rank {number} needs a GPU of its own, {available} found; "
             "start fewer processes, or use --device cpu"
         )
-    return torch.device("cuda", local_rank)
+    return torch.device("cuda", number)
 
 
 @contextmanager
 def distributed(device_name: str) -> Iterator[World]:
-    """Join the process group if there is more than one process, and leave it again."""
-    rank, size, local_rank = _from_environment()
-    device = choose_device(device_name, local_rank)
+    """Join the process group if there is more than one process, and leave it again.
+
+    Raises:
+        ConfigError: no GPU for this rank, variables of the launcher that contradict each other, or processes that do
+            not find each other.
+    """
+    launch = launch_from(os.environ)
+    device = choose_device(device_name, launch)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    if size > 1:
-        if "MASTER_ADDR" not in os.environ or "MASTER_PORT" not in os.environ:
-            raise ConfigError(f"{size} processes, but MASTER_ADDR and MASTER_PORT are not set: start with torchrun")
+    with _variables(launch):
+        if launch.size > 1:
+            _join(launch, device)
+        try:
+            yield World(launch.rank, launch.size, launch.local_rank, device)
+        except BaseException as error:
+            if launch.size > 1:
+                _leave_at_once(error)
+            raise
+        if dist.is_initialized():
+            gc.collect()  # collect DDP's reducer first: its threads abort the interpreter if they outlive the group
+            dist.destroy_process_group()
+            time.sleep(0.2)
+
+
+@contextmanager
+def _variables(launch: Launch) -> Iterator[None]:
+    """Under srun alone, torchrun's variables, which torch and DeepSpeed read."""
+    added = {k: v for k, v in launch.variables.items() if k not in os.environ} if launch.started_by == "srun" else {}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
+
+
+def _join(launch: Launch, device: torch.device) -> None:
+    """Meet the other processes, and make the process group with them."""
+    try:
+        store, *_ = next(dist.rendezvous("env://", timeout=JOIN_TIMEOUT))
+        _check_same_device(store, launch, device)
+        store.set_timeout(TIMEOUT)
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
-            rank=rank,
-            world_size=size,
-            timeout=datetime.timedelta(minutes=30),
+            store=store,
+            rank=launch.rank,
+            world_size=launch.size,
+            timeout=TIMEOUT,
         )
-    try:
-        yield World(rank, size, local_rank, device)
-    except BaseException as error:
-        if size > 1:
-            _leave_at_once(error)
-        raise
-    if dist.is_initialized():
-        gc.collect()  # collect DDP's reducer first: its threads abort the interpreter if they outlive the group
-        dist.destroy_process_group()
-        time.sleep(0.2)
+    except dist.DistError as error:
+        raise ConfigError(
+            f"rank {launch.rank} of {launch.size}, started by {launch.started_by}: not all of them met at MASTER_ADDR "
+            f"{launch.address}, MASTER_PORT {launch.port} within {JOIN_TIMEOUT}. Did all start, can all reach this "
+            f"address, is the port free there? ({str(error).splitlines()[0]})"
+        ) from error
+
+
+def _check_same_device(store: dist.Store, launch: Launch, device: torch.device) -> None:
+    """Raise ConfigError if some ranks have a GPU and others do not: each kind would wait for the other for ever."""
+    names = [f"device of rank {rank}" for rank in range(launch.size)]
+    store.set(names[launch.rank], device.type)
+    store.wait(names, JOIN_TIMEOUT)
+    without = [rank for rank, kind in enumerate(store.multi_get(names)) if kind != b"cuda"]
+    if 0 < len(without) < launch.size:
+        raise ConfigError(
+            f"ranks {without} of {launch.size} have no GPU and the others have: look at their machines (nvidia-smi), "
+            "or use --device cpu"
+        )
 
 
 def _leave_at_once(error: BaseException) -> NoReturn:

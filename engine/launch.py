@@ -31,8 +31,8 @@ class Launch:
 def launch_from(env: Mapping[str, str]) -> Launch:
     """Rank, world size, local rank and meeting point from environment variables.
 
-    RANK and WORLD_SIZE come first: below torchrun inside a slurm task they are right, and slurm's are not. Slurm's count
-    only in a step of several tasks; in the shell of an allocation, or of a job that is over, they are left-overs.
+    RANK and WORLD_SIZE come first: below torchrun inside a slurm task they are right, and slurm's are not. Slurm's
+    count only in a step of several tasks; in a shell, of an allocation or of a job that is over, they are left-overs.
 
     Raises:
         ConfigError: variables that contradict each other, or nowhere to meet.
@@ -113,5 +113,6 @@ def first_host(nodes: str) -> str:
 def _number(env: Mapping[str, str], name: str, *, default: str | None = None) -> int:
     text = env.get(name, default)
     if text is None or not text.isdigit():
-        raise ConfigError(f"{name} is {'not set' if text is None else repr(text)} in the environment: expected a number")
+        found = "not set" if text is None else repr(text)
+        raise ConfigError(f"{name} is {found} in the environment: expected a number")
     return int(text)
