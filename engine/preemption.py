@@ -4,6 +4,7 @@ A handler only notes the signal. The ranks compare notes at the end of every upd
 same one; they save, and exit with a code that says that the same command goes on from there.
 """
 
+import datetime
 import logging
 import os
 import signal
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM)
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: not done yet, try again
+REQUEUE_TIMEOUT = datetime.timedelta(seconds=60)
 FAILED = 1 << 10  # above every signal: a rank can no longer write its checkpoints
 
 
@@ -91,6 +93,18 @@ class StopRequests:
             self._on_its_way[0].wait()
         return agreed
 
+    def wait_for_main(self, asked: int) -> None:
+        """Wait while the main process asks slurm to start the job again, a minute at most.
+
+        srun ends all processes when the first one has ended, and what they are asking for with them.
+        """
+        if self._group is None or not wants_requeue(asked):
+            return
+        try:
+            dist.barrier(self._group, async_op=True).wait(REQUEUE_TIMEOUT)
+        except RuntimeError as error:  # others were not asked to stop, and are still at work
+            logger.warning("leaving without the other processes: %s", error)
+
     @contextmanager
     def at_once(self) -> Iterator[None]:
         """Around work that is done again after a restart, such as validation: a request raises Preempted inside."""
@@ -108,6 +122,11 @@ def describe(asked: int) -> str:
     return signal.Signals(asked).name
 
 
+def wants_requeue(asked: int, environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether `requeue` will ask slurm."""
+    return asked == signal.SIGUSR1 and environment.get("SIGMA_REQUEUE") == "1" and "SLURM_JOB_ID" in environment
+
+
 def requeue(asked: int, environment: Mapping[str, str] = os.environ) -> bool:
     """Have slurm start this job again, where a template wants that (SIGMA_REQUEUE=1) and SIGUSR1 was the request.
 
@@ -117,13 +136,13 @@ def requeue(asked: int, environment: Mapping[str, str] = os.environ) -> bool:
     Returns:
         True if slurm was asked; it then ends this job.
     """
-    job = environment.get("SLURM_JOB_ID", "")
-    if asked != signal.SIGUSR1 or environment.get("SIGMA_REQUEUE") != "1" or not job:
+    if not wants_requeue(asked, environment):
         return False
+    job = environment["SLURM_JOB_ID"]
     if "SLURM_ARRAY_JOB_ID" in environment:
         job = f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
     try:
-        subprocess.run(["scontrol", "requeue", job], check=True, capture_output=True, text=True, timeout=60)
+        subprocess.run(["scontrol", "requeue", job], check=True, capture_output=True, text=True, timeout=50)
     except (OSError, subprocess.SubprocessError) as error:
         said = getattr(error, "stderr", None) or error
         logger.error("scontrol requeue %s failed, submit the job again by hand: %s", job, said)

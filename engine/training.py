@@ -151,6 +151,7 @@ class Trainer:
                 "stopped by %s after %d steps; the same command goes on from there", describe(asked), self.state.step
             )
             requeue(asked)
+        self.stop.wait_for_main(asked)
         raise Preempted(asked)
 
     def go_on_in_epoch(self, sampler: Any) -> None:
