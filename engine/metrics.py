@@ -73,9 +73,9 @@ class Meter:
         self.total_steps = total_steps
         self.clips_per_step = clips_per_step
         self.epoch_sums: dict[str, torch.Tensor] = {}
-        self.epoch_count = 0
+        self.epoch_count: torch.Tensor | float = 0
         self.sums: dict[str, torch.Tensor] = {}
-        self.count = 0
+        self.count: torch.Tensor | float = 0
         self.timed_steps, self.timed_seconds = 0, 0.0
         self.restart_clock()
 
@@ -89,9 +89,9 @@ class Meter:
         """The sums of this rank, in host memory: those since the last flush, and those of the epoch up to it."""
         return {
             "sums": {name: value.cpu() for name, value in self.sums.items()},
-            "count": self.count,
+            "count": float(self.count),
             "epoch_sums": {name: value.cpu() for name, value in self.epoch_sums.items()},
-            "epoch_count": self.epoch_count,
+            "epoch_count": float(self.epoch_count),
         }
 
     def load_state_dicts(self, states: Sequence[Mapping[str, Any]], *, world: World) -> None:
@@ -110,18 +110,23 @@ class Meter:
         """True every `log_every` steps."""
         return (step + 1) % self.log_every == 0
 
-    def add(self, values: dict[str, torch.Tensor]) -> None:
-        """Add scalars to the current step's (device tensors; no host synchronisation)."""
+    def add(self, values: dict[str, torch.Tensor], *, counts: torch.Tensor | None = None) -> None:
+        """Add scalars to the current step's (device tensors; no host synchronisation).
+
+        Args:
+            counts: bool scalar; where it is False the means leave this step out, as `count_step` has to be told too.
+        """
         for name, value in values.items():
-            _accumulate(self.sums, name, value.detach().float())
+            value = value.detach().float()
+            _accumulate(self.sums, name, value if counts is None else torch.where(counts, value, 0.0))
 
     def add_data_time(self, seconds: float) -> None:
         """Time the step waited for its data."""
         self.data_time += seconds
 
-    def count_step(self) -> None:
-        """The current step is done."""
-        self.count += 1
+    def count_step(self, counts: torch.Tensor | bool = True) -> None:
+        """The current step is done; `counts`: see `add`."""
+        self.count = self.count + (counts.float() if isinstance(counts, torch.Tensor) else int(counts))
         self.clocked += 1
 
     def flush(
@@ -135,7 +140,7 @@ class Meter:
         means = _mean_over_ranks(self.sums, self.count)
         for name, value in self.sums.items():
             _accumulate(self.epoch_sums, name, value)
-        self.epoch_count += self.count
+        self.epoch_count = self.epoch_count + self.count
         seconds = time.perf_counter() - self.since
         self.timed_steps, self.timed_seconds = self.timed_steps + self.clocked, self.timed_seconds + seconds
         remaining = (self.total_steps - step - 1) * self.timed_seconds / self.timed_steps
@@ -178,8 +183,9 @@ def _accumulate(sums: dict[str, torch.Tensor], name: str, value: torch.Tensor) -
     sums[name] = sums[name] + value if name in sums else value
 
 
-def _mean_over_ranks(sums: dict[str, torch.Tensor], count: int) -> dict[str, float]:
-    if not sums:
+def _mean_over_ranks(sums: dict[str, torch.Tensor], count: torch.Tensor | float) -> dict[str, float]:
+    """`count` is the same on all ranks; {} if no step counts."""
+    if not sums or not float(count):
         return {}
     stacked = torch.stack([value / count for value in sums.values()])
     ranks = all_reduce_sum(torch.ones(1, device=stacked.device))

@@ -100,17 +100,17 @@ class Trainer:
                     out = self.forward(backend.model, batch)
                 backend.backward(out["loss"], update_freq=self.update_freq)
             outputs.append({name: value.detach() for name, value in out.items() if value.ndim == 0})
-            self.meter.add({name: value / self.update_freq for name, value in outputs[-1].items()})
         watched: dict[str, float] = {}
         if outputs:
             # Without a warm-up the first epoch counts as one: an untrained model stands at chance, and should.
             warmed_up = state.step >= max(self.schedule.warmup, self.schedule.steps_per_epoch)
             watched = watch(out, step=state.step, after_warmup=warmed_up) if watch else {}
             norm = backend.step()
-            self.meter.add({"grad_norm": norm})
             made = {"finite": backend.last_finite, "grad_norm": norm}
             self.guard.remember(state.step, epoch=epoch, lr=lr, **made, indices=indices, outputs=outputs)
-        self.meter.count_step()
+            means = {name: torch.stack([part[name] for part in outputs]).mean() for name in outputs[0]}
+            self.meter.add({**means, "grad_norm": norm}, counts=backend.last_finite)
+        self.meter.count_step(backend.last_finite if outputs else False)
         state.step += 1
         if state.ema is not None and outputs and not backend.left_out_last():
             state.ema.update(backend.module, step=state.step)
@@ -214,6 +214,7 @@ def fit(
                 record = trainer.train_one_epoch(loader, state.epoch + 1)
             except RollBack:
                 trainer.roll_back()
+                loader.sampler.set_epoch(-1)  # else it would take the epoch for the one it has just resumed
                 continue
             state.epoch += 1
             if validate is not None:

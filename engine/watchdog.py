@@ -4,15 +4,12 @@ In a collective all ranks wait for the one that stalls, so all of them end, and 
 """
 
 import faulthandler
-import logging
 import os
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-logger = logging.getLogger(__name__)
 
 EXIT_CODE = 124  # that of the `timeout` command
 _last_beat = [time.monotonic()]
@@ -47,11 +44,11 @@ def watchdog(seconds: float) -> Iterator[None]:
 def _watch(seconds: float, done: threading.Event) -> None:
     while not done.wait(min(seconds / 10, 5.0)):
         if time.monotonic() - _last_beat[0] > seconds:
-            logger.error(
-                "no progress for %g seconds (--stall_timeout): this process ends. Where its threads stand is above or "
-                "below this line; the same command goes on from the last checkpoint",
-                seconds,
+            # Not through logging, whose lock a stalled thread may hold.
+            sys.stderr.write(
+                f"error: no progress for {seconds:g} seconds (--stall_timeout). This process ends; the same command "
+                "goes on from the last checkpoint. Its threads stood here:\n"
             )
+            sys.stderr.flush()
             faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
-            logging.shutdown()
             os._exit(EXIT_CODE)

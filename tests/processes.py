@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,12 +63,43 @@ def _child(target, folder, cwd, environment):
     target()
 
 
-def run_in_processes(target, *, size=1, cwd="."):
-    """Run `target()` in `size` new processes, with the environment that torchrun gives to several.
+@dataclass(frozen=True)
+class Running:
+    """Processes that may be sent signals while they run."""
 
-    Returns:
-        list of Finished, by rank.
-    """
+    processes: list
+    scratch: Path
+
+    @property
+    def pids(self):
+        return [process.pid for process in self.processes]
+
+    @property
+    def alive(self):
+        return any(process.is_alive() for process in self.processes)
+
+    def stderr(self, rank=0):
+        """What a rank has written so far."""
+        file = self.scratch / str(rank) / "stderr"
+        return file.read_text() if file.exists() else ""
+
+    def finish(self):
+        """Wait for all of them; a list of Finished, by rank."""
+        for process in self.processes:
+            process.join(LIMIT)
+            if process.is_alive():
+                process.kill()
+                process.join()
+        written = [
+            [(self.scratch / str(rank) / stream).read_text() for stream in ("stdout", "stderr")]
+            for rank in range(len(self.processes))
+        ]
+        return [Finished(p.exitcode, *texts) for p, texts in zip(self.processes, written, strict=True)]
+
+
+@contextmanager
+def running(target, *, size=1, cwd="."):
+    """`target()` in `size` new processes, with the environment that torchrun gives to several; a Running."""
     context = multiprocessing.get_context("fork")
     port = str(free_port())
     with tempfile.TemporaryDirectory() as scratch:
@@ -82,23 +114,32 @@ def run_in_processes(target, *, size=1, cwd="."):
             processes.append(context.Process(target=_child, args=(target, folder, cwd, environment)))
         for process in processes:
             process.start()
-        for process in processes:
-            process.join(LIMIT)
-            if process.is_alive():
-                process.kill()
-                process.join()
-        written = [[(Path(scratch) / str(r) / s).read_text() for s in ("stdout", "stderr")] for r in range(size)]
-        return [Finished(p.exitcode, *texts) for p, texts in zip(processes, written, strict=True)]
+        run = Running(processes, Path(scratch))
+        try:
+            yield run
+        finally:
+            run.finish()
 
 
-def run_script(script, *argv, size=1, cwd="."):
-    """Run an entry script as its own main program; a list of Finished by rank, or with one process its Finished."""
+def run_in_processes(target, *, size=1, cwd="."):
+    """Run `target()` in `size` processes to the end; a list of Finished, by rank."""
+    with running(target, size=size, cwd=cwd) as run:
+        return run.finish()
+
+
+def script_target(script, *argv):
+    """What runs an entry script as its own main program."""
 
     def target():
         sys.argv = [str(ROOT / script), *map(str, argv)]
         runpy.run_path(sys.argv[0], run_name="__main__")
 
-    finished = run_in_processes(target, size=size, cwd=cwd)
+    return target
+
+
+def run_script(script, *argv, size=1, cwd="."):
+    """Run an entry script as its own main program; a list of Finished by rank, or with one process its Finished."""
+    finished = run_in_processes(script_target(script, *argv), size=size, cwd=cwd)
     return finished if size > 1 else finished[0]
 
 

@@ -11,6 +11,7 @@ CHANGES = {
     PRETRAIN: {"drop_path": 0.5},
     FINETUNE: {"drop_path": 0.5, "fc_drop_rate": 0.5, "num_sample": 2, "batch_size": 2},  # mixup and erasing are on
 }
+PROBING = {"linear_probing": True, "opt": "sgd", "lr": 1}
 TIMES = ("step_time", "data_time", "clips_per_second", "memory_gib")
 
 
@@ -20,16 +21,16 @@ def without_times(folder):
 
 @pytest.fixture(
     scope="module",
-    params=[(PRETRAIN, 1), (FINETUNE, 1), (FINETUNE, 2)],
-    ids=["pretrain", "finetune", "finetune on 2 ranks"],
+    params=[(PRETRAIN, 1, {}), (FINETUNE, 1, {}), (FINETUNE, 2, {}), (FINETUNE, 1, PROBING)],
+    ids=["pretrain", "finetune", "finetune on 2 ranks", "probe"],
 )
 def runs(request, data, tmp_path_factory):
-    """Script, ranks, `run(folder, **changes)`, and the folder of a run of four epochs with checkpoints 1 and 3."""
-    script, size = request.param
+    """Ranks, `run(folder, **changes)`, and the folder of a run of four epochs with checkpoints 1 and 3."""
+    script, size, more = request.param
     straight = tmp_path_factory.mktemp("resume") / "straight"
 
     def run(folder, **changes):
-        flags = {**CHANGES[script], "epochs": 4, "save_ckpt_freq": 2, "log_dir": folder / "events", **changes}
+        flags = {**CHANGES[script], **more, "epochs": 4, "save_ckpt_freq": 2, "log_dir": folder / "events", **changes}
         finished = run_script(script, *data.flags(script, folder, **flags), size=size)
         finished = finished if size > 1 else [finished]
         assert [f.code for f in finished] == [0] * size, finished[0].stderr

@@ -70,14 +70,20 @@ STEADY = {"opt": "sgd", "lr": 3, "batch_size": 4}
 
 
 def test_another_number_of_ranks_goes_on_with_the_same_batches(data, tmp_path):
-    straight = tmp_path / "straight"
+    """On one rank for four updates, then two for one, then four for the last, which all train on the same videos."""
+    straight, two, four = tmp_path / "straight", tmp_path / "two", tmp_path / "four"
     train(data, PRETRAIN, straight, **STEADY)
-    resumed = cut_off(straight, tmp_path / "resumed", "checkpoint-1-step1.pth")
-    train(data, PRETRAIN, resumed, size=2, **{**STEADY, "batch_size": 2})
-    a, b = (load(folder / "checkpoint-1.pth")["model"] for folder in (straight, resumed))
-    torch.testing.assert_close(b, a, rtol=1e-3, atol=1e-5)
-    c, d = (records(folder)[-1] for folder in (straight, resumed))
-    assert c["train_epoch/loss"] == pytest.approx(d["train_epoch/loss"], rel=2e-4)
+    cut_off(straight, two, "checkpoint-1-step1.pth")
+    train(data, PRETRAIN, two, size=2, **{**STEADY, "batch_size": 2})
+    cut_off(two, four, "checkpoint-1-step2.pth")
+    assert len(load(four / "checkpoint-1-step2.pth")["rng"]) == 2
+    train(data, PRETRAIN, four, size=4, **{**STEADY, "batch_size": 1})
+    expected = load(straight / "checkpoint-1.pth")["model"]
+    for folder in (two, four):
+        torch.testing.assert_close(load(folder / "checkpoint-1.pth")["model"], expected, rtol=1e-3, atol=1e-5)
+        assert records(folder)[-1]["train_epoch/loss"] == pytest.approx(
+            records(straight)[-1]["train_epoch/loss"], rel=2e-4
+        )
     refused = train(
         data,
         PRETRAIN,

@@ -1,0 +1,156 @@
+"""A run that is asked to stop stops behind an update, with a checkpoint, and goes on as if nothing had happened."""
+
+import os
+import random
+import signal
+import time
+
+import pytest
+import torch
+from processes import FINETUNE, PRETRAIN, gloo_world, run_script, running, script_target
+from runs import load, records, same
+
+from engine.checkpoint_files import newest_valid
+from engine.distributed import World
+from engine.preemption import EXIT_CODE, SIGNALS, Preempted, StopRequests, requeue
+
+CPU = World(0, 1, 0, torch.device("cpu"))
+TIMES = ("step_time", "data_time", "clips_per_second", "memory_gib", "tflops", "mfu")
+STATE = ("model", "optimizer", "scaler", "epoch", "step", "best", "rng")
+
+
+def without_times(folder):
+    return [{k: v for k, v in record.items() if not k.endswith(TIMES)} for record in records(folder)]
+
+
+def wait_for(condition, run):
+    while run.alive and not condition():
+        time.sleep(0.005)
+
+
+def interrupt(target, folder, rng, *, size):
+    """Start, and send one of the signals to one of the ranks at some moment after the first step; what came of it."""
+    log = folder / "log.txt"
+    lines = log.read_text().count("\n") if log.exists() else 0
+    with running(target, size=size) as run:
+        wait_for(lambda: log.exists() and log.read_text().count("\n") > lines, run)
+        time.sleep(rng.uniform(0, 0.3))
+        number, rank = rng.choice(SIGNALS), rng.randrange(size)
+        for _ in range(rng.choice((1, 2))):
+            if run.processes[rank].is_alive():
+                os.kill(run.pids[rank], number)
+        return number, rank, run.finish()
+
+
+@pytest.mark.parametrize(("script", "size", "times"), [(PRETRAIN, 1, 8), (PRETRAIN, 2, 5), (FINETUNE, 1, 7)])
+def test_interrupted_again_and_again_it_ends_as_if_it_had_not_been(script, size, times, data, tmp_path):
+    """Twenty signals, at random moments of steps, decoding, validation and saving, to one rank, once or twice."""
+    rng = random.Random(f"{script} {size}")
+    epochs = {PRETRAIN: 24, FINETUNE: 10}[script]
+    changes = {"epochs": epochs, "batch_size": 4 // size, "drop_path": 0.5, "save_ckpt_freq": 5}
+    if script == FINETUNE:
+        changes |= {"batch_size": 2, "num_sample": 1, "save_ckpt_steps": 2, "log_dir": tmp_path / "events"}
+    straight, cut = tmp_path / "straight", tmp_path / "cut"
+    finished = run_script(script, *data.flags(script, straight, **changes), size=size)
+    assert all(f.code == 0 for f in (finished if size > 1 else [finished]))
+    target = script_target(script, *data.flags(script, cut, **changes))
+    seen, step = 0, 0
+    for _ in range(times):
+        number, rank, ended = interrupt(target, cut, rng, size=size)
+        if all(f.code == 0 for f in ended):
+            break
+        assert [f.code for f in ended] == [EXIT_CODE] * size, (number, rank, [f.stderr[-2000:] for f in ended])
+        assert "stopped by SIG" in ended[0].stderr
+        newest = load(newest_valid(cut))
+        assert newest["step"] > step
+        step, seen = newest["step"], seen + 1
+    assert seen >= times // 2
+    finished = run_script(script, *data.flags(script, cut, **changes), size=size)
+    assert all(f.code == 0 for f in (finished if size > 1 else [finished]))
+    a, b = (load(folder / f"checkpoint-{epochs - 1}.pth") for folder in (straight, cut))
+    for key in STATE:
+        assert same(a[key], b[key]), key
+    assert without_times(cut) == without_times(straight)
+    assert not list(cut.glob("*.tmp"))
+
+
+def poll_four_times(world):
+    polled = []
+    with StopRequests(world) as stop:
+        for step in range(4):
+            if world.rank == 1 and step == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            polled.append(stop.poll())
+        polled.append(stop.settle())
+    return polled
+
+
+def test_one_rank_that_is_asked_stops_all_behind_the_same_update():
+    assert gloo_world(poll_four_times) == [[0, 0, 15, 15, 15]] * 2
+
+
+def settle_after_a_signal(world):
+    with StopRequests(world) as stop:
+        os.kill(os.getpid(), signal.SIGINT if world.rank else signal.SIGUSR1)
+        return stop.settle()
+
+
+def test_settling_tells_of_what_was_noted_just_now():
+    assert gloo_world(settle_after_a_signal) == [signal.SIGUSR1] * 2
+
+
+def test_handlers_are_restored():
+    before = [signal.getsignal(number) for number in SIGNALS]
+    with StopRequests(CPU) as stop:
+        assert stop.poll() == 0
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            os.kill(os.getpid(), number)
+        assert stop.poll() == signal.SIGTERM  # nobody wants the job again, whoever else asked
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_at_once():
+    with StopRequests(CPU) as stop:
+        with pytest.raises(Preempted) as request, stop.at_once():
+            os.kill(os.getpid(), signal.SIGUSR1)
+            time.sleep(5)
+        assert request.value.code == EXIT_CODE and request.value.asked == signal.SIGUSR1
+        with pytest.raises(Preempted), stop.at_once():  # the request came before
+            raise AssertionError
+        os.kill(os.getpid(), signal.SIGUSR1)  # outside it is only noted
+
+
+ONE = {"SLURM_JOB_ID": "7", "SIGMA_REQUEUE": "1"}
+ARRAY = ONE | {"SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "2"}
+USR1, TERM = signal.SIGUSR1, signal.SIGTERM
+
+
+@pytest.mark.parametrize(
+    ("asked", "environment", "called"),
+    [
+        (USR1, ONE, "requeue 7\n"),
+        (USR1, ARRAY, "requeue 5_2\n"),
+        (TERM, ONE, None),
+        (USR1, {}, None),
+        (USR1, ONE | {"SIGMA_REQUEUE": "0"}, None),
+        (USR1, {"SLURM_JOB_ID": "7"}, None),
+    ],
+)
+def test_requeue(asked, environment, called, tmp_path, monkeypatch):
+    """With a program called scontrol that writes down its arguments; tests/slurm has the real one."""
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/called\n')
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert requeue(asked, environment) is (called is not None)
+    assert ((tmp_path / "called").read_text() if called else None) == called
+    assert (tmp_path / "called").exists() is (called is not None)
+
+
+def test_failing_requeue_is_loud(tmp_path, monkeypatch, caplog):
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text("#!/bin/sh\necho not permitted >&2\nexit 1\n")
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert requeue(USR1, ONE) is False
+    assert "scontrol requeue 7 failed, submit the job again by hand: not permitted" in caplog.text
