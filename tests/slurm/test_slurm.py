@@ -1,0 +1,185 @@
+"""The templates under a real slurm: `bash scripts/test.sh -m slurm tests/slurm`. Every job leaves no process behind
+(`Cluster.wait`)."""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from processes import FINETUNE, PRETRAIN, run_script
+from runs import load, records, same
+
+pytestmark = pytest.mark.slurm
+
+LONG = {"epochs": 40, "batch_size": 1, "save_ckpt_freq": 1000}  # 240 updates
+WHO = (
+    "import os; from engine.launch import launch_from as f; import sys; sys.stdout.write(str(f(os.environ)) + chr(10))"
+)
+
+
+def last_checkpoint(folder, epochs):
+    return load(folder / f"checkpoint-{epochs - 1}.pth")
+
+
+@pytest.fixture(scope="module")
+def short_run(data, tmp_path_factory):
+    """Pre-training in two processes without slurm."""
+    folder = tmp_path_factory.mktemp("short")
+    assert [rank.code for rank in run_script(PRETRAIN, *data.flags(PRETRAIN, folder, batch_size=2), size=2)] == [0, 0]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def long_run(data, tmp_path_factory):
+    """One that is not interrupted."""
+    folder = tmp_path_factory.mktemp("long")
+    assert [rank.code for rank in run_script(PRETRAIN, *data.flags(PRETRAIN, folder, **LONG), size=2)] == [0, 0]
+    return folder
+
+
+@pytest.mark.parametrize("launcher", ["srun", "torchrun"])
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_pretraining_computes_what_it_does_without_slurm(launcher, nodes, cluster, data, short_run, tmp_path):
+    options = ["--nodes", nodes, "--ntasks-per-node", 2 // nodes]
+    flags = data.flags(PRETRAIN, batch_size=2)
+    variables = {"OUTPUT_DIR": tmp_path / "run", "LAUNCHER": launcher}
+    job = cluster.submit("pretrain.sbatch", tmp_path / "out", *flags, options=options, **variables)
+    assert cluster.wait(job)["JobState"] == "COMPLETED", (tmp_path / "out").read_text()
+    got, expected = last_checkpoint(tmp_path / "run", 2), last_checkpoint(short_run, 2)
+    assert same(got["model"], expected["model"]) and same(got["optimizer"], expected["optimizer"])
+    text = (tmp_path / "out").read_text()
+    assert text.count("total batch") == 1 and "ranks 2" in text
+
+
+def test_sweep_and_its_evaluation(cluster, data, tmp_path):
+    """Learning rates and seeds over an array of one-process jobs; then all results are tested again."""
+    sweep = {"SEEDS": "3 4", "LRS": "1e-3 1e-1", "OUTPUT_DIR": tmp_path}
+    flags = data.flags(FINETUNE, epochs=1, warmup_epochs=0)
+    options = ["--ntasks-per-node=1", "--array=0-3"]
+    array = cluster.submit("finetune.sbatch", tmp_path / "out-%a", *flags, options=options, **sweep)
+    for task in range(4):
+        assert cluster.wait(f"{array}_{task}")["JobState"] == "COMPLETED", (tmp_path / f"out-{task}").read_text()
+    folders = [tmp_path / f"lr{lr}" / f"seed{seed}" for lr in ("1e-3", "1e-1") for seed in (3, 4)]
+    runs = [json.loads((folder / "run.json").read_text())[-1]["args"] for folder in folders]
+    assert [(run["lr"], run["seed"]) for run in runs] == [(1e-3, 3), (1e-3, 4), (1e-1, 3), (1e-1, 4)]
+    results = [json.loads((folder / "test.json").read_text()) for folder in folders]
+    assert len({result["test/loss"] for result in results}) == 4
+
+    options = ["--ntasks-per-node=2", "--array=1,2"]
+    array = cluster.submit("eval.sbatch", tmp_path / "eval-%a", *flags, options=options, **sweep)
+    for task in (1, 2):
+        assert cluster.wait(f"{array}_{task}")["JobState"] == "COMPLETED", (tmp_path / f"eval-{task}").read_text()
+        tested = json.loads((folders[task] / "test.json").read_text())
+        assert tested["weights"] == {"": [str(folders[task] / "checkpoint-0.pth"), "model|module"]}
+        for name in ("test/top1", "test/top5", "videos", "views"):
+            assert tested[name] == results[task][name]
+        assert tested["test/loss"] == pytest.approx(results[task]["test/loss"], abs=1e-5)
+
+
+def test_an_array_larger_than_the_sweep_is_refused(cluster, tmp_path):
+    array = cluster.submit("pretrain.sbatch", tmp_path / "out", options=["--array=2"], SEEDS="0 1", OUTPUT_DIR=tmp_path)
+    assert cluster.wait(f"{array}_2")["ExitCode"] == "2:0"
+    assert "error: task 2 of the array, but SEEDS='0 1'" in (tmp_path / "out").read_text()
+
+
+def steps_done(folder):
+    return len(records(folder)) if (folder / "log.txt").exists() else 0
+
+
+@pytest.mark.parametrize(
+    ("launcher", "options"),
+    [
+        ("srun", ["--nodes=1", "--ntasks-per-node=2"]),
+        ("srun", ["--nodes=2", "--ntasks-per-node=1", "--array=5"]),
+        ("torchrun", ["--nodes=2", "--ntasks-per-node=1"]),
+    ],
+    ids=["srun", "srun, array, two nodes", "torchrun, two nodes"],
+)
+def test_preempted_requeued_and_gone_on_exactly(launcher, options, cluster, data, long_run, tmp_path):
+    folder, out = tmp_path / "run", tmp_path / "out"
+    flags = data.flags(PRETRAIN, **{**LONG, "num_workers": 1})
+    variables = {"OUTPUT_DIR": folder, "LAUNCHER": launcher}
+    job = cluster.submit("pretrain.sbatch", out, *flags, options=options, **variables)
+    name = f"{job}_5" if "--array=5" in options else job
+    for stop in (1, 2):
+        before = steps_done(folder)
+        cluster.until(lambda: steps_done(folder) > before + 20, f"start {stop} to make some steps")  # noqa: B023
+        cluster.call("scancel", "--signal=USR1", name)
+        cluster.until(lambda: cluster.show(name)["Restarts"] == str(stop), f"requeue {stop}")  # noqa: B023
+    shown = cluster.wait(name)
+    text = out.read_text()
+    assert (shown["JobState"], shown["Restarts"]) == ("COMPLETED", "2"), text
+    assert text.count(f"scontrol requeue {name}: slurm will start this job again") == 2
+    assert text.count("resumed from") == 2
+    assert [row["step"] for row in records(folder)] == list(range(1, 241))
+    losses = [[row["train/loss"] for row in records(run)] for run in (folder, long_run)]
+    assert losses[0] == losses[1]
+    got, expected = last_checkpoint(folder, 40), last_checkpoint(long_run, 40)
+    assert all(same(got[part], expected[part]) for part in ("model", "optimizer", "rng"))
+
+    again = cluster.submit("pretrain.sbatch", tmp_path / "again", *flags, options=options[:2], **variables)
+    assert cluster.wait(again)["JobState"] == "COMPLETED"
+    assert "training is finished already" in (tmp_path / "again").read_text()
+    assert steps_done(folder) == 240
+
+
+def test_cancelled_saves_and_stays_cancelled(cluster, data, tmp_path):
+    job = cluster.submit(
+        "pretrain.sbatch", tmp_path / "out", *data.flags(PRETRAIN, **LONG), OUTPUT_DIR=tmp_path / "run"
+    )
+    cluster.until(lambda: steps_done(tmp_path / "run") > 5, "some steps")
+    cluster.call("scancel", job)
+    shown = cluster.wait(job)
+    assert (shown["JobState"], shown["Restarts"]) == ("CANCELLED", "0")
+    assert "stopped by SIGTERM" in (tmp_path / "out").read_text()
+    assert [path.stem.startswith("checkpoint-") for path in (tmp_path / "run").glob("*.pth")] == [True]
+
+
+@pytest.mark.parametrize("launcher", ["srun", "torchrun"])
+def test_a_rank_that_dies_ends_the_job(launcher, cluster, data, tmp_path):
+    variables = {"OUTPUT_DIR": tmp_path / "run", "LAUNCHER": launcher}
+    options = ["--nodes=2", "--ntasks-per-node=1"]
+    flags = data.flags(PRETRAIN, **LONG)
+    job = cluster.submit("pretrain.sbatch", tmp_path / "out", *flags, options=options, **variables)
+    cluster.until(lambda: steps_done(tmp_path / "run") > 5, "some steps")
+    tasks = cluster.processes(job, SLURM_PROCID=1, SLURM_STEP_ID=0)
+    victims = [pid for pid in tasks if Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[1].endswith(b".py")]
+    os.kill(victims[0], signal.SIGKILL)
+    shown = cluster.wait(job)
+    assert shown["JobState"] == "FAILED" and shown["ExitCode"] != "0:0" and shown["Restarts"] == "0"
+
+
+def test_who_a_process_is(cluster, tmp_path):
+    """What `launch_from` makes of the variables that this slurm really sets."""
+    who = f"{sys.executable} -c '{WHO}'"
+    options = ["--nodes=2", "--ntasks-per-node=2"]
+    alone = "Launch(rank=0, size=1, local_rank=0, started_by='python', address='', port=0)"
+    assert cluster.run(tmp_path / "batch", who, options=options).splitlines() == [alone]
+    assert cluster.run(tmp_path / "one", f"srun -N1 -n1 {who}", options=options).splitlines()[-1] == alone
+
+    job, *lines = cluster.run(tmp_path / "step", f"echo $SLURM_JOB_ID; srun {who}", options=options).splitlines()
+    port = 12000 + int(job)
+    ranks = [(0, 0), (1, 1), (2, 0), (3, 1)]
+    assert sorted(lines) == [
+        f"Launch(rank={rank}, size=4, local_rank={local}, started_by='srun', address='127.0.0.2', port={port})"
+        for rank, local in ranks
+    ]
+    assert cluster.run(tmp_path / "part", f"srun -N1 -n2 {who}", options=options).count("size=2") == 2
+
+    nested = tmp_path / "nested.sh"
+    nested.write_text(f"#!/bin/bash\n{who} >{tmp_path}/nested.tmp; mv {tmp_path}/nested.tmp {tmp_path}/nested\n")
+    submit = f'srun -N1 -n2 bash -c "[ \\$SLURM_PROCID = 1 ] || sbatch -n1 --output=/dev/null {nested}"'
+    cluster.run(tmp_path / "outer", submit, options=options)
+    cluster.until(lambda: (tmp_path / "nested").exists(), "the job submitted from a step")
+    assert (tmp_path / "nested").read_text().splitlines() == [alone]
+
+
+def test_what_slurm_shows_of_gpus(cluster, tmp_path):
+    """With --gpus-per-task each task has one of its own, number 0 for torch; with --gpus-per-node all see all."""
+    show = """srun bash -c 'echo "$SLURM_LOCALID $CUDA_VISIBLE_DEVICES"' | sort"""
+    options = ["--nodes=1", "--ntasks-per-node=2"]
+    each = cluster.run(tmp_path / "each", show, options=[*options, "--gpus-per-task=1"]).splitlines()
+    both = cluster.run(tmp_path / "both", show, options=[*options, "--gpus-per-node=2"]).splitlines()
+    assert (each, both) == (["0 0", "1 1"], ["0 0,1", "1 0,1"])
