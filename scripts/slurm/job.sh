@@ -1,4 +1,5 @@
-# Sourced by the templates: `job SCRIPT FLAGS` runs an entry script as a step of this job, one process for each GPU.
+# Sourced by the templates: `job KIND SCRIPT FLAGS` runs an entry script, or a recipe of scripts/KIND that calls it, as a step of
+# this job, one process for each GPU. Below are the variables that may be set before sbatch.
 #
 # Two ways to start the processes; both stop at a checkpoint when slurm sends USR1, and go on after it:
 #   LAUNCHER=srun      (default) srun starts every process itself, and its signals reach them directly
@@ -8,8 +9,9 @@ cd "${SLURM_SUBMIT_DIR:?submit this file with sbatch, from the root of the repos
 
 LAUNCHER=${LAUNCHER:-srun}
 VENV=${VENV:-$PWD/.venv}                      # Python environment (INSTALL.md)
-SETUP=${SETUP:-}                              # commands before anything else: SETUP='module load cuda; ulimit -n 65536'
+SETUP=${SETUP:-}                              # commands before all others: SETUP="module load cuda; ulimit -n 65536"
 DEVICE=${DEVICE:-cuda}                        # cuda: a node that has lost a GPU is an error, not a slow training
+RECIPE=${RECIPE:-}                            # RECIPE=ssv2_vit_b runs scripts/finetune/ssv2_vit_b.sh; with the variables it needs
 OUTPUT_DIR=${OUTPUT_DIR:-output/$SLURM_JOB_NAME}
 SEEDS=${SEEDS:-}                              # sweep: SEEDS="0 1 2" LRS="1e-3 5e-4" sbatch --array=0-5 ...
 LRS=${LRS:-}
@@ -21,6 +23,11 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} PYTHONUNBUFFERED=1
 export SIGMA_REQUEUE=${SIGMA_REQUEUE:-1}      # 1: after USR1 a run that is not finished asks slurm to start it again
 # export NCCL_SOCKET_IFNAME=ib0 GLOO_SOCKET_IFNAME=ib0    where the nodes' first network interface is the wrong one
 
+fail() {
+    echo "error: $*" >&2
+    exit 2
+}
+
 # The place in the sweep: flags for this task of the array, and a folder of its own.
 sweep_flags=()
 place_in_sweep() {
@@ -29,8 +36,7 @@ place_in_sweep() {
     read -ra lrs <<<"$LRS"
     local count=$((${#seeds[@]} > 0 ? ${#seeds[@]} : 1))
     if [ "$number" -ge $((count * (${#lrs[@]} > 0 ? ${#lrs[@]} : 1))) ]; then
-        echo "error: task $number of the array, but SEEDS='$SEEDS' and LRS='$LRS' have fewer combinations" >&2
-        exit 2
+        fail "task $number of the array, but SEEDS='$SEEDS' and LRS='$LRS' have fewer combinations"
     fi
     if [ ${#lrs[@]} -gt 0 ]; then
         sweep_flags+=(--lr "${lrs[number / count]}")
@@ -43,23 +49,29 @@ place_in_sweep() {
 }
 
 job() {
-    local cpus=${SLURM_CPUS_PER_TASK:-1} tasks=${SLURM_NTASKS_PER_NODE:-1} steps=(srun --kill-on-bad-exit=1)
+    local cpus=${SLURM_CPUS_PER_TASK:-1} tasks=${SLURM_NTASKS_PER_NODE:-1} nodes=$SLURM_JOB_NUM_NODES program=(python "$2")
+    if [ -n "$RECIPE" ]; then
+        [ -f "scripts/$1/$RECIPE.sh" ] || fail "RECIPE=$RECIPE: there is no scripts/$1/$RECIPE.sh"
+        program=(bash "scripts/$1/$RECIPE.sh")
+        export ONE_OF_SEVERAL=1 GPUS=$tasks NNODES=$nodes
+    fi
     place_in_sweep
     mkdir -p "$OUTPUT_DIR"
     # When a collective of NCCL hangs, the last ones of every rank are written there.
     export TORCH_FR_BUFFER_SIZE=${TORCH_FR_BUFFER_SIZE:-2000} TORCH_NCCL_DUMP_ON_TIMEOUT=1
     export TORCH_FR_DUMP_TEMP_FILE=$(realpath "$OUTPUT_DIR")/collectives_of_rank_
-    set -- "$1" --device "$DEVICE" --num_workers $((cpus > 1 ? cpus - 1 : 0)) --output_dir "$OUTPUT_DIR" \
-        --log_dir "$OUTPUT_DIR" ${sweep_flags[@]+"${sweep_flags[@]}"} "${@:2}"
+    set -- "${program[@]}" --device "$DEVICE" --num_workers $((cpus > 1 ? cpus - 1 : 0)) --output_dir "$OUTPUT_DIR" \
+        --log_dir "$OUTPUT_DIR" ${sweep_flags[@]+"${sweep_flags[@]}"} "${@:3}"
     echo "$(date +%FT%T) job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, restarts ${SLURM_RESTART_COUNT:-0}: $*"
     case $LAUNCHER in
-        srun) exec "${steps[@]}" --cpus-per-task="$cpus" python "$@" ;;
+        srun) exec srun --kill-on-bad-exit=1 --cpus-per-task="$cpus" "$@" ;;
         torchrun)
-            exec "${steps[@]}" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpus-per-task=$((cpus * tasks)) \
-                torchrun --nnodes "$SLURM_JOB_NUM_NODES" --nproc_per_node "$tasks" --rdzv_id "$SLURM_JOB_ID" \
-                --rdzv_backend c10d --rdzv_endpoint "$(scontrol show hostnames | head -n 1):$((12000 + SLURM_JOB_ID % 20000))" \
-                --signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 --shutdown-timeout "$SHUTDOWN_TIMEOUT" "$@"
+            exec srun --kill-on-bad-exit=1 --ntasks="$nodes" --ntasks-per-node=1 --cpus-per-task=$((cpus * tasks)) \
+                torchrun --nnodes "$nodes" --nproc_per_node "$tasks" --rdzv_id "$SLURM_JOB_ID" --rdzv_backend c10d \
+                --rdzv_endpoint "$(scontrol show hostnames | head -n 1):$((12000 + SLURM_JOB_ID % 20000))" \
+                --signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 --shutdown-timeout "$SHUTDOWN_TIMEOUT" \
+                --no-python "$@"
             ;;
-        *) echo "error: LAUNCHER=$LAUNCHER: srun or torchrun" >&2 && exit 2 ;;
+        *) fail "LAUNCHER=$LAUNCHER: srun or torchrun" ;;
     esac
 }

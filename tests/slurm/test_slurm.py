@@ -78,6 +78,18 @@ def test_sweep_and_its_evaluation(cluster, data, tmp_path):
         assert tested["test/loss"] == pytest.approx(results[task]["test/loss"], abs=1e-5)
 
 
+def test_a_recipe(cluster, data, tmp_path):
+    """Its flags and its total batch, those of the command line behind them."""
+    flags = data.flags(PRETRAIN, batch_size=None, data_path=None)
+    variables = {"RECIPE": "ssv2_videomae_vit_b", "DATA_PATH": data.pretrain_list, "BATCH_SIZE": 1024}
+    options = ["--nodes=2", "--ntasks-per-node=1"]
+    job = cluster.submit(
+        "pretrain.sbatch", tmp_path / "out", *flags, options=options, OUTPUT_DIR=tmp_path / "run", **variables
+    )
+    assert cluster.wait(job)["JobState"] == "FAILED"
+    assert "the list has 12 videos, fewer than the 2048 of one batch over all ranks" in (tmp_path / "out").read_text()
+
+
 def test_an_array_larger_than_the_sweep_is_refused(cluster, tmp_path):
     array = cluster.submit("pretrain.sbatch", tmp_path / "out", options=["--array=2"], SEEDS="0 1", OUTPUT_DIR=tmp_path)
     assert cluster.wait(f"{array}_2")["ExitCode"] == "2:0"
@@ -92,17 +104,18 @@ def steps_done(folder):
     ("launcher", "options"),
     [
         ("srun", ["--nodes=1", "--ntasks-per-node=2"]),
-        ("srun", ["--nodes=2", "--ntasks-per-node=1", "--array=5"]),
+        ("srun", ["--nodes=2", "--ntasks-per-node=1", "--array=1"]),
         ("torchrun", ["--nodes=2", "--ntasks-per-node=1"]),
     ],
     ids=["srun", "srun, array, two nodes", "torchrun, two nodes"],
 )
 def test_preempted_requeued_and_gone_on_exactly(launcher, options, cluster, data, long_run, tmp_path):
-    folder, out = tmp_path / "run", tmp_path / "out"
+    folder, out = tmp_path / "seed0", tmp_path / "out"
     flags = data.flags(PRETRAIN, **{**LONG, "num_workers": 1})
-    variables = {"OUTPUT_DIR": folder, "LAUNCHER": launcher}
-    job = cluster.submit("pretrain.sbatch", out, *flags, options=options, **variables)
-    name = f"{job}_5" if "--array=5" in options else job
+    variables = {"OUTPUT_DIR": tmp_path, "LAUNCHER": launcher, "SEEDS": "7 0" if "--array=1" in options else "0"}
+    number = cluster.submit("pretrain.sbatch", out, *flags, options=options, **variables)
+    task = "_1" if "--array=1" in options else ""
+    name = number + task
     for stop in (1, 2):
         before = steps_done(folder)
         cluster.until(lambda: steps_done(folder) > before + 20, f"start {stop} to make some steps")  # noqa: B023
@@ -119,8 +132,8 @@ def test_preempted_requeued_and_gone_on_exactly(launcher, options, cluster, data
     got, expected = last_checkpoint(folder, 40), last_checkpoint(long_run, 40)
     assert all(same(got[part], expected[part]) for part in ("model", "optimizer", "rng"))
 
-    again = cluster.submit("pretrain.sbatch", tmp_path / "again", *flags, options=options[:2], **variables)
-    assert cluster.wait(again)["JobState"] == "COMPLETED"
+    again = cluster.submit("pretrain.sbatch", tmp_path / "again", *flags, options=options, **variables)
+    assert cluster.wait(again + task)["JobState"] == "COMPLETED"
     assert "training is finished already" in (tmp_path / "again").read_text()
     assert steps_done(folder) == 240
 
