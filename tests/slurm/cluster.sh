@@ -58,6 +58,8 @@ MpiDefault=none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 ReturnToService=2
+# Busy machines answer late; ten seconds is the default.
+MessageTimeout=90
 SlurmdParameters=config_overrides
 ${gres:+GresTypes=gpu}
 NodeName=127.0.0.[2-3] NodeHostname=localhost NodeAddr=127.0.0.1 Port=[$((port + 1))-$((port + 2))] CPUs=4 RealMemory=2000 $gres

@@ -27,7 +27,9 @@ class Cluster:
         """What a command of slurm prints."""
         words = [str(word) for word in command]
         environment = {**self.environment, **{name: str(value) for name, value in variables.items()}}
-        done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
@@ -87,6 +89,8 @@ def cluster(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cluster")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "SBATCH"))}
     environment |= {"OMP_NUM_THREADS": "1", "SLURM_CONF": str(folder / "slurm.conf")}
-    subprocess.run(["bash", SCRIPT, "start", folder, "2"], check=True)
-    yield Cluster(folder, environment)
-    subprocess.run(["bash", SCRIPT, "stop", folder], check=True)
+    try:
+        subprocess.run(["bash", SCRIPT, "start", folder, "2"], check=True)
+        yield Cluster(folder, environment)
+    finally:
+        subprocess.run(["bash", SCRIPT, "stop", folder], check=True)

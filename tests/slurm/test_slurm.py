@@ -101,31 +101,31 @@ def steps_done(folder):
 
 
 @pytest.mark.parametrize(
-    ("launcher", "options"),
+    ("launcher", "times", "options"),
     [
-        ("srun", ["--nodes=1", "--ntasks-per-node=2"]),
-        ("srun", ["--nodes=2", "--ntasks-per-node=1", "--array=1"]),
-        ("torchrun", ["--nodes=2", "--ntasks-per-node=1"]),
+        ("srun", 2, ["--nodes=1", "--ntasks-per-node=2"]),
+        ("srun", 1, ["--nodes=2", "--ntasks-per-node=1", "--array=1"]),
+        ("torchrun", 1, ["--nodes=2", "--ntasks-per-node=1"]),
     ],
     ids=["srun", "srun, array, two nodes", "torchrun, two nodes"],
 )
-def test_preempted_requeued_and_gone_on_exactly(launcher, options, cluster, data, long_run, tmp_path):
+def test_preempted_requeued_and_gone_on_exactly(launcher, times, options, cluster, data, long_run, tmp_path):
     folder, out = tmp_path / "seed0", tmp_path / "out"
     flags = data.flags(PRETRAIN, **{**LONG, "num_workers": 1})
     variables = {"OUTPUT_DIR": tmp_path, "LAUNCHER": launcher, "SEEDS": "7 0" if "--array=1" in options else "0"}
     number = cluster.submit("pretrain.sbatch", out, *flags, options=options, **variables)
     task = "_1" if "--array=1" in options else ""
     name = number + task
-    for stop in (1, 2):
+    for stop in range(1, times + 1):
         before = steps_done(folder)
         cluster.until(lambda: steps_done(folder) > before + 20, f"start {stop} to make some steps")  # noqa: B023
         cluster.call("scancel", "--signal=USR1", name)
         cluster.until(lambda: cluster.show(name)["Restarts"] == str(stop), f"requeue {stop}")  # noqa: B023
     shown = cluster.wait(name)
     text = out.read_text()
-    assert (shown["JobState"], shown["Restarts"]) == ("COMPLETED", "2"), text
-    assert text.count(f"scontrol requeue {name}: slurm will start this job again") == 2
-    assert text.count("resumed from") == 2
+    assert (shown["JobState"], shown["Restarts"]) == ("COMPLETED", str(times)), text
+    assert text.count(f"scontrol requeue {name}: slurm will start this job again") == times
+    assert text.count("resumed from") == times
     assert [row["step"] for row in records(folder)] == list(range(1, 241))
     losses = [[row["train/loss"] for row in records(run)] for run in (folder, long_run)]
     assert losses[0] == losses[1]
