@@ -22,6 +22,7 @@ import numpy as np
 
 from .entries import AnnotationError
 from .list_builder import Columns
+from .video_list import Span
 
 _MAGIC = b"SIGMA list 2\n"
 _BEFORE_HEADER = len(_MAGIC) + 8 + 4
@@ -218,13 +219,13 @@ class SetColumn(Column[tuple[int, ...]]):
         return [tuple(values[a:b].tolist()) for a, b in itertools.pairwise(bounds)]
 
 
-class SpanColumn(Column[tuple[float, float] | None]):
+class SpanColumn(Column[Span | None]):
     """(start, end) in seconds; None for a whole video."""
 
-    def rows(self, start: int, stop: int) -> list[tuple[float, float] | None]:
+    def rows(self, start: int, stop: int) -> list[Span | None]:
         return [spans_of(first, last) for first, last in self._array("spans")[start:stop].tolist()]
 
 
-def spans_of(first: float, last: float) -> tuple[float, float] | None:
+def spans_of(first: float, last: float) -> Span | None:
     """A row of the column of spans as VideoList has it."""
     return None if math.isnan(first) else (first, last)

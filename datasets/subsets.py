@@ -135,14 +135,16 @@ def select(videos: VideoList, places: Sequence[int]) -> VideoList:
     """The videos at these places, in this order. The fingerprint is made anew, of the paths as they are."""
     paths = tuple(videos.paths[place] for place in places)
     labels = tuple(videos.labels[place] for place in places)
-    lines = "".join(f"{path}\t{label}\n" for path, label in zip(paths, labels, strict=True))
+    spans = None if videos.spans is None else tuple(videos.spans[place] for place in places)
+    said = ["" if span is None else f"\t{span[0]}\t{span[1]}" for span in spans or [None] * len(places)]
+    lines = "".join(f"{path}\t{label}{span}\n" for path, label, span in zip(paths, labels, said, strict=True))
     return dataclasses.replace(
         videos,
         paths=paths,
         labels=labels,
         line_numbers=tuple(videos.line_numbers[place] for place in places),
         label_sets=None if videos.label_sets is None else tuple(videos.label_sets[place] for place in places),
-        spans=None if videos.spans is None else tuple(videos.spans[place] for place in places),
+        spans=spans,
         fingerprint=hashlib.sha256(lines.encode()).hexdigest()[:12],
         notes=(),
     )

@@ -34,6 +34,7 @@ from datasets.annotations import AnnotationError, VideoList, check_files, read_l
 from datasets.catalogue import CATALOGUE
 from datasets.formats import LIST_FORMATS
 from datasets.shards import ShardError
+from datasets.video_list import sample_name
 from engine.errors import ConfigError, user_errors
 from engine.metrics import replace_text
 from scripts.data.jobs import positive
@@ -158,15 +159,16 @@ def published_size(form: str, part: str, videos: VideoList) -> int | None:
 def report(part: str, videos: VideoList, missing: set[str], known: int | None) -> list[str]:
     """What is to be told of a part."""
     beside = f" (published lists: {known:,})" if known else ""
-    lines = [f"{part}: {len(videos) - len(missing):,} of {len(videos):,} videos{beside}, {videos.num_classes} classes"]
+    kept = sum(path not in missing for path in videos.paths)
+    lines = [f"{part}: {kept:,} of {len(videos):,} videos{beside}, {videos.num_classes} classes"]
     lines.append(f"  read as {videos.format}, from {videos.file}")
     lines += [f"  {line}" for line in videos.describe_lines()]
     if missing:
         examples = ", ".join(sorted(missing)[:_SHOWN])
         lines.append(f"  {len(missing):,} are not there and left out, for example {examples}")
-    counts = Counter(videos.paths)
-    twice = [path for path, count in counts.items() if count > 1]
-    if twice and videos.spans is None:
+    counts = Counter(videos.samples())
+    twice = [sample_name(*sample) for sample, count in counts.items() if count > 1]
+    if twice:
         lines.append(f"  {len(twice):,} are listed more than once, for example {', '.join(twice[:_SHOWN])}")
     return lines
 
@@ -174,9 +176,10 @@ def report(part: str, videos: VideoList, missing: set[str], known: int | None) -
 def overlaps(lists: Mapping[str, VideoList]) -> list[str]:
     """Videos that are in the training list and in another."""
     lines = []
-    train = set(lists["train"].paths) if "train" in lists else set()
+    train = set(lists["train"].samples()) if "train" in lists else set()
     for part in ("val", "test"):
-        shared = sorted(train & set(lists[part].paths)) if part in lists else []
+        both = train & set(lists[part].samples()) if part in lists else set()
+        shared = sorted(sample_name(*sample) for sample in both)
         if shared:
             examples = ", ".join(shared[:_SHOWN])
             lines.append(f"WARNING: {len(shared):,} videos are in train and in {part}, for example {examples}")

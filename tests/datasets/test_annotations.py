@@ -181,16 +181,6 @@ def test_short_list_of_which_all_is_missing(tmp_path, write_list):
     assert len(check_files(videos)) == 3
 
 
-def test_parts_of_videos_are_not_taken_for_whole_ones(tmp_path, write_list):
-    (tmp_path / "a.mp4").touch()
-    for content in ("path,label,start,end\na.mp4,0,,\na.mp4,0,1,2\n", "path,label,start\na.mp4,0,\na.mp4,0,3\n"):
-        videos = read_list(write_list(content))
-        assert videos.spans is not None
-        with pytest.raises(AnnotationError, match=r"train\.csv, line 3: says start and end.*cut the videos first"):
-            check_files(videos)
-    assert check_files(read_list(write_list("path,label,start,end\na.mp4,0,,\n"))) == []
-
-
 def test_wrong_root_is_told(write_list):
     videos = read_list(write_list("".join(f"{index}.mp4 0\n" for index in range(10))), root="/no/such")
     with pytest.raises(AnnotationError, match=r"10 of 10 videos do not exist.*joined with /no/such.*--data_root"):
