@@ -4,7 +4,7 @@ import numpy as np
 
 from .pyav_reader import PyAVReader
 from .reader import DecodeError, VideoReader
-from .video_list import Span
+from .video_list import Span, describe_span
 
 
 def frames_within(video: VideoReader, path: str, span: Span | None) -> range:
@@ -25,24 +25,22 @@ def frames_within(video: VideoReader, path: str, span: Span | None) -> range:
     times = _times(video, path, span)
     first, last = np.searchsorted(times, span).tolist()
     if first == last:
-        raise DecodeError(
-            path,
-            f"no frame is shown from {span[0]:g} to {span[1]:g} s: the last of {len(times)} comes at {times[-1]:g} s",
-        )
+        last_time = f"the last of {len(times)} comes at {times[-1]:g} s"
+        raise DecodeError(path, f"no frame is shown {describe_span(span)}: {last_time}")
     return range(first, last)
 
 
 def _times(video: VideoReader, path: str, span: Span) -> np.ndarray:
     """Seconds from the first frame to each one; those of PyAV, which the other back ends agree with."""
     if video.decoder == "frames":
-        raise DecodeError(path, f"from {span[0]:g} to {span[1]:g} s: pictures have no times. Leave out start and end")
+        raise DecodeError(path, f"{describe_span(span)}: pictures have no times; leave out start and end")
     if isinstance(video, PyAVReader):
         times = video.times()
     else:
         with PyAVReader(path) as reader:
             times = reader.times()
     if times is None:
-        raise DecodeError(path, f"from {span[0]:g} to {span[1]:g} s: the file does not say when its frames are shown")
+        raise DecodeError(path, f"{describe_span(span)}: the file does not say when its frames are shown")
     if len(times) != video.num_frames:
         raise DecodeError(path, f"{video.decoder} counts {video.num_frames} frames, PyAV {len(times)}")
     return times

@@ -10,9 +10,14 @@ from .entries import NO_LABEL
 Span = tuple[float, float]  # seconds: from the first one on, to before the second one
 
 
+def describe_span(span: Span) -> str:
+    """A span in words."""
+    return f"from {span[0]} s on" if span[1] == float("inf") else f"from {span[0]} s to {span[1]} s"
+
+
 def sample_name(path: str, span: Span | None) -> str:
     """What a video is called in reports: its path, and its span if it is a part."""
-    return path if span is None else f"{path} from {span[0]} to {span[1]} s"
+    return path if span is None else f"{path} {describe_span(span)}"
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,7 @@ class VideoList:
             label = self.label_sets[place] if self.label_sets is not None else self.labels[place]
             name = f" ({self.class_names[label]})" if self.class_names and isinstance(label, int) and label >= 0 else ""
             span = self.span(place)
-            part = f", {span[0]:g} to {span[1]:g} s" if span else ""
+            part = f", {describe_span(span)}" if span else ""
             meaning = "no label" if label == NO_LABEL else f"label {label}{name}"
             lines.append(f"line {self.line_numbers[place]}: {self.paths[place]}, {meaning}{part}")
         return lines + list(self.notes)

@@ -81,7 +81,7 @@ def test_csv_without_labels_and_with_names_and_times(write):
     content = "path,label,label_name,start,end\na.mp4,2,run,1.5,3\na.mp4,0,jump,,\n"
     videos = read_list(write("y.csv", content), root="/d")
     assert videos.spans == ((1.5, 3.0), None) and videos.class_names == ("jump", "1", "run")
-    assert "line 2: /d/a.mp4, label 2 (run), 1.5 to 3 s" in videos.describe_lines()
+    assert "line 2: /d/a.mp4, label 2 (run), from 1.5 s to 3.0 s" in videos.describe_lines()
 
 
 @pytest.mark.parametrize(

@@ -66,10 +66,10 @@ def test_spans_without_frames_are_refused(tmp_path, write_video, read_number):
     Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
     with open_video(path) as video:
         for span in ((1.0, 2.0), (0.91, 0.99), (5, INF)):
-            with pytest.raises(DecodeError, match=rf"a\.mp4: no frame is shown from {span[0]:g} to .* 10 comes at 0.9"):
+            with pytest.raises(DecodeError, match=rf"a\.mp4: no frame is shown from {span[0]} s .* 10 comes at 0.9"):
                 frames_within(video, path, span)
     for pictures in (tmp_path / "0.png", tmp_path):
-        with open_video(pictures) as video, pytest.raises(DecodeError, match="1 to 2 s: pictures have no times"):
+        with open_video(pictures) as video, pytest.raises(DecodeError, match="from 1 s to 2 s: pictures have no times"):
             frames_within(video, str(pictures), (1, 2))
 
 
@@ -102,8 +102,8 @@ def test_labelled_clips_come_from_the_span(videos, read_number):
         assert numbers(val[index]["clip"][0], read_number) == [part[i] for i in middle_dense_clip(len(part), 4, 3)]
     item = train[0, 3]  # the part that is not there
     path, reason, _ = item["failures"][0]
-    assert item["index"] != 3 and path == f"{videos.paths[3]} from 7.0 to 8.0 s" and "no frame is shown" in reason
-    with pytest.raises(DecodeError, match=r"a\.mp4: no frame is shown from 7 to 8 s"):
+    assert item["index"] != 3 and path == f"{videos.paths[3]} from 7.0 s to 8.0 s" and "no frame is shown" in reason
+    with pytest.raises(DecodeError, match=r"a\.mp4: no frame is shown from 7.0 s to 8.0 s"):
         val[3]
 
 
@@ -141,7 +141,7 @@ def test_pretraining_clips_come_from_the_span(motion, videos):
         assert item["clip"].equal(transform.crop(frames, box)) and item["index"] == index
         if motion:
             assert crop_motion(flow, box, 8, 8).abs().max() > 0  # so that the mask has something to follow
-    assert dataset[0, 3]["failures"][0][0].endswith("from 7.0 to 8.0 s")
+    assert dataset[0, 3]["failures"][0][0].endswith("from 7.0 s to 8.0 s")
 
 
 def test_two_parts_of_a_file_are_two_samples(tmp_path, capsys):
@@ -151,8 +151,8 @@ def test_two_parts_of_a_file_are_two_samples(tmp_path, capsys):
     prepare.main(["--from", "csv", str(tmp_path), "--videos", str(tmp_path), "--out", str(tmp_path / "out")])
     told = capsys.readouterr().out
     a = tmp_path / "a.mp4"
-    assert f"1 are listed more than once, for example {a} from 2.0 to 4.0 s" in told
-    assert f"1 videos are in train and in val, for example {a} from 2.0 to 4.0 s" in told
+    assert f"1 are listed more than once, for example {a} from 2.0 s to 4.0 s" in told
+    assert f"1 videos are in train and in val, for example {a} from 2.0 s to 4.0 s" in told
     train = read_list(tmp_path / "out" / "train.jsonl")
     assert train.spans == ((0, 2), (2, 4), (2, 4)) and train.notes == ("1 spans are listed more than once",)
     assert select(train, [0]).fingerprint != select(train, [1]).fingerprint
@@ -166,7 +166,7 @@ def test_two_parts_of_a_file_are_two_samples(tmp_path, capsys):
 def test_tools_know_spans(full, videos, tmp_path):
     check.main([str(videos.file), "--out", str(tmp_path / "out"), "--samples", "1", "--workers", "1", *full])
     bad = (tmp_path / "out" / "bad_videos.txt").read_text().splitlines()
-    assert len(bad) == 1 and bad[0].startswith(f"{tmp_path / 'a.mp4'} from 7.0 to 8.0 s\tno frame is shown")
+    assert len(bad) == 1 and bad[0].startswith(f"{tmp_path / 'a.mp4'} from 7.0 s to 8.0 s\tno frame is shown")
     kept = read_list(tmp_path / "out" / "train.jsonl")
     assert kept.spans == ((1.5, 3.2), (3.2, INF), None) and kept.labels == (0, 1, 2)
     report = (tmp_path / "out" / "report.txt").read_text()
@@ -182,5 +182,5 @@ def test_browse_shows_spans(videos, tmp_path, monkeypatch):
     small = ["--num_frames", "4", "--input_size", "32", "--mask_ratio", "0.5"]
     browse.main([str(videos.file), str(tmp_path / "a.png"), *small])
     texts = [row.text for row in sheets[0]]
-    assert f"{videos.paths[0]} from 1.5 to 3.2 s   label 0" in texts
+    assert f"{videos.paths[0]} from 1.5 s to 3.2 s   label 0" in texts
     assert any(text.startswith("training takes another video") and "no frame is shown" in text for text in texts)
