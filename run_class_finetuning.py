@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from datasets.workers import LoaderError, loader_errors
 from engine import checkpoint, config
 from engine.backend import autocast
 from engine.checks import check_options
-from engine.distributed import World, distributed
+from engine.distributed import World, distributed, on_main_process
 from engine.errors import ConfigError, bad_options, user_errors
 from engine.evaluation import VideoPredictions, predict
 from engine.finetuning import ClassificationForward
@@ -50,7 +51,7 @@ class Data:
     class_names: list[str]
 
 
-def read_lists(args: argparse.Namespace) -> Data:
+def read_lists(args: argparse.Namespace, world: World) -> Data:
     """Read and check the lists that this run needs; fills in the flags that the data set decides."""
     row = get_data_set(args.data_set)
     args.sampling = args.sampling or row.sampler
@@ -68,15 +69,17 @@ def read_lists(args: argparse.Namespace) -> Data:
     folders = {
         name: Path(args.data_path if name == "train" else args.eval_data_path or args.data_path) for name in names
     }
-    options = {"root": args.data_root, "list_format": args.list_format}
-    lists, missing = read_parts(folders, class_folder=Path(args.data_path), **options)
+    once = partial(on_main_process, world)
+    lists, missing = read_parts(
+        folders, class_folder=Path(args.data_path), root=args.data_root, list_format=args.list_format, once=once
+    )
     counts = choose_num_classes(row, args.nb_classes, lists)
     for videos in lists.values():
         check_labels(videos, counts)
     named = next((videos.class_names for videos in lists.values() if videos.class_names), ())
     class_names = list(named) or [str(label) for label in range(counts)]
     facts = {name: describe_part(videos, row, name, missing[name]) for name, videos in lists.items()}
-    if overlap := describe_overlap(lists):
+    if overlap := once(lambda: describe_overlap(lists)):
         facts["overlap"] = overlap
     means = f"{args.sampling} sampling, stride {args.sampling_rate}, flip {'on' if args.flip else 'off'}, "
     views = f"{args.test_num_segment} clips x {args.test_num_crop} crops at test"
@@ -317,7 +320,7 @@ def main(args: argparse.Namespace, world: World) -> None:
     check_options(args)
     config.prepare_output(args, world)
     setup_logging(world, args.output_dir)
-    data = read_lists(args)
+    data = read_lists(args, world)
     model = build_model(args, world, data)
     loaders = build_loaders(args, world, data)
     models = load_for_test(args, world, data, model) if args.eval else train(args, world, data, model, loaders)

@@ -1,6 +1,7 @@
 """The lists of a whole data set: where each part lies in a folder, one numbering of the classes for all of them."""
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,8 +33,18 @@ def find_list(folder: Path, part: str, list_format: str = "auto") -> Path:
     return next((folder / name for name in names if (folder / name).exists()), folder / f"{part}.csv")
 
 
+def on_this_process(work: Callable[[], int]) -> int:
+    """The number that `work` gives, where there is a single process."""
+    return work()
+
+
 def read_parts(
-    folders: Mapping[str, Path], *, class_folder: Path, root: str = "", list_format: str = "auto"
+    folders: Mapping[str, Path],
+    *,
+    class_folder: Path,
+    root: str = "",
+    list_format: str = "auto",
+    once: Callable[[Callable[[], int]], int] = on_this_process,
 ) -> tuple[dict[str, VideoList], dict[str, int]]:
     """The lists of some parts, all with labels, and how many videos of each are missing.
 
@@ -43,6 +54,8 @@ def read_parts(
     Args:
         folders: part -> the folder that its list is in.
         class_folder: the folder of labels.txt and of the training list.
+        once: how to get a number that one process finds out for all: looking for files takes time, and is asked of a
+            file system that all ranks share.
 
     Raises:
         AnnotationError: a list cannot be read, or does not agree with these names; more than a handful of videos of
@@ -77,10 +90,13 @@ def read_parts(
                     note = f"its classes are numbered by this list alone, there is no other; {_GIVE_LABELS}"
                     videos = replace(videos, notes=(*videos.notes, note))
         lists[part] = videos
-        missing[part] = len(
-            check_files(videos, at_most=_MOST_SOUGHT) if part == "train" else check_files(videos, handful=0)
-        )
+        missing[part] = once(functools.partial(_count_missing, videos, part))
     return lists, missing
+
+
+def _count_missing(videos: VideoList, part: str) -> int:
+    limits = {"at_most": _MOST_SOUGHT} if part == "train" else {"handful": 0}
+    return len(check_files(videos, **limits))
 
 
 def choose_num_classes(row: DataSet, asked: int | None, lists: Mapping[str, VideoList]) -> int:

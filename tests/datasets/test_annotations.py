@@ -364,13 +364,34 @@ def test_index_follows_the_list(large):
         lambda b: b.replace(b'"facts"', b'"fakts"'),
         lambda b: b[:13] + b"\xff" * 8 + b[21:],
         lambda b: b.replace(b"<i8", b"<i4"),
+        lambda b: b.replace(b"500.mp4", b"501.mp4"),  # nothing is out of place, but a path is wrong
+        lambda b: b[:-4000] + bytes(4000),  # blocks that were not written before a machine stopped
     ],
 )
 def test_damaged_index_is_made_anew(damage, large):
     expected = tuple(read_list(large, root="/d").paths)
     (index,) = indexes(large)
-    index.write_bytes(damage(index.read_bytes()))
+    whole = index.read_bytes()
+    index.write_bytes(damage(whole))
     assert tuple(read_list(large, root="/d").paths) == expected and indexes(large) == [index]
+    assert index.read_bytes() == whole
+
+
+def test_of_a_very_large_index_pieces_are_checked(large, monkeypatch):
+    for name, value in {"_PIECE": 64, "_ALL_UP_TO": 1000, "_PIECES": 5}.items():
+        monkeypatch.setattr(list_index, name, value)
+    read_list(large, root="/d")
+    (index,) = indexes(large)
+    whole = index.read_bytes()
+    end = len(whole) - 1
+    start = end - list_index.ColumnFile(index).array("lines").nbytes  # the last of the arrays
+    for place, is_seen in ((start, False), (end, True)):
+        index.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        if is_seen:
+            with pytest.raises(ValueError, match="is damaged"):
+                list_index.ColumnFile(index, check=True)
+        else:
+            list_index.ColumnFile(index, check=True)
 
 
 def test_index_of_another_form_is_made_anew(large):
