@@ -70,9 +70,10 @@ def read_lists(args: argparse.Namespace, world: World) -> Data:
         name: Path(args.data_path if name == "train" else args.eval_data_path or args.data_path) for name in names
     }
     once = partial(on_main_process, world)
-    lists, missing = read_parts(
-        folders, class_folder=Path(args.data_path), root=args.data_root, list_format=args.list_format, once=once
-    )
+    options = {"root": args.data_root, "list_format": args.list_format, "once": once}
+    if args.eval:
+        options["names_of_weights"] = partial(names_of_weights, args)
+    lists, missing = read_parts(folders, class_folder=Path(args.data_path), **options)
     counts = choose_num_classes(row, args.nb_classes, lists)
     for videos in lists.values():
         check_labels(videos, counts)
@@ -87,6 +88,27 @@ def read_lists(args: argparse.Namespace, world: World) -> Data:
         args.decoder_used = describe_decoder(args.decoder)  # also for the run's record
     log_table("data", {"data set": f"{row.name}: {means}{views}", **facts, "decoder": args.decoder_used})
     return Data(row, counts, lists, class_names)
+
+
+def weights_to_test(args: argparse.Namespace) -> tuple[str | Path, str]:
+    """The file that `--eval` tests, and where in it the weights are.
+
+    It is --resume, else the newest checkpoint in --output_dir, else --finetune: a training command tests its result.
+    """
+    newest = checkpoint.newest_valid(args.output_dir) if args.auto_resume and args.output_dir else None
+    path = args.resume or newest or args.finetune
+    if not path:
+        raise ConfigError(
+            "--eval: no weights; give --resume FILE, --finetune FILE or an --output_dir with a checkpoint"
+        )
+    # With --finetune beside it, --model_key tells of that file.
+    return path, f"{args.model_key}|model" if args.finetune and path != args.finetune else args.model_key
+
+
+def names_of_weights(args: argparse.Namespace) -> tuple[Sequence[str], Path]:
+    """The names of the classes of the weights that `--eval` tests, and their file."""
+    path, key = weights_to_test(args)
+    return read_weights(path, model_key=key, trust=args.trust_checkpoint).class_names, Path(path)
 
 
 def build_model(args: argparse.Namespace, world: World, data: Data) -> Classifier:
@@ -142,19 +164,11 @@ def load_weights(
 
 
 def load_for_test(args: argparse.Namespace, world: World, data: Data, model: Classifier) -> dict[str, nn.Module]:
-    """The models that `--eval` tests, by the suffix of their results: so a training command tests its result.
+    """The models that `--eval` tests, by the suffix of their results.
 
-    Weights are those of --resume, else of the newest checkpoint in --output_dir, else of --finetune. With --model_ema
-    the average in that file is tested as well, under '_ema'.
+    With --model_ema the average in the file of the weights is tested as well, under '_ema'.
     """
-    newest = checkpoint.newest_valid(args.output_dir) if args.auto_resume and args.output_dir else None
-    path = args.resume or newest or args.finetune
-    if not path:
-        raise ConfigError(
-            "--eval: no weights; give --resume FILE, --finetune FILE or an --output_dir with a checkpoint"
-        )
-    # With --finetune beside it, --model_key tells of that file.
-    key = f"{args.model_key}|model" if args.finetune and path != args.finetune else args.model_key
+    path, key = weights_to_test(args)
     models = {"": (model, key)}
     if args.model_ema:
         models["_ema"] = copy.deepcopy(model), "model_ema"

@@ -29,6 +29,15 @@ def test_names_from_lists(data, lists):
     assert f"line 2: {data.videos[8]}, label 1 (run)" in finished.stderr
     flags = data.flags(FINETUNE, data_path=lists, eval=True, resume=out / "checkpoint-0.pth", **SHORT)
     assert run_script(FINETUNE, *flags).code == 0
+    (lists / "train.jsonl").rename(lists / "other.jsonl")  # the test list is alone, and has one class of three
+    finished = run_script(FINETUNE, *flags)
+    assert finished.code == 0, finished.stderr
+    assert f"line 2: {data.videos[8]}, label 1 (run)" in finished.stderr
+    assert f"its classes are numbered as in {out / 'checkpoint-0.pth'}" in finished.stderr
+    (lists / "test.csv").write_text(f"path;label\n{data.videos[8]};swim\n")
+    finished = run_script(FINETUNE, *flags)
+    assert finished.code == 2 and "give labels.txt of the training in --data_path" in finished.stderr
+    (lists / "test.csv").write_text(f"path;label\n{data.videos[8]};run\n")
     (lists / "labels.txt").write_text("walk\nrun\njump, high\n")
     finished = run_script(FINETUNE, *flags)
     assert finished.code == 2, finished.stderr
