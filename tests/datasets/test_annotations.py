@@ -4,12 +4,15 @@ import dataclasses
 import hashlib
 import os
 import pickle
+import shutil
+import signal
 import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from processes import run_in_processes
 
 from datasets import annotations, list_index
 from datasets.annotations import (
@@ -466,6 +469,41 @@ def test_several_ranks_at_once(large):
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda _: tuple(read_list(large, root="/d").paths), range(8)))
     assert len(set(found)) == 1 and len(indexes(large)) == 1
+
+
+def test_another_process_writes_the_index_meanwhile(large, monkeypatch):
+    """Each writes a file of its own, and whoever comes last puts a whole one in the place of a whole one."""
+    expected = tuple(read_list(large, root="/d").paths)
+    shutil.rmtree(f"{large}.index")
+    write, others = os.fsync, []
+
+    def let_another_process_go_first(handle):
+        monkeypatch.setattr(list_index.os, "fsync", write)
+        others.extend(run_in_processes(lambda: read_list(large, root="/d").paths[0]))
+        others.append(indexes(large))
+        write(handle)
+
+    monkeypatch.setattr(list_index.os, "fsync", let_another_process_go_first)
+    assert tuple(read_list(large, root="/d").paths) == expected
+    finished, (theirs, ours) = others
+    assert finished.code == 0, finished.stderr
+    assert (theirs.suffix, ours.suffix) == (".columns", ".part") and indexes(large) == [theirs]
+    list_index.ColumnFile(theirs, check=True)
+    assert tuple(read_list(large, root="/d").paths) == expected
+
+
+def test_process_that_is_killed_while_it_writes_the_index(large, monkeypatch):
+    def killed():
+        monkeypatch.setattr(list_index.os, "fsync", lambda handle: os.kill(os.getpid(), signal.SIGKILL))
+        read_list(large, root="/d")
+
+    (finished,) = run_in_processes(killed)
+    assert finished.code == -signal.SIGKILL
+    assert [path.suffix for path in indexes(large)] == [".part"]  # is never taken for an index
+    videos = read_list(large, root="/d")
+    assert isinstance(videos.paths, Column) and videos.paths[999] == "/d/999.mp4" and len(indexes(large)) == 2
+    monkeypatch.setattr(annotations, "_parse", None)
+    assert tuple(read_list(large, root="/d").labels) == tuple(i % 3 for i in range(1000))
 
 
 def test_folder_that_takes_no_index(large, tmp_path, monkeypatch):
