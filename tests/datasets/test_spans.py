@@ -24,7 +24,7 @@ from datasets.shards import write_shard
 from datasets.spans import frames_within
 from datasets.subsets import select
 from datasets.transforms import PretrainTransform
-from scripts.data import browse, check, prepare
+from scripts.data import browse, check, prepare, reencode, shard
 
 INF = float("inf")
 SPANS = [(0, 1), (0.5, 1.0), (0.5, 1.01), (0.49, INF), (1.2, 99), (0.0, 0.001), (1 / 3, 2 / 3)]
@@ -184,3 +184,15 @@ def test_browse_shows_spans(videos, tmp_path, monkeypatch):
     texts = [row.text for row in sheets[0]]
     assert f"{videos.paths[0]} from 1.5 s to 3.2 s   label 0" in texts
     assert any(text.startswith("training takes another video") and "no frame is shown" in text for text in texts)
+
+
+@pytest.mark.parametrize("tool", [shard, reencode])
+def test_spans_stay_with_videos_that_are_packed_or_made_anew(tool, tmp_path, write_video, read_number):
+    write_video(tmp_path / "a.mp4", len(UNEVEN), fps=25, times=UNEVEN)
+    (tmp_path / "train.csv").write_text("path,label,start,end\na.mp4,0,0.4,1\na.mp4,1,1,\n")
+    tool.main([str(tmp_path / "train.csv"), "--data_root", str(tmp_path), str(tmp_path / "out"), "--workers", "1"])
+    made = read_list(tmp_path / "out" / "train.jsonl")
+    for index, expected in enumerate(([2, 3, 4, 5], [6, 7, 8, 9, 10, 11])):
+        with open_video(made.paths[index]) as video:
+            frames = frames_within(video, made.paths[index], made.span(index))
+            assert [read_number(frame) for frame in video.get_frames(frames)] == expected
