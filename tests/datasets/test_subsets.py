@@ -76,6 +76,22 @@ def test_parts_of_gym(gym):
         select_labels(part.__class__(**{**vars(part), "labels": (0,) * 150}), GYM_LABELS["FXS1"])
 
 
+def test_parts_of_gym_are_written(gym, tmp_path, capsys):
+    for path in gym.paths:
+        (tmp_path / "videos" / Path(path).name).parent.mkdir(exist_ok=True)
+        (tmp_path / "videos" / Path(path).name).touch()
+    words = [str(gym.file), "--videos", str(tmp_path / "videos"), "--out", str(tmp_path / "lists"), "--subset"]
+    prepare.main(["--from", "gym", *words, "UBS1"])
+    written, part = read_list(tmp_path / "lists" / "train.csv"), select_labels(gym, GYM_LABELS["UBS1"])
+    assert written.labels == part.labels and written.num_classes == 15
+    assert [Path(path).name for path in written.paths] == [Path(path).name for path in part.paths]
+    assert "(published lists: 3,511), 15 classes" in capsys.readouterr().out
+    for form, subset, told in (("gym", "1000", "990 videos, the training"), ("videomae", "UBS1", "others are of gym")):
+        with pytest.raises(SystemExit):
+            prepare.main(["--from", form, *words, subset])
+        assert told in capsys.readouterr().err
+
+
 def test_selection_keeps_order_and_columns(gym):
     chosen = select(gym, [5, 0])
     assert chosen.paths == (gym.paths[5], gym.paths[0]) and chosen.line_numbers == (6, 1)
@@ -111,7 +127,7 @@ def ucf101(tmp_path):
     return tmp_path
 
 
-def test_the_published_subset_of_ucf101(ucf101):
+def test_the_published_subset_of_ucf101(ucf101, capsys):
     """The golden hashes of the paper's list, from the published list to the drawn names, by way of prepare.py."""
     assert (ucf101 / "trainlist01.txt").stat().st_size == 395_164  # as the copy that the counts were read from
     words = ["--from", "ucf101", str(ucf101), "--videos", str(ucf101 / "videos"), "--out", str(ucf101 / "lists")]
@@ -132,7 +148,16 @@ def test_the_published_subset_of_ucf101(ucf101):
     with pytest.raises(AnnotationError, match=r"1010 videos is not the published one"):
         check_known_subset("UCF101", videos, swapped)
     Path(videos.paths[5_000]).unlink()  # a file is lost, and the list that is written has one video fewer
+    assert 5_000 not in places
     prepare.main(words)
-    videos = read_list(ucf101 / "lists" / "train.csv")
+    fewer = read_list(ucf101 / "lists" / "train.csv")
     with pytest.raises(AnnotationError, match=r"9536 videos, the training list of UCF101 has 9537"):
-        check_known_subset("UCF101", videos, draw_subset(videos.labels))
+        check_known_subset("UCF101", fewer, draw_subset(fewer.labels))
+    prepare.main([*words, "--subset", "1000"])  # which is drawn before files are looked for
+    assert read_list(ucf101 / "lists" / "train.csv").paths == tuple(videos.paths[place] for place in places)
+    Path(videos.paths[places[3]]).unlink()
+    with pytest.raises(SystemExit):
+        prepare.main([*words, "--subset", "1000"])
+    assert f"1 of the 1,010 videos that --subset 1000 draws are not there, for example {videos.paths[places[3]]}" in (
+        capsys.readouterr().err
+    )
