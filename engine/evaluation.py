@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from engine.distributed import World, gather_objects
+from engine.preemption import safe_point
 from engine.watchdog import beat
 
 logger = logging.getLogger(__name__)
@@ -88,6 +89,7 @@ def predict(
             logits = torch.cat([model(clips) for clips in batch.clip.split(clips_at_once)])
         probabilities = logits.float().softmax(dim=1).unflatten(0, (-1, num_views)).mean(dim=1)
         beat()
+        safe_point()
         rows += zip(batch.index.tolist(), batch.label.tolist(), probabilities.cpu().numpy(), strict=True)
         if number % log_every == 0:
             logger.info("tested %d of %d batches", number, len(loader))
