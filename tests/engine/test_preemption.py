@@ -105,6 +105,21 @@ def test_settling_tells_of_what_was_noted_just_now():
     assert gloo_world(settle_after_a_signal) == [signal.SIGUSR1] * 2
 
 
+def wait_while_slurm_is_asked(world, answer):
+    os.environ.update(ONE)
+    with StopRequests(world) as stop:
+        if world.is_main:
+            time.sleep(0.5)
+            answer.touch()
+        stop.wait_for_main(signal.SIGUSR1)
+        return answer.exists()
+
+
+def test_no_rank_leaves_before_slurm_was_asked(tmp_path):
+    """srun ends all processes when the first has ended: seen to end the main one's scontrol."""
+    assert gloo_world(wait_while_slurm_is_asked, tmp_path / "answer") == [True, True]
+
+
 def test_handlers_are_restored():
     before = [signal.getsignal(number) for number in SIGNALS]
     with StopRequests(CPU) as stop:
