@@ -37,6 +37,8 @@ ALONE = Launch(0, 1, 0, "python")
         (INTERACTIVE, ALONE),
         (ONE_TASK, ALONE),
         ({**BATCH, **STEP, "SLURM_NTASKS": "1"}, ALONE),
+        ({**BATCH, **STEP, "SLURM_STEP_NUM_TASKS": "2"}, ALONE),
+        ({**INTERACTIVE, "SLURM_STEP_NUM_TASKS": "4"}, ALONE),
     ],
     ids=[
         "plain python, Jupyter",
@@ -55,6 +57,8 @@ ALONE = Launch(0, 1, 0, "python")
         "interactive step of salloc",
         "srun with one task",
         "batch script submitted from within a step",
+        "the same, several tasks",
+        "interactive step submitted from within a step",
     ],
 )
 def test_environment(variables, expected):
