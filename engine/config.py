@@ -71,6 +71,15 @@ def _run_flags(parser: argparse.ArgumentParser) -> None:
         "--save_ckpt_steps", type=int, default=0, metavar="STEPS", help="also save every so many updates; 0: do not"
     )
     group.add_argument("--print_freq", type=int, default=10, metavar="STEPS", help="log every so many steps")
+    group.add_argument("--wandb", default="", metavar="PROJECT", help="also log to this project of Weights & Biases")
+    group.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="do everything once, say what the run will need, and leave nothing behind",
+    )
+    group.add_argument(
+        "--profile", type=int, default=0, metavar="N", help="write a profile of N steps to --output_dir/profile"
+    )
     group.add_argument(
         "--trust_checkpoint",
         action="store_true",

@@ -15,6 +15,7 @@ from engine.errors import CheckpointError
 from engine.metrics import Meter, RunLog
 from engine.quarantine import Quarantine
 from engine.schedules import Schedule
+from engine.sight import Sight
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class Trainer:
     forward: Forward
     update_freq: int
     watch: Watch | None = None
+    sight: Sight | None = None
 
     def train_one_epoch(self, loader: Any, epoch: int) -> dict[str, float]:
         """One pass over `loader`, or the rest of it where training was cut off inside the epoch.
@@ -109,11 +111,15 @@ class Trainer:
         # Without a warm-up the first epoch counts as one: an untrained model stands at chance, and should.
         warmed_up = state.step >= max(self.schedule.warmup, self.schedule.steps_per_epoch)
         watched = watch(out, step=state.step, after_warmup=warmed_up) if watch else {}
+        if self.sight is not None:
+            self.sight.before_step(batch, out, step=state.step)
         self.meter.add({"grad_norm": backend.step()})
         self.meter.count_step()
         state.step += 1
         if state.ema is not None and not backend.left_out_last():
             state.ema.update(backend.module, step=state.step)
+        if self.sight is not None:
+            self.sight.after_step(state.step)
         return lr, watched
 
 
@@ -144,6 +150,8 @@ def fit(
             logger.info("epoch %d  %s  best %.2f", epoch, _line(results), state.best)
         trainer.log.write(state.step, **record)
         trainer.checkpointer.after_epoch(state, last=epoch + 1 == epochs)
+    if trainer.sight is not None:
+        trainer.sight.close()
     trainer.log.close()
 
 
