@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from engine.backend import autocast
 from engine.checkpoint import Ema
 from engine.checkpoint_files import newest_valid
 from engine.checks import check_options
-from engine.distributed import World, distributed, use_deterministic_algorithms
+from engine.distributed import World, distributed, on_main_process, use_deterministic_algorithms
 from engine.dry_run import Passes, rehearse, rehearse_test, scratch_output
 from engine.errors import ConfigError, bad_options, user_errors
 from engine.evaluation import VideoPredictions, predict, predict_batch
@@ -56,7 +57,7 @@ class Data:
     class_names: list[str]
 
 
-def read_lists(args: argparse.Namespace) -> Data:
+def read_lists(args: argparse.Namespace, world: World) -> Data:
     """Read and check the lists that this run needs; fills in the flags that the data set decides."""
     row = get_data_set(args.data_set)
     args.sampling = args.sampling or row.sampler
@@ -74,7 +75,10 @@ def read_lists(args: argparse.Namespace) -> Data:
     folders = {
         name: Path(args.data_path if name == "train" else args.eval_data_path or args.data_path) for name in names
     }
-    options = {"root": args.data_root, "list_format": args.list_format}
+    once = partial(on_main_process, world)
+    options = {"root": args.data_root, "list_format": args.list_format, "once": once}
+    if args.eval:
+        options["names_of_weights"] = partial(names_of_weights, args)
     lists, missing = read_parts(folders, class_folder=Path(args.data_path), **options)
     counts = choose_num_classes(row, args.nb_classes, lists)
     for videos in lists.values():
@@ -82,7 +86,7 @@ def read_lists(args: argparse.Namespace) -> Data:
     named = next((videos.class_names for videos in lists.values() if videos.class_names), ())
     class_names = list(named) or [str(label) for label in range(counts)]
     facts = {name: describe_part(videos, row, name, missing[name]) for name, videos in lists.items()}
-    if overlap := describe_overlap(lists):
+    if overlap := once(lambda: describe_overlap(lists)):
         facts["overlap"] = overlap
     means = f"{args.sampling} sampling, stride {args.sampling_rate}, flip {'on' if args.flip else 'off'}, "
     views = f"{args.test_num_segment} clips x {args.test_num_crop} crops at test"
@@ -90,6 +94,27 @@ def read_lists(args: argparse.Namespace) -> Data:
         args.decoder_used = describe_decoder(args.decoder)  # also for the run's record
     log_table("data", {"data set": f"{row.name}: {means}{views}", **facts, "decoder": args.decoder_used})
     return Data(row, counts, lists, class_names)
+
+
+def weights_to_test(args: argparse.Namespace) -> tuple[str | Path, str]:
+    """The file that `--eval` tests, and where in it the weights are.
+
+    It is --resume, else the newest checkpoint in --output_dir, else --finetune: a training command tests its result.
+    """
+    newest = newest_valid(args.output_dir) if args.auto_resume and args.output_dir else None
+    path = args.resume or newest or args.finetune
+    if not path:
+        raise ConfigError(
+            "--eval: no weights; give --resume FILE, --finetune FILE or an --output_dir with a checkpoint"
+        )
+    # With --finetune beside it, --model_key tells of that file.
+    return path, f"{args.model_key}|model" if args.finetune and path != args.finetune else args.model_key
+
+
+def names_of_weights(args: argparse.Namespace) -> tuple[Sequence[str], Path]:
+    """The names of the classes of the weights that `--eval` tests, and their file."""
+    path, key = weights_to_test(args)
+    return read_weights(path, model_key=key, trust=args.trust_checkpoint).class_names, Path(path)
 
 
 def build_model(args: argparse.Namespace, world: World, data: Data) -> Classifier:
@@ -145,19 +170,11 @@ def load_weights(
 
 
 def load_for_test(args: argparse.Namespace, world: World, data: Data, model: Classifier) -> dict[str, nn.Module]:
-    """The models that `--eval` tests, by the suffix of their results: so a training command tests its result.
+    """The models that `--eval` tests, by the suffix of their results.
 
-    Weights are those of --resume, else of the newest checkpoint in --output_dir, else of --finetune. With --model_ema
-    the average in that file is tested as well, under '_ema'.
+    With --model_ema the average in the file of the weights is tested as well, under '_ema'.
     """
-    newest = newest_valid(args.output_dir) if args.auto_resume and args.output_dir else None
-    path = args.resume or newest or args.finetune
-    if not path:
-        raise ConfigError(
-            "--eval: no weights; give --resume FILE, --finetune FILE or an --output_dir with a checkpoint"
-        )
-    # With --finetune beside it, --model_key tells of that file.
-    key = f"{args.model_key}|model" if args.finetune and path != args.finetune else args.model_key
+    path, key = weights_to_test(args)
     models = {"": (model, key)}
     if args.model_ema:
         models["_ema"] = copy.deepcopy(model), "model_ema"
@@ -357,7 +374,7 @@ def main(args: argparse.Namespace, world: World) -> None:
     if is_tested(args, world):
         logger.info("finished already: all %d epochs are done, and %s/test.json is there", args.epochs, args.output_dir)
         return
-    data = read_lists(args)
+    data = read_lists(args, world)
     model = build_model(args, world, data)
     loaders = build_loaders(args, world, data)
     models = load_for_test(args, world, data, model) if args.eval else train(args, world, data, model, loaders)

@@ -21,7 +21,14 @@ from engine import config
 from engine.backend import AMP_DTYPES
 from engine.checks import check_options
 from engine.collapse import CollapseWatch
-from engine.distributed import World, all_reduce_sum, distributed, main_process_first, use_deterministic_algorithms
+from engine.distributed import (
+    World,
+    all_reduce_sum,
+    distributed,
+    main_process_first,
+    on_main_process,
+    use_deterministic_algorithms,
+)
 from engine.dry_run import rehearse, scratch_output
 from engine.errors import ConfigError, bad_options, user_errors
 from engine.metrics import log_table, setup_logging
@@ -158,7 +165,7 @@ def check_motion_vectors(videos: VideoList) -> None:
         )  # fmt: skip
 
 
-def build_data(args: argparse.Namespace, model: Sigma) -> tuple[VideoList, PretrainDataset]:
+def build_data(args: argparse.Namespace, world: World, model: Sigma) -> tuple[VideoList, PretrainDataset]:
     """The list, checked, and the data set over it."""
     mask_fn = MASKS[args.mask_type]
     with bad_options("--mask_ratio"):
@@ -167,7 +174,7 @@ def build_data(args: argparse.Namespace, model: Sigma) -> tuple[VideoList, Pretr
         args.decoder_used = describe_decoder(args.decoder)  # also for the run's record
     root = args.data_root or (args.data_path if args.data_path_csv else "")
     videos = read_list(args.data_path_csv or args.data_path, root=root, list_format=args.list_format)
-    missing = check_files(videos, at_most=50_000)
+    missing = on_main_process(world, lambda: check_files(videos, at_most=50_000))
     if args.mask_type == "motion_vectors":
         check_motion_vectors(videos)
     dataset = PretrainDataset(
@@ -206,7 +213,7 @@ def main(args: argparse.Namespace, world: World) -> None:
         logger.info("training is finished already: all %d epochs are done", args.epochs)
         return
     model = build_model(args, world)
-    videos, dataset = build_data(args, model)
+    videos, dataset = build_data(args, world, model)
     loader = build_train_loader(
         dataset,
         batch_size=args.batch_size,

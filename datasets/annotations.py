@@ -38,7 +38,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 INDEX_FROM = 50_000  # videos; lists of fewer are read at every start
-_INDEX_VERSION = 2
+_INDEX_VERSION = 3
 _SIDE_FILES = ("labels.json", "something-something-v2-labels.json", "classInd.txt", "labels.txt")
 _NUMBER_OF_PROBES = 100  # videos without an extension that are looked for to find the root
 _READ_FOR_ROOT = 10_000  # videos among which relative paths are tried
@@ -159,7 +159,7 @@ def _find_index(file: Path, key: str) -> ColumnFile | None:
         if not path.is_file() or not file.is_file():
             continue
         try:
-            index = ColumnFile(path)
+            index = ColumnFile(path, check=True)  # workers, which open it again, trust it
             if _is_of(index, file):
                 return index
         except (KeyError, TypeError, ValueError, MemoryError, OSError) as error:

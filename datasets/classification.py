@@ -18,6 +18,7 @@ from .sampling import (
     uniform_test_indices,
     uniform_train_indices,
 )
+from .spans import frames_within
 from .workers import reading
 
 SAMPLERS = ("dense", "uniform")
@@ -147,11 +148,11 @@ class ViewDataset(Dataset):
             "views" = G; "failures": always empty.
 
         Raises:
-            DecodeError: the video cannot be decoded; nothing takes its place.
+            DecodeError: the video cannot be decoded, or has no frame in its span; nothing takes its place.
         """
         path = self.videos.paths[index]
         with reading(path, clips=self.num_clips), open_video(path, decoder=self.decoder) as video:
-            clips = self._views(video)
+            clips = self._views(video, frames_within(video, path, self.videos.span(index)))
         return {
             "clip": clips,
             "label": self.videos.labels[index],
@@ -160,9 +161,9 @@ class ViewDataset(Dataset):
             "failures": [],
         }
 
-    def _views(self, video: VideoReader) -> torch.Tensor:
-        """uint8 (G, T, 3, size, size), channels last in memory."""
-        indices_CT = np.stack(self.clip_indices(video.num_frames))
+    def _views(self, video: VideoReader, frames: range) -> torch.Tensor:
+        """uint8 (G, T, 3, size, size), channels last in memory; `frames` are those that are meant, as if alone."""
+        indices_CT = frames.start + np.stack(self.clip_indices(len(frames)))
         distinct, places = np.unique(indices_CT, return_inverse=True)
         shown_at: list[list[tuple[int, int]]] = [[] for _ in distinct]  # of each distinct frame: (clip, time)
         for (clip, time), place in zip(np.ndindex(indices_CT.shape), places.flat, strict=True):

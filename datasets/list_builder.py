@@ -1,6 +1,7 @@
 """Entries of a list, one after another -> checked columns of numbers: labels, paths, lines, spans."""
 
 import hashlib
+import itertools
 import re
 from array import array
 from collections.abc import Sequence
@@ -226,13 +227,12 @@ def _notes(arrays: dict[str, np.ndarray], names: Sequence[str], highest: int) ->
     notes = []
     ends = arrays["path_ends"].tolist()
     blob = memoryview(arrays["paths"])  # type: ignore[arg-type]
-    if "spans" not in arrays:
-        marks = np.fromiter(
-            (hash(bytes(blob[start:end])) for start, end in zip([0, *ends], ends, strict=False)), np.int64, len(ends)
-        )
-        repeated = len(marks) - len(np.unique(marks))
-        if repeated:
-            notes.append(f"{repeated} paths are listed more than once")
+    spans = map(bytes, arrays["spans"]) if "spans" in arrays else itertools.repeat(b"")
+    places = zip([0, *ends], ends, spans, strict=False)
+    marks = np.fromiter((hash(bytes(blob[start:end]) + span) for start, end, span in places), np.int64, len(ends))
+    repeated = len(marks) - len(np.unique(marks))
+    if repeated:
+        notes.append(f"{repeated} {'spans' if 'spans' in arrays else 'paths'} are listed more than once")
     labels = arrays.get("set_values", arrays["labels"])
     used = np.unique(labels[labels >= 0])
     count = max(highest + 1, len(names))

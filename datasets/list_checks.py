@@ -103,10 +103,8 @@ def check_files(videos: VideoList, *, handful: int | None = None, at_most: int |
         at_most: look for about so many, evenly spread over the list, so that the time does not grow with it.
 
     Raises:
-        AnnotationError: more than `handful` are missing, which is a wrong root rather than lost videos; or the list
-            has parts of videos, which would be taken for whole ones.
+        AnnotationError: more than `handful` are missing, which is a wrong root rather than lost videos.
     """
-    _refuse_spans(videos)
     step = 1 if at_most is None else -(-len(videos) // at_most)
     width = _STAT_CHUNK * step
     chunks = (videos.paths[start : start + width : step] for start in range(0, len(videos), width))
@@ -122,21 +120,9 @@ def check_files(videos: VideoList, *, handful: int | None = None, at_most: int |
     return missing
 
 
-def _refuse_spans(videos: VideoList) -> None:
-    """Refuse a list that has parts of videos; the line is that of the first part."""
-    place = next((place for place, span in enumerate(videos.spans or ()) if span is not None), None)
-    if place is None:
-        return
-    raise AnnotationError(
-        f"{videos.file}, line {videos.line_numbers[place]}: says start and end, which training does not use yet: cut "
-        "the videos first (scripts/data/reencode.py does not cut), or leave these columns out"
-    )
-
-
 def count_overlap(videos: VideoList, others: VideoList) -> int:
-    """How many of `others` are in `videos` as well, by their paths."""
-    known = set(others.paths)
-    return len(known.intersection(videos.paths))
+    """How many of `others` are in `videos` as well, by their paths and spans."""
+    return len(set(others.samples()).intersection(videos.samples()))
 
 
 def _missing(paths: Sequence[str]) -> list[str]:

@@ -3,7 +3,7 @@
 That file (`<list>.index/KEY.columns`) makes start-up time and memory independent of the list's length: a path is
 decoded when it is asked for, and worker processes are sent the file's name. It is written under another name and then
 renamed, so several ranks may write it at once. Layout: magic line, length of the header (8 bytes), its CRC-32 (4
-bytes), header (JSON), and the arrays, each on a multiple of 64 bytes.
+bytes), that of the arrays (4 bytes, see `_checksum`), header (JSON), and the arrays, each on a multiple of 64 bytes.
 """
 
 import functools
@@ -16,16 +16,20 @@ import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import IO, Any, TypeVar, overload
 
 import numpy as np
 
 from .entries import AnnotationError
 from .list_builder import Columns
+from .video_list import Span
 
-_MAGIC = b"SIGMA list 2\n"
-_BEFORE_HEADER = len(_MAGIC) + 8 + 4
+_MAGIC = b"SIGMA list 3\n"
+_BEFORE_HEADER = len(_MAGIC) + 8 + 4 + 4
 _ALIGNMENT = 64
+_PIECE = 1 << 15  # bytes read at a time for the checksum
+_ALL_UP_TO = 256 << 20  # bytes, of some 4 million videos, that are read in a quarter of a second
+_PIECES = 1024  # of larger arrays
 _CHUNK = 4096  # rows decoded at a time when a column is read from end to end
 
 T = TypeVar("T")
@@ -66,12 +70,14 @@ def write_columns(file: Path, columns: Columns) -> None:
     start = _aligned(_BEFORE_HEADER + len(header))
     handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=file.name, suffix=".part")
     try:
-        with os.fdopen(handle, "wb") as out:
-            out.write(_MAGIC + len(header).to_bytes(8, "little") + zlib.crc32(header).to_bytes(4, "little") + header)
+        with os.fdopen(handle, "w+b") as out:
             for name, values in columns.arrays.items():
                 out.seek(start + places[name]["offset"])
                 values.tofile(out)
             out.truncate(start + offset)
+            sums = (len(header), 8), (zlib.crc32(header), 4), (_checksum(out, start, offset), 4)
+            out.seek(0)
+            out.write(_MAGIC + b"".join(number.to_bytes(width, "little") for number, width in sums) + header)
             out.flush()
             os.fsync(out.fileno())
         os.chmod(temporary, 0o644)  # mkstemp's files are for their owner only; a list's readers share its index
@@ -85,31 +91,49 @@ def _aligned(size: int) -> int:
     return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
+def _checksum(content: IO[bytes], start: int, size: int) -> int:
+    """CRC-32 of the arrays; of very large ones only of pieces, evenly spread from their start to their end.
+
+    So a start stays fast for a list of any length, and finds what happens to files as a whole: blocks that were never
+    written, another file's content, a copy that went wrong. The bytes are read, not mapped, and take no memory.
+    """
+    pieces = -(-size // _PIECE) if size <= _ALL_UP_TO else _PIECES
+    checksum = 0
+    for piece in range(pieces):
+        offset = piece * _PIECE if size <= _ALL_UP_TO else piece * (size - _PIECE) // (pieces - 1)
+        content.seek(start + offset)
+        checksum = zlib.crc32(content.read(min(_PIECE, size - offset)), checksum)
+    return checksum
+
+
 class ColumnFile:
     """An index on disk. Pickled it is a file name: whoever unpickles it maps the file anew.
 
     Args:
         file: what `write_columns` wrote.
+        check: compare the arrays with their checksum.
 
     Raises:
-        ValueError: it is not that, or not whole.
+        ValueError: it is not that, not whole, or damaged.
         OSError: it cannot be read.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, *, check: bool = False) -> None:
         self.file = file
         with file.open("rb") as content:
             if content.read(len(_MAGIC)) != _MAGIC:
                 raise ValueError(f"{file} is not an index of a list")
             size = os.fstat(content.fileno()).st_size
-            length, checksum = (int.from_bytes(content.read(count), "little") for count in (8, 4))
+            length, text_sum, arrays_sum = (int.from_bytes(content.read(count), "little") for count in (8, 4, 4))
             text = content.read(length) if length < size else b""
-            if zlib.crc32(text) != checksum:
+            if zlib.crc32(text) != text_sum:
                 raise ValueError(f"{file} is damaged")
             header = json.loads(text)
             start = _aligned(_BEFORE_HEADER + length)
             if size != start + header["size"]:
                 raise ValueError(f"{file} is not whole")
+            if check and _checksum(content, start, header["size"]) != arrays_sum:
+                raise ValueError(f"{file} is damaged")
             # now, all at once: later another file may have taken this one's name
             mapped = np.memmap(content, np.uint8, "r", offset=start, shape=(header["size"],))
         self.facts: dict[str, Any] = header["facts"]
@@ -218,13 +242,13 @@ class SetColumn(Column[tuple[int, ...]]):
         return [tuple(values[a:b].tolist()) for a, b in itertools.pairwise(bounds)]
 
 
-class SpanColumn(Column[tuple[float, float] | None]):
+class SpanColumn(Column[Span | None]):
     """(start, end) in seconds; None for a whole video."""
 
-    def rows(self, start: int, stop: int) -> list[tuple[float, float] | None]:
+    def rows(self, start: int, stop: int) -> list[Span | None]:
         return [spans_of(first, last) for first, last in self._array("spans")[start:stop].tolist()]
 
 
-def spans_of(first: float, last: float) -> tuple[float, float] | None:
+def spans_of(first: float, last: float) -> Span | None:
     """A row of the column of spans as VideoList has it."""
     return None if math.isnan(first) else (first, last)

@@ -1,6 +1,7 @@
 """The lists of a whole data set: where each part lies in a folder, one numbering of the classes for all of them."""
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,17 +33,38 @@ def find_list(folder: Path, part: str, list_format: str = "auto") -> Path:
     return next((folder / name for name in names if (folder / name).exists()), folder / f"{part}.csv")
 
 
+def on_this_process(work: Callable[[], int]) -> int:
+    """The number that `work` gives, where there is a single process."""
+    return work()
+
+
+def no_names() -> tuple[Sequence[str], Path]:
+    """The names of no classes, and their file, where there are no weights that know some."""
+    return (), Path()
+
+
 def read_parts(
-    folders: Mapping[str, Path], *, class_folder: Path, root: str = "", list_format: str = "auto"
+    folders: Mapping[str, Path],
+    *,
+    class_folder: Path,
+    root: str = "",
+    list_format: str = "auto",
+    once: Callable[[Callable[[], int]], int] = on_this_process,
+    names_of_weights: Callable[[], tuple[Sequence[str], Path]] = no_names,
 ) -> tuple[dict[str, VideoList], dict[str, int]]:
     """The lists of some parts, all with labels, and how many videos of each are missing.
 
     The classes' names and their order come from `labels.txt` in `class_folder` if it is there; else from the list
-    "train", also where that part is not asked for but a list names its classes; else from each list.
+    "train", also where that part is not asked for but a list names its classes; else from the weights that are to be
+    tested, if they know all names of the list; else from each list.
 
     Args:
         folders: part -> the folder that its list is in.
         class_folder: the folder of labels.txt and of the training list.
+        once: how to get a number that one process finds out for all: looking for files takes time, and is asked of a
+            file system that all ranks share.
+        names_of_weights: names that weights were trained with, in label order, and the file that holds them; asked for
+            where a list of another part than "train" is alone in naming its classes.
 
     Raises:
         AnnotationError: a list cannot be read, or does not agree with these names; more than a handful of videos of
@@ -65,22 +87,32 @@ def read_parts(
 
     lists, missing = {}, {}
     for part, folder in folders.items():
-        videos = read(find_list(folder, part, list_format), part)
+        file = find_list(folder, part, list_format)
+        videos = read(file, part)
         train_file = find_list(class_folder, "train", list_format)
         if videos.class_names and not names:
-            if part != "train" and train_file.exists():
-                names, source = read(train_file, "train").class_names, train_file
-                videos = read(find_list(folder, part, list_format), part)
-            else:
+            if part == "train":
                 names, source = videos.class_names, videos.file
-                if part != "train":
+            elif train_file.exists():
+                names, source = read(train_file, "train").class_names, train_file
+                videos = read(file, part)
+            else:
+                names, source = names_of_weights()
+                if set(videos.class_names) <= set(names):
+                    videos = read(file, part)
+                    note = f"its classes are numbered as in {source}"
+                else:
+                    names, source = videos.class_names, videos.file
                     note = f"its classes are numbered by this list alone, there is no other; {_GIVE_LABELS}"
-                    videos = replace(videos, notes=(*videos.notes, note))
+                videos = replace(videos, notes=(*videos.notes, note))
         lists[part] = videos
-        missing[part] = len(
-            check_files(videos, at_most=_MOST_SOUGHT) if part == "train" else check_files(videos, handful=0)
-        )
+        missing[part] = once(functools.partial(_count_missing, videos, part))
     return lists, missing
+
+
+def _count_missing(videos: VideoList, part: str) -> int:
+    limits = {"at_most": _MOST_SOUGHT} if part == "train" else {"handful": 0}
+    return len(check_files(videos, **limits))
 
 
 def choose_num_classes(row: DataSet, asked: int | None, lists: Mapping[str, VideoList]) -> int:

@@ -13,13 +13,15 @@ from .motion import guided_mask, neighbour_pairs
 from .motion_fields import crop_motion
 from .motion_vectors import MotionReader
 from .sampling import draw_pretrain_clip
+from .spans import frames_within
 from .transforms import PretrainTransform
+from .video_list import Span, sample_name
 from .workers import reading, worker_number
 
 MAX_REPLACEMENTS = 10
 _CELLS_PER_PATCH = 4  # along a side: resolution at which motion vectors carry a mask
 
-Failure = tuple[str, str, int]  # path, reason, worker
+Failure = tuple[str, str, int]  # path (and span), reason, worker
 
 T = TypeVar("T")
 
@@ -38,7 +40,7 @@ def decode_or_replace(
         videos: the list.
         index: the video asked for.
         rng: the sample's own stream.
-        draw: number of frames in the video -> indices of the clip's frames.
+        draw: number of frames in the video, or in the part that is meant -> indices of the clip's frames among these.
         decoder: back end, see `open_video`.
 
     Returns:
@@ -49,25 +51,26 @@ def decode_or_replace(
         DecodeError: the video and its ten replacements all failed; the error is that of the last.
     """
 
-    def read(path: str) -> torch.Tensor:
+    def read(path: str, span: Span | None) -> torch.Tensor:
         with open_video(path, decoder=decoder) as video:
-            return video.get_frames(draw(video.num_frames).tolist())
+            frames = frames_within(video, path, span)
+            return video.get_frames(frames.start + draw(len(frames)))
 
     return _read_or_replace(videos, index, rng, read)
 
 
 def _read_or_replace(
-    videos: VideoList, index: int, rng: np.random.Generator, read: Callable[[str], T]
+    videos: VideoList, index: int, rng: np.random.Generator, read: Callable[[str, Span | None], T]
 ) -> tuple[T, int, list[Failure]]:
     """What `read` makes of a video, or of a replacement: the rules of `decode_or_replace`."""
     failures: list[Failure] = []
     while True:
-        path = videos.paths[index]
+        path, span = videos.paths[index], videos.span(index)
         try:
             with reading(path):
-                return read(path), index, failures
+                return read(path, span), index, failures
         except DecodeError as error:
-            failures.append((path, error.reason, worker_number()))
+            failures.append((sample_name(path, span), error.reason, worker_number()))
             if len(failures) > MAX_REPLACEMENTS:
                 raise
         index = int(rng.integers(len(videos)))
@@ -133,22 +136,24 @@ class PretrainDataset(Dataset):
         """
         epoch, asked = key
         rng = sample_rng(self.seed, epoch, asked)
-        decoded, index, failures = _read_or_replace(self.videos, asked, rng, lambda path: self._read(path, rng))
+        decoded, index, failures = _read_or_replace(
+            self.videos, asked, rng, lambda path, span: self._read(path, span, rng)
+        )
         rngs = [rng] + [sample_rng(self.seed, epoch, asked, repeat) for repeat in range(1, self.num_repeats)]
         clips, masks = zip(*(self._crop_and_mask(*decoded, rng) for rng in rngs), strict=True)
         clip, mask = (clips[0], masks[0]) if self.num_repeats == 1 else (torch.stack(clips), torch.stack(masks))
         return {"clip": clip, "mask": mask, "index": index, "failures": failures}
 
-    def _read(self, path: str, rng: np.random.Generator) -> tuple[torch.Tensor, np.ndarray | None]:
+    def _read(self, path: str, span: Span | None, rng: np.random.Generator) -> tuple[torch.Tensor, np.ndarray | None]:
         """The frames of a clip, and where masks follow it, the motion towards its middle frame."""
         if self.pairs is None:
             with open_video(path, decoder=self.decoder) as video:
-                return video.get_frames(self._draw(video.num_frames, rng)), None
+                return video.get_frames(self._draw(frames_within(video, path, span), rng)), None
         with MotionReader(path) as video:
-            return video.get_frames_and_motion(self._draw(video.num_frames, rng), self.pairs)
+            return video.get_frames_and_motion(self._draw(frames_within(video, path, span), rng), self.pairs)
 
-    def _draw(self, length: int, rng: np.random.Generator) -> np.ndarray:
-        return draw_pretrain_clip(length, self.num_frames, self.sampling_rate, rng)
+    def _draw(self, frames: range, rng: np.random.Generator) -> np.ndarray:
+        return frames.start + draw_pretrain_clip(len(frames), self.num_frames, self.sampling_rate, rng)
 
     def _crop_and_mask(
         self, frames: torch.Tensor, motion: np.ndarray | None, rng: np.random.Generator

@@ -69,6 +69,16 @@ class PyAVReader(VideoReader):
     def close(self) -> None:
         self._container.close()
 
+    def times(self) -> np.ndarray | None:
+        """Seconds from the first frame to each one, float64 (num_frames,); None where the file tells nothing of them.
+
+        Frames that have no times of their own are as far from one another as the average rate says.
+        """
+        if self._index is None or self._stream.time_base is None:
+            return None if self.fps is None else np.arange(self.num_frames) / self.fps
+        ticks = np.asarray(self._index.times, np.int64)
+        return (ticks - ticks[0]) * self._stream.time_base.numerator / self._stream.time_base.denominator
+
     def _rate(self) -> float | None:
         """Frames per second: what the header says, unless the times of the frames contradict it."""
         said = self._stream.average_rate or self._stream.guessed_rate

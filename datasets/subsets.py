@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import PurePath
 from types import MappingProxyType
@@ -37,6 +38,8 @@ KNOWN_SUBSETS = MappingProxyType(
         "GYM99": KnownSubset(20_484, 1_089, "7395b788a7426283"),
     }
 )
+_UCF101_NAME = re.compile(r"v_([A-Za-z]+)_g\d\d_c\d\d\.avi")
+_UCF101_FOLDERS = MappingProxyType({"HandStandPushups": "HandstandPushups"})
 
 
 def draw_subset(labels: Sequence[int], *, size: int = SUBSET_SIZE, seed: int = SUBSET_SEED) -> list[int]:
@@ -96,9 +99,14 @@ def check_known_subset(data_set: str, videos: VideoList, places: Sequence[int]) 
 
 
 def _published_name(data_set: str, path: str) -> str:
-    """What the published list calls a video, whatever its extension and root: `Class/name.avi`, of GYM99 `name.avi`."""
-    name = PurePath(path).with_suffix(".avi")
-    return str(PurePath(*name.parts[-2:])) if data_set == "UCF101" else name.name
+    """What the published list calls a video: `name.avi`, and of UCF101 `Class/name.avi`.
+
+    Neither the extension nor the folder on disk counts: the class is in the name of the file, spelled otherwise than
+    the folder is in the published list for one of them.
+    """
+    name = PurePath(path.partition(".tar#")[2] or path).with_suffix(".avi").name
+    match = _UCF101_NAME.fullmatch(name) if data_set == "UCF101" else None
+    return f"{_UCF101_FOLDERS.get(match[1], match[1])}/{name}" if match else name
 
 
 def select_labels(videos: VideoList, labels: Sequence[int]) -> VideoList:
@@ -127,14 +135,16 @@ def select(videos: VideoList, places: Sequence[int]) -> VideoList:
     """The videos at these places, in this order. The fingerprint is made anew, of the paths as they are."""
     paths = tuple(videos.paths[place] for place in places)
     labels = tuple(videos.labels[place] for place in places)
-    lines = "".join(f"{path}\t{label}\n" for path, label in zip(paths, labels, strict=True))
+    spans = None if videos.spans is None else tuple(videos.spans[place] for place in places)
+    said = ["" if span is None else f"\t{span[0]}\t{span[1]}" for span in spans or [None] * len(places)]
+    lines = "".join(f"{path}\t{label}{span}\n" for path, label, span in zip(paths, labels, said, strict=True))
     return dataclasses.replace(
         videos,
         paths=paths,
         labels=labels,
         line_numbers=tuple(videos.line_numbers[place] for place in places),
         label_sets=None if videos.label_sets is None else tuple(videos.label_sets[place] for place in places),
-        spans=None if videos.spans is None else tuple(videos.spans[place] for place in places),
+        spans=spans,
         fingerprint=hashlib.sha256(lines.encode()).hexdigest()[:12],
         notes=(),
     )

@@ -1,10 +1,23 @@
 """What was read of a list: paths, labels, and what they are called."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from .entries import NO_LABEL
+
+Span = tuple[float, float]  # seconds: from the first one on, to before the second one
+
+
+def describe_span(span: Span) -> str:
+    """A span in words."""
+    return f"from {span[0]} s on" if span[1] == float("inf") else f"from {span[0]} s to {span[1]} s"
+
+
+def sample_name(path: str, span: Span | None) -> str:
+    """What a video is called in reports: its path, and its span if it is a part."""
+    return path if span is None else f"{path} {describe_span(span)}"
 
 
 @dataclass(frozen=True)
@@ -17,12 +30,13 @@ class VideoList:
         paths: absolute, or joined with `root`: a file, a folder of frames, or `SHARD.tar#MEMBER`.
         labels: one for each path; all -1 when the list has none, or several a video.
         root: the folder that relative paths were joined with; "" when all are absolute.
-        fingerprint: start of the SHA-256 of the lines `path<TAB>label`, with the paths as written in the list.
+        fingerprint: start of the SHA-256 of the lines `path<TAB>label`, with the paths as written in the list, and
+            `<TAB>start<TAB>end` where a line has a span.
         line_numbers: the line of each path in the file, from 1.
         num_classes: highest label + 1, or as many as there are names; 0 for a list without labels.
         class_names: in label order; () if neither the list nor `read_list`'s caller names them.
         label_sets: all labels of each video; None unless the list has several a video.
-        spans: (start, end) in seconds of each video, None for a whole one; None if the list says nothing of it.
+        spans: the part of each video that is meant, None for a whole one; None if the list says nothing of it.
         names_from: the file that `class_names` come from.
         lowest_label: the smallest label; -1 for a list without labels, or with several a video.
         notes: what is odd about the list, for the banner of a run.
@@ -38,13 +52,21 @@ class VideoList:
     num_classes: int
     class_names: tuple[str, ...] = ()
     label_sets: Sequence[tuple[int, ...]] | None = None
-    spans: Sequence[tuple[float, float] | None] | None = None
+    spans: Sequence[Span | None] | None = None
     names_from: str = ""
     lowest_label: int = NO_LABEL
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def span(self, index: int) -> Span | None:
+        """The part of a video that is meant; None for all of it."""
+        return None if self.spans is None else self.spans[index]
+
+    def samples(self) -> Iterator[tuple[str, Span | None]]:
+        """Path and span of every video: two parts of one file are two samples."""
+        return zip(self.paths, itertools.repeat(None) if self.spans is None else self.spans, strict=False)
 
     def describe(self) -> str:
         """One line for the start of a run."""
@@ -59,8 +81,8 @@ class VideoList:
         for place in range(min(count, len(self))):
             label = self.label_sets[place] if self.label_sets is not None else self.labels[place]
             name = f" ({self.class_names[label]})" if self.class_names and isinstance(label, int) and label >= 0 else ""
-            span = self.spans[place] if self.spans is not None else None
-            part = f", {span[0]:g} to {span[1]:g} s" if span else ""
+            span = self.span(place)
+            part = f", {describe_span(span)}" if span else ""
             meaning = "no label" if label == NO_LABEL else f"label {label}{name}"
             lines.append(f"line {self.line_numbers[place]}: {self.paths[place]}, {meaning}{part}")
         return lines + list(self.notes)

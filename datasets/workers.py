@@ -10,6 +10,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import tempfile
 import threading
 import time
@@ -65,15 +66,29 @@ def init_worker(
 ) -> None:
     """Start of a loader's worker: one thread, and global generators seeded for epoch 0.
 
+    Signals that ask a run to stop often go to all processes of it (Ctrl-C, slurm). The main process decides what they
+    mean, and still needs its workers when it saves: they leave these signals alone.
+
     Args:
         timeout: see `set_timeout`.
         folder: where to say what is being read; None: nowhere.
     """
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    # SIGTERM is also how the main process ends a worker: it is obeyed if it comes from there.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_obey_sigterm_of, args=(os.getppid(),), name="sigterm", daemon=True).start()
     torch.set_num_threads(1)
     seed_worker(seed, rank=rank, worker=worker_id, epoch=0)
     set_timeout(timeout)
     if folder is not None:
         set_watch_file(os.path.join(folder, str(os.getpid())))
+
+
+def _obey_sigterm_of(process: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != process:
+        continue
+    os._exit(0)
 
 
 def seed_worker(seed: int, *, rank: int, worker: int, epoch: int) -> None:

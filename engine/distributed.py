@@ -8,16 +8,18 @@ import random
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
 from engine.errors import ConfigError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,20 @@ def gather_objects(obj: Any) -> list[Any]:
     objects: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(objects, obj)
     return objects
+
+
+def on_main_process(world: World, work: Callable[[], T]) -> T:
+    """What `work` gives on the main process, on all ranks; what it refuses there is refused by all."""
+    outcome: tuple[T | None, Exception | None] = None, None
+    if world.is_main:
+        try:
+            outcome = work(), None
+        except (OSError, RuntimeError, ValueError) as error:  # any other is a fault of ours, and ends this rank
+            outcome = None, error
+    result, refused = gather_objects(outcome)[0]
+    if refused is not None:
+        raise refused
+    return result
 
 
 def barrier() -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from engine.distributed import World, gather_objects
+from engine.preemption import safe_point
 from engine.watchdog import beat
 
 logger = logging.getLogger(__name__)
@@ -96,6 +97,7 @@ def predict(
         num_views = batch.views
         probabilities = predict_batch(model, batch, autocast=autocast, clips_at_once=clips_at_once)
         beat()
+        safe_point()
         rows += zip(batch.index.tolist(), batch.label.tolist(), probabilities.cpu().numpy(), strict=True)
         if number % log_every == 0:
             logger.info("tested %d of %d batches", number, len(loader))

@@ -43,7 +43,6 @@ class StopRequests:
         self.world = world
         self.noted = 0  # by this rank: the highest signal's number
         self.agreed = 0  # by all ranks
-        self._raises = False
         self._before: dict[signal.Signals, Any] = {}
         self._group: Any = None
         self._on_its_way: tuple[Any, torch.Tensor] | None = None
@@ -60,8 +59,6 @@ class StopRequests:
 
     def _note(self, number: int, _: FrameType | None) -> None:
         self.noted = max(self.noted, number)
-        if self._raises:
-            raise Preempted(self.noted)
 
     def poll(self, *, failed: bool = False) -> int:
         """The highest request of any rank, 0 for none: the same on all ranks, which must all call this, once an update.
@@ -93,14 +90,26 @@ class StopRequests:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Around work that is done again after a restart, such as validation: a request raises Preempted inside."""
-        self._raises = True
+        """Around work that is done again after a restart, such as validation: `safe_point` obeys a request inside."""
+        _obeyed_at_once.append(self)
         try:
-            if self.noted:
-                raise Preempted(self.noted)
+            safe_point()
             yield
         finally:
-            self._raises = False
+            _obeyed_at_once.remove(self)
+
+
+_obeyed_at_once: list[StopRequests] = []
+
+
+def safe_point() -> None:
+    """Called between the batches of an evaluation. Raises Preempted in `at_once`, if this process was asked to stop.
+
+    Handlers do not raise: an exception at any place, in the middle of starting a worker, say, may leave a lock taken.
+    """
+    for request in _obeyed_at_once:
+        if request.noted:
+            raise Preempted(request.noted)
 
 
 def describe(asked: int) -> str:

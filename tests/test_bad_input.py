@@ -230,3 +230,11 @@ def test_error_on_every_rank_is_that_error(data):
     ranks = run_script(PRETRAIN, *data.flags(PRETRAIN, batch_size=7), size=2)
     for rank in ranks:
         check_refused(rank, "12 videos, fewer than the 14")
+
+
+@pytest.mark.parametrize("script", [PRETRAIN, FINETUNE])
+def test_error_found_by_the_main_process_is_that_of_every_rank(script, data, tmp_path):
+    write_list(tmp_path / "train.csv", [*data.videos, *(tmp_path / f"absent {i}.mp4" for i in range(6))])
+    path = tmp_path / "train.csv" if script == PRETRAIN else tmp_path
+    for rank in run_script(script, *data.flags(script, data_path=path), size=2):
+        check_refused(rank, "6 of 18 videos", "--data_root")

@@ -12,8 +12,8 @@ NAMES = ("walk", "jump, high", "run")
 
 @pytest.fixture
 def lists(data, tmp_path):
-    """train.jsonl and test.csv with names of classes; the test list lacks one."""
-    records = [{"path": str(path), "label": NAMES[i % 3]} for i, path in enumerate(data.videos[:8])]
+    """train.jsonl, of parts of videos, and test.csv, with names of classes; the test list lacks one."""
+    records = [{"path": str(path), "label": NAMES[i % 3], "start": 0.1} for i, path in enumerate(data.videos[:8])]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     (tmp_path / "test.csv").write_text("path;label\n" + "".join(f"{path};run\n" for path in data.videos[8:10]))
     return tmp_path
@@ -25,9 +25,19 @@ def test_names_from_lists(data, lists):
     assert finished.code == 0, finished.stderr
     assert list(load(out / "checkpoint-0.pth")["class_names"]) == ["jump, high", "run", "walk"]
     assert "train.jsonl: format 'jsonl', 8 videos, 3 classes" in finished.stderr
+    assert f"line 1: {data.videos[0]}, label 2 (walk), from 0.1 s on" in finished.stderr
     assert f"line 2: {data.videos[8]}, label 1 (run)" in finished.stderr
     flags = data.flags(FINETUNE, data_path=lists, eval=True, resume=out / "checkpoint-0.pth", **SHORT)
     assert run_script(FINETUNE, *flags).code == 0
+    (lists / "train.jsonl").rename(lists / "other.jsonl")  # the test list is alone, and has one class of three
+    finished = run_script(FINETUNE, *flags)
+    assert finished.code == 0, finished.stderr
+    assert f"line 2: {data.videos[8]}, label 1 (run)" in finished.stderr
+    assert f"its classes are numbered as in {out / 'checkpoint-0.pth'}" in finished.stderr
+    (lists / "test.csv").write_text(f"path;label\n{data.videos[8]};swim\n")
+    finished = run_script(FINETUNE, *flags)
+    assert finished.code == 2 and "give labels.txt of the training in --data_path" in finished.stderr
+    (lists / "test.csv").write_text(f"path;label\n{data.videos[8]};run\n")
     (lists / "labels.txt").write_text("walk\nrun\njump, high\n")
     finished = run_script(FINETUNE, *flags)
     assert finished.code == 2, finished.stderr

@@ -520,16 +520,17 @@ def test_a_folder_of_classes(sources):
 
 def test_several_labels_a_video(sources, tmp_path):
     header = "original_vido_id video_id frame_id path labels\n"
-    lines = [f'AAA 0 {number} AAA/AAA-{number:06}.jpg "{labels}"\n' for number, labels in ((1, "3,1"), (2, "3"))]
+    frames = [("AAA", 1, "3,1"), ("AAA", 2, "3"), ("BBB", 1, ""), ("BBB", 2, ""), ("CCC", 1, ""), ("CCC", 2, "156,3")]
+    lines = [f'{name} 0 {number} {name}/{name}-{number:06}.jpg "{labels}"\n' for name, number, labels in frames]
     lists, folder, out = sources({"train.csv": header + "".join(lines)}, [])
-    (folder / "AAA").mkdir(parents=True)
-    for number in (1, 2):
-        Image.fromarray(_paint(number, 64, 48)).save(folder / "AAA" / f"AAA-{number:06}.jpg")
+    for name, number, _ in frames:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(_paint(number, 64, 48)).save(folder / name / f"{name}-{number:06}.jpg")
     prepare.main(["--from", "charades", str(lists), "--videos", str(folder), "--out", str(out)])
     assert not (out / "train.csv").exists()
     call("check", out / "train.jsonl", "--out", tmp_path / "checked", "--full")
     made = read_list(tmp_path / "checked" / "train.jsonl")
-    assert list(made.label_sets) == [(1, 3)]
+    assert list(made.label_sets) == [(1, 3), (), (3, 156)] and made.num_classes == 157
     assert numbers(made.paths[0]) == [1, 2]
 
 

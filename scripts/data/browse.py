@@ -27,6 +27,7 @@ from datasets.masking import MASKS
 from datasets.motion_vectors import has_motion_vectors
 from datasets.pretraining import PretrainDataset
 from datasets.transforms import PretrainTransform, TrainTransform
+from datasets.video_list import sample_name
 from engine.config import finetuning_parser, pretraining_parser
 from engine.errors import ConfigError, bad_options, user_errors
 from scripts.data.jobs import positive
@@ -142,7 +143,7 @@ def rows_of(videos: VideoList, index: int, names: Sequence[str], args: argparse.
     Raises:
         ConfigError: options that do not fit one another.
     """
-    title = videos.paths[index]
+    title = sample_name(videos.paths[index], videos.span(index))
     label = videos.labels[index]
     if label != NO_LABEL:
         title += f"   label {label}" + (f": {names[label]}" if label < len(names) else "")

@@ -23,11 +23,14 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from datasets.annotations import AnnotationError
+from datasets.classification import CHUNK_BYTES
 from datasets.decoding import DecodeError, open_video
+from datasets.spans import frames_within
+from datasets.video_list import Span, sample_name
 from engine.errors import user_errors
 from engine.metrics import replace_text
 from scripts.data.jobs import Job, Result, Task, add_job_flags, run_tasks
-from scripts.data.lists import add_list_flags, read_lists, unique_paths, write_lists
+from scripts.data.lists import absolute, add_list_flags, read_lists, write_lists
 from scripts.data.media import CLIP_FRAMES, CLIP_STRIDE, clip_seconds, decode_all, describe, is_video_file
 from scripts.data.reencode import Recipe, encode
 from scripts.data.reports import by_reason, failures, shares, spread, write_failures
@@ -43,10 +46,11 @@ _QUANTITIES = {
 
 
 class Work(NamedTuple):
-    """A video, and whether all its frames are decoded."""
+    """A video, or a part of one, and whether all its frames are decoded."""
 
     path: str
     full: bool
+    span: Span | None = None
 
 
 def parser() -> argparse.ArgumentParser:
@@ -69,17 +73,21 @@ def parser() -> argparse.ArgumentParser:
 
 def check(work: Work) -> Result:
     """Facts of a video whose frames can be decoded; else the reason why they cannot."""
-    path, full = work
+    path, full, span = work
     try:
         with open_video(path) as video:
-            num_frames = video.num_frames
-            height, width = video.get_frames(sorted({0, num_frames // 2, num_frames - 1})).shape[-2:]
+            frames = frames_within(video, path, span)
+            height, width = video.get_frames(sorted({frames[0], frames[len(frames) // 2], frames[-1]})).shape[-2:]
+            if full and span is not None:
+                video.map_frames(frames, lambda *_: None, max_bytes=CHUNK_BYTES)
         facts = describe(path)
-        if full:
-            decode_all(path, num_frames)
+        if full and span is None:
+            decode_all(path, len(frames))
     except DecodeError as error:
         return {"error": error.reason}
-    return {"frames": num_frames, "short_side": min(height, width), "size": f"{width}x{height}", **facts}
+    if span is not None and facts.get("seconds") is not None:
+        facts["seconds"] = min(span[1], facts["seconds"]) - span[0]
+    return {"frames": len(frames), "short_side": min(height, width), "size": f"{width}x{height}", **facts}
 
 
 class Timing(NamedTuple):
@@ -151,9 +159,10 @@ def _costs(timings: Sequence[Timing], num_videos: int) -> list[str]:
     return [*lines, "Advice: leave the videos as they are."]
 
 
-def samples(results: Mapping[str, Result], count: int) -> list[str]:
+def samples(results: Mapping[str, Result], works: Mapping[str, Work], count: int) -> list[str]:
     """Paths of videos, evenly spread over the good ones."""
-    good = [path for path, result in results.items() if "error" not in result and is_video_file(path)]
+    paths = [works[name].path for name, result in results.items() if "error" not in result]
+    good = [path for path in dict.fromkeys(paths) if is_video_file(path)]
     count = min(count, len(good))
     return [good[place * len(good) // count] for place in range(count)]
 
@@ -162,17 +171,18 @@ def run(args: argparse.Namespace) -> None:
     """What the command line asks for."""
     lists = read_lists(args)
     out = Path(args.out or Path(args.lists[0]).absolute().parent / "checked").absolute()
-    tasks = [Task(path, Work(path, args.full)) for path in unique_paths(lists)]
-    plan = {"tool": "check", "lists": [videos.fingerprint for videos in lists], "full": args.full}
-    job = Job(out, tasks, plan, args)
+    videos = dict.fromkeys((absolute(path), span) for each in lists for path, span in each.samples())
+    works = {sample_name(path, span): Work(path, args.full, span) for path, span in videos}
+    plan = {"tool": "check", "lists": [each.fingerprint for each in lists], "full": args.full}
+    job = Job(out, [Task(name, work) for name, work in works.items()], plan, args)
     if not args.merge:
         job.run(check)
     if args.part is not None:
         return
     results = job.results()
-    counts = write_lists(out, lists, {path: path for path, result in results.items() if "error" not in result})
+    counts = write_lists(out, lists, {path: path for path, _ in videos}, without=failures(results).keys())
     write_failures(out / "bad_videos.txt", results)
-    chosen = [Task(path, path) for path in samples(results, args.samples)]
+    chosen = [Task(path, path) for path in samples(results, works, args.samples)]
     timed = [result for _, result in run_tasks(chosen, time_sample, workers=min(1, len(chosen)), timeout=args.timeout)]
     timings = [Timing(result["now"], result["after"]) for result in timed if "error" not in result]
     text = report(results, timings, counts)

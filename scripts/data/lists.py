@@ -3,12 +3,13 @@
 import argparse
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 from datasets.annotations import NO_LABEL, AnnotationError, VideoList, read_list
 from datasets.formats import LIST_FORMATS
+from datasets.video_list import sample_name
 from engine.errors import ConfigError
 from engine.metrics import replace_text
 
@@ -67,19 +68,22 @@ def records(videos: VideoList) -> Iterator[dict[str, Any]]:
             record["label"] = label
             if videos.class_names:
                 record["label_name"] = videos.class_names[label]
-        span = videos.spans[place] if videos.spans is not None else None
-        if span is not None and span[0] == span[0]:  # else NaN: the whole video
+        span = videos.span(place)
+        if span is not None:
             record |= {"start": float(span[0])} | ({"end": float(span[1])} if span[1] != float("inf") else {})
         yield record
 
 
-def write_lists(folder: Path, lists: Sequence[VideoList], paths: Mapping[str, str]) -> dict[str, int]:
+def write_lists(
+    folder: Path, lists: Sequence[VideoList], paths: Mapping[str, str], *, without: Set[str] = frozenset()
+) -> dict[str, int]:
     """Write every list anew, without the videos that are not in `paths`, and `labels.txt` if classes have names.
 
     Args:
         folder: exists.
         lists: as they were read.
         paths: absolute path -> the path to write.
+        without: names of samples, of absolute paths, that are left out as well.
 
     Returns:
         How many videos each new list has, by its name.
@@ -89,7 +93,11 @@ def write_lists(folder: Path, lists: Sequence[VideoList], paths: Mapping[str, st
     """
     counts = {}
     for videos in lists:
-        rows = [record | {"path": paths[record["path"]]} for record in records(videos) if record["path"] in paths]
+        rows = [
+            record | {"path": paths[record["path"]]}
+            for record, (path, span) in zip(records(videos), videos.samples(), strict=True)
+            if record["path"] in paths and sample_name(absolute(path), span) not in without
+        ]
         write_list(folder / list_name(videos), rows, plain=is_plain(videos))
         counts[list_name(videos)] = len(rows)
     names = max((videos.class_names for videos in lists), key=len)

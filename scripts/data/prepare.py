@@ -19,6 +19,9 @@ What is read, in ANNOTATIONS (--train, --val and --test name other files):
   csv, jsonl, videomae, mmaction, videomaev2
               *train*, *val*, *test* of that form (see DATASET.md); for mmaction `folder frames label`, for videomaev2
               `path start length`
+
+--subset writes a part that the paper tests on: 1000, about as many training videos of ucf101 or gym, all of the other
+lists; FXS1 or UBS1, the classes of gym on floor exercise or uneven bars.
 """
 
 import argparse
@@ -34,6 +37,8 @@ from datasets.annotations import AnnotationError, VideoList, check_files, read_l
 from datasets.catalogue import CATALOGUE
 from datasets.formats import LIST_FORMATS
 from datasets.shards import ShardError
+from datasets.subsets import GYM_LABELS, check_known_subset, draw_subset, select, select_labels
+from datasets.video_list import sample_name
 from engine.errors import ConfigError, user_errors
 from engine.metrics import replace_text
 from scripts.data.jobs import positive
@@ -49,6 +54,8 @@ _ENDINGS = {
     "csv": (".csv", ".tsv", ".txt"),
     "jsonl": (".jsonl",),
 }
+FEW = "1000"  # of --subset
+_DRAWN_FROM = {"ucf101": "UCF101", "gym": "GYM99"}
 _ANY_ENDING = (".csv", ".txt", ".lst", ".list")
 _SHOWN = 3  # examples of a fault
 
@@ -65,6 +72,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--videos", default="", metavar="FOLDER", help="what the paths in the lists start from")
     options.add_argument("--out", required=True, metavar="FOLDER", help="for the lists")
     options.add_argument("--split", type=positive, default=1, help="of ucf101 and hmdb51 (default: 1)")
+    options.add_argument("--subset", choices=(FEW, *GYM_LABELS), help="a part of the lists that the paper tests on")
     for part in PARTS:
         options.add_argument(f"--{part}", metavar="FILE", help=f"the {part} list, where its name does not say so")
     return options
@@ -146,6 +154,23 @@ def read_parts(files: Mapping[str, Path], args: argparse.Namespace) -> dict[str,
     return lists
 
 
+def take_subset(subset: str, form: str, lists: Mapping[str, VideoList]) -> dict[str, VideoList]:
+    """The part of the lists that `--subset` names.
+
+    Raises:
+        ConfigError: data of this form have no such part.
+        AnnotationError: the lists are not the published ones.
+    """
+    if subset in GYM_LABELS and form == "gym":
+        return {part: select_labels(videos, GYM_LABELS[subset]) for part, videos in lists.items()}
+    if subset != FEW or form not in _DRAWN_FROM or "train" not in lists:
+        raise ConfigError(f"--subset {subset}: {FEW} is of the training list of ucf101 and gym, others are of gym")
+    train = lists["train"]
+    places = draw_subset(train.labels)
+    check_known_subset(_DRAWN_FROM[form], train, places)
+    return {**lists, "train": select(train, places)}
+
+
 # ------------------------------------------------------------------------------------------------- report
 
 
@@ -158,15 +183,16 @@ def published_size(form: str, part: str, videos: VideoList) -> int | None:
 def report(part: str, videos: VideoList, missing: set[str], known: int | None) -> list[str]:
     """What is to be told of a part."""
     beside = f" (published lists: {known:,})" if known else ""
-    lines = [f"{part}: {len(videos) - len(missing):,} of {len(videos):,} videos{beside}, {videos.num_classes} classes"]
+    kept = sum(path not in missing for path in videos.paths)
+    lines = [f"{part}: {kept:,} of {len(videos):,} videos{beside}, {videos.num_classes} classes"]
     lines.append(f"  read as {videos.format}, from {videos.file}")
     lines += [f"  {line}" for line in videos.describe_lines()]
     if missing:
         examples = ", ".join(sorted(missing)[:_SHOWN])
         lines.append(f"  {len(missing):,} are not there and left out, for example {examples}")
-    counts = Counter(videos.paths)
-    twice = [path for path, count in counts.items() if count > 1]
-    if twice and videos.spans is None:
+    counts = Counter(videos.samples())
+    twice = [sample_name(*sample) for sample, count in counts.items() if count > 1]
+    if twice:
         lines.append(f"  {len(twice):,} are listed more than once, for example {', '.join(twice[:_SHOWN])}")
     return lines
 
@@ -174,22 +200,31 @@ def report(part: str, videos: VideoList, missing: set[str], known: int | None) -
 def overlaps(lists: Mapping[str, VideoList]) -> list[str]:
     """Videos that are in the training list and in another."""
     lines = []
-    train = set(lists["train"].paths) if "train" in lists else set()
+    train = set(lists["train"].samples()) if "train" in lists else set()
     for part in ("val", "test"):
-        shared = sorted(train & set(lists[part].paths)) if part in lists else []
+        both = train & set(lists[part].samples()) if part in lists else set()
+        shared = sorted(sample_name(*sample) for sample in both)
         if shared:
             examples = ", ".join(shared[:_SHOWN])
             lines.append(f"WARNING: {len(shared):,} videos are in train and in {part}, for example {examples}")
     return lines
 
 
-def missing_files(part: str, videos: VideoList) -> set[str]:
+def missing_files(part: str, videos: VideoList, *, few: bool = False) -> set[str]:
     """Videos of a list that are not there.
 
+    Args:
+        few: these are the few that were drawn to train on: a result with fewer could not be compared.
+
     Raises:
-        ConfigError: none is there.
+        ConfigError: none is there, or not all of the few.
     """
     missing = set(check_files(videos, handful=len(videos)))
+    if few and missing:
+        raise ConfigError(
+            f"{part}: {len(missing):,} of the {len(videos):,} videos that --subset {FEW} draws are not there, for "
+            f"example {min(missing)}: without them it is another subset"
+        )
     if len(missing) == len(set(videos.paths)):
         raise ConfigError(
             f"{part}: none of the {len(videos):,} videos is there, for example {', '.join(videos.paths[:_SHOWN])}: "
@@ -208,10 +243,14 @@ def run(args: argparse.Namespace) -> None:
             f"no lists of {args.form} in {source}: see --help for their names, or give --train, --val, --test"
         )
     lists = read_parts({part: files[part] for part in PARTS if part in files}, args)
+    if args.subset:
+        lists = take_subset(args.subset, args.form, lists)
     missing: dict[str, set[str]] = {}
     for part, videos in lists.items():
-        missing[part] = missing_files(part, videos)
-        print("\n".join(report(part, videos, missing[part], published_size(args.form, part, videos))))
+        few = args.subset == FEW and part == "train"
+        missing[part] = missing_files(part, videos, few=few)
+        known = None if few else published_size(args.form, part, videos)
+        print("\n".join(report(part, videos, missing[part], known)))
     print("\n".join([*overlaps(lists), *write_all(Path(args.out), lists, missing)]))
 
 

@@ -4,12 +4,15 @@ import dataclasses
 import hashlib
 import os
 import pickle
+import shutil
+import signal
 import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from processes import run_in_processes
 
 from datasets import annotations, list_index
 from datasets.annotations import (
@@ -179,16 +182,6 @@ def test_short_list_of_which_all_is_missing(tmp_path, write_list):
         check_files(videos)
     (tmp_path / "d.mp4").touch()
     assert len(check_files(videos)) == 3
-
-
-def test_parts_of_videos_are_not_taken_for_whole_ones(tmp_path, write_list):
-    (tmp_path / "a.mp4").touch()
-    for content in ("path,label,start,end\na.mp4,0,,\na.mp4,0,1,2\n", "path,label,start\na.mp4,0,\na.mp4,0,3\n"):
-        videos = read_list(write_list(content))
-        assert videos.spans is not None
-        with pytest.raises(AnnotationError, match=r"train\.csv, line 3: says start and end.*cut the videos first"):
-            check_files(videos)
-    assert check_files(read_list(write_list("path,label,start,end\na.mp4,0,,\n"))) == []
 
 
 def test_wrong_root_is_told(write_list):
@@ -374,13 +367,34 @@ def test_index_follows_the_list(large):
         lambda b: b.replace(b'"facts"', b'"fakts"'),
         lambda b: b[:13] + b"\xff" * 8 + b[21:],
         lambda b: b.replace(b"<i8", b"<i4"),
+        lambda b: b.replace(b"500.mp4", b"501.mp4"),  # nothing is out of place, but a path is wrong
+        lambda b: b[:-4000] + bytes(4000),  # blocks that were not written before a machine stopped
     ],
 )
 def test_damaged_index_is_made_anew(damage, large):
     expected = tuple(read_list(large, root="/d").paths)
     (index,) = indexes(large)
-    index.write_bytes(damage(index.read_bytes()))
+    whole = index.read_bytes()
+    index.write_bytes(damage(whole))
     assert tuple(read_list(large, root="/d").paths) == expected and indexes(large) == [index]
+    assert index.read_bytes() == whole
+
+
+def test_of_a_very_large_index_pieces_are_checked(large, monkeypatch):
+    for name, value in {"_PIECE": 64, "_ALL_UP_TO": 1000, "_PIECES": 5}.items():
+        monkeypatch.setattr(list_index, name, value)
+    read_list(large, root="/d")
+    (index,) = indexes(large)
+    whole = index.read_bytes()
+    end = len(whole) - 1
+    start = end - list_index.ColumnFile(index).array("lines").nbytes  # the last of the arrays
+    for place, is_seen in ((start, False), (end, True)):
+        index.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        if is_seen:
+            with pytest.raises(ValueError, match="is damaged"):
+                list_index.ColumnFile(index, check=True)
+        else:
+            list_index.ColumnFile(index, check=True)
 
 
 def test_index_of_another_form_is_made_anew(large):
@@ -455,6 +469,41 @@ def test_several_ranks_at_once(large):
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda _: tuple(read_list(large, root="/d").paths), range(8)))
     assert len(set(found)) == 1 and len(indexes(large)) == 1
+
+
+def test_another_process_writes_the_index_meanwhile(large, monkeypatch):
+    """Each writes a file of its own, and whoever comes last puts a whole one in the place of a whole one."""
+    expected = tuple(read_list(large, root="/d").paths)
+    shutil.rmtree(f"{large}.index")
+    write, others = os.fsync, []
+
+    def let_another_process_go_first(handle):
+        monkeypatch.setattr(list_index.os, "fsync", write)
+        others.extend(run_in_processes(lambda: read_list(large, root="/d").paths[0]))
+        others.append(indexes(large))
+        write(handle)
+
+    monkeypatch.setattr(list_index.os, "fsync", let_another_process_go_first)
+    assert tuple(read_list(large, root="/d").paths) == expected
+    finished, (theirs, ours) = others
+    assert finished.code == 0, finished.stderr
+    assert (theirs.suffix, ours.suffix) == (".columns", ".part") and indexes(large) == [theirs]
+    list_index.ColumnFile(theirs, check=True)
+    assert tuple(read_list(large, root="/d").paths) == expected
+
+
+def test_process_that_is_killed_while_it_writes_the_index(large, monkeypatch):
+    def killed():
+        monkeypatch.setattr(list_index.os, "fsync", lambda handle: os.kill(os.getpid(), signal.SIGKILL))
+        read_list(large, root="/d")
+
+    (finished,) = run_in_processes(killed)
+    assert finished.code == -signal.SIGKILL
+    assert [path.suffix for path in indexes(large)] == [".part"]  # is never taken for an index
+    videos = read_list(large, root="/d")
+    assert isinstance(videos.paths, Column) and videos.paths[999] == "/d/999.mp4" and len(indexes(large)) == 2
+    monkeypatch.setattr(annotations, "_parse", None)
+    assert tuple(read_list(large, root="/d").labels) == tuple(i % 3 for i in range(1000))
 
 
 def test_folder_that_takes_no_index(large, tmp_path, monkeypatch):

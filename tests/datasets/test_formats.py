@@ -81,7 +81,7 @@ def test_csv_without_labels_and_with_names_and_times(write):
     content = "path,label,label_name,start,end\na.mp4,2,run,1.5,3\na.mp4,0,jump,,\n"
     videos = read_list(write("y.csv", content), root="/d")
     assert videos.spans == ((1.5, 3.0), None) and videos.class_names == ("jump", "1", "run")
-    assert "line 2: /d/a.mp4, label 2 (run), 1.5 to 3 s" in videos.describe_lines()
+    assert "line 2: /d/a.mp4, label 2 (run), from 1.5 s to 3.0 s" in videos.describe_lines()
 
 
 @pytest.mark.parametrize(
@@ -496,6 +496,7 @@ def test_one_numbering_for_all_parts(write, tmp_path):
     for folders in (both, {"test": tmp_path}):
         lists, missing = read_parts(folders, class_folder=tmp_path)
         assert lists["test"].labels == (2, 1) and set(missing.values()) == {0}
+        assert set(read_parts(folders, class_folder=tmp_path, once=lambda work: work() + 7)[1].values()) == {7}
         assert choose_num_classes(get_data_set("custom"), None, lists) == 3
     with pytest.raises(AnnotationError, match=r"train\.csv: 3 names for 4 classes"):
         choose_num_classes(get_data_set("custom"), 4, lists)
@@ -517,6 +518,13 @@ def test_number_of_classes_is_checked_against_the_data_set(write, tmp_path):
         choose_num_classes(get_data_set("UCF101"), None, lists)
     assert choose_num_classes(get_data_set("UCF101"), 10, lists) == 10
     assert choose_num_classes(get_data_set("UCF101"), None, {"test": lists["train"]}) == 101  # may lack some
+    for label, part, refused in ((99, "train", True), (100, "train", False), (101, "train", True), (101, "test", True)):
+        videos = read_list(write("other.csv", f"a.mp4 0\nb.mp4 {label}\n"))
+        if refused:
+            with pytest.raises(AnnotationError, match=f"the lists have {label + 1} classes, UCF101 has 101"):
+                choose_num_classes(get_data_set("UCF101"), None, {part: videos})
+        else:
+            assert choose_num_classes(get_data_set("UCF101"), None, {part: videos}) == 101
     assert choose_num_classes(get_data_set("custom"), None, lists) == 10
     text = describe_part(lists["train"], get_data_set("UCF101"), "train", 2)
     assert "2 files missing; published lists have 9537" in text and "line 1: " in text and "8 of 10 classes" in text

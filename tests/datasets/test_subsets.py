@@ -1,5 +1,6 @@
 """The paper's subsets are drawn as they were, and refused where the list cannot give them."""
 
+import dataclasses
 import hashlib
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from datasets.subsets import (
     select,
     select_labels,
 )
+from scripts.data import prepare
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "ucf101_trainlist01_counts.txt"
 
 
 def test_size_is_rounded_up_per_class():
@@ -72,6 +76,22 @@ def test_parts_of_gym(gym):
         select_labels(part.__class__(**{**vars(part), "labels": (0,) * 150}), GYM_LABELS["FXS1"])
 
 
+def test_parts_of_gym_are_written(gym, tmp_path, capsys):
+    for path in gym.paths:
+        (tmp_path / "videos" / Path(path).name).parent.mkdir(exist_ok=True)
+        (tmp_path / "videos" / Path(path).name).touch()
+    words = [str(gym.file), "--videos", str(tmp_path / "videos"), "--out", str(tmp_path / "lists"), "--subset"]
+    prepare.main(["--from", "gym", *words, "UBS1"])
+    written, part = read_list(tmp_path / "lists" / "train.csv"), select_labels(gym, GYM_LABELS["UBS1"])
+    assert written.labels == part.labels and written.num_classes == 15
+    assert [Path(path).name for path in written.paths] == [Path(path).name for path in part.paths]
+    assert "(published lists: 3,511), 15 classes" in capsys.readouterr().out
+    for form, subset, told in (("gym", "1000", "990 videos, the training"), ("videomae", "UBS1", "others are of gym")):
+        with pytest.raises(SystemExit):
+            prepare.main(["--from", form, *words, subset])
+        assert told in capsys.readouterr().err
+
+
 def test_selection_keeps_order_and_columns(gym):
     chosen = select(gym, [5, 0])
     assert chosen.paths == (gym.paths[5], gym.paths[0]) and chosen.line_numbers == (6, 1)
@@ -89,3 +109,55 @@ def test_a_published_subset_is_checked(gym, monkeypatch):
     check_known_subset("SSV2", gym, places)  # nothing is known of it
     with pytest.raises(AnnotationError, match=r"is not the published one"):
         check_known_subset("GYM99", gym, places[::-1])
+
+
+@pytest.fixture
+def ucf101(tmp_path):
+    """The training list of UCF101's first split as it is published, its classes, and files of these names."""
+    lines, classes = [], [line.split() for line in GOLDEN.read_text().splitlines()]
+    for number, (name, counts) in enumerate(classes, start=1):
+        stem = {"HandstandPushups": "HandStandPushups"}.get(name, name)  # the files are spelled so, the folder is not
+        (tmp_path / "videos" / name).mkdir(parents=True)
+        for group, clips in enumerate(map(int, counts), start=8):
+            lines += [f"{name}/v_{stem}_g{group:02}_c{clip:02}.avi {number}" for clip in range(1, clips + 1)]
+    for line in lines:
+        (tmp_path / "videos" / line.split()[0]).touch()
+    (tmp_path / "trainlist01.txt").write_bytes("".join(f"{line}\r\n" for line in lines).encode())
+    (tmp_path / "classInd.txt").write_text("".join(f"{i} {name}\n" for i, (name, _) in enumerate(classes, start=1)))
+    return tmp_path
+
+
+def test_the_published_subset_of_ucf101(ucf101, capsys):
+    """The golden hashes of the paper's list, from the published list to the drawn names, by way of prepare.py."""
+    assert (ucf101 / "trainlist01.txt").stat().st_size == 395_164  # as the copy that the counts were read from
+    words = ["--from", "ucf101", str(ucf101), "--videos", str(ucf101 / "videos"), "--out", str(ucf101 / "lists")]
+    prepare.main(words)
+    videos = read_list(ucf101 / "lists" / "train.csv")
+    assert (len(videos), videos.num_classes) == (9_537, 101)
+    places = draw_subset(videos.labels)
+    names = ["/".join(Path(videos.paths[place]).parts[-2:]) for place in places]
+    assert len(names) == KNOWN_SUBSETS["UCF101"].size == 1_010
+    assert names[0] == "ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c03.avi"
+    assert (fingerprint_of(names), fingerprint_of(sorted(names))) == ("9c0db60953908a9f", "82cfc7ab399e0552")
+    check_known_subset("UCF101", videos, places)
+    official = read_list(ucf101 / "trainlist01.txt", root=str(ucf101 / "videos"))
+    assert draw_subset(official.labels) == places
+    elsewhere = [f"/x/s.tar#{Path(path).with_suffix('.mp4').name}" for path in videos.paths]  # another folder and form
+    check_known_subset("UCF101", dataclasses.replace(videos, paths=elsewhere), places)
+    swapped = [places[1], places[0], *places[2:]]
+    with pytest.raises(AnnotationError, match=r"1010 videos is not the published one"):
+        check_known_subset("UCF101", videos, swapped)
+    Path(videos.paths[5_000]).unlink()  # a file is lost, and the list that is written has one video fewer
+    assert 5_000 not in places
+    prepare.main(words)
+    fewer = read_list(ucf101 / "lists" / "train.csv")
+    with pytest.raises(AnnotationError, match=r"9536 videos, the training list of UCF101 has 9537"):
+        check_known_subset("UCF101", fewer, draw_subset(fewer.labels))
+    prepare.main([*words, "--subset", "1000"])  # which is drawn before files are looked for
+    assert read_list(ucf101 / "lists" / "train.csv").paths == tuple(videos.paths[place] for place in places)
+    Path(videos.paths[places[3]]).unlink()
+    with pytest.raises(SystemExit):
+        prepare.main([*words, "--subset", "1000"])
+    assert f"1 of the 1,010 videos that --subset 1000 draws are not there, for example {videos.paths[places[3]]}" in (
+        capsys.readouterr().err
+    )

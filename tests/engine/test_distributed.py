@@ -15,6 +15,7 @@ from engine.distributed import (
     choose_device,
     distributed,
     gather_objects,
+    on_main_process,
     seed_everything,
 )
 from engine.errors import USER_ERRORS, ConfigError, bad_options, user_errors
@@ -76,6 +77,29 @@ def talk(world):
 def test_collectives():
     expected = [{"rank": 0}, {"rank": 1}, {"rank": 2}]
     assert gloo_world(talk, size=3) == [(r, [3.0, 3.0], True, expected, r == 0) for r in range(3)]
+
+
+def _asked_of_the_main_process(world):
+    calls = []
+
+    def work():
+        calls.append(world.rank)
+        return {"found": 3}
+
+    def refuse():
+        calls.append(world.rank)
+        raise ConfigError("no such file")
+
+    found = on_main_process(world, work)
+    with pytest.raises(ConfigError, match=r"^no such file$"):
+        on_main_process(world, refuse)
+    return found, calls
+
+
+def test_the_main_process_works_and_refuses_for_all():
+    assert gloo_world(_asked_of_the_main_process) == [({"found": 3}, [0, 0]), ({"found": 3}, [])]
+    alone = World(0, 1, 0, torch.device("cpu"))
+    assert _asked_of_the_main_process(alone) == ({"found": 3}, [0, 0])
 
 
 def test_group_is_left_behind_clean(environment):

@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from runs import load, records, same
 
 from engine.checkpoint_files import newest_valid
 from engine.distributed import World
-from engine.preemption import EXIT_CODE, SIGNALS, Preempted, StopRequests, requeue
+from engine.preemption import EXIT_CODE, SIGNALS, Preempted, StopRequests, requeue, safe_point
 
 CPU = World(0, 1, 0, torch.device("cpu"))
 TIMES = ("step_time", "data_time", "clips_per_second", "memory_gib", "tflops", "mfu")
@@ -21,6 +22,10 @@ STATE = ("model", "optimizer", "scaler", "epoch", "step", "best", "rng")
 
 def without_times(folder):
     return [{k: v for k, v in record.items() if not k.endswith(TIMES)} for record in records(folder)]
+
+
+def children(pid):
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def wait_for(condition, run):
@@ -38,7 +43,8 @@ def interrupt(target, folder, rng, *, size):
         number, rank = rng.choice(SIGNALS), rng.randrange(size)
         for _ in range(rng.choice((1, 2))):
             if run.processes[rank].is_alive():
-                os.kill(run.pids[rank], number)
+                for pid in (*children(run.pids[rank]), run.pids[rank]):  # as from a terminal: loader workers too
+                    os.kill(pid, number)
         return number, rank, run.finish()
 
 
@@ -49,7 +55,7 @@ def test_interrupted_again_and_again_it_ends_as_if_it_had_not_been(script, size,
     epochs = {PRETRAIN: 24, FINETUNE: 10}[script]
     changes = {"epochs": epochs, "batch_size": 4 // size, "drop_path": 0.5, "save_ckpt_freq": 5}
     if script == FINETUNE:
-        changes |= {"batch_size": 2, "num_sample": 1, "save_ckpt_steps": 2, "log_dir": tmp_path / "events"}
+        changes |= {"batch_size": 2, "num_sample": 1, "num_workers": 2, "log_dir": tmp_path / "events"}
     straight, cut = tmp_path / "straight", tmp_path / "cut"
     finished = run_script(script, *data.flags(script, straight, **changes), size=size)
     assert all(f.code == 0 for f in (finished if size > 1 else [finished]))
@@ -112,12 +118,13 @@ def test_handlers_are_restored():
 def test_at_once():
     with StopRequests(CPU) as stop:
         with pytest.raises(Preempted) as request, stop.at_once():
+            safe_point()
             os.kill(os.getpid(), signal.SIGUSR1)
-            time.sleep(5)
+            safe_point()
         assert request.value.code == EXIT_CODE and request.value.asked == signal.SIGUSR1
         with pytest.raises(Preempted), stop.at_once():  # the request came before
             raise AssertionError
-        os.kill(os.getpid(), signal.SIGUSR1)  # outside it is only noted
+        safe_point()  # outside it is only noted
 
 
 ONE = {"SLURM_JOB_ID": "7", "SIGMA_REQUEUE": "1"}
