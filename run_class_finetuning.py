@@ -29,8 +29,9 @@ from engine.checkpoint import Ema
 from engine.checkpoint_files import newest_valid
 from engine.checks import check_options
 from engine.distributed import World, distributed, on_main_process, use_deterministic_algorithms
+from engine.dry_run import Passes, rehearse, rehearse_test, scratch_output
 from engine.errors import ConfigError, bad_options, user_errors
-from engine.evaluation import VideoPredictions, predict
+from engine.evaluation import VideoPredictions, predict, predict_batch
 from engine.finetuning import ClassificationForward
 from engine.metrics import log_table, replace_text, setup_logging
 from engine.resume import is_finished
@@ -40,6 +41,8 @@ from engine.weights import read_weights
 from models import ModelError, create_model
 from models.classifier import Classifier
 from models.convert import LoadReport, load_encoder
+from models.flops import classifier_flops
+from models.pictures import clip_pictures
 
 logger = logging.getLogger(__name__)
 
@@ -260,6 +263,8 @@ def train(
         videos=data.lists["train"].paths,
         repeats=args.num_sample,
         layer_decay=1.0 if args.linear_probing else args.layer_decay,
+        draw=lambda batch, out: (clip_pictures(batch.clip, frame_step=args.tubelet_size), {}),
+        flops_per_clip=classifier_flops(model),
         ema=ema,
         record={"class_names": data.class_names, **{name: lst.describe() for name, lst in data.lists.items()}},
         in_checkpoint={"class_names": data.class_names, "fingerprint": data.lists["train"].fingerprint},
@@ -267,7 +272,10 @@ def train(
     models: dict[str, nn.Module] = {"": model} | ({"_ema": ema.module} if ema else {})
     validate = (lambda: evaluate(args, world, data, models, loaders, "val")[0]) if "val" in loaders else None
     batches = DevicePrefetcher(loaders["train"], world.device) if args.gpu_prefetch else loaders["train"]
-    fit(trainer, batches, validate=validate)
+    if args.dry_run:
+        rehearse(trainer, batches, world=world, evaluations=passes(args, world, models, loaders))
+    else:
+        fit(trainer, batches, validate=validate)
     return models
 
 
@@ -306,6 +314,24 @@ def evaluate(
         metrics |= found.metrics(name + suffix)
         predictions[suffix] = found
     return metrics, predictions
+
+
+def passes(
+    args: argparse.Namespace, world: World, models: Mapping[str, nn.Module], loaders: Mapping[str, Any]
+) -> list[Passes]:
+    """What a run evaluates besides its training, for the dry run."""
+
+    def evaluate_batch(batch: Any) -> None:
+        for model in models.values():
+            predict_batch(
+                model.to(world.device).eval(),
+                batch.to(world.device),
+                autocast=autocast(world.device, config.default_amp(args, world)),
+                clips_at_once=args.batch_size,
+            )
+
+    times = {"val": args.epochs, "test": 1}
+    return [Passes(name, loaders[name], times[name], evaluate_batch) for name in times if name in loaders]
 
 
 def test(
@@ -352,12 +378,20 @@ def main(args: argparse.Namespace, world: World) -> None:
     model = build_model(args, world, data)
     loaders = build_loaders(args, world, data)
     models = load_for_test(args, world, data, model) if args.eval else train(args, world, data, model, loaders)
-    test(args, world, data, models, loaders)
+    if not args.dry_run:
+        test(args, world, data, models, loaders)
+    elif args.eval:
+        rehearse_test(passes(args, world, models, loaders), world=world)
 
 
 if __name__ == "__main__":
     user_mistakes = (AnnotationError, DecodeError, LoaderError, ModelError, ShardError)
     with user_errors(*user_mistakes):
         arguments = config.finetuning_parser().parse_args()
-        with distributed(arguments.device) as this_world, user_errors(*user_mistakes), loader_errors():
+        with (
+            distributed(arguments.device) as this_world,
+            user_errors(*user_mistakes),
+            loader_errors(),
+            scratch_output(arguments, this_world),
+        ):
             main(arguments, this_world)

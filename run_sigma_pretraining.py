@@ -29,6 +29,7 @@ from engine.distributed import (
     on_main_process,
     use_deterministic_algorithms,
 )
+from engine.dry_run import rehearse, scratch_output
 from engine.errors import ConfigError, bad_options, user_errors
 from engine.metrics import log_table, setup_logging
 from engine.pretraining import PretrainingForward
@@ -38,6 +39,8 @@ from engine.training import fit
 from engine.weights import read_weights
 from models import ModelError, create_model
 from models.convert import load_pretraining, load_projection, native_state
+from models.flops import pretraining_flops
+from models.pictures import pretraining_pictures
 from models.sigma import Sigma
 from models.teachers import ImageTeacher, build_teacher, teacher_dim
 
@@ -226,6 +229,7 @@ def main(args: argparse.Namespace, world: World) -> None:
     )
     with main_process_first(world) if downloads else nullcontext():
         teacher, guide = build_target_network(args, world, model), build_guide(args, world, model)
+    base_mask = dataset.mask_fn(dataset.grid, dataset.mask_ratio, np.random.default_rng(0))
     trainer = build_trainer(
         args,
         world,
@@ -239,15 +243,26 @@ def main(args: argparse.Namespace, world: World) -> None:
             speaks=world.is_main,
             watch_cosine=args.target_type != "pixel",
         ),
+        draw=lambda batch, out: pretraining_pictures(model, batch.clip, out),
+        flops_per_clip=pretraining_flops(model, num_masked=int(base_mask.sum()), teacher=teacher),
         record={"data": videos.describe(), "fingerprint": videos.fingerprint},
         in_checkpoint={"fingerprint": videos.fingerprint},
     )
-    fit(trainer, DevicePrefetcher(loader, world.device) if args.gpu_prefetch else loader)
+    batches = DevicePrefetcher(loader, world.device) if args.gpu_prefetch else loader
+    if args.dry_run:
+        rehearse(trainer, batches, world=world)
+    else:
+        fit(trainer, batches)
 
 
 if __name__ == "__main__":
     user_mistakes = (AnnotationError, DecodeError, FlowError, LoaderError, ModelError, ShardError)
     with user_errors(*user_mistakes):
         arguments = config.pretraining_parser().parse_args()
-        with distributed(arguments.device) as this_world, user_errors(*user_mistakes), loader_errors():
+        with (
+            distributed(arguments.device) as this_world,
+            user_errors(*user_mistakes),
+            loader_errors(),
+            scratch_output(arguments, this_world),
+        ):
             main(arguments, this_world)

@@ -99,6 +99,15 @@ def _run_flags(parser: argparse.ArgumentParser) -> None:
         "--deterministic", action="store_true", help="only algorithms that give the same bits every time; slower"
     )
     group.add_argument("--print_freq", type=int, default=10, metavar="STEPS", help="log every so many steps")
+    group.add_argument("--wandb", default="", metavar="PROJECT", help="also log to this project of Weights & Biases")
+    group.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="do everything once, say what the run will need, and leave nothing behind",
+    )
+    group.add_argument(
+        "--profile", type=int, default=0, metavar="N", help="write a profile of N steps to --output_dir/profile"
+    )
     group.add_argument(
         "--trust_checkpoint",
         action="store_true",

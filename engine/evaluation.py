@@ -57,6 +57,16 @@ class VideoPredictions:
 
 
 @torch.inference_mode()
+def predict_batch(
+    model: nn.Module, batch: Any, *, autocast: AbstractContextManager[Any], clips_at_once: int
+) -> torch.Tensor:
+    """(B, K) class probabilities of a batch on the device: the softmax of each view, then the mean over views."""
+    with autocast:
+        logits = torch.cat([model(clips) for clips in batch.clip.split(clips_at_once)])
+    return logits.float().softmax(dim=1).unflatten(0, (-1, batch.views)).mean(dim=1)
+
+
+@torch.inference_mode()
 def predict(
     model: nn.Module,
     loader: Any,
@@ -85,9 +95,7 @@ def predict(
     for number, batch in enumerate(loader, start=1):
         batch = batch.to(world.device)
         num_views = batch.views
-        with autocast:
-            logits = torch.cat([model(clips) for clips in batch.clip.split(clips_at_once)])
-        probabilities = logits.float().softmax(dim=1).unflatten(0, (-1, num_views)).mean(dim=1)
+        probabilities = predict_batch(model, batch, autocast=autocast, clips_at_once=clips_at_once)
         beat()
         safe_point()
         rows += zip(batch.index.tolist(), batch.label.tolist(), probabilities.cpu().numpy(), strict=True)

@@ -17,6 +17,7 @@ from engine.nonfinite import NonFiniteGuard, RollBack
 from engine.preemption import FAILED, Preempted, StopRequests, describe, requeue
 from engine.quarantine import Quarantine
 from engine.schedules import Schedule
+from engine.sight import Sight
 from engine.watchdog import beat, watchdog
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class Trainer:
     restore: Callable[[], bool]
     stall_timeout: float = 0.0
     watch: Watch | None = None
+    sight: Sight | None = None
 
     def train_one_epoch(self, loader: Any, epoch: int) -> dict[str, float]:
         """One pass over `loader`, or the rest of it where training was cut off inside the epoch.
@@ -105,6 +107,8 @@ class Trainer:
             # Without a warm-up the first epoch counts as one: an untrained model stands at chance, and should.
             warmed_up = state.step >= max(self.schedule.warmup, self.schedule.steps_per_epoch)
             watched = watch(out, step=state.step, after_warmup=warmed_up) if watch else {}
+            if self.sight is not None:
+                self.sight.before_step(batch, out, step=state.step)
             norm = backend.step()
             made = {"finite": backend.last_finite, "grad_norm": norm}
             self.guard.remember(state.step, epoch=epoch, lr=lr, **made, indices=indices, outputs=outputs)
@@ -114,6 +118,8 @@ class Trainer:
         state.step += 1
         if state.ema is not None and outputs and not backend.left_out_last():
             state.ema.update(backend.module, step=state.step)
+        if self.sight is not None:
+            self.sight.after_step(state.step)
         return lr, watched
 
     def next_batch(self, batches: Iterator[Any], epoch: int) -> Any:
@@ -144,7 +150,7 @@ class Trainer:
             self.checkpointer.finish()
         else:
             self.checkpointer.wait()
-        self.log.close()
+        self.close()
         assert asked < FAILED  # `finish` raises otherwise
         if self.quarantine.world.is_main:
             logger.info(
@@ -152,6 +158,12 @@ class Trainer:
             )
             requeue(asked)
         raise Preempted(asked)
+
+    def close(self) -> None:
+        """Write what profile and logs still hold."""
+        if self.sight is not None:
+            self.sight.close()
+        self.log.close()
 
     def go_on_in_epoch(self, sampler: Any) -> None:
         """Put sampler and meters where the checkpoint that was made inside an epoch has them.
@@ -220,7 +232,7 @@ def fit(
                 trainer.checkpointer.before_validation(state, record)
             finish_epoch(trainer, record, validate)
         trainer.checkpointer.finish()
-    trainer.log.close()
+    trainer.close()
 
 
 def finish_epoch(trainer: Trainer, record: dict[str, float], validate: Callable[[], dict[str, float]] | None) -> None:
