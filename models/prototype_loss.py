@@ -45,7 +45,7 @@ def prototype_cross_entropy(
     tensors = (embeddings_SP, prototypes_KP, codes_S, scores_SK)
     if torch.is_grad_enabled():
         return _PrototypeCrossEntropy.apply(*tensors, temperature)
-    return _loss_and_gradients(*tensors, temperature, (False, False))[0]
+    return _loss_and_gradients(*tensors, temperature, wanted=(False, False))[0]
 
 
 class _PrototypeCrossEntropy(torch.autograd.Function):
@@ -53,7 +53,7 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> torch.Tensor:
-        loss, *gradients = _loss_and_gradients(*inputs, ctx.needs_input_grad[:2])
+        loss, *gradients = _loss_and_gradients(*inputs, wanted=ctx.needs_input_grad[:2])
         ctx.save_for_backward(*gradients)
         return loss
 
@@ -70,6 +70,7 @@ def _loss_and_gradients(
     codes_S: torch.Tensor,
     scores_SK: torch.Tensor | None,
     temperature: float,
+    *,
     wanted: tuple[bool, bool],
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
     """The loss, and its gradients by embeddings and by prototypes as far as wanted.
