@@ -33,13 +33,21 @@ class Ema(Protocol):
         """Take in the weights after an update."""
 
 
+class Training(Protocol):
+    """What has the weights and moments: a back end."""
+
+    def training_state(self) -> dict[str, Any]:
+        """`model`, `optimizer` and `scaler`; every rank must call it, the main process has the result."""
+
+    def load_training_state(self, content: Mapping[str, Any]) -> None:
+        """Put it back, in place, on every rank."""
+
+
 @dataclass
 class TrainState:
     """Where training stands: all that is needed to go on as if nothing had happened."""
 
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
+    backend: Training
     ema: Ema | None = None
     epoch: int = -1  # the last one finished
     step: int = 0  # optimizer steps done
@@ -127,23 +135,32 @@ class Checkpointer:
         path = Path(self.output_dir) / name
         if self.output_dir:
             rng_by_rank = gather_objects(_rng_state(self.world.device))
+            training = state.backend.training_state()
             if self.world.is_main:
-                save(path, state, rng_by_rank=rng_by_rank, args=self.args, **self.extra, **extra)
+                save(path, state, training=training, rng_by_rank=rng_by_rank, args=self.args, **self.extra, **extra)
             barrier()
         return path
 
 
-def save(path: Path, state: TrainState, *, rng_by_rank: list[Any], args: dict[str, Any], **extra: Any) -> None:
+def save(
+    path: Path,
+    state: TrainState,
+    *,
+    training: Mapping[str, Any],
+    rng_by_rank: list[Any],
+    args: dict[str, Any],
+    **extra: Any,
+) -> None:
     """Write the state to `path`; a reader sees the old file or the whole new one, also after a crash.
 
-    Keys: `model optimizer epoch scaler args step best steps_per_epoch total_batch rng`, `model_ema` if there is one,
-    and `extra`, which has `unfinished` inside an epoch.
+    Keys: `model optimizer scaler` of `training`, `epoch args step best steps_per_epoch total_batch rng`, `model_ema` if
+    there is one, and `extra`, which has `unfinished` inside an epoch.
     """
     content = {
-        "model": state.model.state_dict(),
-        "optimizer": state.optimizer.state_dict(),
+        "model": training["model"],
+        "optimizer": training["optimizer"],
         "epoch": state.epoch,
-        "scaler": state.scaler.state_dict(),
+        "scaler": training["scaler"],
         "args": args,
         "step": state.step,
         "best": state.best,
@@ -321,14 +338,7 @@ def restore(state: TrainState, content: dict[str, Any], *, world: World, path: P
             "to start from its weights use --finetune"
         )
     try:
-        state.model.load_state_dict(content["model"], strict=True)
-        # What was given on this command line stands in the fresh groups; only the moments come from the file.
-        groups = state.optimizer.state_dict()["param_groups"]
-        saved = content["optimizer"]
-        if [group["params"] for group in saved["param_groups"]] != [group["params"] for group in groups]:
-            raise ValueError("the parameters are grouped in another way")
-        state.optimizer.load_state_dict({**saved, "param_groups": groups})
-        state.scaler.load_state_dict(content["scaler"])
+        state.backend.load_training_state(content)
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{path}: does not fit this model, optimizer and --amp (use the options it was made with, or "

@@ -18,7 +18,7 @@ CHECKED = [*SOURCES, ROOT / "compat.py"]
 MAY_IMPORT = {  # besides the standard library and the package itself
     "datasets": {"torch", "torchvision", "timm", "numpy", "PIL", "av", "decord", "torchcodec", "fsspec", "compat"},
     "models": {"torch", "einops", "timm", "numpy", "compat", "onnx", "onnxruntime", "onnxscript"},
-    "engine": {"torch", "numpy", "safetensors"},
+    "engine": {"torch", "numpy", "safetensors", "deepspeed"},
 }
 BELOW = {  # module of models -> the others it may import; layers < vit, decoder < sigma, classifier
     "tokens": set(),

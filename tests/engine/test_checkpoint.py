@@ -16,6 +16,7 @@ from runs import same
 from torch import nn
 
 from engine import checkpoint
+from engine.backend import Backend
 from engine.checkpoint import Checkpointer, TrainState
 from engine.checkpoint_files import remove_older_steps
 from engine.distributed import World
@@ -35,12 +36,15 @@ def state_of(width=5, seed=0, steps=2):
         model(torch.randn(3, 4)).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
-    return TrainState(model, optimizer, torch.amp.GradScaler("cpu", enabled=False), epoch=1, step=steps, best=62.5)
+    return TrainState(Backend(model, optimizer, world=CPU, amp="none"), epoch=1, step=steps, best=62.5)
 
 
 def save(path, state=None, **extra):
     rng = checkpoint._rng_state(CPU.device)
-    checkpoint.save(path, state or state_of(), rng_by_rank=[rng], args={"lr": 0.1, "betas": [0.9, 0.99]}, **extra)
+    state = state or state_of()
+    training = state.backend.training_state()
+    args = {"lr": 0.1, "betas": [0.9, 0.99]}
+    checkpoint.save(path, state, training=training, rng_by_rank=[rng], args=args, **extra)
     return path
 
 
@@ -57,8 +61,8 @@ def test_round_trip_restores_everything(tmp_path):
     state = state_of(seed=7, steps=1)
     content = checkpoint.read(file)
     checkpoint.restore(state, content, world=CPU, path=file)
-    assert same(dict(state.model.state_dict()), dict(saved.model.state_dict()))
-    assert same(state.optimizer.state_dict(), saved.optimizer.state_dict())
+    assert same(dict(state.backend.model_state()), dict(saved.backend.model_state()))
+    assert same(state.backend.optimizer.state_dict(), saved.backend.optimizer.state_dict())
     assert (state.epoch, state.step, state.best) == (1, 2, 62.5)
     got = torch.rand(2), np.random.rand(2), np.random.normal(), random.random(), random.gauss(0, 1)  # noqa: NPY002
     assert torch.equal(got[0], expected[0]) and np.array_equal(got[1], expected[1]) and got[2:] == expected[2:]
@@ -235,7 +239,7 @@ def test_resume_prefers_the_file_that_is_named(tmp_path):
 ALIEN = {  # what is in the file -> words of the message
     "weights only": (lambda whole: {"model": whole["model"]}, r"no optimizer, epoch, scaler, step .*--finetune"),
     "other keys": (lambda whole: {"state_dict": whole["model"]}, r"no model"),
-    "other width": (lambda whole: whole | {"model": state_of(6).model.state_dict()}, r"size mismatch for 0\.weight"),
+    "other width": (lambda whole: whole | {"model": state_of(6).backend.model_state()}, r"size mismatch for 0\.weight"),
     "other optimizer": (lambda whole: whole | {"optimizer": {"state": {}, "param_groups": []}}, r"does not fit"),
     "not an optimizer": (lambda whole: whole | {"optimizer": {"lr": 1}}, r"does not fit"),
     "no optimizer": (lambda whole: whole | {"optimizer": None}, r"does not fit"),
@@ -267,17 +271,17 @@ def test_another_number_of_updates_an_epoch_is_refused(tmp_path):
 
 def test_options_of_the_optimizer_come_from_the_command_line(file):
     state = state_of(steps=0)
-    for group in state.optimizer.param_groups:
+    for group in state.backend.optimizer.param_groups:
         group["betas"], group["eps"] = (0.5, 0.6), 1e-3
     checkpoint.restore(state, checkpoint.read(file), world=CPU, path=file)
-    assert {(group["betas"], group["eps"]) for group in state.optimizer.param_groups} == {((0.5, 0.6), 1e-3)}
-    moments = [entry["exp_avg"] for entry in state.optimizer.state.values()]
+    assert {(group["betas"], group["eps"]) for group in state.backend.optimizer.param_groups} == {((0.5, 0.6), 1e-3)}
+    moments = [entry["exp_avg"] for entry in state.backend.optimizer.state.values()]
     assert len(moments) == 4 and all(moment.abs().sum() > 0 for moment in moments)
 
 
 def test_resuming_with_another_precision_is_refused(file):
     state = state_of()
-    state.scaler = torch.amp.GradScaler("cpu", enabled=True)  # what --amp fp16 makes
+    state.backend.scaler = torch.amp.GradScaler("cpu", enabled=True)  # what --amp fp16 makes
     with pytest.raises(CheckpointError, match="--amp"):
         checkpoint.restore(state, checkpoint.read(file), world=CPU, path=file)
 
@@ -455,7 +459,9 @@ def resume_with(file, **samples):
 def save_with(file, *, inside, num_sample=None, **extra):
     unfinished = {"unfinished": {"step": 1, "sampler": {}, "meters": [{}]}} if inside else {}
     args = {} if num_sample is None else {"num_sample": num_sample}
-    checkpoint.save(file, state_of(), rng_by_rank=[], args=args, **extra, **unfinished)
+    state = state_of()
+    training = state.backend.training_state()
+    checkpoint.save(file, state, training=training, rng_by_rank=[], args=args, **extra, **unfinished)
     return file
 
 
