@@ -184,7 +184,7 @@ class Backend:
         """Put back, in place, what `training_state` gave, of any back end and number of ranks. Every rank must call it.
 
         Of the optimizer only the moments are taken: learning rates and decay are those of this run's command line.
-        Updates that were left out are forgotten.
+        Updates that were left out are forgotten. Tensors of `content` may become part of the state.
 
         Raises:
             RuntimeError, ValueError, KeyError or TypeError: it is of another model, optimizer or precision.

@@ -7,6 +7,7 @@ under torch's autocast, all as with DDP: so the losses are the same, and so are 
 
 import logging
 import os
+import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -41,6 +42,8 @@ def load_deepspeed(world: World) -> Any:
             f"--enable_deepspeed: {error}. Install it with `pip install deepspeed`, or leave the flag out: DDP gives "
             "the same results"
         ) from error
+    # torch 2.13 says this of functions that DeepSpeed calls, on every rank.
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
     # An operation that only inference on a CPU uses; to compile it takes a minute, a compiler and ninja.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if not dist.is_initialized():  # a single process; else DeepSpeed looks for MPI to find the others
@@ -62,6 +65,7 @@ def deepspeed_config(*, stage: int, amp: str, clip_grad: float | None) -> dict[s
             "stage": stage,
             "reduce_bucket_size": 50_000_000,  # values; DeepSpeed's ten times as many take 2 GB and more
             "allgather_bucket_size": 50_000_000,
+            "stage3_param_persistence_threshold": 10_000,  # values: norms and biases stay whole, matrices do not
         },
         # As DDP's autocast: no list of modules whose gradients would be summed over the ranks in low precision.
         "torch_autocast": {"enabled": amp == "bf16", "dtype": "bfloat16", "lower_precision_safe_modules": []},
@@ -237,8 +241,17 @@ class DeepSpeedBackend(Backend):
             return
         for number, state in saved["state"].items():
             for name in self._moments:
-                value = state[name].to(self.device)
-                self.deepspeed.utils.safe_set_full_optimizer_state(self.parameters[number], value, name)
+                self._set_moment(self.parameters[number], name, state[name].to(self.device))
             if "step" in state:  # the same for all
                 for share in self.optimizer.state.values():
                     share["step"].copy_(state["step"])
+
+    def _set_moment(self, parameter: nn.Parameter, name: str, whole: torch.Tensor) -> None:
+        if self.stage < 3:
+            self.deepspeed.utils.safe_set_full_optimizer_state(parameter, whole, name)
+            return
+        # This rank's share of it. DeepSpeed's function for whole ones fails where the ranks' shares are not equal.
+        size = parameter.ds_tensor.numel()
+        filled = F.pad(whole.flatten(), (0, size * self.world.size - whole.numel()))
+        share = filled.narrow(0, size * self.world.rank, size)
+        self.deepspeed.utils.safe_set_local_optimizer_state(parameter, share, name)
