@@ -35,7 +35,7 @@ from engine.evaluation import VideoPredictions, predict, predict_batch
 from engine.finetuning import ClassificationForward
 from engine.metrics import log_table, replace_text, setup_logging
 from engine.resume import is_finished
-from engine.setup import build_trainer
+from engine.setup import build_trainer, making_model, place_model
 from engine.training import fit
 from engine.weights import read_weights
 from models import ModelError, create_model
@@ -122,28 +122,30 @@ def build_model(args: argparse.Namespace, world: World, data: Data) -> Classifie
     if args.model.lower().startswith("pretrain_"):
         raise ConfigError(f"--model {args.model} is for pre-training: classifiers are called vit_...")
     torch.manual_seed(args.seed)
-    model = create_model(
-        args.model,
-        num_classes=data.num_classes,
-        img_size=args.input_size,
-        num_frames=args.num_frames,
-        tubelet_size=args.tubelet_size,
-        fc_drop_rate=args.fc_drop_rate,
-        drop_rate=args.drop,
-        attn_drop_rate=args.attn_drop_rate,
-        drop_path_rate=args.drop_path,
-        init_values=args.init_values,
-        init_scale=args.init_scale,
-        use_mean_pooling=args.use_mean_pooling,
-        use_checkpoint=args.use_checkpoint,
-    )
+    with making_model(args, world):
+        model = create_model(
+            args.model,
+            num_classes=data.num_classes,
+            img_size=args.input_size,
+            num_frames=args.num_frames,
+            tubelet_size=args.tubelet_size,
+            fc_drop_rate=args.fc_drop_rate,
+            drop_rate=args.drop,
+            attn_drop_rate=args.attn_drop_rate,
+            drop_path_rate=args.drop_path,
+            init_values=args.init_values,
+            init_scale=args.init_scale,
+            use_mean_pooling=args.use_mean_pooling,
+            use_checkpoint=args.use_checkpoint,
+        )
     assert isinstance(model, Classifier)
     if not args.eval and args.finetune:
         load_weights(args, model, args.finetune, key=args.model_key)
     args.position_grid = list(model.position_grid)  # whoever loads the result has to know
     if args.linear_probing:
         model.freeze_backbone()
-    return model.to(world.device)
+    place_model(args, world, model)
+    return model
 
 
 def load_weights(
@@ -308,6 +310,7 @@ def evaluate(
             num_videos=len(data.lists[name]),
             autocast=autocast(world.device, config.default_amp(args, world)),
             clips_at_once=args.batch_size,
+            in_step=config.zero_stage(args) == 3,
         )
         if suffix and args.model_ema_force_cpu:
             model.to("cpu")

@@ -34,7 +34,7 @@ from engine.errors import ConfigError, bad_options, user_errors
 from engine.metrics import log_table, setup_logging
 from engine.pretraining import PretrainingForward
 from engine.resume import is_finished
-from engine.setup import build_trainer
+from engine.setup import build_trainer, making_model, place_model
 from engine.training import fit
 from engine.weights import read_weights
 from models import ModelError, create_model
@@ -57,28 +57,30 @@ def build_model(args: argparse.Namespace, world: World) -> Sigma:
         embedding_dim = teacher_dim(args.target_type, args.distillation_teacher or "dino_b")
         if args.decoder_num_classes not in (None, embedding_dim):
             raise ConfigError(f"--decoder_num_classes {args.decoder_num_classes}: the teacher gives {embedding_dim}")
-    model = create_model(
-        args.model,
-        target_type=args.target_type,
-        loss_func=args.loss_func or ("L2" if args.target_type == "pixel" else "SWAV"),
-        img_size=args.input_size,
-        num_frames=args.num_frames,
-        tubelet_size=args.tubelet_size,
-        decoder_depth=args.decoder_depth,
-        decoder_num_classes=embedding_dim,
-        projection_dims=args.projection_dims,
-        normalize_target=args.normalize_target,
-        num_prototypes=args.num_prototypes,
-        sinkhorn_eps=args.sinkhorn_eps,
-        sinkhorn_iterations=args.sinkhorn_iterations,
-        all_reduce=all_reduce_sum,
-        drop_path_rate=args.drop_path,
-        init_values=args.init_values,
-        use_checkpoint=args.use_checkpoint,
-    )
+    with making_model(args, world):
+        model = create_model(
+            args.model,
+            target_type=args.target_type,
+            loss_func=args.loss_func or ("L2" if args.target_type == "pixel" else "SWAV"),
+            img_size=args.input_size,
+            num_frames=args.num_frames,
+            tubelet_size=args.tubelet_size,
+            decoder_depth=args.decoder_depth,
+            decoder_num_classes=embedding_dim,
+            projection_dims=args.projection_dims,
+            normalize_target=args.normalize_target,
+            num_prototypes=args.num_prototypes,
+            sinkhorn_eps=args.sinkhorn_eps,
+            sinkhorn_iterations=args.sinkhorn_iterations,
+            all_reduce=all_reduce_sum,
+            drop_path_rate=args.drop_path,
+            init_values=args.init_values,
+            use_checkpoint=args.use_checkpoint,
+        )
     assert isinstance(model, Sigma)
     load_start(args, model)
-    return model.to(world.device)
+    place_model(args, world, model)
+    return model
 
 
 def load_start(args: argparse.Namespace, model: Sigma) -> None:
@@ -239,7 +241,7 @@ def main(args: argparse.Namespace, world: World) -> None:
         videos=videos.paths,
         repeats=args.num_sample,
         watch=CollapseWatch(
-            None if model.prototypes is None else len(model.prototypes),
+            None if model.prototypes is None else args.num_prototypes,
             speaks=world.is_main,
             watch_cosine=args.target_type != "pixel",
         ),

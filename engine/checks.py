@@ -56,6 +56,10 @@ def check_options(args: argparse.Namespace) -> None:
             f"--profile {args.profile} goes into --output_dir and needs a real run: give the one, leave out --dry_run"
         )
     check_wandb(args)
+    if args.zero_stage is not None and not args.enable_deepspeed:
+        raise ConfigError(f"--zero_stage {args.zero_stage} is for --enable_deepspeed: give both or none")
+    if args.enable_deepspeed and args.amp == "fp16":
+        raise ConfigError("--amp fp16 is not for --enable_deepspeed: use --amp bf16 or none, or DDP")
     if "nb_classes" in args:
         _check_finetuning(args)
     else:
@@ -63,8 +67,10 @@ def check_options(args: argparse.Namespace) -> None:
 
 
 def _check_finetuning(args: argparse.Namespace) -> None:
-    if args.enable_deepspeed:
-        raise ConfigError("--enable_deepspeed is not available yet: leave it out, DDP gives the same results")
+    if args.model_ema and args.zero_stage == 3:
+        raise ConfigError(
+            "--model_ema averages whole weights, which no rank has in --zero_stage 3: choose stage 2, or leave it out"
+        )
     if args.short_side_size < args.input_size:
         raise ConfigError(
             f"--short_side_size {args.short_side_size} is smaller than --input_size {args.input_size}: "

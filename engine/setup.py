@@ -2,13 +2,16 @@
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import torch
 from torch import nn
 
 from engine import config
 from engine.backend import Backend
 from engine.checkpoint import Checkpointer, Ema, TrainState
+from engine.deepspeed_backend import DeepSpeedBackend, load_deepspeed, sharded_from_the_start
 from engine.distributed import World, seed_everything
 from engine.metrics import Meter, RunLog
 from engine.nonfinite import NonFiniteGuard
@@ -21,6 +24,36 @@ from engine.schedules import Schedule
 from engine.sight import Draw, build_sight
 from engine.training import Forward, Trainer, Watch
 from engine.wandb_log import start_wandb
+
+
+def making_model(args: argparse.Namespace, world: World) -> AbstractContextManager[Any]:
+    """Around the making of the model: in ZeRO stage 3 no rank ever holds all of it, unless weights are loaded into it.
+
+    Raises:
+        ConfigError: `--enable_deepspeed` without DeepSpeed.
+    """
+    stage = config.zero_stage(args)
+    if stage is not None:
+        load_deepspeed(world)
+    loads = args.finetune or getattr(args, "mlp_preloading", "")
+    return sharded_from_the_start(world=world) if stage == 3 and not loads else nullcontext()
+
+
+def place_model(args: argparse.Namespace, world: World, model: nn.Module) -> None:
+    """Move the model to the device; in ZeRO stage 3 the back end does it, in shares."""
+    if config.zero_stage(args) != 3:
+        model.to(world.device)
+
+
+def build_backend(
+    args: argparse.Namespace, world: World, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> Backend:
+    """DDP, a single process, or DeepSpeed where `--enable_deepspeed` asks for it."""
+    stage, amp = config.zero_stage(args), config.default_amp(args, world)
+    common = {"world": world, "amp": amp, "clip_grad": args.clip_grad, "stop_on_nonfinite": args.on_nonfinite != "skip"}
+    if stage is None:
+        return Backend(model, optimizer, **common)
+    return DeepSpeedBackend(model, optimizer, **common, stage=stage)
 
 
 def build_trainer(
@@ -66,9 +99,8 @@ def build_trainer(
         momentum=args.momentum,
     )
     seed_everything(args.seed, world.rank)
-    backend = Backend(model, optimizer, world=world, amp=config.default_amp(args, world), clip_grad=args.clip_grad)
+    backend = build_backend(args, world, model, optimizer)
     state = TrainState(backend, ema, steps_per_epoch=schedule.steps_per_epoch, total_batch=total_batch)
-
     resume_from = _resumer(args, world, state, fingerprint=in_checkpoint.get("fingerprint", ""), num_sample=repeats)
     resume_from(args.resume, args.auto_resume)
     config.write_run_record(args, world, **record)

@@ -71,7 +71,9 @@ class Trainer:
             beat()
             if is_log_step or self.backend.device.type == "cpu":  # elsewhere this would wait for the device
                 self.guard.look()
+                self.backend.check_finite(step)
             if is_log_step:
+                self.state.scaler_skips += self.backend.take_scaler_skips()
                 self.quarantine.check()
                 record = self.meter.flush(step, epoch=epoch, lr=lr, watched=watched)
                 if left:
@@ -89,7 +91,7 @@ class Trainer:
         Without `watch` it does not wait for the device.
         """
         backend, state = self.backend, self.state
-        lr = self.schedule.apply(backend.optimizer, state.step)
+        lr = self.schedule.apply(backend.optimizer, state.step - state.scaler_skips)
         indices, outputs = [], []
         for micro in range(self.update_freq):
             batch = self.next_batch(batches, epoch)
@@ -113,8 +115,9 @@ class Trainer:
             made = {"finite": backend.last_finite, "grad_norm": norm}
             self.guard.remember(state.step, epoch=epoch, lr=lr, **made, indices=indices, outputs=outputs)
             means = {name: torch.stack([part[name] for part in outputs]).mean() for name in outputs[0]}
-            self.meter.add({**means, "grad_norm": norm}, counts=backend.last_finite)
-        self.meter.count_step(backend.last_finite if outputs else False)
+            counts = backend.last_finite & norm.isfinite()
+            self.meter.add({**means, "grad_norm": norm}, counts=counts)
+        self.meter.count_step(counts if outputs else False)
         state.step += 1
         if state.ema is not None and outputs and not backend.left_out_last():
             state.ema.update(backend.module, step=state.step)

@@ -18,7 +18,7 @@ CHECKED = [*SOURCES, ROOT / "compat.py"]
 MAY_IMPORT = {  # besides the standard library and the package itself
     "datasets": {"torch", "torchvision", "timm", "numpy", "PIL", "av", "decord", "torchcodec", "fsspec", "compat"},
     "models": {"torch", "einops", "timm", "numpy", "compat", "onnx", "onnxruntime", "onnxscript", "triton"},
-    "engine": {"torch", "numpy", "safetensors", "wandb"},
+    "engine": {"torch", "numpy", "safetensors", "wandb", "deepspeed"},
 }
 BELOW = {  # module of models -> the others it may import; layers < vit, decoder < sigma, classifier
     "tokens": set(),
@@ -95,7 +95,8 @@ def test_entry_scripts_are_imported_by_nothing():
         assert not any(name.startswith("run_") for name in imports(path)), path
 
 
-OPTIONAL = {"onnx", "onnxruntime", "onnxscript", "torchcodec", "fsspec", "triton", "wandb"}  # their users are told
+# What needs them says what to install.
+OPTIONAL = {"onnx", "onnxruntime", "onnxscript", "torchcodec", "fsspec", "triton", "wandb", "deepspeed"}
 
 
 def test_third_party_imports_are_required():
