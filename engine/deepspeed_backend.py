@@ -34,7 +34,8 @@ def load_deepspeed(world: World) -> Any:
         ConfigError: it is not installed.
     """
     os.environ.setdefault("DS_ACCELERATOR", world.device.type)  # or it takes a GPU where --device cpu is asked for
-    os.environ["LOCAL_RANK"] = str(world.device.index or 0)  # srun does not set it, and DeepSpeed reads it
+    # srun does not set it, and DeepSpeed takes it for the number of the GPU.
+    os.environ["LOCAL_RANK"] = str(world.local_rank if world.device.index is None else world.device.index)
     try:
         import deepspeed
     except ImportError as error:
@@ -109,8 +110,10 @@ class DeepSpeedBackend(Backend):
         numbers = {id(parameter): number for number, parameter in enumerate(self.parameters)}
         self._numbers = [[numbers[id(p)] for p in group["params"]] for group in self.optimizer.param_groups]
         config = deepspeed_config(stage=self.stage, amp=self.amp, clip_grad=self.clip_grad)
-        if self.stage == 3 and not any(hasattr(p, "ds_id") for p in model.parameters()):
-            self.deepspeed.zero.Init(module=model, config_dict_or_path=config)  # from where it is, layer by layer
+        if self.stage == 3:
+            if not any(hasattr(p, "ds_id") for p in model.parameters()):
+                self.deepspeed.zero.Init(module=model, config_dict_or_path=config)  # from where it is, layer by layer
+            model.to(self.device)  # what is left of it: buffers
         self.engine = self.deepspeed.initialize(
             model=model, optimizer=self.optimizer, config=config, dist_init_required=False
         )[0]
@@ -246,7 +249,7 @@ class DeepSpeedBackend(Backend):
                 for share in self.optimizer.state.values():
                     share["step"].copy_(state["step"])
 
-    def _set_moment(self, parameter: nn.Parameter, name: str, whole: torch.Tensor) -> None:
+    def _set_moment(self, parameter: Any, name: str, whole: torch.Tensor) -> None:
         if self.stage < 3:
             self.deepspeed.utils.safe_set_full_optimizer_state(parameter, whole, name)
             return

@@ -91,7 +91,8 @@ def test_entry_scripts_are_imported_by_nothing():
         assert not any(name.startswith("run_") for name in imports(path)), path
 
 
-OPTIONAL = {"onnx", "onnxruntime", "onnxscript", "torchcodec", "fsspec", "deepspeed"}  # what needs them says what to install
+# What needs them says what to install.
+OPTIONAL = {"onnx", "onnxruntime", "onnxscript", "torchcodec", "fsspec", "deepspeed"}
 
 
 def test_third_party_imports_are_required():
