@@ -29,17 +29,20 @@ from engine.checkpoint import Ema
 from engine.checkpoint_files import newest_valid
 from engine.checks import check_options
 from engine.distributed import World, distributed, on_main_process, use_deterministic_algorithms
+from engine.dry_run import Passes, rehearse, rehearse_test, scratch_output
 from engine.errors import ConfigError, bad_options, user_errors
-from engine.evaluation import VideoPredictions, predict
+from engine.evaluation import VideoPredictions, predict, predict_batch
 from engine.finetuning import ClassificationForward
 from engine.metrics import log_table, replace_text, setup_logging
 from engine.resume import is_finished
-from engine.setup import build_trainer
+from engine.setup import build_trainer, making_model, place_model
 from engine.training import fit
 from engine.weights import read_weights
 from models import ModelError, create_model
 from models.classifier import Classifier
 from models.convert import LoadReport, load_encoder
+from models.flops import classifier_flops
+from models.pictures import clip_pictures
 
 logger = logging.getLogger(__name__)
 
@@ -119,28 +122,30 @@ def build_model(args: argparse.Namespace, world: World, data: Data) -> Classifie
     if args.model.lower().startswith("pretrain_"):
         raise ConfigError(f"--model {args.model} is for pre-training: classifiers are called vit_...")
     torch.manual_seed(args.seed)
-    model = create_model(
-        args.model,
-        num_classes=data.num_classes,
-        img_size=args.input_size,
-        num_frames=args.num_frames,
-        tubelet_size=args.tubelet_size,
-        fc_drop_rate=args.fc_drop_rate,
-        drop_rate=args.drop,
-        attn_drop_rate=args.attn_drop_rate,
-        drop_path_rate=args.drop_path,
-        init_values=args.init_values,
-        init_scale=args.init_scale,
-        use_mean_pooling=args.use_mean_pooling,
-        use_checkpoint=args.use_checkpoint,
-    )
+    with making_model(args, world):
+        model = create_model(
+            args.model,
+            num_classes=data.num_classes,
+            img_size=args.input_size,
+            num_frames=args.num_frames,
+            tubelet_size=args.tubelet_size,
+            fc_drop_rate=args.fc_drop_rate,
+            drop_rate=args.drop,
+            attn_drop_rate=args.attn_drop_rate,
+            drop_path_rate=args.drop_path,
+            init_values=args.init_values,
+            init_scale=args.init_scale,
+            use_mean_pooling=args.use_mean_pooling,
+            use_checkpoint=args.use_checkpoint,
+        )
     assert isinstance(model, Classifier)
     if not args.eval and args.finetune:
         load_weights(args, model, args.finetune, key=args.model_key)
     args.position_grid = list(model.position_grid)  # whoever loads the result has to know
     if args.linear_probing:
         model.freeze_backbone()
-    return model.to(world.device)
+    place_model(args, world, model)
+    return model
 
 
 def load_weights(
@@ -260,6 +265,8 @@ def train(
         videos=data.lists["train"].paths,
         repeats=args.num_sample,
         layer_decay=1.0 if args.linear_probing else args.layer_decay,
+        draw=lambda batch, out: (clip_pictures(batch.clip, frame_step=args.tubelet_size), {}),
+        flops_per_clip=classifier_flops(model),
         ema=ema,
         record={"class_names": data.class_names, **{name: lst.describe() for name, lst in data.lists.items()}},
         in_checkpoint={"class_names": data.class_names, "fingerprint": data.lists["train"].fingerprint},
@@ -267,7 +274,10 @@ def train(
     models: dict[str, nn.Module] = {"": model} | ({"_ema": ema.module} if ema else {})
     validate = (lambda: evaluate(args, world, data, models, loaders, "val")[0]) if "val" in loaders else None
     batches = DevicePrefetcher(loaders["train"], world.device) if args.gpu_prefetch else loaders["train"]
-    fit(trainer, batches, validate=validate)
+    if args.dry_run:
+        rehearse(trainer, batches, world=world, evaluations=passes(args, world, models, loaders))
+    else:
+        fit(trainer, batches, validate=validate)
     return models
 
 
@@ -300,12 +310,31 @@ def evaluate(
             num_videos=len(data.lists[name]),
             autocast=autocast(world.device, config.default_amp(args, world)),
             clips_at_once=args.batch_size,
+            in_step=config.zero_stage(args) == 3,
         )
         if suffix and args.model_ema_force_cpu:
             model.to("cpu")
         metrics |= found.metrics(name + suffix)
         predictions[suffix] = found
     return metrics, predictions
+
+
+def passes(
+    args: argparse.Namespace, world: World, models: Mapping[str, nn.Module], loaders: Mapping[str, Any]
+) -> list[Passes]:
+    """What a run evaluates besides its training, for the dry run."""
+
+    def evaluate_batch(batch: Any) -> None:
+        for model in models.values():
+            predict_batch(
+                model.to(world.device).eval(),
+                batch.to(world.device),
+                autocast=autocast(world.device, config.default_amp(args, world)),
+                clips_at_once=args.batch_size,
+            )
+
+    times = {"val": args.epochs, "test": 1}
+    return [Passes(name, loaders[name], times[name], evaluate_batch) for name in times if name in loaders]
 
 
 def test(
@@ -352,12 +381,20 @@ def main(args: argparse.Namespace, world: World) -> None:
     model = build_model(args, world, data)
     loaders = build_loaders(args, world, data)
     models = load_for_test(args, world, data, model) if args.eval else train(args, world, data, model, loaders)
-    test(args, world, data, models, loaders)
+    if not args.dry_run:
+        test(args, world, data, models, loaders)
+    elif args.eval:
+        rehearse_test(passes(args, world, models, loaders), world=world)
 
 
 if __name__ == "__main__":
     user_mistakes = (AnnotationError, DecodeError, LoaderError, ModelError, ShardError)
     with user_errors(*user_mistakes):
         arguments = config.finetuning_parser().parse_args()
-        with distributed(arguments.device) as this_world, user_errors(*user_mistakes), loader_errors():
+        with (
+            distributed(arguments.device) as this_world,
+            user_errors(*user_mistakes),
+            loader_errors(),
+            scratch_output(arguments, this_world),
+        ):
             main(arguments, this_world)

@@ -29,15 +29,18 @@ from engine.distributed import (
     on_main_process,
     use_deterministic_algorithms,
 )
+from engine.dry_run import rehearse, scratch_output
 from engine.errors import ConfigError, bad_options, user_errors
 from engine.metrics import log_table, setup_logging
 from engine.pretraining import PretrainingForward
 from engine.resume import is_finished
-from engine.setup import build_trainer
+from engine.setup import build_trainer, making_model, place_model
 from engine.training import fit
 from engine.weights import read_weights
 from models import ModelError, create_model
 from models.convert import load_pretraining, load_projection, native_state
+from models.flops import pretraining_flops
+from models.pictures import pretraining_pictures
 from models.sigma import Sigma
 from models.teachers import ImageTeacher, build_teacher, teacher_dim
 
@@ -54,28 +57,30 @@ def build_model(args: argparse.Namespace, world: World) -> Sigma:
         embedding_dim = teacher_dim(args.target_type, args.distillation_teacher or "dino_b")
         if args.decoder_num_classes not in (None, embedding_dim):
             raise ConfigError(f"--decoder_num_classes {args.decoder_num_classes}: the teacher gives {embedding_dim}")
-    model = create_model(
-        args.model,
-        target_type=args.target_type,
-        loss_func=args.loss_func or ("L2" if args.target_type == "pixel" else "SWAV"),
-        img_size=args.input_size,
-        num_frames=args.num_frames,
-        tubelet_size=args.tubelet_size,
-        decoder_depth=args.decoder_depth,
-        decoder_num_classes=embedding_dim,
-        projection_dims=args.projection_dims,
-        normalize_target=args.normalize_target,
-        num_prototypes=args.num_prototypes,
-        sinkhorn_eps=args.sinkhorn_eps,
-        sinkhorn_iterations=args.sinkhorn_iterations,
-        all_reduce=all_reduce_sum,
-        drop_path_rate=args.drop_path,
-        init_values=args.init_values,
-        use_checkpoint=args.use_checkpoint,
-    )
+    with making_model(args, world):
+        model = create_model(
+            args.model,
+            target_type=args.target_type,
+            loss_func=args.loss_func or ("L2" if args.target_type == "pixel" else "SWAV"),
+            img_size=args.input_size,
+            num_frames=args.num_frames,
+            tubelet_size=args.tubelet_size,
+            decoder_depth=args.decoder_depth,
+            decoder_num_classes=embedding_dim,
+            projection_dims=args.projection_dims,
+            normalize_target=args.normalize_target,
+            num_prototypes=args.num_prototypes,
+            sinkhorn_eps=args.sinkhorn_eps,
+            sinkhorn_iterations=args.sinkhorn_iterations,
+            all_reduce=all_reduce_sum,
+            drop_path_rate=args.drop_path,
+            init_values=args.init_values,
+            use_checkpoint=args.use_checkpoint,
+        )
     assert isinstance(model, Sigma)
     load_start(args, model)
-    return model.to(world.device)
+    place_model(args, world, model)
+    return model
 
 
 def load_start(args: argparse.Namespace, model: Sigma) -> None:
@@ -226,6 +231,7 @@ def main(args: argparse.Namespace, world: World) -> None:
     )
     with main_process_first(world) if downloads else nullcontext():
         teacher, guide = build_target_network(args, world, model), build_guide(args, world, model)
+    base_mask = dataset.mask_fn(dataset.grid, dataset.mask_ratio, np.random.default_rng(0))
     trainer = build_trainer(
         args,
         world,
@@ -235,19 +241,30 @@ def main(args: argparse.Namespace, world: World) -> None:
         videos=videos.paths,
         repeats=args.num_sample,
         watch=CollapseWatch(
-            None if model.prototypes is None else len(model.prototypes),
+            None if model.prototypes is None else args.num_prototypes,
             speaks=world.is_main,
             watch_cosine=args.target_type != "pixel",
         ),
+        draw=lambda batch, out: pretraining_pictures(model, batch.clip, out),
+        flops_per_clip=pretraining_flops(model, num_masked=int(base_mask.sum()), teacher=teacher),
         record={"data": videos.describe(), "fingerprint": videos.fingerprint},
         in_checkpoint={"fingerprint": videos.fingerprint},
     )
-    fit(trainer, DevicePrefetcher(loader, world.device) if args.gpu_prefetch else loader)
+    batches = DevicePrefetcher(loader, world.device) if args.gpu_prefetch else loader
+    if args.dry_run:
+        rehearse(trainer, batches, world=world)
+    else:
+        fit(trainer, batches)
 
 
 if __name__ == "__main__":
     user_mistakes = (AnnotationError, DecodeError, FlowError, LoaderError, ModelError, ShardError)
     with user_errors(*user_mistakes):
         arguments = config.pretraining_parser().parse_args()
-        with distributed(arguments.device) as this_world, user_errors(*user_mistakes), loader_errors():
+        with (
+            distributed(arguments.device) as this_world,
+            user_errors(*user_mistakes),
+            loader_errors(),
+            scratch_output(arguments, this_world),
+        ):
             main(arguments, this_world)

@@ -49,6 +49,8 @@ from datasets.transforms import (
     ViewTransform,
     random_crop_box,
 )
+from scripts.data.reencode import Recipe
+from scripts.data.reencode import encode as encode_anew
 
 AUGMENT = "rand-m7-n4-mstd0.5-inc1"
 FRAMES, STRIDE, BATCH = 16, 4, 4
@@ -116,14 +118,13 @@ def moving_frames(width: int, height: int, count: int, seed: int) -> Iterator[np
     return (frame(t) for t in range(count))
 
 
-def encode(file: Path, frames: Any, size: tuple[int, int], gop: int, **options: str) -> Path:
-    """H.264 at 30 fps; frames are uint8 arrays, or decoded frames to be scaled to `size`."""
+def encode(file: Path, frames: Iterator[np.ndarray], size: tuple[int, int], gop: int) -> Path:
+    """H.264 at 30 fps, of uint8 arrays (height, width, 3)."""
     with av.open(str(file), "w") as container:
-        stream = container.add_stream("libx264", rate=30, options={"crf": "23", **options})
+        stream = container.add_stream("libx264", rate=30, options={"crf": "23"})
         stream.width, stream.height, stream.pix_fmt, stream.gop_size = *size, "yuv420p", gop
         for number, frame in enumerate(frames):
-            picture = av.VideoFrame.from_ndarray(frame, format="rgb24") if isinstance(frame, np.ndarray) else frame
-            picture = picture.reformat(*size, format="yuv420p", interpolation="BICUBIC")
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format="yuv420p")
             picture.pts, picture.time_base = number, Fraction(1, 30)
             container.mux(stream.encode(picture))
         container.mux(stream.encode())
@@ -131,12 +132,9 @@ def encode(file: Path, frames: Any, size: tuple[int, int], gop: int, **options: 
 
 
 def reencode(source: Path, target: Path, short_side: int) -> Path:
-    """The recommended form: short side at most `short_side`, key frame every 12, quick to decode."""
-    with av.open(str(source)) as container:
-        stream = container.streams.video[0]
-        scale = min(short_side / min(stream.width, stream.height), 1)
-        size = tuple(round(side * scale / 2) * 2 for side in (stream.width, stream.height))
-        return encode(target, container.decode(stream), size, 12, tune="fastdecode")
+    """The form that scripts/data/reencode.py gives."""
+    encode_anew(str(source), str(target), Recipe(short_side=short_side))
+    return target
 
 
 # ---- the released code's way ----

@@ -1,59 +1,246 @@
-"""Balanced codes: models.sinkhorn against the plan rescaled in place, alternating in one process, one thread.
+"""Codes and loss of the two branches, ours against the released code's way: alternating, medians, one run.
 
-python bench/sinkhorn.py; 2,816 samples (two clips of 1,408 masked tokens) x 3,000 prototypes, 10 iterations.
+python bench/sinkhorn.py [--device cuda] [--clips N] [--quick] [--json FILE]
+
+On the CPU milliseconds are CPU time of one thread; on CUDA they are wall time. 1,408 masked tokens a clip, 3,000
+prototypes, 10 iterations. Baselines are written out here, as the released code does it (scores of either branch
+balanced by themselves, the plan normalised in place by turns, the loss from permuted logits) and in the leanest form
+that keeps the plan. Memory is what the call needs at its worst moment beyond its arguments. `--quick` is a smoke run,
+whose numbers mean nothing.
 """
 
+import argparse
+import json
+import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from peak import peak_bytes
+
+from models.objectives import SwappedClusterPrediction
+from models.prototype_loss import prototype_cross_entropy, prototype_scores
 from models.sinkhorn import sinkhorn_codes
 
-SAMPLES, PROTOTYPES, WIDTH, ITERATIONS, REPEATS = 2816, 3000, 256, 10, 7
+ITERATIONS, TEMPERATURE = 10, 0.1
+WIDTHS = {"MLP": 256, "DINO ViT-B": 768}  # of the embeddings, by target network
 
 
-def rescaled_plan_codes(scores: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """The plan itself, its columns and rows normalised in turn; the oracle when given float64."""
-    plan = (scores / epsilon).exp()
+@dataclass(frozen=True)
+class Scale:
+    """How much is measured."""
+
+    tokens: int = 1408
+    prototypes: int = 3000
+    rounds: int = 9
+
+
+QUICK = Scale(tokens=40, prototypes=70, rounds=2)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    what: str
+    way: str
+    milliseconds: float
+    ratio: float
+    megabytes: float
+    equal_codes: float | None = None  # share of the tokens whose code is the float64 plan's
+
+
+Ways = dict[str, Callable[[], Any]]  # the first is the baseline
+
+# ---- codes ----
+
+
+def released_codes(scores: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """One branch. Prototypes are the rows of the plan, which in memory is (S, K)."""
+    plan = (scores / epsilon).float().exp().t().clone()
     plan /= plan.sum()
+    prototypes, samples = plan.shape
+    row_sums = plan.sum(dim=1)
     for _ in range(ITERATIONS):
-        plan /= plan.sum(0, keepdim=True) * PROTOTYPES
-        plan /= plan.sum(1, keepdim=True) * SAMPLES
-    return plan.argmax(1)
+        plan *= (1 / prototypes / row_sums)[:, None]
+        plan *= (1 / samples / plan.sum(dim=0))[None]
+        row_sums = plan.sum(dim=1)
+    return (plan / plan.sum(dim=0, keepdim=True)).t().argmax(dim=1)
 
 
-def seconds(function: Callable[[], torch.Tensor]) -> float:
-    """CPU seconds of one call."""
-    start = time.process_time()
-    function()
-    return time.process_time() - start
+def rescaled_codes(scores: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """One branch, the plan with nothing that can be left out; the oracle when given float64."""
+    plan = (scores / epsilon).to(torch.promote_types(scores.dtype, torch.float32)).exp_()
+    for _ in range(ITERATIONS):
+        plan /= plan.sum(dim=0)
+        plan /= plan.sum(dim=1, keepdim=True)
+    return plan.argmax(dim=1)
 
 
-def main() -> None:
-    torch.set_num_threads(1)
-    generator = torch.Generator().manual_seed(0)
-    samples, prototypes = (
-        F.normalize(torch.randn(number, WIDTH, generator=generator), dim=-1) for number in (SAMPLES, PROTOTYPES)
-    )
-    scores = samples @ prototypes.T
-    print(f"torch {torch.__version__}, {SAMPLES} x {PROTOTYPES}, {ITERATIONS} iterations, medians of {REPEATS}")
+def bench_codes(scores_GSK: torch.Tensor, scale: Scale) -> list[Row]:
+    rows = []
     for epsilon in (0.05, 0.03):
-        ours = lambda e=epsilon: sinkhorn_codes(scores, epsilon=e, num_iters=ITERATIONS)  # noqa: E731
-        plain = lambda e=epsilon: rescaled_plan_codes(scores, e)  # noqa: E731
-        times = [(seconds(plain), seconds(ours)) for _ in range(REPEATS)]
-        plain_time, our_time = (statistics.median(column) for column in zip(*times, strict=True))
-        equal = (ours() == rescaled_plan_codes(scores.double(), epsilon)).float().mean().item()
-        print(
-            f"eps {epsilon}: rescaled plan {plain_time:.3f} s, ours {our_time:.3f} s, {plain_time / our_time:.2f}x, "
-            f"{100 * equal:.2f} % of the codes equal to float64's"
+        ways: Ways = {
+            "released": lambda e=epsilon: torch.stack([released_codes(s, e) for s in scores_GSK]),
+            "plan rescaled, leanest": lambda e=epsilon: torch.stack([rescaled_codes(s, e) for s in scores_GSK]),
+            "ours": lambda e=epsilon: sinkhorn_codes(scores_GSK, epsilon=e, num_iters=ITERATIONS),
+        }
+        oracle = torch.stack([rescaled_codes(s.double(), epsilon) for s in scores_GSK])
+        equal = [(function() == oracle).float().mean().item() for function in ways.values()]
+        rows += compare(f"codes, epsilon {epsilon}", ways, scale, scores_GSK.device.type, equal)
+    return rows
+
+
+# ---- loss ----
+
+
+def permuted_cross_entropy(
+    embeddings: torch.Tensor, prototypes: torch.Tensor, codes: torch.Tensor, tokens: int
+) -> torch.Tensor:
+    """As in the released code: prototypes moved to the second axis of (B, M, K)."""
+    logits = (embeddings @ prototypes.T / TEMPERATURE).unflatten(0, (-1, tokens))
+    return F.cross_entropy(logits.permute(0, 2, 1).contiguous(), codes.reshape(-1, tokens))
+
+
+def bench_loss(branches: Sequence[torch.Tensor], prototypes: torch.Tensor, scale: Scale, target: str) -> list[Row]:
+    """Forward and backward of the target branch, whose prototypes get a gradient too."""
+    x = branches[0].detach().requires_grad_()
+    scores = prototype_scores((x,), prototypes)[0]
+    codes = sinkhorn_codes(scores, epsilon=0.05, num_iters=ITERATIONS)
+    loss = lambda s: prototype_cross_entropy(x, prototypes, codes, temperature=TEMPERATURE, scores_SK=s)  # noqa: E731
+    ways: Ways = {
+        "released": lambda: permuted_cross_entropy(x, prototypes, codes, scale.tokens).backward(),
+        "F.cross_entropy, flat": lambda: F.cross_entropy(x @ prototypes.T / TEMPERATURE, codes).backward(),
+        "ours": lambda: loss(None).backward(),
+    }
+    if hasattr(F, "linear_cross_entropy"):  # torch 2.13
+        chunked = torch.nn.LinearCrossEntropyOptions()
+        ways["F.linear_cross_entropy, chunked"] = lambda: F.linear_cross_entropy(
+            x / TEMPERATURE, prototypes, codes, options=chunked
+        ).backward()
+    if scores.dtype == torch.float32:
+        ways["ours, with Sinkhorn's scores"] = lambda: loss(scores).backward()
+    return compare(f"cross-entropy, {target}", ways, scale, x.device.type)
+
+
+def released_objective(branches: Sequence[torch.Tensor], prototypes: torch.Tensor, tokens: int) -> None:
+    """Scores, codes, both losses, backward; the scores in half precision on CUDA, as under the released autocast."""
+    dtype = torch.float16 if prototypes.is_cuda else torch.float32
+    weights = (prototypes.detach(), prototypes)
+    embeddings = [F.normalize(branch, dim=-1) for branch in branches]
+    scores = [x.to(dtype) @ w.to(dtype).T for x, w in zip(embeddings, weights, strict=True)]
+    codes = [released_codes(s.detach(), 0.05) for s in scores]
+    losses = []
+    for score, code in zip(scores, reversed(codes), strict=True):
+        logits = (score / TEMPERATURE).unflatten(0, (-1, tokens)).permute(0, 2, 1)
+        losses.append(F.cross_entropy(logits.float().contiguous(), code.reshape(-1, tokens)))
+    (losses[0] + losses[1]).backward()
+
+
+def bench_objective(branches: Sequence[torch.Tensor], prototypes: torch.Tensor, scale: Scale, target: str) -> list[Row]:
+    leaves = [branch.detach().requires_grad_() for branch in branches]
+    objective = SwappedClusterPrediction(epsilon=0.05, num_iters=ITERATIONS)
+    clips = [leaf.unflatten(0, (-1, scale.tokens)) for leaf in leaves]
+    ways: Ways = {
+        "released": lambda: released_objective(leaves, prototypes, scale.tokens),
+        "ours": lambda: objective(*clips, prototypes)["loss"].backward(),
+    }
+    return compare(f"objective, forward and backward, {target}", ways, scale, prototypes.device.type)
+
+
+# ---- measuring ----
+
+
+def seconds(function: Callable[[], Any], device: str) -> float:
+    """Of one call: CPU time, or on CUDA wall time until everything is done."""
+    if device == "cpu":
+        start = time.process_time()
+        function()
+        return time.process_time() - start
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    function()
+    torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def compare(
+    what: str, ways: Ways, scale: Scale, device: str, equal_codes: Sequence[float | None] | None = None
+) -> list[Row]:
+    """Medians of alternating calls; the ratios are medians of the rounds' ratios."""
+    peaks = [peak_bytes(function, device) / 1e6 for function in ways.values()]  # also warms up
+    rounds = [[seconds(function, device) for function in ways.values()] for _ in range(scale.rounds)]
+    rows = []
+    for i, (way, equal) in enumerate(zip(ways, equal_codes or [None] * len(ways), strict=True)):
+        ratio = statistics.median(times[0] / max(times[i], 1e-9) for times in rounds)
+        rows.append(Row(what, way, 1000 * statistics.median(t[i] for t in rounds), ratio, peaks[i], equal))
+    return rows
+
+
+def facts(device: str, clips: int) -> dict[str, str]:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {
+        "date": date.today().isoformat(),
+        "processor": names[0] if names else platform.processor() or platform.machine(),
+        "vector instructions": torch.backends.cpu.get_cpu_capability(),
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu, one thread",
+        "float32 matrix products": torch.get_float32_matmul_precision(),
+        "clips": str(clips),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def markdown(found: Sequence[Row]) -> str:
+    lines = ["| what | way | ms | times faster | MB | codes as in float64, % |", "|---|---|---|---|---|---|"]
+    for row in found:
+        equal = "" if row.equal_codes is None else f"{100 * row.equal_codes:.2f}"
+        lines.append(
+            f"| {row.what} | {row.way} | {row.milliseconds:.1f} | {row.ratio:.2f} | {row.megabytes:.0f} | {equal} |"
         )
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--clips", type=int, help="of a batch; 2 on the CPU, 32 on CUDA")
+    parser.add_argument("--quick", action="store_true", help="a smoke run of some seconds")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write facts and rows there")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    scale = QUICK if options.quick else Scale()
+    clips = options.clips or (2 if options.device == "cpu" else 32)
+    found = []
+    for target, width in WIDTHS.items():
+        generator = torch.Generator().manual_seed(0)
+        sizes = (scale.prototypes, clips * scale.tokens, clips * scale.tokens)
+        prototypes, *branches = (
+            F.normalize(torch.randn(size, width, generator=generator), dim=1).to(options.device) for size in sizes
+        )
+        prototypes.requires_grad_()
+        if not found:
+            found += bench_codes(prototype_scores(tuple(branches), prototypes), scale)
+        found += bench_loss(branches, prototypes, scale, target)
+        found += bench_objective(branches, prototypes, scale, target)
+    about = facts(options.device, clips)
+    print(", ".join(f"{key} {value}" for key, value in about.items()))
+    print(markdown(found))
+    if options.json:
+        options.json.write_text(json.dumps({"facts": about, "rows": [asdict(row) for row in found]}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -4,22 +4,18 @@ Decoders give frames with the channels last in memory ("pixels"); the operations
 ("planes") and convert what comes in another layout. Large intermediates are made in pieces that stay in a processor's
 cache, in buffers that are used again: fresh memory of a megabyte costs more time than the arithmetic on it.
 
-Geometry follows PIL: pixels whose source lies outside the frame get the fill colour, with no blending along the border.
 Operations that look at the picture (auto_contrast, equalize, contrast) take their statistics per frame, and the first
-two per channel. Values between two levels are cut off, not rounded, except in `warp`.
+two per channel. Values between two levels are cut off, not rounded, except in `clip_warp`.
 
 Shapes: T frames, C = 3 channels, H W pixels, all uint8.
 """
 
-import itertools
+from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch.nn.functional import embedding_bag
 
-FILL = 128  # grey level of pixels that come from outside the frame
 _GREY = (0.2989, 0.587, 0.114)
-_BLOCK = 16384  # pixels of all frames that `_gather` makes at a time
 
 
 def to_planes(frames: torch.Tensor) -> torch.Tensor:
@@ -37,6 +33,20 @@ def to_pixels(frames: torch.Tensor) -> torch.Tensor:
     for channel in range(copied.shape[-1]):
         copied[..., channel] = frames[:, channel].numpy()
     return torch.from_numpy(copied).permute(0, 3, 1, 2)
+
+
+def cut_off(levels: torch.Tensor, target: torch.Tensor) -> None:
+    """float32 levels -> uint8, written to `target`."""
+    np.copyto(target.numpy(), levels.clamp_(0, 255).numpy(), casting="unsafe")  # three times as fast as torch's copy
+
+
+def _plane_by_plane(planes: torch.Tensor, change: Callable[[torch.Tensor, int], object]) -> torch.Tensor:
+    """uint8 (T, C, H, W) -> the same shape; `change` is given float32 levels (H, W), to alter, and their number."""
+    new, levels = torch.empty_like(planes), torch.empty(planes.shape[2:])
+    for number, (plane, target) in enumerate(zip(planes.flatten(0, 1), new.flatten(0, 1), strict=True)):
+        change(levels.copy_(plane), number)
+        cut_off(levels, target)
+    return new
 
 
 # ---- a new level for each old one ----
@@ -60,12 +70,12 @@ def _levels() -> torch.Tensor:
 def auto_contrast(frames: torch.Tensor) -> torch.Tensor:
     """Stretch the levels of each channel to 0..255; a channel of one level stays as it is."""
     planes = to_planes(frames)
-    low = planes.amin(dim=(-2, -1))[..., None].float()
-    high = planes.amax(dim=(-2, -1))[..., None].float()
+    low = planes.amin(dim=(-2, -1)).flatten().float()
+    high = planes.amax(dim=(-2, -1)).flatten().float()
     flat = low == high
     low[flat] = 0
     step = (high - low).mul_(1 / 255).masked_fill_(flat, 1)
-    return _look_up(planes, (_levels() - low).div_(step).clamp_(0, 255).to(torch.uint8))
+    return _plane_by_plane(planes, lambda levels, number: levels.sub_(low[number]).div_(step[number]))
 
 
 def equalize(frames: torch.Tensor) -> torch.Tensor:
@@ -83,14 +93,14 @@ def equalize(frames: torch.Tensor) -> torch.Tensor:
 
 def brightness(frames: torch.Tensor, factor: float) -> torch.Tensor:
     """Levels times `factor`."""
-    return _look_up(to_planes(frames), _levels().mul(factor).clamp_(0, 255).to(torch.uint8).expand(1, 1, 256))
+    return _plane_by_plane(to_planes(frames), lambda levels, _: levels.mul_(factor))
 
 
 def contrast(frames: torch.Tensor, factor: float) -> torch.Tensor:
     """Distance from the mean grey of the frame times `factor`."""
     planes = to_planes(frames)
-    blended = _levels().mul(factor).expand(len(planes), 1, 256).add(_mean_grey(planes), alpha=1 - factor)
-    return _look_up(planes, blended.clamp_(0, 255).to(torch.uint8))
+    grey = _mean_grey(planes).flatten().repeat_interleave(planes.shape[1])
+    return _plane_by_plane(planes, lambda levels, number: levels.mul_(factor).add_(grey[number], alpha=1 - factor))
 
 
 def solarize(frames: torch.Tensor, threshold: float) -> torch.Tensor:
@@ -121,11 +131,6 @@ def _grey(levels: torch.Tensor, grey: torch.Tensor) -> torch.Tensor:
     return grey.add_(green, alpha=_GREY[1]).add_(blue, alpha=_GREY[2]).floor_()
 
 
-def _cut_off(levels: torch.Tensor, target: torch.Tensor) -> None:
-    """float32 levels -> uint8, written to `target`."""
-    np.copyto(target.numpy(), levels.clamp_(0, 255).numpy(), casting="unsafe")  # three times as fast as torch's copy
-
-
 def _mean_grey(planes: torch.Tensor) -> torch.Tensor:
     """uint8 (T, 3, H, W) -> float32 (T, 1, 1)."""
     levels = torch.empty(planes.shape[1:])
@@ -139,7 +144,7 @@ def saturation(frames: torch.Tensor, factor: float) -> torch.Tensor:
     new, levels, grey = torch.empty_like(planes), torch.empty(planes.shape[1:]), torch.empty(planes.shape[2:])
     for frame, target in zip(planes, new, strict=True):
         _grey(levels.copy_(frame), grey)
-        _cut_off(levels.mul_(factor).add_(grey, alpha=1 - factor), target)
+        cut_off(levels.mul_(factor).add_(grey, alpha=1 - factor), target)
     return new
 
 
@@ -158,127 +163,5 @@ def sharpness(frames: torch.Tensor, factor: float) -> torch.Tensor:
         torch.add(rows[:, :-2], rows[:, 1:-1], out=blurred).add_(rows[:, 2:]).add_(inner, alpha=4)
         blurred.mul_(1 / 13).round_()  # a whole number / 13 is never half-way between two levels
         inner.add_(blurred.sub_(inner), alpha=1 - factor)
-        _cut_off(levels, target)
+        cut_off(levels, target)
     return new
-
-
-# ---- geometry ----
-
-
-def _tap_weights(d: np.ndarray, interpolation: str) -> list[np.ndarray]:
-    """Weights of the 2 or 4 neighbours of a point that lies `d` behind the first, or the second, of them.
-
-    The cubic is PIL's in affine transforms (a = -1); torch's own has a = -0.75.
-    """
-    e = 1 - d
-    if interpolation == "bilinear":
-        return [e, d]
-    return [-d * e * e, 1 - d * d * (1 + e), 1 - e * e * (1 + d), -d * d * e]
-
-
-def _lead(interpolation: str) -> int:
-    """How many of the neighbours lie before the one at or below the point."""
-    return 0 if interpolation == "bilinear" else 1
-
-
-def _source(matrix: tuple[float, ...], y: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where the pixels of some lines come from: x and y, float32 (len(y), W), in pixels from the outer corner."""
-    a, b, c, d, e, f = (np.float32(number) for number in matrix)
-    x = np.arange(width, dtype=np.float32) + np.float32(0.5)
-    y = y.astype(np.float32)[:, None] + np.float32(0.5)
-    return a * x + b * y + c, d * x + e * y + f
-
-
-def warp(frames: torch.Tensor, matrix: tuple[float, ...], interpolation: str) -> torch.Tensor:
-    """PIL's affine transform of every frame.
-
-    Args:
-        frames: uint8 (T, C, H, W).
-        matrix: (a, b, c, d, e, f): the output point (x, y) shows the input point (ax + by + c, dx + ey + f), in
-            pixels from the outer corner of the frame.
-        interpolation: "bilinear" or "bicubic".
-    """
-    a, b, c, d, e, f = matrix
-    planes = to_planes(frames)
-    if (a, d, e, f) == (1, 0, 1, 0):
-        return _slide(planes, matrix, interpolation, axis=1)
-    if (a, b, c, e) == (1, 0, 0, 1):
-        return _slide(planes, matrix, interpolation, axis=0)
-    return _gather(planes, matrix, interpolation)
-
-
-def _slide(planes: torch.Tensor, matrix: tuple[float, ...], interpolation: str, *, axis: int) -> torch.Tensor:
-    """`warp` where whole lines move along themselves: rows (axis 1) or columns (axis 0).
-
-    Lines are moved by whole pixels first. What is left is a fraction of a pixel, a filter of 2 or 4 neighbours.
-    """
-    num_frames, channels, height, width = planes.shape
-    size, lead = planes.shape[2 + axis], _lead(interpolation)
-    source = _source(matrix, np.arange(height), width)[1 - axis]
-    outside = (source < 0) | (source >= size)
-    along = np.arange(size) if axis else np.arange(size)[:, None]
-    offset = source - np.float32(0.5) - along.astype(np.float32)
-    steps = np.floor(offset.mean(axis=axis)).astype(int)  # of each line
-    d = offset - (steps[:, None] if axis else steps).astype(np.float32)
-    weights = [torch.from_numpy(np.where(outside, 0, w).astype(np.float32)) for w in _tap_weights(d, interpolation)]
-    fill = torch.from_numpy(np.where(outside, np.float32(FILL), np.float32(0)))
-
-    places = np.arange(size + len(weights) - 1) - lead  # of a line that does not move
-    if axis:
-        moved = np.clip(places + steps[:, None], 0, size - 1) + width * np.arange(height)[:, None]
-    else:
-        moved = np.clip(places[:, None] + steps, 0, size - 1) * width + np.arange(width)
-    shifted = np.empty((num_frames, channels, *moved.shape), np.uint8)
-    np.take(planes.flatten(2).numpy(), moved, axis=2, out=shifted, mode="clip")  # "clip" writes without a buffer
-
-    new, levels, total = torch.empty_like(planes), torch.empty(shifted.shape[1:]), torch.empty(planes.shape[1:])
-    for frame, target in zip(torch.from_numpy(shifted), new, strict=True):
-        levels.copy_(frame)
-        total.copy_(fill)
-        for k, weight in enumerate(weights):
-            total.addcmul_(levels.narrow(1 + axis, k, size), weight)
-        _cut_off(total.round_(), target)
-    return new
-
-
-def _gather(planes: torch.Tensor, matrix: tuple[float, ...], interpolation: str) -> torch.Tensor:
-    """`warp` by any matrix.
-
-    Every frame and channel takes the same weighted sum of neighbours, so the clip is laid out as one row of T * C
-    values for each pixel, and a bag of rows is summed for each output pixel.
-    """
-    num_frames, channels, height, width = planes.shape
-    stacked = planes.view(1, num_frames * channels, height, width)
-    rows = stacked.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1).view(height * width, -1)
-    table = rows.float()
-    new = torch.empty_like(planes)
-    new_rows = new.view(num_frames * channels, height * width).numpy()
-    block = max(_BLOCK // width, 1)
-    num_taps = len(_tap_weights(np.zeros(1), interpolation)) ** 2
-    all_neighbours = np.empty((block * width, num_taps), np.int32)
-    all_weights = np.empty((block * width, num_taps), np.float32)
-    for top in range(0, height, block):
-        source_x, source_y = _source(matrix, np.arange(top, min(top + block, height)), width)
-        across = _taps(source_x - np.float32(0.5), width, interpolation)
-        down = _taps(source_y - np.float32(0.5), height, interpolation)
-        neighbours, weights = all_neighbours[: source_x.size], all_weights[: source_x.size]
-        for i, ((line, line_weight), (column, column_weight)) in enumerate(itertools.product(down, across)):
-            neighbours[:, i] = (line * width + column).ravel()
-            weights[:, i] = (line_weight * column_weight).ravel()
-        summed = embedding_bag(
-            torch.from_numpy(neighbours), table, per_sample_weights=torch.from_numpy(weights), mode="sum"
-        )
-        levels = np.empty(tuple(summed.shape), np.uint8)
-        _cut_off(summed.round_(), torch.from_numpy(levels))
-        outside = (source_x < 0) | (source_x >= width) | (source_y < 0) | (source_y >= height)
-        levels[outside.ravel()] = FILL
-        new_rows[:, top * width : top * width + len(levels)] = levels.T
-    return new
-
-
-def _taps(position: np.ndarray, size: int, interpolation: str) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Neighbours along one axis, cut off at the edge, and their weights, in the shape of `position`."""
-    first = np.floor(position)
-    weights = _tap_weights(position - first, interpolation)
-    place = first.astype(np.int32) - _lead(interpolation)
-    return [(np.minimum(np.maximum(place + k, 0), size - 1), weight) for k, weight in enumerate(weights)]

@@ -21,6 +21,7 @@ from av.video.frame import PictureType
 from av.video.stream import VideoStream
 
 from .decoding import DecodeError, PyAVReader, as_decode_error, open_container, video_stream
+from .frame_index import FrameIndex, index_from_packets
 from .motion_fields import FIELDS, Distances, follow, reference_distances, turn, velocities
 from .nal_units import is_h264_reference
 
@@ -129,6 +130,9 @@ class MotionReader(PyAVReader):
 
     def _open_stream(self, container: InputContainer) -> VideoStream:
         return _vector_stream(container)
+
+    def _make_index(self) -> FrameIndex | None:
+        return index_from_packets(self._container, self._stream, self._see_packet)
 
     def _see_packet(self, packet: av.Packet) -> None:
         assert packet.pts is not None  # the index would not be made

@@ -1,11 +1,10 @@
-"""The reader that is right on every file this project was tried on: PyAV, with an index made from the packets."""
+"""The reader that is right on every file this project was tried on: PyAV, with an index of the frames."""
 
 import io
 import itertools
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence, Set
-from dataclasses import dataclass
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import av
 import numpy as np
@@ -14,30 +13,11 @@ from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
+from .frame_index import FrameIndex, index_from_header, index_from_packets
 from .nal_units import is_h264_reference
 from .reader import DecodeError, VideoReader, as_decode_error, is_shard_member, read_member, stack
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class _FrameIndex:
-    """Which frame has which time: read from the packets, without decoding.
-
-    Attributes:
-        times: presentation time of every frame that is shown, rising.
-        key_times: presentation time of every key frame, shown or not, rising.
-        unused: presentation time of every frame that no other is built from, as far as that is known.
-    """
-
-    times: list[int]
-    key_times: list[int]
-    unused: Set[int] = frozenset()
-
-    def last_key_before(self, frame: int) -> int | None:
-        """Time of the last key frame at or before a frame; None for a stream that starts without one."""
-        place = bisect_right(self.key_times, self.times[frame])
-        return self.key_times[place - 1] if place else None
 
 
 class PyAVReader(VideoReader):
@@ -57,7 +37,7 @@ class PyAVReader(VideoReader):
         try:
             with as_decode_error(path):
                 self._stream = self._open_stream(self._container)
-                self._index = _scan(self._container, self._stream, self._see_packet)
+                self._index = self._make_index()
                 self.num_frames = len(self._index.times) if self._index else self._count()
             if self.num_frames == 0:
                 raise DecodeError(path, "no frames")
@@ -93,12 +73,31 @@ class PyAVReader(VideoReader):
         """The stream to decode; a subclass may set how."""
         return video_stream(container)
 
-    def _see_packet(self, packet: av.Packet) -> None:
-        """Called with every packet in decoding order, before any frame is decoded, where an index is made."""
+    def _make_index(self) -> FrameIndex | None:
+        """The index of the stream, before any frame is decoded; a subclass may look at the packets."""
+        if "mp4" in self._container.format.name:
+            with _source(self._path) as file:
+                index = index_from_header(self._stream, file)
+            if index is not None:
+                return index
+        return index_from_packets(self._container, self._stream)
 
     def _read(self, indices: list[int]) -> np.ndarray:
+        places = {number: place for place, number in enumerate(indices)}
+        frames = np.empty(0, np.uint8)
+
+        def keep(number: int, frame: av.VideoFrame) -> None:
+            nonlocal frames
+            image = self._image(frame)
+            if not frames.size:
+                frames = np.empty((len(indices), *image.shape), np.uint8)
+            if image.shape != frames.shape[1:]:
+                stack(self._path, [frames[0], image])  # says how they differ
+            frames[places[number]] = image
+
         with as_decode_error(self._path):
-            return stack(self._path, self._collect(indices, lambda _, frame: self._image(frame)))
+            self._collect(indices, keep)
+        return frames
 
     def map_frames(
         self, indices: Sequence[int] | np.ndarray, take: Callable[[torch.Tensor, int], None], *, max_bytes: int
@@ -135,11 +134,12 @@ class PyAVReader(VideoReader):
         return made or self._collect_from_start(indices, make)
 
     def _collect_by_time(
-        self, indices: list[int], index: _FrameIndex, make: Callable[[int, av.VideoFrame], T]
+        self, indices: list[int], index: FrameIndex, make: Callable[[int, av.VideoFrame], T]
     ) -> list[T] | None:
         """The frames, or None if times and decoder disagree."""
         made = []
-        unused = index.unused - {index.times[wanted] for wanted in indices}
+        wanted_times = {index.times[wanted] for wanted in indices}
+        left_out: set[int] = set()
         # a seek throws away the frames that the decoder had begun to reorder
         seek_cost = 1 + self._stream.codec_context.has_b_frames
         position = 0  # of the next frame out of the decoder, those left out counted
@@ -150,35 +150,40 @@ class PyAVReader(VideoReader):
                 return None
             key = bisect_left(index.times, key_time)
             if frames is None or key > position + seek_cost:
-                position, frames = key, self._decode_from(key_time, unused)
-            for time in index.times[position : wanted + 1]:
-                if time in unused:
-                    continue
+                position, frames = key, self._decode_from(key_time, wanted_times, left_out)
+            frame = None
+            while position <= wanted:
                 frame = next(frames, None)
-                if frame is None or frame.pts != time or frame.is_corrupt:
+                if frame is None or frame.is_corrupt:
                     return None
-            assert frame is not None  # the last time is the one of `wanted`
-            position = wanted + 1
+                while position < wanted and index.times[position] in left_out:
+                    position += 1
+                if frame.pts != index.times[position]:
+                    return None
+                position += 1
+            assert frame is not None  # frames are asked for in rising order: the loop ran
             made.append(make(wanted, frame))
         return made
 
-    def _decode_from(self, key_time: int, unused: Set[int] = frozenset()) -> Iterator[av.VideoFrame]:
-        """Frames shown from the key frame on, without the `unused` ones; those before it need frames not decoded."""
+    def _decode_from(self, key_time: int, wanted: Set[int], left_out: set[int]) -> Iterator[av.VideoFrame]:
+        """Frames shown from the key frame on, see `_decode_needed`; those before it need frames not decoded."""
         try:
             self._container.seek(key_time, stream=self._stream)
-            frames = self._decode_without(unused)
+            frames = self._decode_needed(wanted, left_out)
             yield from itertools.dropwhile(lambda frame: frame.pts is None or frame.pts < key_time, frames)
         except av.FFmpegError:
             return  # a frame is missing then, and the caller decodes from the start, where the error comes again
 
-    def _decode_without(self, unused: Set[int]) -> Iterator[av.VideoFrame]:
-        codec, leaves_out = self._stream.codec_context, False
-        codec.skip_frame = "DEFAULT"
+    def _decode_needed(self, wanted: Set[int], left_out: set[int]) -> Iterator[av.VideoFrame]:
+        """Frames from where the container stands; the times of those not wanted, and not needed, go to `left_out`."""
+        codec = self._stream.codec_context
+        tells, extradata = codec.name == "h264" and codec.has_b_frames, codec.extradata
         for packet in self._container.demux(self._stream):
-            if leaves_out != (packet.pts in unused):
-                leaves_out = not leaves_out
-                codec.skip_frame = "NONREF" if leaves_out else "DEFAULT"
-            yield from packet.decode()
+            needed = not tells or packet.pts is None or packet.pts in wanted or packet.is_keyframe
+            if needed or is_h264_reference(memoryview(packet), extradata):
+                yield from packet.decode()
+            elif packet.pts is not None:
+                left_out.add(packet.pts)
 
     def _collect_from_start(self, indices: list[int], make: Callable[[int, av.VideoFrame], T]) -> list[T]:
         """The frames by counting. Where the packets promised another number of frames, none can be trusted."""
@@ -213,9 +218,13 @@ class PyAVReader(VideoReader):
 
 def open_container(path: str) -> InputContainer:
     """A video file, or one in a shard, opened."""
-    source = io.BytesIO(read_member(path)) if is_shard_member(path) else path
+    source = _source(path) if is_shard_member(path) else path
     # a title that is not UTF-8 is no reason to lose the video
     return av.open(source, mode="r", metadata_errors="replace")
+
+
+def _source(path: str) -> BinaryIO:
+    return io.BytesIO(read_member(path)) if is_shard_member(path) else open(path, "rb")
 
 
 def video_stream(container: InputContainer) -> VideoStream:
@@ -228,26 +237,3 @@ def video_stream(container: InputContainer) -> VideoStream:
             stream.codec_context.thread_count = 1
             return stream
     raise DecodeError(container.name, "no video stream")
-
-
-def _scan(container: InputContainer, stream: VideoStream, see: Callable[[av.Packet], None]) -> _FrameIndex | None:
-    """Index a stream from its packets, to the end of the file; None if their times do not tell the frames apart."""
-    codec = stream.codec_context
-    if container.format.name == "avi" and codec.has_b_frames:
-        return None  # AVI has no presentation times, and FFmpeg's guesses are out of order where there are B-frames
-    is_h264, extradata = codec.name == "h264", codec.extradata
-    shown, keys, unused = [], [], set()
-    for packet in container.demux(stream):
-        if not packet.size:
-            continue  # the mark at the end
-        if packet.pts is None:
-            return None
-        see(packet)
-        if packet.is_keyframe:
-            keys.append(packet.pts)
-        elif is_h264 and codec.has_b_frames and not is_h264_reference(memoryview(packet), extradata):
-            unused.add(packet.pts)
-        if not packet.is_discard:
-            shown.append(packet.pts)
-    times = sorted(set(shown))
-    return _FrameIndex(times, sorted(keys), unused) if len(times) == len(shown) else None

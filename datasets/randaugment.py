@@ -1,7 +1,8 @@
 """RandAugment on whole clips: timm's configuration strings and levels, drawn once per clip, on uint8 tensors.
 
 timm's own RandAugment works on one PIL image and draws anew for each; a clip needs the same operation, sign and level
-on every frame. The operations themselves are those of `clip_ops`, which give what PIL gives for one frame at a time.
+on every frame. The operations themselves are those of `clip_ops` and `clip_warp`, which give what PIL gives for one
+frame at a time.
 
 Shapes: T frames, C = 3 channels, H W pixels.
 """
@@ -24,8 +25,8 @@ from .clip_ops import (
     sharpness,
     solarize,
     solarize_add,
-    warp,
 )
+from .clip_warp import warp
 
 MAX_LEVEL = 10.0  # levels run from 0 to 10
 INTERPOLATIONS = ("bicubic", "bilinear", "random")

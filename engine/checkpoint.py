@@ -39,6 +39,7 @@ class TrainState:
     epoch: int = -1  # the last one finished
     step: int = 0  # optimizer steps done
     best: float = 0.0  # best validation accuracy so far, in percent
+    scaler_skips: int = 0  # of these, left out by fp16's loss scaler: the schedule does not move by them
     steps_per_epoch: int = 0
     total_batch: int = 0  # videos of an update, over all ranks
     # Of the epoch after `epoch`, where it was cut off; or, with "validate", of `epoch` itself: see `Checkpointer`.
@@ -58,6 +59,7 @@ class TrainState:
             "epoch": self.epoch,
             "scaler": parts["scaler"],
             "step": self.step,
+            "scaler_skips": self.scaler_skips,
             "best": self.best,
             "steps_per_epoch": self.steps_per_epoch,
             "total_batch": self.total_batch,

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable
 
 from engine.errors import ConfigError
+from engine.wandb_log import check_wandb
 
 # Flags, what each of their values must satisfy, and how to say so. A flag that a parser lacks, or that was not given,
 # is passed over. NaN satisfies nothing.
@@ -17,7 +18,7 @@ _RULES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     ),
     (
         "num_workers seed warmup_epochs warmup_lr min_lr weight_decay weight_decay_end init_scale init_values mixup "
-        "cutmix save_ckpt_steps decode_timeout nonfinite_limit stall_timeout",
+        "cutmix save_ckpt_steps decode_timeout nonfinite_limit stall_timeout profile",
         lambda value: value >= 0,
         "must be 0 or more",
     ),
@@ -50,6 +51,15 @@ def check_options(args: argparse.Namespace) -> None:
         raise ConfigError(
             f"--warmup_epochs {args.warmup_epochs} leaves nothing of --epochs {args.epochs}: choose fewer to warm up"
         )
+    if args.profile and (args.dry_run or not args.output_dir):
+        raise ConfigError(
+            f"--profile {args.profile} goes into --output_dir and needs a real run: give the one, leave out --dry_run"
+        )
+    check_wandb(args)
+    if args.zero_stage is not None and not args.enable_deepspeed:
+        raise ConfigError(f"--zero_stage {args.zero_stage} is for --enable_deepspeed: give both or none")
+    if args.enable_deepspeed and args.amp == "fp16":
+        raise ConfigError("--amp fp16 is not for --enable_deepspeed: use --amp bf16 or none, or DDP")
     if "nb_classes" in args:
         _check_finetuning(args)
     else:
@@ -57,8 +67,10 @@ def check_options(args: argparse.Namespace) -> None:
 
 
 def _check_finetuning(args: argparse.Namespace) -> None:
-    if args.enable_deepspeed:
-        raise ConfigError("--enable_deepspeed is not available yet: leave it out, DDP gives the same results")
+    if args.model_ema and args.zero_stage == 3:
+        raise ConfigError(
+            "--model_ema averages whole weights, which no rank has in --zero_stage 3: choose stage 2, or leave it out"
+        )
     if args.short_side_size < args.input_size:
         raise ConfigError(
             f"--short_side_size {args.short_side_size} is smaller than --input_size {args.input_size}: "

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from engine.backend import AMP_DTYPES, check_amp
+from engine.deepspeed_backend import DEFAULT_STAGE, STAGES
 from engine.distributed import World
 from engine.errors import ConfigError
 from engine.metrics import log_table, replace_text
@@ -58,6 +59,15 @@ def _run_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--run_name", default="", help="subfolder of --log_dir for this run's events")
     group.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     group.add_argument("--amp", default=None, choices=list(AMP_DTYPES), help="default: bf16 on a GPU, none on a CPU")
+    group.add_argument("--enable_deepspeed", action="store_true", help="train with DeepSpeed in the place of DDP")
+    group.add_argument(
+        "--zero_stage",
+        type=int,
+        default=None,
+        choices=STAGES,
+        help="what DeepSpeed shares out over the ranks: 0 nothing, 1 the optimizer's state (default), 2 the gradients "
+        "too, 3 the weights too",
+    )
     group.add_argument("--seed", default=0, type=int)
     group.add_argument("--resume", default="", metavar="FILE", help="go on from this checkpoint")
     group.add_argument(
@@ -99,6 +109,15 @@ def _run_flags(parser: argparse.ArgumentParser) -> None:
         "--deterministic", action="store_true", help="only algorithms that give the same bits every time; slower"
     )
     group.add_argument("--print_freq", type=int, default=10, metavar="STEPS", help="log every so many steps")
+    group.add_argument("--wandb", default="", metavar="PROJECT", help="also log to this project of Weights & Biases")
+    group.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="do everything once, say what the run will need, and leave nothing behind",
+    )
+    group.add_argument(
+        "--profile", type=int, default=0, metavar="N", help="write a profile of N steps to --output_dir/profile"
+    )
     group.add_argument(
         "--trust_checkpoint",
         action="store_true",
@@ -288,7 +307,6 @@ def finetuning_parser() -> argparse.ArgumentParser:
     task.add_argument("--model_ema_force_cpu", action="store_true", help="keep the average in host memory")
     task.add_argument("--linear_probing", action="store_true", help="train only fc_norm and head")
     task.add_argument("--eval", action="store_true", help="test only")
-    task.add_argument("--enable_deepspeed", action="store_true", help="not available yet: DDP gives the same results")
     task.add_argument("--disable_eval_during_finetuning", action="store_true", help="no validation after each epoch")
     parser.set_defaults(
         batch_size=64, epochs=30, save_ckpt_freq=100, lr=1e-3, min_lr=1e-6, warmup_epochs=5, opt_betas=[0.9, 0.999]
@@ -332,6 +350,13 @@ def _augmentation_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--mixup_prob", type=float, default=1.0)
     group.add_argument("--mixup_switch_prob", type=float, default=0.5)
     group.add_argument("--mixup_mode", default="batch", choices=["batch", "pair", "elem"])
+
+
+def zero_stage(args: argparse.Namespace) -> int | None:
+    """DeepSpeed's ZeRO stage; None where the run does not train with DeepSpeed."""
+    if not args.enable_deepspeed or getattr(args, "eval", False):
+        return None
+    return DEFAULT_STAGE if args.zero_stage is None else args.zero_stage
 
 
 def default_amp(args: argparse.Namespace, world: World) -> str:
@@ -422,12 +447,14 @@ def log_plan(
 ) -> None:
     """Print what will be trained: sizes, batches, steps, base and effective learning rate."""
     clips = "" if repeats == 1 else f" videos, {repeats} clips of each (--num_sample): {total_batch * repeats} clips"
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    # In ZeRO stage 3 a parameter is empty outside a forward pass; DeepSpeed notes how large it is.
+    trainable = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters() if p.requires_grad)
     log_table(
         "plan",
         {
             "model": f"{args.model}, {trainable / 1e6:.2f} M trainable parameters",
-            "device": f"{world.size} x {world.device.type}, amp {default_amp(args, world)}",
+            "device": f"{world.size} x {world.device.type}, amp {default_amp(args, world)}"
+            + ("" if (stage := zero_stage(args)) is None else f", DeepSpeed ZeRO stage {stage}"),
             "total batch": f"{total_batch} = {args.batch_size} x accumulation {args.update_freq} x ranks {world.size}"
             + clips,
             "learning rate": f"{schedule.lr:.3g} = base {args.lr:g} x {total_batch} / 256, to {schedule.min_lr:.3g}",

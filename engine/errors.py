@@ -1,6 +1,7 @@
 """Errors that are the user's to mend: one clear line and exit code 2, no traceback."""
 
 import contextlib
+import errno
 import sys
 from collections.abc import Iterator
 
@@ -22,6 +23,7 @@ class NonFiniteError(RuntimeError):
 
 
 USER_ERRORS: tuple[type[Exception], ...] = (ConfigError, CheckpointError, BadVideosError, NonFiniteError)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # what writing runs into on a disk without room
 
 
 @contextlib.contextmanager
@@ -45,6 +47,12 @@ def user_errors(*types: type[Exception]) -> Iterator[None]:
     except (*USER_ERRORS, *types) as error:
         text = " ".join(line.strip() for line in str(error).splitlines())
         sys.stderr.write(f"error: {text}\n")
+        sys.stderr.flush()
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        sys.stderr.write(f"error: {error.filename or 'a file'} could not be written: {error.strerror}. Make room\n")
         sys.stderr.flush()
         sys.exit(2)
     except KeyboardInterrupt:

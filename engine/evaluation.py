@@ -4,6 +4,7 @@ Letters: B videos in a batch, G views per video, K classes, V videos in all.
 """
 
 import logging
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,25 @@ class VideoPredictions:
         )
 
 
-@torch.inference_mode()
+@torch.no_grad()
+def predict_batch(
+    model: nn.Module,
+    batch: Any,
+    *,
+    autocast: AbstractContextManager[Any],
+    clips_at_once: int,
+    in_step: bool = False,
+) -> torch.Tensor:
+    """(B, K) class probabilities of a batch on the device: the softmax of each view, then the mean over views."""
+    parts = batch.clip.split(clips_at_once)
+    if in_step:
+        _keep_step(model, parts, autocast)
+    with autocast:
+        logits = torch.cat([model(clips) for clips in parts])
+    return logits.float().softmax(dim=1).unflatten(0, (-1, batch.views)).mean(dim=1)
+
+
+@torch.no_grad()
 def predict(
     model: nn.Module,
     loader: Any,
@@ -65,6 +84,7 @@ def predict(
     num_videos: int,
     autocast: AbstractContextManager[Any],
     clips_at_once: int,
+    in_step: bool = False,
     log_every: int = 50,
 ) -> VideoPredictions:
     """Predict every video of the loader's list.
@@ -74,6 +94,7 @@ def predict(
             own share of the videos.
         num_videos: length of the list.
         clips_at_once: clips in one forward pass: bounds the memory.
+        in_step: a forward pass needs all ranks (ZeRO stage 3), however few videos some have.
 
     Raises:
         RuntimeError: a video predicted twice or not at all.
@@ -85,17 +106,35 @@ def predict(
     for number, batch in enumerate(loader, start=1):
         batch = batch.to(world.device)
         num_views = batch.views
-        with autocast:
-            logits = torch.cat([model(clips) for clips in batch.clip.split(clips_at_once)])
-        probabilities = logits.float().softmax(dim=1).unflatten(0, (-1, num_views)).mean(dim=1)
+        probabilities = predict_batch(model, batch, autocast=autocast, clips_at_once=clips_at_once, in_step=in_step)
         beat()
         safe_point()
         rows += zip(batch.index.tolist(), batch.label.tolist(), probabilities.cpu().numpy(), strict=True)
         if number % log_every == 0:
             logger.info("tested %d of %d batches", number, len(loader))
+    while in_step and _keep_step(model, (), autocast):
+        logger.debug("waiting for ranks with more videos")
     model.train(was_training)
     shares = gather_objects((rows, num_views))  # a rank beyond the number of videos has none, and saw no views
     return _merge([row for share, _ in shares for row in share], num_videos, max(views for _, views in shares))
+
+
+def _keep_step(model: nn.Module, parts: Sequence[torch.Tensor], autocast: AbstractContextManager[Any]) -> bool:
+    """Go through the forward passes that other ranks have in this round and this one has not, on an empty clip.
+
+    Args:
+        parts: what this rank is about to put through the model.
+
+    Returns:
+        False if no rank has anything left.
+    """
+    rounds = gather_objects((len(parts), tuple(parts[0].shape[1:]) if parts else ()))
+    most, shape = max(rounds)
+    device = next(model.parameters()).device
+    with autocast:
+        for _ in range(most - len(parts)):
+            model(torch.zeros(1, *shape, device=device))
+    return most > 0
 
 
 def _merge(rows: list[tuple[int, int, np.ndarray]], num_videos: int, num_views: int) -> VideoPredictions:

@@ -1,26 +1,48 @@
-"""Meters that live on the device, and where their values go: console, JSON lines, TensorBoard."""
+"""Meters that live on the device, and where their values go: console, JSON lines, TensorBoard, Weights & Biases."""
 
 import json
 import logging
-import math
 import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
+from engine.console import Console, format_seconds
 from engine.distributed import World, all_reduce_sum
+from engine.peaks import Work
 
 logger = logging.getLogger(__name__)
 
 
-class RunLog:
-    """Scalars of a run: `log.txt` (JSON lines, steps strictly increasing) in the output folder, TensorBoard events."""
+class Sink(Protocol):
+    """Another place where the records go: Weights & Biases is one."""
 
-    def __init__(self, output_dir: str, log_dir: str | None, *, world: World, resumed_step: int = 0) -> None:
+    def write(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class RunLog:
+    """Scalars of a run: `log.txt` (JSON lines, steps strictly increasing) in the output folder, TensorBoard events.
+
+    Args:
+        also: gets them too.
+    """
+
+    def __init__(
+        self,
+        output_dir: str,
+        log_dir: str | None,
+        *,
+        world: World,
+        resumed_step: int = 0,
+        also: Sink | None = None,
+    ) -> None:
+        self.also = also
         self.path = Path(output_dir) / "log.txt" if output_dir and world.is_main else None
         if self.path is not None and self.path.exists():
             self._drop_after(resumed_step)
@@ -57,18 +79,33 @@ class RunLog:
         if self.writer is not None:
             for name, value in values.items():
                 self.writer.add_scalar(name, value, step)
+        if self.also is not None:
+            self.also.write(step, values)
 
     def close(self) -> None:
         """Flush the events."""
         if self.writer is not None:
             self.writer.close()
+        if self.also is not None:
+            self.also.close()
 
 
 class Meter:
-    """Means of the steps' scalars, kept on the device between log steps; times and rates on the host."""
+    """Means of the steps' scalars, kept on the device between log steps; times and rates on the host.
 
-    def __init__(self, *, prefix: str, log_every: int, total_steps: int, clips_per_step: int) -> None:
+    Args:
+        prefix: of the values' names.
+        log_every: steps between two log steps.
+        total_steps: of the run.
+        clips_per_step: of an optimizer step, over all ranks.
+        work: turns clips per second into TFLOP/s and utilisation, if given.
+    """
+
+    def __init__(
+        self, *, prefix: str, log_every: int, total_steps: int, clips_per_step: int, work: Work | None = None
+    ) -> None:
         self.prefix = prefix
+        self.work = work
         self.log_every = log_every
         self.total_steps = total_steps
         self.clips_per_step = clips_per_step
@@ -150,18 +187,18 @@ class Meter:
             "data_time": self.data_time / self.clocked,
             "clips_per_second": self.clips_per_step * self.clocked / seconds,
         }
+        if self.work is not None:
+            rates |= self.work.rates(rates["clips_per_second"])
         if torch.cuda.is_available():
             rates["memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
         logger.info(
-            "epoch %d  step %d/%d  %s  lr %.3g  %.3f s/step (data %.3f)  %.1f clips/s  left %s",
+            "epoch %d  step %d/%d  %s  lr %.3g  %s  left %s",
             epoch,
             step + 1,
             self.total_steps,
             "  ".join(f"{name} {value:.4f}" for name, value in means.items()),
             lr,
-            rates["step_time"],
-            rates["data_time"],
-            rates["clips_per_second"],
+            _in_words(rates),
             format_seconds(remaining),
         )
         watched = watched or {}
@@ -177,6 +214,15 @@ class Meter:
         means = _mean_over_ranks(self.epoch_sums, self.epoch_count)
         self.epoch_sums, self.epoch_count = {}, 0
         return {f"{self.prefix}_epoch/{name}": value for name, value in means.items()}
+
+
+def _in_words(rates: Mapping[str, float]) -> str:
+    """Times, rates and memory as the console shows them."""
+    words = "{step_time:.3f} s/step (data {data_time:.3f})  {clips_per_second:.1f} clips/s"
+    words += "  {tflops:.3g} TFLOP/s" if "tflops" in rates else ""
+    words += " (MFU {mfu:.1%})" if "mfu" in rates else ""
+    words += "  {memory_gib:.1f} GiB" if "memory_gib" in rates else ""
+    return words.format_map(rates)
 
 
 def _accumulate(sums: dict[str, torch.Tensor], name: str, value: torch.Tensor) -> None:
@@ -200,16 +246,9 @@ def replace_text(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def format_seconds(seconds: float) -> str:
-    """h:mm:ss."""
-    minutes, rest = divmod(math.ceil(max(seconds, 0)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}"
-
-
 def setup_logging(world: World, output_dir: str) -> None:
     """INFO to the console (and `console.txt`) on the main process, warnings from the others."""
-    handlers: list[logging.Handler] = [logging.StreamHandler()]
+    handlers: list[logging.Handler] = [Console()]
     if world.is_main and output_dir:
         handlers.append(logging.FileHandler(Path(output_dir) / "console.txt"))
     logging.basicConfig(

@@ -32,7 +32,8 @@ def parameter_groups(model: nn.Module, *, weight_decay: float, layer_decay: floa
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        decayed = parameter.ndim > 1 and not name.endswith(".bias") and name not in keep
+        ndim = len(getattr(parameter, "ds_shape", parameter.shape))  # in ZeRO stage 3 the tensor itself is empty
+        decayed = ndim > 1 and not name.endswith(".bias") and name not in keep
         depth = layer_index(name, num_blocks) if layer_decay < 1 else num_blocks + 1
         key = f"layer_{depth}_{'decay' if decayed else 'no_decay'}"
         group = groups.setdefault(

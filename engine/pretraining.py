@@ -27,9 +27,12 @@ class PretrainingForward:
         self.guide = guide
 
     def __call__(self, model: nn.Module, batch: Any) -> dict[str, torch.Tensor]:
-        """The model's outputs for `batch.clip` and `batch.mask`, which is in host memory: counting needs no wait."""
+        """The model's outputs for `batch.clip` and `batch.mask`, which is in host memory: counting needs no wait.
+
+        With them `mask`, the one that was used.
+        """
         mask, num_masked = batch.mask, int(batch.mask[0].sum())
         if self.guide is not None:
             mask = self.guide(batch.clip, mask)
         features = None if self.teacher is None else self.teacher(batch.clip, mask, num_masked)
-        return model(batch.clip, mask, features, num_masked=num_masked)
+        return {**model(batch.clip, mask, features, num_masked=num_masked), "mask": mask}

@@ -197,6 +197,7 @@ def restore(state: TrainState, content: dict[str, Any], *, world: World, path: P
             f"another --output_dir): {textwrap.shorten(str(error), 400)}"
         ) from error
     state.epoch, state.step = content["epoch"], content["step"]
+    state.scaler_skips = content.get("scaler_skips", 0)
     state.best = content.get("best", 0.0)
     state.unfinished = content.get("unfinished")
     rng: Sequence[dict[str, Any]] = content.get("rng", [])

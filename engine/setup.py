@@ -2,21 +2,58 @@
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import torch
 from torch import nn
 
 from engine import config
 from engine.backend import Backend
 from engine.checkpoint import Checkpointer, Ema, TrainState
+from engine.deepspeed_backend import DeepSpeedBackend, load_deepspeed, sharded_from_the_start
 from engine.distributed import World, seed_everything
 from engine.metrics import Meter, RunLog
 from engine.nonfinite import NonFiniteGuard
 from engine.optim import build_optimizer, parameter_groups
+from engine.peaks import work_of
 from engine.preemption import StopRequests
 from engine.quarantine import Quarantine
 from engine.resume import resume
+from engine.schedules import Schedule
+from engine.sight import Draw, build_sight
 from engine.training import Forward, Trainer, Watch
+from engine.wandb_log import start_wandb
+
+
+def making_model(args: argparse.Namespace, world: World) -> AbstractContextManager[Any]:
+    """Around the making of the model: in ZeRO stage 3 no rank ever holds all of it, unless weights are loaded into it.
+
+    Raises:
+        ConfigError: `--enable_deepspeed` without DeepSpeed.
+    """
+    stage = config.zero_stage(args)
+    if stage is not None:
+        load_deepspeed(world)
+    loads = args.finetune or getattr(args, "mlp_preloading", "")
+    return sharded_from_the_start(world=world) if stage == 3 and not loads else nullcontext()
+
+
+def place_model(args: argparse.Namespace, world: World, model: nn.Module) -> None:
+    """Move the model to the device; in ZeRO stage 3 the back end does it, in shares."""
+    if config.zero_stage(args) != 3:
+        model.to(world.device)
+
+
+def build_backend(
+    args: argparse.Namespace, world: World, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> Backend:
+    """DDP, a single process, or DeepSpeed where `--enable_deepspeed` asks for it."""
+    stage, amp = config.zero_stage(args), config.default_amp(args, world)
+    common = {"world": world, "amp": amp, "clip_grad": args.clip_grad, "stop_on_nonfinite": args.on_nonfinite != "skip"}
+    if stage is None:
+        return Backend(model, optimizer, **common)
+    return DeepSpeedBackend(model, optimizer, **common, stage=stage)
 
 
 def build_trainer(
@@ -30,6 +67,8 @@ def build_trainer(
     repeats: int = 1,
     layer_decay: float = 1.0,
     watch: Watch | None = None,
+    draw: Draw | None = None,
+    flops_per_clip: float,
     ema: Ema | None = None,
     record: Mapping[str, Any],
     in_checkpoint: Mapping[str, Any],
@@ -43,6 +82,8 @@ def build_trainer(
         repeats: clips per video in a batch.
         layer_decay: learning-rate factor from block to block.
         watch: looks at the outputs of log steps.
+        draw: makes TensorBoard's pictures.
+        flops_per_clip: operations of a training step, for one clip.
         ema: average of the weights, updated after every update.
         record: facts for the run's record, beside its options.
         in_checkpoint: entries that every checkpoint gets, beside the training state.
@@ -58,25 +99,20 @@ def build_trainer(
         momentum=args.momentum,
     )
     seed_everything(args.seed, world.rank)
-    backend = Backend(model, optimizer, world=world, amp=config.default_amp(args, world), clip_grad=args.clip_grad)
+    backend = build_backend(args, world, model, optimizer)
     state = TrainState(backend, ema, steps_per_epoch=schedule.steps_per_epoch, total_batch=total_batch)
-
     resume_from = _resumer(args, world, state, fingerprint=in_checkpoint.get("fingerprint", ""), num_sample=repeats)
     resume_from(args.resume, args.auto_resume)
-    validates_first = "validate" in (state.unfinished or {})  # the log has a line of that step, or will have one
     config.write_run_record(args, world, **record)
     config.log_plan(args, world, schedule, model, total_batch=total_batch, repeats=repeats)
+    resumed_step = state.step - ("validate" in (state.unfinished or {}))  # its line is there, or will be
+    log = RunLog(args.output_dir, args.log_dir, world=world, resumed_step=resumed_step, also=start_wandb(args, world))
     return Trainer(
         backend=backend,
         state=state,
         schedule=schedule,
-        meter=Meter(
-            prefix="train",
-            log_every=args.print_freq,
-            total_steps=schedule.total_steps,
-            clips_per_step=total_batch * repeats,
-        ),
-        log=RunLog(args.output_dir, args.log_dir, world=world, resumed_step=state.step - validates_first),
+        meter=_build_meter(args, world, schedule, clips_per_step=total_batch * repeats, flops_per_clip=flops_per_clip),
+        log=log,
         quarantine=Quarantine(
             args.output_dir, num_videos=len(videos), max_bad_fraction=args.max_bad_fraction, world=world
         ),
@@ -90,6 +126,19 @@ def build_trainer(
         restore=lambda: resume_from("", True) or bool(args.resume and resume_from(args.resume, True)),
         stall_timeout=args.stall_timeout,
         watch=watch,
+        sight=build_sight(args, world, backend, schedule, log, first_step=state.step, draw=draw),
+    )
+
+
+def _build_meter(
+    args: argparse.Namespace, world: World, schedule: Schedule, *, clips_per_step: int, flops_per_clip: float
+) -> Meter:
+    return Meter(
+        prefix="train",
+        log_every=args.print_freq,
+        total_steps=schedule.total_steps,
+        clips_per_step=clips_per_step,
+        work=work_of(flops_per_clip, world=world, amp=config.default_amp(args, world)),
     )
 
 

@@ -17,6 +17,7 @@ from engine.nonfinite import NonFiniteGuard, RollBack
 from engine.preemption import FAILED, Preempted, StopRequests, describe, requeue
 from engine.quarantine import Quarantine
 from engine.schedules import Schedule
+from engine.sight import Sight
 from engine.watchdog import beat, watchdog
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class Trainer:
     restore: Callable[[], bool]
     stall_timeout: float = 0.0
     watch: Watch | None = None
+    sight: Sight | None = None
 
     def train_one_epoch(self, loader: Any, epoch: int) -> dict[str, float]:
         """One pass over `loader`, or the rest of it where training was cut off inside the epoch.
@@ -69,7 +71,9 @@ class Trainer:
             beat()
             if is_log_step or self.backend.device.type == "cpu":  # elsewhere this would wait for the device
                 self.guard.look()
+                self.backend.check_finite(step)
             if is_log_step:
+                self.state.scaler_skips += self.backend.take_scaler_skips()
                 self.quarantine.check()
                 record = self.meter.flush(step, epoch=epoch, lr=lr, watched=watched)
                 if left:
@@ -87,7 +91,7 @@ class Trainer:
         Without `watch` it does not wait for the device.
         """
         backend, state = self.backend, self.state
-        lr = self.schedule.apply(backend.optimizer, state.step)
+        lr = self.schedule.apply(backend.optimizer, state.step - state.scaler_skips)
         indices, outputs = [], []
         for micro in range(self.update_freq):
             batch = self.next_batch(batches, epoch)
@@ -105,15 +109,20 @@ class Trainer:
             # Without a warm-up the first epoch counts as one: an untrained model stands at chance, and should.
             warmed_up = state.step >= max(self.schedule.warmup, self.schedule.steps_per_epoch)
             watched = watch(out, step=state.step, after_warmup=warmed_up) if watch else {}
+            if self.sight is not None:
+                self.sight.before_step(batch, out, step=state.step)
             norm = backend.step()
             made = {"finite": backend.last_finite, "grad_norm": norm}
             self.guard.remember(state.step, epoch=epoch, lr=lr, **made, indices=indices, outputs=outputs)
             means = {name: torch.stack([part[name] for part in outputs]).mean() for name in outputs[0]}
-            self.meter.add({**means, "grad_norm": norm}, counts=backend.last_finite)
-        self.meter.count_step(backend.last_finite if outputs else False)
+            counts = backend.last_finite & norm.isfinite()
+            self.meter.add({**means, "grad_norm": norm}, counts=counts)
+        self.meter.count_step(counts if outputs else False)
         state.step += 1
         if state.ema is not None and outputs and not backend.left_out_last():
             state.ema.update(backend.module, step=state.step)
+        if self.sight is not None:
+            self.sight.after_step(state.step)
         return lr, watched
 
     def next_batch(self, batches: Iterator[Any], epoch: int) -> Any:
@@ -144,7 +153,7 @@ class Trainer:
             self.checkpointer.finish()
         else:
             self.checkpointer.wait()
-        self.log.close()
+        self.close()
         assert asked < FAILED  # `finish` raises otherwise
         if self.quarantine.world.is_main:
             logger.info(
@@ -153,6 +162,12 @@ class Trainer:
             requeue(asked)
         self.stop.wait_for_main(asked)
         raise Preempted(asked)
+
+    def close(self) -> None:
+        """Write what profile and logs still hold."""
+        if self.sight is not None:
+            self.sight.close()
+        self.log.close()
 
     def go_on_in_epoch(self, sampler: Any) -> None:
         """Put sampler and meters where the checkpoint that was made inside an epoch has them.
@@ -221,7 +236,7 @@ def fit(
                 trainer.checkpointer.before_validation(state, record)
             finish_epoch(trainer, record, validate)
         trainer.checkpointer.finish()
-    trainer.log.close()
+    trainer.close()
 
 
 def finish_epoch(trainer: Trainer, record: dict[str, float], validate: Callable[[], dict[str, float]] | None) -> None:

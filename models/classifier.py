@@ -3,6 +3,7 @@
 Letters: B clips, C channels, T H W frames and pixels, N tokens, D width, K classes.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,9 +34,8 @@ class Classifier(VideoTransformer):
         self.head = nn.Linear(self.embed_dim, num_classes)
         self.backbone_frozen = False
         self.apply(_truncated_normal)
-        with torch.no_grad():
-            self.head.weight.mul_(init_scale)
-            self.head.bias.mul_(init_scale)
+        # Also by `apply`, within which DeepSpeed makes parameters whole that it has shared out.
+        self.head.apply(partial(_scale, factor=init_scale))
 
     def forward_features(self, clip_BCTHW: torch.Tensor) -> torch.Tensor:
         """(B, 3, T, H, W) -> (B, D): the mean over all tokens, normed (or the first token; see the class)."""
@@ -73,3 +73,9 @@ def _truncated_normal(module: nn.Module) -> None:
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+@torch.no_grad()
+def _scale(module: nn.Module, *, factor: float) -> None:
+    for parameter in module.parameters(recurse=False):
+        parameter.mul_(factor)

@@ -1,12 +1,15 @@
 """What pulls predictions and targets together. An objective is one class and one row of OBJECTIVES.
 
-Letters: B clips, M masked tokens, P prediction width, K prototypes, S = B * M samples.
+Letters: B clips, M masked tokens, P prediction width, K prototypes, S = B * M samples, G = 2 branches.
 """
+
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from models.prototype_loss import prototype_cross_entropy, prototype_scores
 from models.sinkhorn import AllReduce, sinkhorn_codes
 
 
@@ -48,12 +51,13 @@ class SwappedClusterPrediction(nn.Module):
         with torch.no_grad():
             prototypes_KP.copy_(F.normalize(prototypes_KP, dim=-1))
         shape = predicted_BMP.shape[:2]
-        scores_video_SK = F.normalize(predicted_BMP.float(), dim=-1).flatten(0, 1) @ prototypes_KP.detach().T
-        scores_target_SK = F.normalize(projected_BMP.float(), dim=-1).flatten(0, 1) @ prototypes_KP.T
-        codes_video_S = self.codes(scores_video_SK)
-        codes_target_S = self.codes(scores_target_SK)
-        video_loss = F.cross_entropy(scores_video_SK / self.temperature, codes_target_S)
-        target_loss = F.cross_entropy(scores_target_SK / self.temperature, codes_video_S)
+        video_SP = F.normalize(predicted_BMP.float(), dim=-1).flatten(0, 1)
+        target_SP = F.normalize(projected_BMP.float(), dim=-1).flatten(0, 1)
+        scores_GSK = prototype_scores((video_SP, target_SP), prototypes_KP)
+        codes_video_S, codes_target_S = self.codes(scores_GSK)
+        cross_entropy = partial(prototype_cross_entropy, temperature=self.temperature)
+        video_loss = cross_entropy(video_SP, prototypes_KP.detach(), codes_target_S, scores_SK=scores_GSK[0])
+        target_loss = cross_entropy(target_SP, prototypes_KP, codes_video_S, scores_SK=scores_GSK[1])
         return {
             "loss": video_loss + target_loss,
             "video_loss": video_loss,
@@ -62,9 +66,9 @@ class SwappedClusterPrediction(nn.Module):
             "codes_target": codes_target_S.reshape(shape),
         }
 
-    def codes(self, scores_SK: torch.Tensor) -> torch.Tensor:
-        """(S,) codes, balanced over the samples of all ranks."""
-        return sinkhorn_codes(scores_SK, epsilon=self.epsilon, num_iters=self.num_iters, all_reduce=self.all_reduce)
+    def codes(self, scores: torch.Tensor) -> torch.Tensor:
+        """(S,) codes of (S, K) scores, or (G, S) of (G, S, K), balanced over the samples of all ranks."""
+        return sinkhorn_codes(scores, epsilon=self.epsilon, num_iters=self.num_iters, all_reduce=self.all_reduce)
 
 
 class Regression(nn.Module):

@@ -94,6 +94,10 @@ class Sigma(nn.Module):
         """Parameters the optimizer must not decay, besides vectors and biases."""
         return {"mask_token"}
 
+    def unit_rows(self) -> set[str]:
+        """Parameters whose rows a forward pass brings to unit length in place: updates start from there."""
+        return {"prototypes"} if self.prototypes is not None else set()
+
 
 def _xavier(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):

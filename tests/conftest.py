@@ -1,11 +1,15 @@
 """Shared by all tests: one thread, and a folder of tiny real videos with their lists."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 from videos import write_video
+
+if not torch.cuda.is_available():  # let Triton's kernels run on the CPU; read when something first imports it
+    os.environ["TRITON_INTERPRET"] = "1"
 
 import compat  # noqa: F401  (before any test that imports torchvision or timm by itself)
 

@@ -59,7 +59,9 @@ REFUSED = [  # script, changes of the tiny run's flags, words of the message
     (FINETUNE, {"test_num_crop": 0}, ["--test_num_crop 0"]),
     (FINETUNE, {"drop_path": 1}, ["--drop_path 1.0"]),
     (FINETUNE, {"layer_decay": 1.5}, ["--layer_decay 1.5"]),
-    (FINETUNE, {"enable_deepspeed": True}, ["--enable_deepspeed", "not available yet"]),
+    (PRETRAIN, {"zero_stage": 2}, ["--zero_stage 2", "--enable_deepspeed"]),
+    (PRETRAIN, {"enable_deepspeed": True, "amp": "fp16"}, ["--amp fp16", "--enable_deepspeed", "bf16"]),
+    (FINETUNE, {"enable_deepspeed": True, "zero_stage": 3, "model_ema": True}, ["--model_ema", "--zero_stage 3"]),
 ]
 
 

@@ -17,17 +17,19 @@ CHECKED = [*SOURCES, ROOT / "compat.py"]
 
 MAY_IMPORT = {  # besides the standard library and the package itself
     "datasets": {"torch", "torchvision", "timm", "numpy", "PIL", "av", "decord", "torchcodec", "fsspec", "compat"},
-    "models": {"torch", "einops", "timm", "numpy", "compat", "onnx", "onnxruntime", "onnxscript"},
-    "engine": {"torch", "numpy", "safetensors"},
+    "models": {"torch", "einops", "timm", "numpy", "compat", "onnx", "onnxruntime", "onnxscript", "triton"},
+    "engine": {"torch", "numpy", "safetensors", "wandb", "deepspeed"},
 }
 BELOW = {  # module of models -> the others it may import; layers < vit, decoder < sigma, classifier
     "tokens": set(),
     "positions": set(),
-    "sinkhorn": set(),
+    "prototype_loss": set(),
+    "sinkhorn": {"sinkhorn_triton"},
+    "sinkhorn_triton": set(),
     "projection": set(),
     "layers": {"tokens"},
     "targets": {"tokens"},
-    "objectives": {"sinkhorn"},
+    "objectives": {"prototype_loss", "sinkhorn"},
     "vit": {"layers", "positions", "tokens"},
     "decoder": {"layers", "positions", "tokens", "vit"},
     "sigma": {"decoder", "tokens", "vit", "layers", "objectives"},
@@ -39,6 +41,8 @@ BELOW = {  # module of models -> the others it may import; layers < vit, decoder
     "convert": {"classifier", "huggingface", "positions", "registry", "sigma", "vit"},
     "rebuild": {"classifier", "convert", "registry", "sigma", "vit"},
     "export": {"registry", "sigma", "vit"},
+    "flops": {"classifier", "sigma", "teachers"},
+    "pictures": {"positions", "sigma", "targets", "tokens"},
 }
 NOT_IN_MODELS = {"argparse", "logging", "os", "pathlib", "sys", "random", "torch.distributed"}
 
@@ -91,7 +95,8 @@ def test_entry_scripts_are_imported_by_nothing():
         assert not any(name.startswith("run_") for name in imports(path)), path
 
 
-OPTIONAL = {"onnx", "onnxruntime", "onnxscript", "torchcodec", "fsspec"}  # what needs them says what to install
+# What needs them says what to install.
+OPTIONAL = {"onnx", "onnxruntime", "onnxscript", "torchcodec", "fsspec", "triton", "wandb", "deepspeed"}
 
 
 def test_third_party_imports_are_required():

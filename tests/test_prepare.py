@@ -21,6 +21,7 @@ from videos import _paint, read_number, write_video
 
 from datasets.annotations import read_list
 from datasets.decoding import open_video
+from datasets.nal_units import is_h264_reference
 from engine.errors import ConfigError
 from scripts.data import browse, check, jobs, prepare, reencode, shard
 from scripts.data.jobs import Task, run_tasks
@@ -310,6 +311,17 @@ def test_frames_and_key_frames(tmp_path):
     assert np.diff([*keys, 50]).max() <= 12
     assert describe(str(target))["key_distance"] == pytest.approx(50 / len(keys))
     assert times(target) == pytest.approx(times(source))
+
+
+def test_most_frames_are_needed_by_no_other(tmp_path):
+    source = write_video(tmp_path / "x.mp4", 48, width=128, height=96, gop=48)
+    target, _ = encode(source, tmp_path)
+    with open_source(str(target)) as container:
+        stream = container.streams.video[0]
+        packets = [packet for packet in container.demux(stream) if packet.size]
+        extradata = stream.codec_context.extradata
+        unneeded = sum(not is_h264_reference(memoryview(packet), extradata) for packet in packets)
+    assert unneeded >= 48 * 9 / 12  # of 12: a key frame, 5 B, P, 4 B, P
 
 
 def test_key_frames_of_the_source_are_not_taken_over(tmp_path):

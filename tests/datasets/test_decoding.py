@@ -13,7 +13,7 @@ import torch
 from datasets import decoding
 from datasets.decoders import why_missing
 from datasets.decoding import DecodeError, open_video
-from datasets.pyav_reader import _FrameIndex
+from datasets.frame_index import FrameIndex
 
 NUM_FRAMES = 48
 FILES = {  # name -> keywords of write_video
@@ -127,7 +127,7 @@ def test_pyav_falls_back_when_times_are_wrong(videos, read_number):
     """A stream whose times do not fit its index is decoded from the start, and is right all the same."""
     with decoding.PyAVReader(str(videos("short_gop.mp4"))) as video:
         times = [time + 1 for time in video._index.times]
-        video._index = _FrameIndex(times, video._index.key_times)
+        video._index = FrameIndex(times, video._index.key_times)
         assert [read_number(frame) for frame in video.get_frames([7, 30])] == [7, 30]
 
 

@@ -26,10 +26,10 @@ def inputs(seed=1, number=8):
     return torch.randn(number, 6, generator=generator), torch.randn(number, 3, generator=generator)
 
 
-def backend_of(model, *, opt="adamw", world=CPU, amp="none", clip_grad=None, lr=0.1):
+def backend_of(model, *, opt="adamw", world=CPU, amp="none", lr=0.1, **options):
     groups = parameter_groups(model, weight_decay=0.05)
     optimizer = build_optimizer(groups, opt=opt, lr=lr, betas=(0.9, 0.95), eps=1e-8, momentum=0.9)
-    return Backend(model, optimizer, world=world, amp=amp, clip_grad=clip_grad)
+    return Backend(model, optimizer, world=world, amp=amp, **options)
 
 
 def update(backend, x, y, *, update_freq=1):
@@ -79,21 +79,21 @@ def test_step_equals_torch_s_own(opt):
 @pytest.mark.parametrize("steps_before", [0, 2])
 def test_bad_gradient_leaves_weights_and_optimizer_as_they_are(opt, value, steps_before):
     model = network()
-    backend = backend_of(model, opt=opt)
+    backend = backend_of(model, opt=opt, stop_on_nonfinite=False)
     for step in range(steps_before):
         update(backend, *inputs(step))
-        backend.check_finite(step)
+        assert backend.last_finite and not backend.left_out_last()
     x, y = inputs(9)
     y[3, 1] = value  # one element of one sample
     before = copy.deepcopy(model.state_dict()), copy.deepcopy(backend.optimizer.state_dict())
     norm = update(backend, x, y)
     assert not torch.isfinite(norm)
+    assert not backend.last_finite and backend.left_out_last() and backend.updates_left_out == 1
     assert same(dict(model.state_dict()), dict(before[0]))
     if steps_before:
         assert same(backend.optimizer.state_dict(), before[1])
-    with pytest.raises(NonFiniteError, match=r"step 2: .*--lr"):
-        backend.check_finite(2)
-    # without the bad step the run would have gone on in the same way
+    backend.check_finite(2)  # the run is to go on
+    # without the bad step it would have gone on in the same way
     other = network()
     straight = backend_of(other, opt=opt)
     for step in range(steps_before):
@@ -101,16 +101,76 @@ def test_bad_gradient_leaves_weights_and_optimizer_as_they_are(opt, value, steps
     for b in (backend, straight):
         update(b, *inputs(5))
     assert same(dict(model.state_dict()), dict(other.state_dict()))
+    assert backend.last_finite and backend.updates_left_out == 1
 
 
-def test_bad_step_is_reported_even_after_good_ones():
-    """On a GPU the check comes only now and then."""
-    backend = backend_of(network())
+def test_after_a_bad_update_nothing_moves_until_it_is_noticed():
+    """On a GPU the check comes only now and then: the run stops with the weights that it had before."""
+    model = network()
+    backend = backend_of(model)
     x, y = inputs()
+    update(backend, x, y)
+    backend.check_finite(0)
+    before = copy.deepcopy(backend.training_state())
     update(backend, x * float("nan"), y)
     update(backend, x, y)
-    with pytest.raises(NonFiniteError, match="1 updates"):
-        backend.check_finite(1)
+    assert backend.last_finite and backend.left_out_last()
+    assert same(dict(backend.training_state()["model"]), dict(before["model"]))
+    assert same(backend.training_state()["optimizer"], before["optimizer"])
+    with pytest.raises(NonFiniteError, match=r"step 2: .*2 updates.*--lr"):
+        backend.check_finite(2)
+    backend.load_training_state(before)
+    backend.check_finite(2)
+    update(backend, x, y)
+    assert not same(dict(model.state_dict()), dict(before["model"]))
+
+
+def test_a_loss_that_is_not_finite_counts_though_its_gradient_is():
+    """Also if it is not the last of those that are accumulated."""
+    model = network()
+    backend = backend_of(model)
+    before = copy.deepcopy(model.state_dict())
+    x, y = inputs()
+    for shift in (float("inf"), 0.0):
+        backend.backward(nn.functional.mse_loss(backend.model(x), y) + shift, update_freq=2)
+    assert torch.isfinite(backend.step())
+    assert not backend.last_finite and same(dict(model.state_dict()), dict(before))
+
+
+class Doubling(torch.autograd.Function):
+    """A loss of ordinary size whose scaled gradient is beyond all numbers: what a too large scale does in fp16."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * float("inf")
+
+
+def test_what_the_scaler_skips_is_counted_apart():
+    """The scaler is the one of fp16 on a GPU; here it works in float32."""
+    model = network()
+    backend = backend_of(model)
+    backend.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    x, y = inputs()
+    for fault in (Doubling.apply, lambda loss: loss * float("nan"), lambda loss: loss):
+        before = copy.deepcopy(model.state_dict())
+        backend.backward(fault(nn.functional.mse_loss(backend.model(x), y)), update_freq=1)
+        backend.step()
+        seen = (
+            bool(backend.last_finite),
+            backend.left_out_last(),
+            int(backend.updates_left_out),
+            backend.take_scaler_skips(),
+        )
+        if fault == Doubling.apply:
+            assert seen == (True, True, 0, 1) and backend.scaler.get_scale() == 2.0
+            backend.check_finite(0)
+        else:
+            assert seen[1:] == (True, seen[2], 0) and seen[2] > 0  # the stop outlasts the fault
+        assert same(dict(model.state_dict()), dict(before))
 
 
 def bad_on_rank_1(world):
@@ -118,7 +178,9 @@ def bad_on_rank_1(world):
     backend = backend_of(model, world=world)
     before = copy.deepcopy(model.state_dict())
     x, y = inputs(world.rank)
-    update(backend, x * (float("nan") if world.rank == 1 else 1), y)
+    loss = nn.functional.mse_loss(backend.model(x), y)
+    backend.backward(loss + (float("inf") if world.rank == 1 else 0), update_freq=1)  # no gradient tells of it
+    backend.step()
     try:
         backend.check_finite(0)
     except NonFiniteError:

@@ -100,7 +100,7 @@ def test_the_loop_leaves_the_average_alone_when_an_update_is_left_out():
     world, average = World(0, 1, 0, torch.device("cpu")), Average()
     groups = [{"params": list(model.parameters()), "lr_scale": 1.0, "decayed": False}]
     optimizer = torch.optim.AdamW(groups, fused=True)
-    backend = Backend(model, optimizer, world=world, amp="none")
+    backend = Backend(model, optimizer, world=world, amp="none", stop_on_nonfinite=False)
     rates = {"lr": 1.0, "min_lr": 0.0, "warmup_lr": 0.0, "weight_decay": 0.0, "weight_decay_end": 0.0}
     trainer = Trainer(
         backend=backend,
@@ -129,7 +129,8 @@ def test_an_update_that_is_left_out_is_seen():
     """The loop asks this before it lets the average move."""
     model = torch.nn.Linear(2, 1)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
-    backend = Backend(model, optimizer, world=World(0, 1, 0, torch.device("cpu")), amp="none")
+    world = World(0, 1, 0, torch.device("cpu"))
+    backend = Backend(model, optimizer, world=world, amp="none", stop_on_nonfinite=False)
     for factor, left_out in ((1.0, False), (float("nan"), True), (1.0, False)):
         backend.backward(factor * model(torch.ones(1, 2)).sum(), update_freq=1)
         backend.step()

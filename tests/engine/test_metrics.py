@@ -118,6 +118,25 @@ def test_log_of_a_resumed_run_forgets_what_is_done_again(tmp_path):
     assert [(e.step, e.value) for e in events.Scalars("loss")] == [(1, 0.5), (2, 1.0), (3, 13.0), (4, 14.0)]
 
 
+def test_another_place_gets_the_same_records(tmp_path):
+    class Place:
+        def __init__(self):
+            self.records, self.is_closed = [], False
+
+        def write(self, step, values):
+            self.records.append({"step": step, **values})
+
+        def close(self):
+            self.is_closed = True
+
+    place = Place()
+    log = RunLog(str(tmp_path), None, world=CPU, also=place)
+    for step in (1, 2):
+        log.write(step, loss=step / 2)
+    log.close()
+    assert place.records == records(tmp_path) and place.is_closed
+
+
 def test_only_the_main_process_writes(tmp_path):
     log = RunLog(str(tmp_path), str(tmp_path / "events"), world=World(1, 2, 1, torch.device("cpu")))
     log.write(1, loss=1.0)

@@ -12,7 +12,7 @@ CHANGES = {
     FINETUNE: {"drop_path": 0.5, "fc_drop_rate": 0.5, "num_sample": 2, "batch_size": 2},  # mixup and erasing are on
 }
 PROBING = {"linear_probing": True, "opt": "sgd", "lr": 1}
-TIMES = ("step_time", "data_time", "clips_per_second", "memory_gib")
+TIMES = ("step_time", "data_time", "clips_per_second", "tflops", "mfu", "memory_gib")
 
 
 def without_times(folder):

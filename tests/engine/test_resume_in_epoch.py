@@ -14,7 +14,7 @@ CHANGES = {
     PRETRAIN: {"drop_path": 0.5, "batch_size": 2, "update_freq": 2},  # 3 updates an epoch
     FINETUNE: {"drop_path": 0.5, "fc_drop_rate": 0.5, "batch_size": 2, "model_ema": True},  # 4 updates
 }
-TIMES = ("step_time", "data_time", "clips_per_second", "memory_gib")
+TIMES = ("step_time", "data_time", "clips_per_second", "tflops", "mfu", "memory_gib")
 
 
 def without_times(folder):

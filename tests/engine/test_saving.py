@@ -4,6 +4,7 @@ import errno
 import itertools
 import os
 import random
+import resource
 import signal
 import time
 
@@ -50,20 +51,23 @@ def test_killed_at_fifty_random_moments_a_whole_file_is_there(tmp_path):
         state = new_state()
         resume(state, explicit="", auto=True, output_dir=str(tmp_path), world=CPU)
         checkpointer = Checkpointer(str(tmp_path), 1, CPU, {}, {}, save_steps=1)
+        started = state.step
         while True:
             step(state)
             checkpointer.after_step(state, sampler={}, meter={})  # returns when the one before is on the disk
-            told.write_text(told.read_text() + f"{state.step - 1}\n" if state.step % 50 else f"{state.step - 1}\n")
+            if state.step - 1 > started:
+                with told.open("a") as file:
+                    file.write(f"{state.step - 1}\n")
 
     last = 0
     for _ in range(50):
         with running(train) as run:
-            before = told.read_text()
-            while run.alive and told.read_text() == before:
+            before = told.stat().st_size
+            while run.alive and told.stat().st_size == before:
                 time.sleep(0.002)
             time.sleep(rng.uniform(0, 0.04))
             os.kill(run.pids[0], signal.SIGKILL)
-        promised = max(int(word) for word in told.read_text().split() or ["0"])
+        promised = max(map(int, told.read_text().split()))
         newest = newest_valid(tmp_path)
         content = read(newest)
         assert content["step"] >= max(promised, last), newest
@@ -196,3 +200,16 @@ def test_a_file_that_cannot_be_removed_does_not_stop_training(tmp_path, monkeypa
     checkpointer.finish()
     assert "could not be removed (Permission denied)" in caplog.text
     assert read(newest_valid(tmp_path))["step"] == 3
+
+
+def test_no_room_for_the_log_is_one_line(data, tmp_path):
+    """A process that may not write more than 20,000 bytes into any file, as if the disk were full."""
+    script = script_target(PRETRAIN, *data.flags(PRETRAIN, tmp_path, epochs=60, save_ckpt_freq=100))
+
+    def target():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+        script()
+
+    (ended,) = run_in_processes(target)
+    assert ended.code == 2 and len(ended.errors) == 1, ended.stderr[-2000:]
+    assert "could not be written: File too large" in ended.errors[0]

@@ -1,0 +1,184 @@
+"""`--dry_run`: everything that the run is going to do, once and in small, and what the whole run will need."""
+
+import argparse
+import logging
+import os
+import resource
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.checkpoint import Checkpointer
+from engine.checkpoint_io import read
+from engine.console import format_seconds
+from engine.distributed import World, barrier, gather_objects
+from engine.errors import NonFiniteError
+from engine.metrics import log_table, setup_logging
+from engine.nonfinite import RollBack
+from engine.resume import restore
+from engine.training import Trainer
+
+logger = logging.getLogger(__name__)
+
+STEPS = 3  # the first warms up; of the others the faster one counts
+GIB = 2**30
+
+
+@contextmanager
+def scratch_output(args: argparse.Namespace, world: World) -> Iterator[None]:
+    """With `--dry_run`, let the run write into a new folder inside `--output_dir`, and remove it afterwards.
+
+    What is in `--output_dir` is neither resumed nor touched; folders on the way to it that were not there go again.
+    Without `--output_dir` nothing is written, not even to `--log_dir`.
+    """
+    if not args.dry_run:
+        yield
+        return
+    if not args.output_dir:
+        args.log_dir = None
+        yield
+        return
+    output_dir = Path(args.output_dir)
+    missing = [folder for folder in (output_dir, *output_dir.parents) if not folder.exists()]
+    name = gather_objects(f"dry_run-{os.getpid()}")[0]
+    scratch = output_dir / name
+    args.output_dir, args.log_dir = str(scratch), str(scratch / "events") if args.log_dir else None
+    try:
+        yield
+        barrier()
+    finally:
+        setup_logging(world, "")  # closes the scratch folder's console.txt
+        shutil.rmtree(scratch, ignore_errors=True)
+        for folder in missing:
+            _remove_if_empty(folder)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    try:
+        folder.rmdir()
+    except OSError as error:  # another process was faster, or has put something there
+        logger.debug("%s: %s", folder, error)
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Passes of a run over a list that is evaluated, of which the dry run does one batch."""
+
+    name: str
+    loader: Any
+    number: int  # in the whole run
+    evaluate_batch: Callable[[Any], Any]
+
+    def seconds(self, device: torch.device) -> float:
+        """All the passes, judged by the list's first batch."""
+        began = time.perf_counter()
+        for batch in self.loader:
+            self.evaluate_batch(batch)
+            break
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return (time.perf_counter() - began) * len(self.loader) * self.number
+
+
+def rehearse(trainer: Trainer, loader: Any, *, world: World, evaluations: Sequence[Passes] = ()) -> None:
+    """A few updates, a checkpoint saved and loaded, a batch evaluated; then a table of what the run needs.
+
+    Args:
+        loader: of one rank, as for `fit`.
+
+    Raises:
+        NonFiniteError: the gradient is not finite from the start, and `--on_nonfinite` does not let that pass.
+    """
+    step_time, data_time = _train(trainer, loader)
+    clips_per_second = trainer.meter.clips_per_step / step_time
+    rows = {"time per step": f"{step_time:.3f} s (data {data_time:.3f}), {clips_per_second:.1f} clips/s"}
+    rows |= _save_and_load(trainer, world, validates=any(passes.name == "val" for passes in evaluations))
+    training = (trainer.schedule.total_steps - trainer.state.step + STEPS) * step_time
+    log_table("dry run", rows | _time_of_run({"training": training}, evaluations, world) | memory_by_rank(world))
+
+
+def rehearse_test(evaluations: Sequence[Passes], *, world: World) -> None:
+    """`rehearse` for a run that only tests."""
+    log_table("dry run", _time_of_run({}, evaluations, world) | memory_by_rank(world))
+
+
+def _time_of_run(parts: dict[str, float], evaluations: Sequence[Passes], world: World) -> dict[str, str]:
+    """The sum of the parts and of the evaluations."""
+    parts = parts | {passes.name: passes.seconds(world.device) for passes in evaluations}
+    words = ", ".join(f"{name} {format_seconds(seconds)}" for name, seconds in parts.items())
+    return {"time of the run": f"about {format_seconds(sum(parts.values()))} ({words})"}
+
+
+def _train(trainer: Trainer, loader: Any) -> tuple[float, float]:
+    """Seconds of an update after the first, and of these those that it waited for its data."""
+    trainer.backend.model.train()
+    batches = _endless(loader)
+    times = []
+    for number in range(STEPS):
+        trainer.meter.restart_clock()
+        trainer.update(batches, 0, watch=trainer.watch if number + 1 == STEPS else None)
+        record = trainer.meter.flush(number, epoch=0, lr=trainer.schedule.lr_at(number))  # waits for the device
+        try:
+            trainer.guard.look()
+        except RollBack as said:  # to where? nothing has been saved
+            raise NonFiniteError(str(said)) from said
+        times.append((record["train/step_time"], record["train/data_time"]))
+    return min(times[1:])
+
+
+def _endless(loader: Any) -> Iterator[Any]:
+    epoch = 0
+    while True:
+        loader.sampler.set_epoch(epoch)
+        yield from loader
+        epoch += 1
+
+
+def _save_and_load(trainer: Trainer, world: World, *, validates: bool) -> dict[str, str]:
+    """A checkpoint as the run writes them, where it writes any: its size and times, and the room that all will need."""
+    checkpointer, state = trainer.checkpointer, trainer.state
+    if not checkpointer.output_dir:
+        return {"checkpoints": "none: no --output_dir"}
+    folder, epoch = Path(checkpointer.output_dir), state.epoch
+    state.epoch = max(epoch, 0)  # the file is named after it
+    began = time.perf_counter()
+    with checkpointer.writer:
+        checkpointer.after_epoch(state, last=True)
+        checkpointer.finish()
+    saved = time.perf_counter()
+    (path,) = folder.glob("checkpoint-*.pth")
+    restore(state, read(path), world=world, path=path)
+    loaded = time.perf_counter()
+    state.epoch = epoch
+    size, free = path.stat().st_size, shutil.disk_usage(folder).free
+    number = num_checkpoints(checkpointer, trainer.schedule.epochs, validates=validates)
+    if number * size > free:
+        logger.warning("the checkpoints of the run will not fit: %.2f GiB are free", free / GIB)
+    return {
+        "checkpoint": f"{size / GIB:.3f} GiB, saved in {saved - began:.2f} s, loaded in {loaded - saved:.2f} s",
+        "disk for checkpoints": f"{number} x = {number * size / GIB:.2f} GiB; {free / GIB:.1f} GiB are free",
+    }
+
+
+def num_checkpoints(checkpointer: Checkpointer, epochs: int, *, validates: bool) -> int:
+    """Files of a whole run that is not stopped, at most: see `Checkpointer`."""
+    lasting = -(-epochs // checkpointer.save_every)
+    passing = checkpointer.keep if checkpointer.save_steps or validates else 0
+    return lasting + passing + validates
+
+
+def memory_by_rank(world: World) -> dict[str, str]:
+    """Peak memory of every rank so far: of its GPU, or of its process."""
+    if world.device.type == "cuda":
+        device = world.device
+        peak = torch.cuda.max_memory_reserved(device) / GIB
+        used = f"{peak:.2f} of {torch.cuda.get_device_properties(device).total_memory / GIB:.1f} GiB of GPU memory"
+    else:
+        used = f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB:.2f} GiB of host memory"
+    return {f"memory of rank {rank}": text for rank, text in enumerate(gather_objects(used))}

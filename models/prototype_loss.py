@@ -1,0 +1,99 @@
+"""Cross-entropy over prototypes in blocks of rows: no second array of the size of the scores, forward or backward.
+
+Letters: S samples, K prototypes, P embedding width, R rows of a block.
+"""
+
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+
+
+def prototype_scores(embeddings: tuple[torch.Tensor, ...], prototypes_KP: torch.Tensor) -> torch.Tensor:
+    """Cosines for Sinkhorn, without gradient: (G, S, K) of G arrays (S, P) of unit rows and prototypes of unit rows.
+
+    float16 on CUDA, for half the memory and bandwidth (bfloat16 would round several times coarser), else float32.
+    """
+    dtype = torch.float16 if prototypes_KP.is_cuda else torch.float32
+    with torch.no_grad():
+        scores_GSK = prototypes_KP.new_empty(len(embeddings), len(embeddings[0]), len(prototypes_KP), dtype=dtype)
+        for embeddings_SP, scores_SK in zip(embeddings, scores_GSK, strict=True):
+            torch.mm(embeddings_SP.to(dtype), prototypes_KP.to(dtype).T, out=scores_SK)
+    return scores_GSK
+
+
+def prototype_cross_entropy(
+    embeddings_SP: torch.Tensor,
+    prototypes_KP: torch.Tensor,
+    codes_S: torch.Tensor,
+    *,
+    temperature: float,
+    scores_SK: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Mean cross-entropy of softmax_k(embedding . prototype / temperature) with the codes, a float32 scalar.
+
+    Args:
+        embeddings_SP: (S, P) float32.
+        prototypes_KP: (K, P) float32; detached, they get no gradient and none is computed.
+        codes_S: (S,) int64.
+        temperature: of the softmax.
+        scores_SK: (S, K) `embeddings_SP @ prototypes_KP.T`, if it is at hand. In float32 it saves the product; in less
+            it is not used, because the loss would have its rounding.
+    """
+    if scores_SK is not None and scores_SK.dtype != embeddings_SP.dtype:
+        scores_SK = None
+    tensors = (embeddings_SP, prototypes_KP, codes_S, scores_SK)
+    if torch.is_grad_enabled():
+        return _PrototypeCrossEntropy.apply(*tensors, temperature)
+    return _loss_and_gradients(*tensors, temperature, wanted=(False, False))[0]
+
+
+class _PrototypeCrossEntropy(torch.autograd.Function):
+    """The gradients are made with the loss, while a block's softmax exists; backward only scales them."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> torch.Tensor:
+        loss, *gradients = _loss_and_gradients(*inputs, wanted=ctx.needs_input_grad[:2])
+        ctx.save_for_backward(*gradients)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_loss: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        embeddings, prototypes = (None if g is None else g * grad_loss for g in ctx.saved_tensors)
+        return embeddings, prototypes, None, None, None
+
+
+def _loss_and_gradients(
+    embeddings_SP: torch.Tensor,
+    prototypes_KP: torch.Tensor,
+    codes_S: torch.Tensor,
+    scores_SK: torch.Tensor | None,
+    temperature: float,
+    *,
+    wanted: tuple[bool, bool],
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+    """The loss, and its gradients by embeddings and by prototypes as far as wanted.
+
+    With p the softmax and y the code's one-hot row, they are (p - y) W and (p - y)^T X, over temperature and samples.
+    """
+    rows = 2048 if embeddings_SP.is_cuda else 256  # enough for a matrix product, few enough for the cache
+    scale = 1 / (temperature * len(embeddings_SP))
+    loss = embeddings_SP.new_zeros(())
+    grad_SP = torch.empty_like(embeddings_SP) if wanted[0] else None
+    grad_KP = torch.zeros_like(prototypes_KP) if wanted[1] else None
+    for start in range(0, len(embeddings_SP), rows):
+        block = slice(start, start + rows)
+        code_R1 = codes_S[block, None]
+        if scores_SK is None:
+            logits_RK = (embeddings_SP[block] / temperature) @ prototypes_KP.T
+        else:
+            logits_RK = scores_SK[block] / temperature
+        log_p_RK = torch.log_softmax(logits_RK, dim=1)
+        loss -= log_p_RK.gather(1, code_R1).sum()
+        error_RK = log_p_RK.exp_().scatter_add_(1, code_R1, log_p_RK.new_full(code_R1.shape, -1.0))
+        if grad_SP is not None:
+            torch.mm(error_RK, prototypes_KP, out=grad_SP[block]).mul_(scale)
+        if grad_KP is not None:
+            grad_KP.addmm_(error_RK.T, embeddings_SP[block], alpha=scale)
+    return loss / len(embeddings_SP), grad_SP, grad_KP

@@ -1,0 +1,116 @@
+"""`--dry_run`: everything once, and nothing left behind."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from processes import FINETUNE, PRETRAIN, run_script
+
+from engine.checkpoint import Checkpointer
+from engine.distributed import World
+from engine.dry_run import num_checkpoints
+
+
+def content(folder):
+    """Every file and folder below `folder`, with bytes and time of change."""
+    return {
+        path.relative_to(folder): (path.is_file() and path.read_bytes(), path.stat().st_mtime_ns)
+        for path in sorted(Path(folder).rglob("*"))
+    }
+
+
+def check_table(text, *, ranks, evaluated=(), checkpoints=1):
+    """The table is complete, and stands last."""
+    table = text.split("dry run\n")[1]
+    assert re.search(r"time per step +\d+\.\d{3} s \(data \d+\.\d{3}\), \d+\.\d clips/s\n", table)
+    assert re.search(r"checkpoint +0\.0\d\d GiB, saved in \d+\.\d\d s, loaded in \d+\.\d\d s\n", table)
+    assert re.search(rf"disk for checkpoints +{checkpoints} x = \d+\.\d\d GiB; \d+\.\d GiB are free\n", table)
+    parts = "".join(rf", {name} \d+:\d\d:\d\d" for name in evaluated)
+    assert re.search(rf"time of the run +about \d+:\d\d:\d\d \(training \d+:\d\d:\d\d{parts}\)\n", table)
+    assert re.findall(r"memory of rank (\d) +\d+\.\d\d GiB of host memory\n", table) == list(map(str, range(ranks)))
+
+
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("script", [PRETRAIN, FINETUNE])
+def test_a_dry_run_leaves_nothing(script, size, data, tmp_path):
+    """Where there was nothing, and beside a run that was there, which it neither resumes nor changes."""
+    plain = data.flags(script, tmp_path / "old", epochs=1, warmup_epochs=0)
+    assert run_script(script, *plain).code == 0
+    before = content(tmp_path)
+    for folder in ("old", "new/deep"):
+        changes = {"log_dir": tmp_path / "events", "epochs": 5, "save_ckpt_freq": 2, "batch_size": 4 // size}
+        finished = run_script(script, *data.flags(script, tmp_path / folder, **changes), "--dry_run", size=size)
+        main, *others = finished if size > 1 else [finished]
+        assert main.code == 0, main.stderr
+        evaluated = ("val", "test") if script == FINETUNE else ()
+        check_table(main.stderr, ranks=size, evaluated=evaluated, checkpoints=3 + 3 * bool(evaluated))
+        assert "resumed" not in main.stderr
+        assert all(other.code == 0 and other.stderr == "" for other in others)
+    found = content(tmp_path)
+    assert found.keys() == before.keys()
+    assert {path: what[0] for path, what in found.items()} == {path: what[0] for path, what in before.items()}
+    assert all(
+        found[path] == before[path] for path in found if path != Path("old")
+    )  # a folder was made and removed there
+
+
+def test_a_run_without_an_output_folder(data, tmp_path):
+    flags = data.flags(PRETRAIN, update_freq=3, log_dir=tmp_path / "events")
+    finished = run_script(PRETRAIN, *flags, "--dry_run", cwd=tmp_path)
+    assert finished.code == 0, finished.stderr
+    assert "checkpoints       none: no --output_dir" in finished.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_of_a_test(data, tmp_path):
+    """`--eval`: the weights are loaded and a batch is tested; nothing is written."""
+    plain = data.flags(FINETUNE, tmp_path / "run", epochs=1, warmup_epochs=0)
+    assert run_script(FINETUNE, *plain).code == 0
+    flags = data.flags(FINETUNE, tmp_path / "test", finetune=tmp_path / "run" / "checkpoint-0.pth")
+    finished = run_script(FINETUNE, *flags, "--eval", "--dry_run")
+    assert finished.code == 0, finished.stderr
+    assert re.search(r"time of the run +about \d:\d\d:\d\d \(test \d:\d\d:\d\d\)\n", finished.stderr)
+    assert "top-1" not in finished.stderr and not (tmp_path / "test").exists()
+
+
+def test_resumes_what_it_is_told_to(data, tmp_path):
+    """The rest of the run is estimated; a file that does not fit is refused, as it would be by the run."""
+    assert run_script(PRETRAIN, *data.flags(PRETRAIN, tmp_path / "run", epochs=1, warmup_epochs=0)).code == 0
+    file = tmp_path / "run" / "checkpoint-0.pth"
+    finished = run_script(PRETRAIN, *data.flags(PRETRAIN, tmp_path / "b", epochs=3, resume=file), "--dry_run")
+    assert finished.code == 0 and f"resumed from {file}" in finished.stderr, finished.stderr
+    check_table(finished.stderr, ranks=1)
+    finished = run_script(
+        PRETRAIN, *data.flags(PRETRAIN, tmp_path / "b", epochs=3, resume=file, num_prototypes=13), "--dry_run"
+    )
+    assert finished.code == 2 and "does not fit this model" in finished.errors[0]
+    assert not (tmp_path / "b").exists()
+
+
+def test_not_finite_from_the_start(data, tmp_path):
+    """The update of the first step makes the loss of the second infinite."""
+    flags = data.flags(PRETRAIN, tmp_path / "a", lr=1e38, warmup_epochs=0, target_type="pixel", opt="sgd")
+    finished = run_script(PRETRAIN, *flags, "--dry_run")
+    assert finished.code == 2 and "step 2: the loss of rank 0 is not finite" in finished.errors[0]
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("script", "epochs", "every", "steps"), [(PRETRAIN, 5, 2, 2), (PRETRAIN, 4, 2, 0), (FINETUNE, 5, 2, 0)]
+)
+def test_number_of_checkpoints(script, epochs, every, steps, data, tmp_path):
+    """As many as a run of that length leaves."""
+    flags = data.flags(script, tmp_path, epochs=epochs, save_ckpt_freq=every, save_ckpt_steps=steps)
+    assert run_script(script, *flags).code == 0
+    files = {path.stat().st_ino for path in tmp_path.glob("checkpoint-*.pth")}  # the best may be another's second name
+    validates = script == FINETUNE
+    saver = Checkpointer(str(tmp_path), every, World(0, 1, 0, torch.device("cpu")), {}, {}, steps)
+    assert 0 <= num_checkpoints(saver, epochs, validates=validates) - len(files) <= validates
+
+
+def test_profile_is_refused_beside_it(data, tmp_path):
+    for flags in (["--profile", "2", "--dry_run"], ["--profile", "2", "--output_dir", ""]):
+        finished = run_script(PRETRAIN, *data.flags(PRETRAIN, tmp_path / "x"), *flags)
+        assert finished.code == 2 and "--profile 2" in finished.errors[0]
+    assert torch.cuda.is_available() or not (tmp_path / "x").exists()

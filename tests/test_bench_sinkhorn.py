@@ -1,0 +1,57 @@
+"""bench/sinkhorn.py: it runs, its baselines compute what ours computes, and its report is complete."""
+
+import importlib.util
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+from processes import ROOT
+
+from models.objectives import SwappedClusterPrediction
+from models.prototype_loss import prototype_cross_entropy
+from models.sinkhorn import sinkhorn_codes
+
+
+@pytest.fixture(scope="module")
+def bench():
+    spec = importlib.util.spec_from_file_location("bench_sinkhorn", ROOT / "bench" / "sinkhorn.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def rows(number, seed):
+    return F.normalize(torch.randn(number, 24, generator=torch.Generator().manual_seed(seed)), dim=1)
+
+
+def test_quick_run(bench, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(bench, "QUICK", bench.Scale(tokens=50, prototypes=20, rounds=1))
+    bench.main(["--quick", "--clips", "1", "--json", str(tmp_path / "report.json")])
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert {"date", "processor", "device", "torch", "python"} <= set(report["facts"])
+    assert all(row["milliseconds"] >= 0 and row["ratio"] > 0 and row["megabytes"] > 0 for row in report["rows"])
+    assert {row["equal_codes"] for row in report["rows"] if "codes" in row["what"]} == {1.0}
+    table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert len(table) == 2 + len(report["rows"])
+
+
+def test_baselines_compute_the_same(bench):
+    scores = rows(200, 0) @ rows(30, 1).T
+    ours = sinkhorn_codes(scores, epsilon=0.05, num_iters=bench.ITERATIONS)
+    assert torch.equal(bench.released_codes(scores, 0.05), ours)
+    assert torch.equal(bench.rescaled_codes(scores, 0.05), ours)
+    loss = prototype_cross_entropy(rows(200, 0), rows(30, 1), ours, temperature=bench.TEMPERATURE)
+    torch.testing.assert_close(bench.permuted_cross_entropy(rows(200, 0), rows(30, 1), ours, tokens=50), loss)
+
+
+def test_baseline_of_the_objective_gives_the_same_gradients(bench):
+    def leaves():
+        return [rows(number, seed).requires_grad_() for seed, number in ((0, 200), (1, 200), (2, 30))]
+
+    *branches, prototypes = theirs = leaves()
+    bench.released_objective(branches, prototypes, tokens=50)
+    video, target, weights = ours = leaves()
+    SwappedClusterPrediction()(video.unflatten(0, (4, 50)), target.unflatten(0, (4, 50)), weights)["loss"].backward()
+    for a, b in zip(theirs, ours, strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-7)
