@@ -100,6 +100,12 @@ def steps_done(folder):
     return len(records(folder)) if (folder / "log.txt").exists() else 0
 
 
+def let_it_make(steps, cluster, job, folder):
+    """Wait until a running job has logged more than so many steps."""
+    cluster.until(lambda: steps_done(folder) > steps or cluster.show(job)["JobState"] == "FAILED", f"{steps} steps")
+    assert steps_done(folder) > steps, f"job {job} has failed"
+
+
 @pytest.mark.parametrize(
     ("launcher", "times", "options"),
     [
@@ -117,8 +123,7 @@ def test_preempted_requeued_and_gone_on_exactly(launcher, times, options, cluste
     task = "_1" if "--array=1" in options else ""
     name = number + task
     for stop in range(1, times + 1):
-        before = steps_done(folder)
-        cluster.until(lambda: steps_done(folder) > before + 20, f"start {stop} to make some steps")  # noqa: B023
+        let_it_make(steps_done(folder) + 20, cluster, name, folder)
         cluster.call("scancel", "--signal=USR1", name)
         cluster.until(lambda: cluster.show(name)["Restarts"] == str(stop), f"requeue {stop}")  # noqa: B023
     shown = cluster.wait(name)
@@ -142,7 +147,7 @@ def test_cancelled_saves_and_stays_cancelled(cluster, data, tmp_path):
     job = cluster.submit(
         "pretrain.sbatch", tmp_path / "out", *data.flags(PRETRAIN, **LONG), OUTPUT_DIR=tmp_path / "run"
     )
-    cluster.until(lambda: steps_done(tmp_path / "run") > 5, "some steps")
+    let_it_make(5, cluster, job, tmp_path / "run")
     cluster.call("scancel", job)
     shown = cluster.wait(job)
     assert (shown["JobState"], shown["Restarts"]) == ("CANCELLED", "0")
@@ -156,7 +161,7 @@ def test_a_rank_that_dies_ends_the_job(launcher, cluster, data, tmp_path):
     options = ["--nodes=2", "--ntasks-per-node=1"]
     flags = data.flags(PRETRAIN, **LONG)
     job = cluster.submit("pretrain.sbatch", tmp_path / "out", *flags, options=options, **variables)
-    cluster.until(lambda: steps_done(tmp_path / "run") > 5, "some steps")
+    let_it_make(5, cluster, job, tmp_path / "run")
     tasks = cluster.processes(job, SLURM_PROCID=1, SLURM_STEP_ID=0)
     victims = [pid for pid in tasks if Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[1].endswith(b".py")]
     os.kill(victims[0], signal.SIGKILL)
