@@ -103,6 +103,8 @@ def _join(launch: Launch, device: torch.device) -> None:
     """Meet the other processes, and make the process group with them."""
     try:
         store, *_ = next(dist.rendezvous("env://", timeout=JOIN_TIMEOUT))
+        # After a restart torchrun's store still holds the addresses of processes that are gone.
+        store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
         _check_same_device(store, launch, device)
         store.set_timeout(TIMEOUT)
         dist.init_process_group(
