@@ -25,6 +25,7 @@ from datasets.workers import LoaderError, loader_errors
 from engine import checkpoint, config
 from engine.backend import autocast
 from engine.checks import check_options
+from engine.compilation import compile_blocks
 from engine.distributed import World, distributed
 from engine.errors import ConfigError, bad_options, user_errors
 from engine.evaluation import VideoPredictions, predict
@@ -112,6 +113,8 @@ def build_model(args: argparse.Namespace, world: World, data: Data) -> Classifie
     args.position_grid = list(model.position_grid)  # whoever loads the result has to know
     if args.linear_probing:
         model.freeze_backbone()
+    if args.compile:
+        compile_blocks(world.device, model.blocks)
     return model.to(world.device)
 
 

@@ -21,6 +21,7 @@ from engine import config
 from engine.backend import AMP_DTYPES
 from engine.checks import check_options
 from engine.collapse import CollapseWatch
+from engine.compilation import compile_blocks
 from engine.distributed import World, all_reduce_sum, distributed, main_process_first
 from engine.errors import ConfigError, bad_options, user_errors
 from engine.metrics import log_table, setup_logging
@@ -64,6 +65,7 @@ def build_model(args: argparse.Namespace, world: World) -> Sigma:
         drop_path_rate=args.drop_path,
         init_values=args.init_values,
         use_checkpoint=args.use_checkpoint,
+        decoder_mask_ratio=args.decoder_mask_ratio,
     )
     assert isinstance(model, Sigma)
     load_start(args, model)
@@ -173,6 +175,7 @@ def build_data(args: argparse.Namespace, model: Sigma) -> tuple[VideoList, Pretr
         grid=model.encoder.grid,
         mask_ratio=args.mask_ratio,
         num_repeats=args.num_sample,
+        num_masks=args.num_masks,
         motion=args.mask_type == "motion_vectors",
         num_frames=args.num_frames,
         sampling_rate=args.sampling_rate,
@@ -213,6 +216,9 @@ def main(args: argparse.Namespace, world: World) -> None:
     )
     with main_process_first(world) if downloads else nullcontext():
         teacher, guide = build_target_network(args, world, model), build_guide(args, world, model)
+    if args.compile:
+        stacks = [model.encoder.blocks, model.decoder.blocks] + ([teacher.network.blocks] if teacher else [])
+        compile_blocks(world.device, *stacks)
     trainer = build_trainer(
         args,
         world,

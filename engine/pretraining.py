@@ -27,9 +27,14 @@ class PretrainingForward:
         self.guide = guide
 
     def __call__(self, model: nn.Module, batch: Any) -> dict[str, torch.Tensor]:
-        """The model's outputs for `batch.clip` and `batch.mask`, which is in host memory: counting needs no wait."""
+        """The model's outputs for `batch.clip` and `batch.mask`, which is in host memory: counting needs no wait.
+
+        There may be several masks for each clip, one after another; the teacher sees the clip once all the same.
+        """
         mask, num_masked = batch.mask, int(batch.mask[0].sum())
+        num_masks = len(mask) // len(batch.clip)
+        clip = batch.clip if num_masks == 1 else batch.clip.repeat_interleave(num_masks, dim=0)
         if self.guide is not None:
-            mask = self.guide(batch.clip, mask)
+            mask = self.guide(clip, mask)
         features = None if self.teacher is None else self.teacher(batch.clip, mask, num_masked)
-        return model(batch.clip, mask, features, num_masked=num_masked)
+        return model(clip, mask, features, num_masked=num_masked)
