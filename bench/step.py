@@ -197,42 +197,6 @@ def rows_of(cell: Cell, options: argparse.Namespace, device: torch.device, rates
     return rows
 
 
-def position_rows() -> list[dict]:
-    """The position tables of encoder and decoder, against loops over tokens and columns: CPU seconds."""
-    import time
-
-    import numpy as np
-
-    from models.positions import sincos_table
-
-    def loops(tokens: int, dim: int) -> torch.Tensor:
-        table = np.array(
-            [[p / np.power(10000, 2 * (column // 2) / dim) for column in range(dim)] for p in range(tokens)]
-        )
-        table[:, 0::2], table[:, 1::2] = np.sin(table[:, 0::2]), np.cos(table[:, 1::2])
-        return torch.tensor(table, dtype=torch.float32).unsqueeze(0)
-
-    def seconds(make: Callable[[], Sequence[torch.Tensor]]) -> tuple[float, Sequence[torch.Tensor]]:
-        start = time.process_time()
-        tables = make()
-        return time.process_time() - start, tables
-
-    shapes = [(1568, 768), (1568, 384)]
-    slow, expected = seconds(lambda: [loops(*shape) for shape in shapes])
-    quick = [seconds(lambda: [sincos_table(*shape) for shape in shapes]) for _ in range(5)]
-    fast = sorted(time for time, _ in quick)[2]
-    same = all(torch.equal(a, b) for a, b in zip(expected, quick[0][1], strict=True))
-    return [
-        {
-            "cell": "position tables ViT-base",
-            "loops, s": slow,
-            "ours, s": fast,
-            "ratio": slow / fast,
-            "equal bits": same,
-        }
-    ]
-
-
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--tasks", nargs="+", choices=common.TASKS, default=list(common.TASKS))
@@ -244,7 +208,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--baseline", action="store_true", help="beside it the released code's way")
     parser.add_argument("--hf", action="store_true", help="beside pixels transformers' model")
     parser.add_argument("--compile", action="store_true", help="also with compiled blocks")
-    parser.add_argument("--positions", action="store_true", help="also the construction of position tables")
     parser.add_argument("--quick", action="store_true", help="a smoke run on tiny models, whose numbers mean nothing")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write facts and rows there")
     options = parser.parse_args(arguments)
@@ -267,8 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rates = {amp: common.gemm_rate(device, amp) for amp in {*options.amp, *(["none"] if device.type == "cpu" else [])}}
     about |= {f"TFLOP/s of products, {amp}": rate / 1e12 for amp, rate in rates.items()}
     print(", ".join(f"{key} {value}" for key, value in about.items()))
-    rows: list[dict] = position_rows() if options.positions else []
-    print(common.markdown(rows), flush=True)
+    rows: list[dict] = []
     for size in options.sizes:
         for task in options.tasks:
             found = rows_of(Cell(task, size, options.quick), options, device, rates)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from processes import ROOT, fresh, run_in_processes
 
-from bench import common, memory, released, scaling, step
+from bench import common, memory, parts, released, scaling, step
 from bench.common import Cell, Clock
 from bench.ours import OurStep, one_process
 
@@ -116,6 +116,13 @@ def test_beside_transformers(tmp_path):
     step.main(["--quick", "--hf", "--rounds", "1", "--tasks", "pixel", "--json", str(file)])
     ways = [row["way"] for row in json.loads(file.read_text())["rows"]]
     assert ways == ["transformers, eager, none", "transformers, sdpa, none", "ours, none"]
+
+
+def test_position_tables_are_equal_bit_for_bit(monkeypatch):
+    monkeypatch.setattr(parts, "SHAPES", {"tiny": (1, 1, 4)})
+    rows = parts.position_rows(1, [(1568, 64), (20, 96)])
+    assert rows[0]["same bits"] and rows[0]["ratio"] > 1
+    assert [row["dtype"] for row in parts.attention_rows(1)] == ["torch.float32", "torch.bfloat16"]
 
 
 def test_memory_of_a_process():
