@@ -12,7 +12,10 @@ import torch
 from processes import FINETUNE, PRETRAIN, gloo_world, run_script
 from runs import load, series
 
+import run_class_finetuning
+from engine import config
 from engine.compilation import compile_blocks
+from engine.errors import ConfigError
 from models import create_model
 
 
@@ -79,9 +82,16 @@ def test_pretraining_with_a_teacher_on_two_ranks(data, frozen_weights, tmp_path)
     torch.testing.assert_close(b, a, rtol=1e-3, atol=1e-5)
 
 
-def test_a_machine_without_a_compiler(data, tmp_path, monkeypatch):
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    finished = run_script(FINETUNE, *data.flags(FINETUNE, tmp_path / "run", compile=True))
-    assert finished.code == 2 and len(finished.errors) == 1, finished.stderr
-    assert "--compile: torch cannot compile for cpu here" in finished.errors[0] and "g++" in finished.errors[0]
+def without_compiler(world, argv):
+    import torch._inductor.config as settings  # and not above, where every process would have to import it
+
+    settings.cpp.cxx, settings.force_disable_caches = ("no-such-compiler",), True
+    with pytest.raises(ConfigError) as caught:
+        run_class_finetuning.main(config.finetuning_parser().parse_args(argv), world)
+    return str(caught.value)
+
+
+def test_a_machine_without_a_compiler(data, tmp_path):
+    argv = data.flags(FINETUNE, tmp_path / "run", compile=True)
+    (said,) = gloo_world(without_compiler, list(map(str, argv)), size=1)
+    assert said.startswith("--compile: torch cannot compile for cpu here (") and "g++" in said and "\n" not in said
