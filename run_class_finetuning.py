@@ -28,6 +28,7 @@ from engine.backend import autocast
 from engine.checkpoint import Ema
 from engine.checkpoint_files import newest_valid
 from engine.checks import check_options
+from engine.compilation import compile_blocks
 from engine.distributed import World, distributed, on_main_process, use_deterministic_algorithms
 from engine.dry_run import Passes, rehearse, rehearse_test, scratch_output
 from engine.errors import ConfigError, bad_options, user_errors
@@ -144,6 +145,8 @@ def build_model(args: argparse.Namespace, world: World, data: Data) -> Classifie
     args.position_grid = list(model.position_grid)  # whoever loads the result has to know
     if args.linear_probing:
         model.freeze_backbone()
+    if args.compile:
+        compile_blocks(world.device, model.blocks)
     place_model(args, world, model)
     return model
 

@@ -21,6 +21,7 @@ from engine import config
 from engine.backend import AMP_DTYPES
 from engine.checks import check_options
 from engine.collapse import CollapseWatch
+from engine.compilation import compile_blocks
 from engine.distributed import (
     World,
     all_reduce_sum,
@@ -76,6 +77,7 @@ def build_model(args: argparse.Namespace, world: World) -> Sigma:
             drop_path_rate=args.drop_path,
             init_values=args.init_values,
             use_checkpoint=args.use_checkpoint,
+            decoder_mask_ratio=args.decoder_mask_ratio,
         )
     assert isinstance(model, Sigma)
     load_start(args, model)
@@ -186,6 +188,7 @@ def build_data(args: argparse.Namespace, world: World, model: Sigma) -> tuple[Vi
         grid=model.encoder.grid,
         mask_ratio=args.mask_ratio,
         num_repeats=args.num_sample,
+        num_masks=args.num_masks,
         motion=args.mask_type == "motion_vectors",
         num_frames=args.num_frames,
         sampling_rate=args.sampling_rate,
@@ -231,6 +234,9 @@ def main(args: argparse.Namespace, world: World) -> None:
     )
     with main_process_first(world) if downloads else nullcontext():
         teacher, guide = build_target_network(args, world, model), build_guide(args, world, model)
+    if args.compile:
+        stacks = [model.encoder.blocks, model.decoder.blocks] + ([teacher.network.blocks] if teacher else [])
+        compile_blocks(world.device, *stacks)
     base_mask = dataset.mask_fn(dataset.grid, dataset.mask_ratio, np.random.default_rng(0))
     trainer = build_trainer(
         args,
@@ -245,8 +251,10 @@ def main(args: argparse.Namespace, world: World) -> None:
             speaks=world.is_main,
             watch_cosine=args.target_type != "pixel",
         ),
-        draw=lambda batch, out: pretraining_pictures(model, batch.clip, out),
-        flops_per_clip=pretraining_flops(model, num_masked=int(base_mask.sum()), teacher=teacher),
+        draw=lambda batch, out: pretraining_pictures(model, batch.clip.repeat_interleave(args.num_masks, dim=0), out),
+        flops_per_clip=pretraining_flops(
+            model, num_masked=int(base_mask.sum()), num_masks=args.num_masks, teacher=teacher
+        ),
         record={"data": videos.describe(), "fingerprint": videos.fingerprint},
         in_checkpoint={"fingerprint": videos.fingerprint},
     )

@@ -33,7 +33,7 @@ class Batch:
         clip: uint8 (B, T, 3, H, W); after `to`, normalised float32 (B, 3, T, H, W). B counts clips: repeats and views
             of a video follow one another.
         index: (B,) int64, positions in the list; in evaluation (B / views,), one for each video.
-        mask: bool (B, N), True = masked; None outside pre-training.
+        mask: bool (B, N), True = masked, or (G * B, N): G masks of each clip in a row; None outside pre-training.
         label: int64, as many as `index`; None in pre-training.
         views: clips in a row that belong to one video: repeats in training, views in evaluation.
         failures: (path, reason, worker) of the videos that could not be decoded and were replaced.
@@ -86,7 +86,7 @@ def collate(items: Sequence[dict[str, Any]]) -> Batch:
     return Batch(
         clip=clip,
         index=torch.tensor([item["index"] for item in items]).repeat_interleave(repeats),
-        mask=join([item["mask"] for item in items]) if "mask" in first else None,
+        mask=join([item["mask"] for item in items]).flatten(0, -2) if "mask" in first else None,
         label=torch.tensor([item["label"] for item in items]).repeat_interleave(repeats) if "label" in first else None,
         views=views,
         failures=[failure for item in items for failure in item["failures"]],

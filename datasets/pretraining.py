@@ -88,6 +88,7 @@ class PretrainDataset(Dataset):
         grid: tokens in time, height and width; N is their product.
         mask_ratio: part of the tokens that is masked.
         num_repeats: R, crops and masks of each decoded clip.
+        num_masks: G, masks of each crop.
         motion: let the masks follow the motion vectors of the video; `mask_fn` must draw tube masks then.
         num_frames: T, frames of a clip.
         sampling_rate: distance between the frames of a clip.
@@ -107,6 +108,7 @@ class PretrainDataset(Dataset):
         grid: tuple[int, int, int],
         mask_ratio: float,
         num_repeats: int = 1,
+        num_masks: int = 1,
         motion: bool = False,
         num_frames: int,
         sampling_rate: int,
@@ -118,7 +120,7 @@ class PretrainDataset(Dataset):
         if motion and resolve_decoder(decoder) != "pyav":
             raise ValueError("motion vectors come from PyAV: use `--decoder pyav` or another --mask_type")
         self.pairs = neighbour_pairs(num_frames) if motion else None
-        self.videos, self.transform, self.num_repeats = videos, transform, num_repeats
+        self.videos, self.transform, self.num_repeats, self.num_masks = videos, transform, num_repeats, num_masks
         self.mask_fn, self.grid, self.mask_ratio = mask_fn, grid, mask_ratio
         self.num_frames, self.sampling_rate = num_frames, sampling_rate
         self.seed, self.decoder = seed, decoder
@@ -130,7 +132,8 @@ class PretrainDataset(Dataset):
         """The sample of `index` in `epoch`.
 
         Returns:
-            "clip" uint8 (T, 3, size, size) and "mask" bool (N,), with several repeats (R, T, 3, size, size) and (R, N);
+            "clip" uint8 (T, 3, size, size) and "mask" bool (N,), with several repeats (R, T, 3, size, size) and (R, N),
+            with several masks (G, N) or (R, G, N);
             "index": the video shown, which is another than the one asked for where that could not be decoded;
             "failures": (path, reason, worker) of those that could not.
         """
@@ -159,11 +162,16 @@ class PretrainDataset(Dataset):
         self, frames: torch.Tensor, motion: np.ndarray | None, rng: np.random.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
         box = self.transform.draw_box(frames.shape[-2], frames.shape[-1], rng)
-        clip = self.transform.crop(frames, box)
+        masks = [self._draw_mask(motion, box, rng) for _ in range(self.num_masks)]
+        return self.transform.crop(frames, box), masks[0] if self.num_masks == 1 else torch.stack(masks)
+
+    def _draw_mask(
+        self, motion: np.ndarray | None, box: tuple[int, int, int, int], rng: np.random.Generator
+    ) -> torch.Tensor:
         mask = torch.from_numpy(self.mask_fn(self.grid, self.mask_ratio, rng))
-        if motion is not None:
-            num_slots, rows, columns = self.grid
-            flow = crop_motion(motion, box, rows * _CELLS_PER_PATCH, columns * _CELLS_PER_PATCH)
-            num_visible = int((~mask).sum()) // num_slots
-            mask = guided_mask(mask[None], flow[None], self.grid, num_visible)[0]
-        return clip, mask
+        if motion is None:
+            return mask
+        num_slots, rows, columns = self.grid
+        flow = crop_motion(motion, box, rows * _CELLS_PER_PATCH, columns * _CELLS_PER_PATCH)
+        num_visible = int((~mask).sum()) // num_slots
+        return guided_mask(mask[None], flow[None], self.grid, num_visible)[0]

@@ -12,7 +12,7 @@ _RULES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     (
         "batch_size update_freq epochs save_ckpt_freq print_freq num_frames input_size tubelet_size sampling_rate "
         "decoder_depth decoder_num_classes projection_dims num_prototypes sinkhorn_iterations nb_classes num_sample "
-        "short_side_size test_num_segment test_num_crop recount pretrained_clip keep_ckpts",
+        "num_masks short_side_size test_num_segment test_num_crop recount pretrained_clip keep_ckpts",
         lambda value: value >= 1,
         "must be at least 1",
     ),
@@ -27,7 +27,7 @@ _RULES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     ("seed", lambda value: value < 2**63, "must be below 2^63"),
     ("layer_decay", lambda value: 0 < value <= 1, "must be above 0 and at most 1 (1: no decay)"),
     (
-        "opt_betas drop fc_drop_rate attn_drop_rate drop_path smoothing",
+        "opt_betas drop fc_drop_rate attn_drop_rate drop_path smoothing decoder_mask_ratio",
         lambda value: 0 <= value < 1,
         "must be at least 0 and below 1",
     ),

@@ -201,6 +201,7 @@ def _optimizer_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--warmup_epochs", type=int)
     group.add_argument("--warmup_steps", type=int, default=-1, help="takes the place of --warmup_epochs if > 0")
     group.add_argument("--use_checkpoint", action="store_true", help="recompute activations to save memory")
+    group.add_argument("--compile", action="store_true", help="compile the transformer blocks (needs a C++ compiler)")
 
 
 def pretraining_parser() -> argparse.ArgumentParser:
@@ -224,12 +225,18 @@ def pretraining_parser() -> argparse.ArgumentParser:
     )
     data.add_argument("--mask_ratio", default=0.9, type=float)
     data.add_argument(
+        "--num_masks", type=int, default=1, help="masks of each crop, which share a pass of the image teacher"
+    )
+    data.add_argument(
         "--flow_weights", default="", metavar="FILE", help="RAFT-small's, for --mask_type motion; default: its hub's"
     )
     _start_flags(parser)
     model = parser.add_argument_group("model")
     model.add_argument("--model", default="pretrain_videomae_base_patch16_224")
     model.add_argument("--decoder_depth", default=4, type=int)
+    model.add_argument(
+        "--decoder_mask_ratio", default=0.0, type=float, help="part of the masked tokens that is not decoded"
+    )
     model.add_argument("--drop_path", type=float, default=0.0)
     model.add_argument("--init_values", type=float, default=0.0, help="of the blocks' layer scale; 0: none")
     model.add_argument(

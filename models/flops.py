@@ -16,28 +16,33 @@ from torch import nn
 from models.classifier import Classifier
 from models.sigma import Sigma
 from models.teachers import ImageTeacher
+from models.tokens import num_chosen
 
 
-def pretraining_flops(model: Sigma, *, num_masked: int, teacher: ImageTeacher | None = None) -> float:
-    """Operations of one clip: forward and backward pass of the model, forward pass of the teacher."""
+def pretraining_flops(
+    model: Sigma, *, num_masked: int, num_masks: int = 1, teacher: ImageTeacher | None = None
+) -> float:
+    """Operations of one clip: forward and backward pass of the model for each mask, one forward pass of the teacher."""
     encoder, decoder = model.encoder, model.decoder
     num_tokens = encoder.num_tokens
     num_visible = num_tokens - num_masked
+    num_decoded = num_chosen(num_masked, model.decoder_mask_ratio)
     embedding = _linear(num_visible, math.prod(encoder.tubelet) * 3, encoder.embed_dim)
     passes = _blocks(encoder.blocks, num_visible, encoder.embed_dim)
     passes += _linear(num_visible, encoder.embed_dim, decoder.head.in_features)
-    passes += _blocks(decoder.blocks, num_tokens, decoder.head.in_features)
-    passes += _linear(num_masked, decoder.head.in_features, decoder.head.out_features)
+    passes += _blocks(decoder.blocks, num_visible + num_decoded, decoder.head.in_features)
+    passes += _linear(num_decoded, decoder.head.in_features, decoder.head.out_features)
     total = 2 * embedding + 3 * passes  # pixels need no gradient
     trains = any(parameter.requires_grad for parameter in model.head.parameters())
     layers = [
-        _linear(num_masked, m.in_features, m.out_features) for m in model.head.modules() if isinstance(m, nn.Linear)
+        _linear(num_decoded, m.in_features, m.out_features) for m in model.head.modules() if isinstance(m, nn.Linear)
     ]
     total += 3 * sum(layers) - layers[0] if trains else sum(layers)
     if model.prototypes is not None:
         # The prediction is compared with a detached copy; the prototypes learn from the other branch.
-        total += (5 if trains else 4) * _linear(num_masked, decoder.head.out_features, len(model.prototypes))
-    return total if teacher is None else total + teacher_flops(teacher)
+        num_prototypes = getattr(model.prototypes, "ds_shape", model.prototypes.shape)[0]  # ZeRO-3 leaves nothing of it
+        total += (5 if trains else 4) * _linear(num_decoded, decoder.head.out_features, num_prototypes)
+    return num_masks * total + (0 if teacher is None else teacher_flops(teacher))
 
 
 def teacher_flops(teacher: ImageTeacher) -> float:

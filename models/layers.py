@@ -6,10 +6,22 @@ Letters: B clips, N tokens, D width, H heads, E head width.
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from timm.layers import DropPath
+from timm.layers import DropPath as TimmDropPath
 from torch import nn
 
 from models.tokens import Tubelet, gather_tokens, patchify
+
+
+def attend(q_BHNE: torch.Tensor, k_BHNE: torch.Tensor, v_BHNE: torch.Tensor, *, dropout: float = 0.0) -> torch.Tensor:
+    """softmax(q k^T / sqrt(E)) v (arXiv 1706.03762, equation 1), the weights thinned by `dropout`: (B, H, N, E).
+
+    Fused, so that the N x N weights are never stored; but for bf16 on a CPU, where torch's fused form takes up to three
+    times as long, forward and backward, as these matrix products (bench/RESULTS.md).
+    """
+    if q_BHNE.device.type == "cpu" and q_BHNE.dtype == torch.bfloat16:
+        scores_BHNN = q_BHNE * q_BHNE.shape[-1] ** -0.5 @ k_BHNE.transpose(-2, -1)
+        return F.dropout(scores_BHNN.softmax(dim=-1), dropout) @ v_BHNE
+    return F.scaled_dot_product_attention(q_BHNE, k_BHNE, v_BHNE, dropout_p=dropout)
 
 
 class Attention(nn.Module):
@@ -29,7 +41,7 @@ class Attention(nn.Module):
         bias = torch.cat((self.q_bias, torch.zeros_like(self.v_bias), self.v_bias))
         qkv = F.linear(x_BND, self.qkv.weight, bias)
         q, k, v = rearrange(qkv, "b n (three h e) -> three b h n e", three=3, h=self.num_heads)
-        x = F.scaled_dot_product_attention(q, k, v, dropout_p=self.attn_drop if self.training else 0.0)
+        x = attend(q, k, v, dropout=self.attn_drop if self.training else 0.0)
         return self.proj_drop(self.proj(rearrange(x, "b h n e -> b n (h e)")))
 
 
@@ -44,6 +56,13 @@ class Mlp(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.drop(self.fc2(F.gelu(self.fc1(x))))
+
+
+class DropPath(TimmDropPath):
+    """Stochastic depth (arXiv 1603.09382), by timm; evaluation asks for no rate, so compiled blocks share one form."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) if self.training else x
 
 
 class Block(nn.Module):

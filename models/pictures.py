@@ -14,7 +14,7 @@ from torch import nn
 from models.positions import Grid
 from models.sigma import Sigma
 from models.targets import IMAGENET_MEAN, IMAGENET_STD, PixelTarget
-from models.tokens import Tubelet, patchify, split_by_mask
+from models.tokens import Tubelet, patchify
 
 NUM_CLIPS = 4
 DARKENED = 0.2  # brightness of masked tubelets
@@ -56,7 +56,7 @@ def mask_pictures(model: Sigma, clip_BCTHW: torch.Tensor, out: Mapping[str, torc
 
     Args:
         clip_BCTHW: ImageNet-normalised.
-        out: `mask` (B, N), the one that was used, and for pixels `predicted` (B, M, 3 P).
+        out: `mask` (B, N), the one that was used, and for pixels `predicted` (B, M, 3 P) and `decoded` (B, M).
     """
     tubelet, grid = model.encoder.tubelet, model.encoder.grid
     rgb, mask_BN = _to_rgb(clip_BCTHW[:NUM_CLIPS]), out["mask"][:NUM_CLIPS].to(clip_BCTHW.device)
@@ -65,8 +65,8 @@ def mask_pictures(model: Sigma, clip_BCTHW: torch.Tensor, out: Mapping[str, torc
     rows, name = [tubelets_BNCP, darkened], "masks"
     if isinstance(model.targets, PixelTarget) and isinstance(model.head, nn.Identity) and model.prototypes is None:
         predicted_BMCP = out["predicted"][:NUM_CLIPS].float().unflatten(2, (-1, 3)).transpose(2, 3)
-        _, masked_BM = split_by_mask(mask_BN.cpu(), mask_BN.device)
-        rows.append(_fill(tubelets_BNCP, predicted_BMCP, masked_BM, standardized=model.targets.normalize))
+        places_BM = out["decoded"][:NUM_CLIPS]
+        rows.append(_fill(tubelets_BNCP, predicted_BMCP, places_BM, standardized=model.targets.normalize))
         name = "reconstruction"
     return {name: _strip([_unpatchify(row, grid, tubelet)[:, :, :: tubelet[0]] for row in rows])}
 

@@ -20,12 +20,12 @@ def sincos_table(num_tokens: int, dim: int) -> torch.Tensor:
     Returns:
         (1, N, D) float32, computed in float64 and rounded once.
     """
-    exponent_D = 2 * (np.arange(dim) // 2) / dim
-    angle_ND = np.arange(num_tokens)[:, None] / np.power(10000, exponent_D)[None, :]
-    table_ND = np.empty((num_tokens, dim))
-    table_ND[:, 0::2] = np.sin(angle_ND[:, 0::2])
-    table_ND[:, 1::2] = np.cos(angle_ND[:, 1::2])
-    return torch.from_numpy(table_ND).float().unsqueeze(0)
+    exponent_C = 2 * np.arange((dim + 1) // 2) / dim  # of a pair of columns
+    angle_NC = torch.from_numpy(np.arange(num_tokens)[:, None] / np.power(10000, exponent_C)[None, :])
+    table_ND = torch.empty(num_tokens, dim)
+    table_ND[:, 0::2] = angle_NC.sin()  # torch's are vectorised
+    table_ND[:, 1::2] = angle_NC[:, : dim // 2].cos()
+    return table_ND.unsqueeze(0)
 
 
 def resampled_table(trained: Grid, grid: Grid, dim: int) -> torch.Tensor:

@@ -74,6 +74,7 @@ def build_pretraining_model(
     drop_path_rate: float = 0.0,
     init_values: float = 0.0,
     use_checkpoint: bool = False,
+    decoder_mask_ratio: float = 0.0,
 ) -> Sigma:
     """SIGMA, or VideoMAE with `target_type="pixel", loss_func="L2"`.
 
@@ -113,9 +114,7 @@ def build_pretraining_model(
             num_heads=decoder_num_heads or sizes.decoder_num_heads,
         ),
     )
-    options: dict[str, Any] = {}
-    if loss_func == "SWAV":
-        options = {"epsilon": sinkhorn_eps, "num_iters": sinkhorn_iterations, "all_reduce": all_reduce}
+    balancing = {"epsilon": sinkhorn_eps, "num_iters": sinkhorn_iterations, "all_reduce": all_reduce}
     uses_pixels = target_type in ("pixel", "mlp")
     # The MLP is defined on standardised tubelets; only for pixel regression are raw values a choice.
     targets = PixelTarget(tubelet, normalize=normalize_target or target_type == "mlp") if uses_pixels else None
@@ -125,8 +124,9 @@ def build_pretraining_model(
         decoder=decoder,
         targets=targets,
         projection=projection,
-        objective=OBJECTIVES[loss_func](**options),
+        objective=OBJECTIVES[loss_func](**(balancing if loss_func == "SWAV" else {})),
         num_prototypes=num_prototypes,
+        decoder_mask_ratio=decoder_mask_ratio,
     )
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from models.decoder import Decoder
-from models.tokens import split_by_mask
+from models.tokens import gather_tokens, running_cells, split_by_mask
 from models.vit import VideoTransformer
 
 
@@ -22,6 +22,7 @@ class Sigma(nn.Module):
         projection: target features -> embeddings.
         objective: predictions, embeddings and prototypes -> losses.
         num_prototypes: K, for an objective that uses them.
+        decoder_mask_ratio: part of the masked tokens that is not decoded, but for rounding (see `running_cells`).
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Sigma(nn.Module):
         projection: nn.Module,
         objective: nn.Module,
         num_prototypes: int,
+        decoder_mask_ratio: float = 0.0,
     ) -> None:
         super().__init__()
         decoder_dim, embedding_dim = decoder.head.in_features, decoder.head.out_features
@@ -46,6 +48,7 @@ class Sigma(nn.Module):
             nn.Parameter(torch.randn(num_prototypes, embedding_dim)) if objective.uses_prototypes else None
         )
         self.objective = objective
+        self.decoder_mask_ratio = decoder_mask_ratio
         nn.init.trunc_normal_(self.mask_token, std=0.02)
         for part in (encoder, self.encoder_to_decoder, decoder):
             part.apply(_xavier)
@@ -67,9 +70,15 @@ class Sigma(nn.Module):
             num_masked: M, if known: then a mask on the device is not counted there (see `split_by_mask`).
 
         Returns:
-            `loss` and the other results of the objective, and `predicted` and `projected` (B, M, P).
+            `loss` and the other results of the objective, `predicted` and `projected` (B, M, P), and `decoded` (B, M),
+            the positions they are for. With a `decoder_mask_ratio` M is smaller there than in the mask.
         """
         visible_BV, masked_BM = split_by_mask(mask_BN, clip_BCTHW.device, num_masked=num_masked)
+        if self.decoder_mask_ratio > 0:
+            chosen_BR = running_cells(masked_BM, self.encoder.grid, self.decoder_mask_ratio)
+            masked_BM = masked_BM.gather(1, chosen_BR)
+            if target_features_BMF is not None:
+                target_features_BMF = gather_tokens(target_features_BMF, chosen_BR)
         visible_BVD = self.encoder(clip_BCTHW, visible_BV)
         predicted_BMP = self.decoder(self.encoder_to_decoder(visible_BVD), self.mask_token, visible_BV, masked_BM)
         if target_features_BMF is None:
@@ -77,7 +86,7 @@ class Sigma(nn.Module):
         projected_BMP = self.head(target_features_BMF)
         with torch.autocast(clip_BCTHW.device.type, enabled=False):  # losses and balancing in float32
             losses = self.objective(predicted_BMP, projected_BMP, self.prototypes)
-        return {**losses, "predicted": predicted_BMP, "projected": projected_BMP}
+        return {**losses, "predicted": predicted_BMP, "projected": projected_BMP, "decoded": masked_BM}
 
     def target_features(self, clip_BCTHW: torch.Tensor, masked_BM: torch.Tensor) -> torch.Tensor:
         """(B, M, F) from the target network."""

@@ -99,15 +99,16 @@ class ImageTeacher(nn.Module):
 
     @torch.no_grad()  # and not inference_mode, whose tensors a loss may not save for its backward pass
     def forward(self, clip_BCTHW: torch.Tensor, mask_BN: torch.Tensor, num_masked: int | None = None) -> torch.Tensor:
-        """Target features of the masked tokens.
+        """Target features of the masked tokens; clips with several masks are looked at once.
 
         Args:
             clip_BCTHW: (B, 3, T, H, W) float, ImageNet-normalised.
-            mask_BN: (B, N) bool, True = masked, the same number in every row; best left in host memory.
+            mask_BN: (B, N) or (G * B, N) bool, the G masks of a clip one after another, True = masked, the same number
+                in every row; best left in host memory.
             num_masked: M, if known: then a mask on the device is not counted there (see `split_by_mask`).
 
         Returns:
-            (B, M, F) float32.
+            (B, M, F) or (G * B, M, F) float32.
 
         Raises:
             ValueError: clip or mask of another size than the student's grid.
@@ -119,7 +120,8 @@ class ImageTeacher(nn.Module):
                 f"got {clip_BCTHW.shape[2]} frames and a mask of {mask_BN.shape[1]}"
             )
         _, masked_BM = split_by_mask(mask_BN, clip_BCTHW.device, num_masked=num_masked)
-        return gather_tokens(self.features(clip_BCTHW), masked_BM)
+        of_a_clip = gather_tokens(self.features(clip_BCTHW), masked_BM.reshape(len(clip_BCTHW), -1))
+        return of_a_clip.reshape(*masked_BM.shape, -1)
 
     @torch.no_grad()
     def features(self, clip_BCTHW: torch.Tensor) -> torch.Tensor:

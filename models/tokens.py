@@ -62,3 +62,32 @@ def gather_tokens(tokens: torch.Tensor, index_BM: torch.Tensor) -> torch.Tensor:
     tokens = tokens.expand(index_BM.shape[0], *tokens.shape[1:])
     index = index_BM.reshape(*index_BM.shape, *[1] * (tokens.ndim - 2)).expand(-1, -1, *tokens.shape[2:])
     return tokens.gather(1, index)
+
+
+def num_chosen(num_masked: int, ratio: float) -> int:
+    """How many of the masked tokens are decoded when `ratio` of them is left out: at least one."""
+    return max(num_masked - round(ratio * num_masked), 1)
+
+
+def running_cells(masked_BM: torch.Tensor, grid: tuple[int, int, int], ratio: float) -> torch.Tensor:
+    """Which masked tokens to decode when a part of them is left out (dual masking, arXiv 2303.16727, section 3.2).
+
+    A frame is cut into cells of 2 x 2 places, whose places take turns from time slot to time slot: so every region is
+    decoded in every slot, and every place in some. In which slot the turns begin is drawn for each clip, and so is who
+    goes without where the last turn is not for all.
+
+    Args:
+        masked_BM: positions of the masked tokens in the clip, in order.
+        grid: (t, h, w) of the clip.
+        ratio: part of the masked tokens that is left out.
+
+    Returns:
+        (B, R) int64, indices into the M masked tokens, in order: R = `num_chosen(M, ratio)`.
+    """
+    _, height, width = grid
+    slot, row, column = masked_BM // (height * width), masked_BM // width % height, masked_BM % width
+    start_B1 = torch.randint(4, (len(masked_BM), 1), device=masked_BM.device)
+    turn_BM = (2 * (row % 2) + column % 2 + slot + start_B1) % 4
+    order_BM = (turn_BM + torch.rand(turn_BM.shape, device=turn_BM.device)).argsort(dim=1)
+    chosen = order_BM[:, : num_chosen(masked_BM.shape[1], ratio)]
+    return chosen.sort(dim=1).values

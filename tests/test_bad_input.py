@@ -19,6 +19,8 @@ REFUSED = [  # script, changes of the tiny run's flags, words of the message
     (PRETRAIN, {"target_type": "dino_v2", "teacher_weights": "x.pth"}, ["x.pth", "no such checkpoint file"]),
     (PRETRAIN, {"target_type": "dino_v1", "decoder_num_classes": 8}, ["--decoder_num_classes 8", "768"]),
     (PRETRAIN, {"num_sample": 0}, ["--num_sample 0", "at least 1"]),
+    (PRETRAIN, {"num_masks": 0}, ["--num_masks 0", "at least 1"]),
+    (PRETRAIN, {"decoder_mask_ratio": 1}, ["--decoder_mask_ratio 1", "below 1"]),
     (PRETRAIN, {"finetune": "x.pth"}, ["x.pth", "no such checkpoint file"]),
     (FINETUNE, {"model_ema": True, "model_ema_decay": 1}, ["--model_ema_decay 1"]),
     (PRETRAIN, {"target_type": "pixel", "decoder_num_classes": 7}, ["--target_type pixel", "384"]),

@@ -151,7 +151,7 @@ PRETRAIN_EFFECTS = {  # flag -> a value that must lead to other weights than the
     "sinkhorn_iterations": 1, "projection_dims": "16|16", "decoder_num_classes": 16, "opt": "sgd", "opt_eps": 1e-3,
     "opt_betas": "0.5|0.9", "clip_grad": 1e-6, "weight_decay": 0.5, "weight_decay_end": 0.5, "lr": 1e-2,
     "warmup_lr": 1e-4, "min_lr": 1e-3, "warmup_steps": 1, "update_freq": 2, "amp": "bf16", "batch_size": 3,
-    "tubelet_size": 4, "num_frames": 6, "num_sample": 2, "init_values": 0.1,
+    "tubelet_size": 4, "num_frames": 6, "num_sample": 2, "init_values": 0.1, "num_masks": 2, "decoder_mask_ratio": 0.5,
 }  # fmt: skip
 FINETUNE_EFFECTS = {
     "seed": 1, "sampling_rate": 1, "num_sample": 4, "nb_classes": 4, "fc_drop_rate": 0.5, "drop": 0.5,

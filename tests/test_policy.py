@@ -41,7 +41,7 @@ BELOW = {  # module of models -> the others it may import; layers < vit, decoder
     "convert": {"classifier", "huggingface", "positions", "registry", "sigma", "vit"},
     "rebuild": {"classifier", "convert", "registry", "sigma", "vit"},
     "export": {"registry", "sigma", "vit"},
-    "flops": {"classifier", "sigma", "teachers"},
+    "flops": {"classifier", "sigma", "teachers", "tokens"},
     "pictures": {"positions", "sigma", "targets", "tokens"},
 }
 NOT_IN_MODELS = {"argparse", "logging", "os", "pathlib", "sys", "random", "torch.distributed"}

@@ -38,6 +38,7 @@ VARIANTS = {
     "motion": {"mask_type": "motion", "flow_weights": "raft.pth"},
     "motion vectors": {"mask_type": "motion_vectors", "num_frames": 8, "data_path": "moving.csv"},
     "repeated sampling": {"num_sample": 3, "mask_type": "motion_vectors", "data_path": "moving.csv"},
+    "several masks": {**DINO, "num_masks": 2, "num_sample": 2},
     "geometry": {"num_frames": 6, "tubelet_size": 3, "input_size": 48, "init_values": 0.1, "use_checkpoint": True},
     "continued, longer clips": {"finetune": "sigma-mlp", "num_frames": 8},
 }

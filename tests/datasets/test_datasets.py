@@ -12,6 +12,7 @@ from moving_videos import write_moving_square
 from datasets.annotations import VideoList, read_list
 from datasets.classification import TrainDataset, ValDataset, ViewDataset
 from datasets.decoding import DecodeError, open_video
+from datasets.loaders import collate
 from datasets.masking import MASKS, tube_mask
 from datasets.pretraining import MAX_REPLACEMENTS, PretrainDataset, sample_rng
 from datasets.sampling import dense_test_indices, draw_pretrain_clip, uniform_test_indices
@@ -128,6 +129,18 @@ def test_pretrain_decodes_once_and_crops_and_masks_each_repeat(videos):
     assert len({tuple(mask.tolist()) for mask in item["mask"]}) == 3
     single = pretrain_dataset(videos)[(1, 4)]
     assert torch.equal(single["clip"], item["clip"][0]) and torch.equal(single["mask"], item["mask"][0])
+
+
+def test_pretrain_draws_several_masks_of_a_crop(videos):
+    """The first is that of a single one; the batch has them clip by clip."""
+    single, several = (pretrain_dataset(videos, num_repeats=2, num_masks=number)[(1, 4)] for number in (1, 3))
+    assert torch.equal(several["clip"], single["clip"]) and several["mask"].shape == (2, 3, 32)
+    assert torch.equal(several["mask"][:, 0], single["mask"])
+    assert len({tuple(mask.tolist()) for mask in several["mask"].flatten(0, 1)}) == 6
+    batch = collate([several, several])
+    assert batch.clip.shape[0] == 4 and torch.equal(batch.mask, several["mask"].flatten(0, 1).repeat(2, 1))
+    item = pretrain_dataset(videos, num_masks=2)[(1, 4)]
+    assert item["mask"].shape == (2, 32) and torch.equal(collate([item, item]).mask, item["mask"].repeat(2, 1))
 
 
 @pytest.mark.parametrize("build", [pretrain_dataset, train_dataset])

@@ -56,10 +56,12 @@ def test_a_perfect_prediction_looks_like_the_clip(normalize):
     """And one that is wrong by nothing but an offset differs at the masked places only."""
     pixels, clip, masks = batch()
     videomae = model(target_type="pixel", loss_func="L2", normalize_target=normalize)
-    predicted = videomae.targets(clip, masks.to(torch.uint8).argsort(dim=1, stable=True)[:, -20:])
+    places = masks.to(torch.uint8).argsort(dim=1, stable=True)[:, -20:]
+    predicted = videomae.targets(clip, places)
     first = pixels[:NUM_CLIPS, :, ::2]
     for offset in (0.0, 0.3):
-        pictures, values = pretraining_pictures(videomae, clip, {"mask": masks, "predicted": predicted + offset})
+        out = {"mask": masks, "predicted": predicted + offset, "decoded": places}
+        pictures, values = pretraining_pictures(videomae, clip, out)
         assert pictures.keys() == {"reconstruction"} and values == {}
         shown = in_clips(pictures["reconstruction"], 3)[:, 2]
         differs = (shown.int() - first.int()).abs() > 1

@@ -30,7 +30,8 @@ def inputs(batch=3, seed=1):
 
 def test_what_comes_out():
     out = sigma()(*inputs())
-    assert set(out) == {"loss", "video_loss", "target_loss", "codes_video", "codes_target", "predicted", "projected"}
+    names = {"loss", "video_loss", "target_loss", "codes_video", "codes_target", "predicted", "projected", "decoded"}
+    assert set(out) == names
     assert out["predicted"].shape == (3, NUM_MASKED, 12)
     for name in ("loss", "video_loss", "target_loss"):
         assert out[name].shape == () and out[name].dtype == torch.float32
@@ -81,6 +82,23 @@ def test_a_known_number_of_masked_tokens_changes_nothing():
     model = sigma().eval()
     clip, mask = inputs()
     assert torch.equal(model(clip, mask)["loss"], model(clip, mask, num_masked=NUM_MASKED)["loss"])
+
+
+@pytest.mark.parametrize("build", [sigma, videomae])
+def test_a_part_of_the_masked_tokens_is_decoded(build):
+    """The decoder and the objective see the same tokens, which are some of the masked ones."""
+    model, clip, mask = build(decoder_mask_ratio=0.5), *inputs()
+    out = model(clip, mask)
+    assert out["predicted"].shape[:2] == out["projected"].shape[:2] == (3, NUM_MASKED // 2)
+    features = model.target_features(clip, mask.nonzero()[:, 1].reshape(3, -1))
+    torch.manual_seed(5)
+    own = model(clip, mask)
+    torch.manual_seed(5)
+    torch.testing.assert_close(model(clip, mask, features)["loss"], own["loss"])
+    projected = model.head(features)
+    for given, chosen in zip(projected, own["projected"], strict=True):
+        distances = torch.cdist(chosen, given)
+        assert distances.argmin(dim=1).unique().numel() == NUM_MASKED // 2 and distances.amin(dim=1).max() < 1e-3
 
 
 def test_frozen_projection_gets_no_gradient():

@@ -250,6 +250,20 @@ def test_masked_tokens_in_order(teachers):
     torch.testing.assert_close(teachers[V1](clip, mask), expected, rtol=0, atol=0)
 
 
+def test_several_masks_of_a_clip(teachers):
+    """One after another, and the network sees each clip once."""
+    clip, mask = inputs(V1)
+    other = mask.flip(1)
+    looked_at = []
+    embedding = teachers[V1].network.patch_embed
+    handle = embedding.register_forward_hook(lambda _, given, __: looked_at.append(len(given[0])))
+    together = teachers[V1](clip, torch.stack((mask, other), dim=1).flatten(0, 1))
+    handle.remove()
+    assert looked_at == [len(clip) * 2]  # frames: two of a clip
+    expected = torch.stack((teachers[V1](clip, mask), teachers[V1](clip, other)), dim=1).flatten(0, 1)
+    torch.testing.assert_close(together, expected, rtol=0, atol=0)
+
+
 def test_the_first_frame_of_each_tubelet_is_used(teachers):
     clip, mask = inputs(V1)
     before = teachers[V1](clip, mask)

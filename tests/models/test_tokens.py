@@ -6,7 +6,7 @@ from torch import nn
 
 from models.layers import TubeletEmbedding
 from models.positions import sincos_table
-from models.tokens import gather_tokens, patchify, split_by_mask
+from models.tokens import gather_tokens, patchify, running_cells, split_by_mask
 
 TUBELET = (2, 4, 3)
 
@@ -75,3 +75,26 @@ def test_position_table():
         expected = angle.sin() if j % 2 == 0 else angle.cos()
         assert table[0, p, j].item() == pytest.approx(expected.item(), abs=1e-6)
     assert torch.equal(sincos_table(20, 8), table[:, :20])
+
+
+def test_running_cells_take_turns():
+    """A whole clip, half of it: in each slot two of every four neighbours, in four slots every place twice."""
+    everything = torch.arange(8 * 6 * 4).expand(2, -1)
+    chosen = running_cells(everything, (8, 6, 4), 0.5)
+    assert chosen.shape == (2, 96) and (chosen.diff(dim=1) > 0).all()
+    for row in chosen:
+        taken = torch.zeros(8 * 6 * 4).index_fill(0, row, 1).reshape(8, 6, 4)
+        cells = taken.reshape(8, 3, 2, 2, 2)
+        assert (cells.sum(dim=(2, 4)) == 2).all()
+        assert (taken[:4].sum(dim=0) == 2).all() and not torch.equal(taken[0], taken[1])
+    starts = {tuple(running_cells(everything, (8, 6, 4), 0.75)[0].tolist()) for _ in range(64)}
+    assert len(starts) == 4
+
+
+def test_running_cells_where_turns_do_not_come_out_even():
+    masked = torch.stack([torch.randperm(192)[:101].sort().values for _ in range(3)])
+    chosen = running_cells(masked, (8, 6, 4), 0.37)
+    assert chosen.shape == (3, 101 - 37) and chosen.max() < 101 and (chosen.diff(dim=1) > 0).all()
+    late = torch.stack([(running_cells(masked, (8, 6, 4), 0.6) > 50).float().mean() for _ in range(100)]).mean()
+    assert 0.4 < late < 0.6  # the later half of the clip does not go without
+    assert running_cells(masked, (8, 6, 4), 0.999).shape == (3, 1)

@@ -1,0 +1,109 @@
+"""Memory of the training step: the largest batch that a GPU holds, or the peak of a process on a CPU.
+
+python bench/memory.py [--tasks ...] [--sizes ...] [--amp bf16] [--batches 2 8] [--device cpu] [--json FILE] [--quick]
+
+Three ways: ours, ours with --use_checkpoint (activations are computed again in the backward pass), and the released
+code's (bench/released.py). Each peak is that of a process of its own. On a GPU it is what torch has allocated, for each
+of --batches; the largest batch is predicted from the first two, which a straight line joins, and then tried, with
+5 % less as long as it does not fit. On a CPU it is the resident memory, torch's own some hundred MiB included.
+"""
+
+import argparse
+import multiprocessing
+import resource
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from bench import common
+from bench.common import Cell, Clock
+from bench.ours import OurStep, one_process
+from bench.step import released_step
+from models.vit import VARIANTS
+
+WAYS = ("released", "ours", "ours, recomputing")
+STEPS = 2  # the optimizer's state is there from the second on
+
+
+def peak(way: str, cell: Cell, clips: int, amp: str, device_name: str) -> int | None:
+    """Bytes at the peak of some steps; None where they do not fit. For a process of its own."""
+    device = torch.device(device_name)
+    torch.set_num_threads(1)
+    try:
+        batch = common.synthetic_batch(cell, clips, device)
+        if way == "released":
+            baseline, clock = released_step(cell, device, amp), Clock(device)
+            for _ in range(STEPS):
+                baseline(batch, clock)
+        else:
+            step = OurStep(cell, world=one_process(device), amp=amp, use_checkpoint=way != "ours")
+            for _ in range(STEPS):
+                step(batch)
+    except torch.OutOfMemoryError:
+        return None
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def peak_in_process(*arguments: object) -> int | None:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(peak, arguments)
+
+
+def largest(way: str, cell: Cell, peaks: dict[int, int], amp: str) -> int | None:
+    """The largest batch that the GPU holds; None if two peaks are not there to go by."""
+    (few, low), (many, high) = [*peaks.items(), (0, 0), (0, 0)][:2]
+    if not low or not high:
+        return None
+    total = torch.cuda.get_device_properties(0).total_memory
+    a_clip = (high - low) / (many - few)
+    clips = int((total - low) / a_clip) + few
+    while clips > many and peak_in_process(way, cell, clips, amp, "cuda") is None:
+        clips = int(0.95 * clips)
+    return clips
+
+
+def rows_of(cell: Cell, options: argparse.Namespace) -> list[dict]:
+    rows = []
+    for way in WAYS:
+        peaks = {}
+        for clips in options.batches:
+            if found := peak_in_process(way, cell, clips, options.amp, options.device):
+                peaks[clips] = found
+        row = {"cell": cell.name, "way": way, "amp": options.amp}
+        row |= {f"GiB, {clips} clips": peaks[clips] / 2**30 if clips in peaks else None for clips in options.batches}
+        if options.device == "cuda":
+            row["largest batch"] = largest(way, cell, peaks, options.amp)
+        rows.append(row)
+    return rows
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    on_gpu = torch.cuda.is_available()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--tasks", nargs="+", choices=common.TASKS, default=list(common.TASKS))
+    parser.add_argument("--sizes", nargs="+", choices=sorted(VARIANTS), default=["small", "base"])
+    parser.add_argument("--amp", choices=["none", "bf16"], default="bf16" if on_gpu else "none")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if on_gpu else "cpu")
+    parser.add_argument("--batches", type=int, nargs="+", default=[16, 64] if on_gpu else [2, 8])
+    parser.add_argument("--quick", action="store_true", help="a smoke run on tiny models, whose numbers mean nothing")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write facts and rows there")
+    options = parser.parse_args(arguments)
+    about = common.facts(torch.device(options.device))
+    print(", ".join(f"{key} {value}" for key, value in about.items()))
+    rows: list[dict] = []
+    for size in ["mini"] if options.quick else options.sizes:
+        for task in options.tasks:
+            found = rows_of(Cell(task, size, options.quick), options)
+            print(common.markdown(found), flush=True)
+            rows += found
+            common.write_json(about, rows, options.json)
+
+
+if __name__ == "__main__":
+    main()

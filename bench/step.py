@@ -1,0 +1,245 @@
+"""The training step: this project's against the released code's way and Hugging Face's, alternating in one process.
+
+python bench/step.py [--tasks dino mlp pixel finetune] [--sizes small base] [--amp none bf16] [--baseline] [--hf]
+                     [--compile] [--batch B] [--rounds R] [--device cpu] [--json FILE] [--quick]
+
+Clips are random numbers that lie on the device; the image teacher has random weights. Times are medians: CPU seconds of
+one thread on a CPU, seconds of the stream on a GPU. "of products" is the share of the FLOP/s that large matrix products
+reach in the same run and dtype, counting only the arithmetic that the step needs (bench/common.py).
+
+--baseline: bench/released.py. On a CPU it is in float32 whatever --amp says, since the released code's autocast is for
+GPUs; on a GPU it has the autocast of --amp, without fp16's loss scaler. Where it runs out of memory, it gets half the
+batch, and its clips a second count.
+--hf: transformers' VideoMAEForPreTraining, for pixels: with both kinds of attention, AdamW in its default form.
+"""
+
+import argparse
+import copy
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from bench import common, released
+from bench.common import Cell, Clock
+from bench.ours import DROP_PATH, OurStep, build_model, one_process, teacher_network
+from engine.optim import parameter_groups
+from models.vit import VARIANTS
+
+Way = Callable[[], dict[str, float]]  # one step -> seconds by stage
+HF_ATTENTION = ("eager", "sdpa")
+
+
+def released_step(cell: Cell, device: torch.device, amp: str, drop_path: float = DROP_PATH) -> released.ReleasedStep:
+    """The baseline, with the weights that ours begins with."""
+    ours = build_model(cell)
+    model: torch.nn.Module
+    if cell.task == "finetune":
+        model = released.Classification(cell, common.NUM_CLASSES, drop_path)
+    else:
+        prototypes = None if ours.prototypes is None else ours.prototypes.data
+        out_dim = ours.decoder.head.out_features
+        model = released.Pretraining(cell, copy.deepcopy(ours.head), prototypes, out_dim)
+    model.load_state_dict(ours.state_dict())
+    groups = parameter_groups(model, weight_decay=0.05, layer_decay=0.75 if cell.task == "finetune" else 1.0)
+    optimizer = torch.optim.AdamW(groups, lr=1e-5, betas=(0.9, 0.95))
+    teacher = teacher_network(cell).to(device) if cell.task == "dino" else None
+    amp = amp if device.type == "cuda" else "none"
+    return released.ReleasedStep(cell, model.train(), optimizer, device=device, amp=amp, teacher=teacher)
+
+
+def hf_step(cell: Cell, batch: Any, device: torch.device, amp: str, attention: str) -> Callable[[Clock], None]:
+    """A step of transformers' model of the same size on pixels standardised per tubelet."""
+    from transformers import VideoMAEConfig, VideoMAEForPreTraining
+
+    sizes = VARIANTS[cell.size]
+    config = VideoMAEConfig(
+        image_size=cell.img_size,
+        patch_size=cell.tubelet[1],
+        num_frames=cell.num_frames,
+        tubelet_size=cell.tubelet[0],
+        hidden_size=sizes.embed_dim,
+        num_hidden_layers=sizes.depth,
+        num_attention_heads=sizes.num_heads,
+        intermediate_size=4 * sizes.embed_dim,
+        decoder_hidden_size=sizes.decoder_embed_dim,
+        decoder_num_attention_heads=sizes.decoder_num_heads,
+        decoder_num_hidden_layers=4,
+        decoder_intermediate_size=4 * sizes.decoder_embed_dim,
+        attn_implementation=attention,
+    )
+    model = VideoMAEForPreTraining(config).to(device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+    clip, mask = batch.clip.transpose(1, 2), batch.mask.to(device)
+
+    def step(clock: Clock) -> None:
+        with common.autocast(device, amp):
+            loss = model(clip, bool_masked_pos=mask).loss
+        clock.mark("forward")
+        optimizer.zero_grad()
+        loss.backward()
+        clock.mark("backward")
+        optimizer.step()
+        clock.mark("optimizer")
+
+    return step
+
+
+class Measured:
+    """A way to make a step, warmed up; its own memory is told from that of the others by what is there without it."""
+
+    def __init__(self, make: Callable[[], Callable[[], Clock]], device: torch.device, clips: int, warm_up: int) -> None:
+        self.device, self.clips, self.peak = device, clips, 0
+        before = self._allocated()
+        self.run = make()
+        for _ in range(warm_up):
+            self.run()
+        self.own = self._allocated() - before
+
+    def __call__(self) -> dict[str, float]:
+        others = self._allocated() - self.own
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        stages = self.run().stages()
+        if self.device.type == "cuda":
+            self.peak = max(self.peak, torch.cuda.max_memory_allocated() - others)
+        return stages
+
+    def _allocated(self) -> int:
+        return torch.cuda.memory_allocated() if self.device.type == "cuda" else 0
+
+
+def ways_of(cell: Cell, options: argparse.Namespace, device: torch.device) -> dict[str, Measured]:
+    """Everything that is to be compared in a cell, by name."""
+    batch = common.synthetic_batch(cell, options.batch, device)
+    warm_up = options.warm_up
+
+    def ours(amp: str, compiled: bool) -> Callable[[], Clock]:
+        step = OurStep(cell, world=one_process(device), amp=amp, compiled=compiled)
+
+        def run() -> Clock:
+            step(batch)
+            return step.clock
+
+        return run
+
+    def baseline(amp: str, clips: int) -> Callable[[], Clock]:
+        step, clock = released_step(cell, device, amp), Clock(device)
+        own = common.synthetic_batch(cell, clips, device)
+
+        def run() -> Clock:
+            clock.start()
+            step(own, clock)
+            return clock
+
+        return run
+
+    def hugging_face(amp: str, attention: str) -> Callable[[], Clock]:
+        step, clock = hf_step(cell, batch, device, amp, attention), Clock(device)
+
+        def run() -> Clock:
+            clock.start()
+            step(clock)
+            return clock
+
+        return run
+
+    found: dict[str, Measured] = {}
+    if options.baseline:
+        clips = options.batch
+        while "released" not in found:
+            try:
+                found["released"] = Measured(lambda c=clips: baseline(options.amp[-1], c), device, clips, warm_up)
+            except torch.OutOfMemoryError:
+                clips //= 2
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+    for amp in options.amp:
+        if options.hf and cell.task == "pixel":
+            for attention in HF_ATTENTION:
+                make = lambda a=amp, b=attention: hugging_face(a, b)  # noqa: E731
+                found[f"transformers, {attention}, {amp}"] = Measured(make, device, options.batch, warm_up)
+        for compiled in (False, True) if options.compile else (False,):
+            make = lambda a=amp, c=compiled: ours(a, c)  # noqa: E731
+            name = f"ours{', compiled' if compiled else ''}, {amp}"
+            found[name] = Measured(make, device, options.batch, warm_up)
+    return found
+
+
+def rows_of(cell: Cell, options: argparse.Namespace, device: torch.device, rates: dict[str, float]) -> list[dict]:
+    """One row for each way: medians over the rounds."""
+    ways = ways_of(cell, options, device)
+    medians = common.alternate(ways, options.rounds)
+    base = medians.get("released")
+    rows = []
+    for name, stages in medians.items():
+        way, step = ways[name], stages["step"]
+        amp = name.rpartition(", ")[2]
+        rate = rates.get(amp, rates["none"] if device.type == "cpu" else rates[options.amp[-1]])
+        own = way.clips / step
+        rows.append(
+            {
+                "cell": cell.name,
+                "way": name,
+                "clips": way.clips,
+                "s / step": step,
+                "clips / s": own,
+                "against released": own * base["step"] / ways["released"].clips if base else None,
+                "of products": own * common.gigaflops(cell) * 1e9 / rate,
+                "GiB": way.peak / 2**30 if way.peak else None,
+                "stages, s": {stage: seconds for stage, seconds in stages.items() if stage != "step"},
+            }
+        )
+    return rows
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--tasks", nargs="+", choices=common.TASKS, default=list(common.TASKS))
+    parser.add_argument("--sizes", nargs="+", choices=sorted(VARIANTS), default=["small", "base"])
+    parser.add_argument("--amp", nargs="+", choices=["none", "bf16"], help="default: bf16 on a GPU, none on a CPU")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--batch", type=int, help="clips; default: 64 on a GPU, 2 on a CPU")
+    parser.add_argument("--rounds", type=int, help="steps of each way; default: 10 on a GPU, 3 on a CPU")
+    parser.add_argument("--baseline", action="store_true", help="beside it the released code's way")
+    parser.add_argument("--hf", action="store_true", help="beside pixels transformers' model")
+    parser.add_argument("--compile", action="store_true", help="also with compiled blocks")
+    parser.add_argument("--quick", action="store_true", help="a smoke run on tiny models, whose numbers mean nothing")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write facts and rows there")
+    options = parser.parse_args(arguments)
+    on_gpu = options.device == "cuda"
+    options.amp = options.amp or ["bf16" if on_gpu else "none"]
+    options.batch = options.batch or (64 if on_gpu else 2)
+    options.rounds = options.rounds or (10 if on_gpu else 3)
+    options.warm_up = 3 if on_gpu else 1
+    if options.quick:
+        options.sizes = ["mini"]
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse(arguments)
+    device = torch.device(options.device)
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    about = common.facts(device)
+    rates = {amp: common.gemm_rate(device, amp) for amp in {*options.amp, *(["none"] if device.type == "cpu" else [])}}
+    about |= {f"TFLOP/s of products, {amp}": rate / 1e12 for amp, rate in rates.items()}
+    print(", ".join(f"{key} {value}" for key, value in about.items()))
+    rows: list[dict] = []
+    for size in options.sizes:
+        for task in options.tasks:
+            found = rows_of(Cell(task, size, options.quick), options, device, rates)
+            print(common.markdown(found), flush=True)
+            rows += found
+            common.write_json(about, rows, options.json)  # now: whatever happens to the next cell
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""Compiled transformer blocks, for `--compile`."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from engine.errors import ConfigError
+
+_OTHER_FORMS = 8  # of a block beside the training one: decoder, evaluation, its last batches
+
+
+def compile_blocks(device: torch.device, *stacks: Iterable[nn.Module]) -> None:
+    """Compile the blocks of each stack, in place, when they first run; for shapes that stay as they are.
+
+    Block by block and not the network as one: equal blocks share what is compiled, so that it takes seconds; DDP sends
+    the gradients of one block while those of the next are computed; and recomputation works as it does without. Names
+    of weights and the state of the modules do not change.
+
+    Raises:
+        ConfigError: nothing can be compiled on this machine.
+    """
+    _check_compiler(device)
+    blocks = [block for stack in stacks for block in stack]
+    for block in blocks:
+        block.compile(dynamic=False)
+    # Blocks share one code object, and with stochastic depth each rate is a form of its own. (torch.compiler.config has
+    # this setting too, but not in torch 2.10.)
+    settings = torch._dynamo.config
+    settings.recompile_limit = max(settings.recompile_limit, len(blocks) + _OTHER_FORMS)
+
+
+def _check_compiler(device: torch.device) -> None:
+    """Compile next to nothing: torch looks for a compiler only then, and its own message is a page long."""
+    try:
+        torch.compile(torch.add, dynamic=False)(torch.zeros(2, device=device), 1)
+    except RuntimeError as error:  # what torch raises for all that can be missing: a compiler, headers, Triton
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"--compile: torch cannot compile for {device.type} here ({reason}): install a C++ compiler "
+            "(apt-get install g++), on a GPU also triton, or leave the flag out"
+        ) from error

@@ -1,0 +1,97 @@
+"""--compile: the same results as without it, on two ranks, with recomputation, in evaluation.
+
+Compiling happens in processes of their own: one that has compiled cannot be forked any more.
+"""
+
+import copy
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+from processes import FINETUNE, PRETRAIN, gloo_world, run_script
+from runs import load, series
+
+import run_class_finetuning
+from engine import config
+from engine.compilation import compile_blocks
+from engine.errors import ConfigError
+from models import create_model
+
+
+def golden_case(name):
+    spec = importlib.util.spec_from_file_location("golden", Path(__file__).parents[1] / "models" / "test_golden.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.Case(name)
+
+
+def classifier():
+    torch.manual_seed(0)
+    options = {"num_frames": 4, "num_classes": 3, "depth": 2, "init_scale": 1.0, "drop_path_rate": 0.5}
+    return create_model("vit_mini_patch8_32", **options)
+
+
+def compile_in_place(world):
+    """Results of a plain and of a compiled classifier; what a compiled model makes of a golden case."""
+    plain, compiled = classifier(), classifier()
+    compile_blocks(world.device, compiled.blocks)
+    assert list(compiled.state_dict()) == list(plain.state_dict())
+    clip = torch.randn(2, 3, 4, 32, 32)
+    graphs, results = torch._dynamo.utils.counters["stats"], []
+    for train in (True, False):
+        before = graphs["unique_graphs"]
+        for model in (plain.train(train), compiled.train(train)):
+            torch.manual_seed(1)  # stochastic depth draws the same
+            logits = model(clip)
+            results.append((logits.detach(), *torch.autograd.grad(logits.square().sum(), model.head.weight)))
+        assert graphs["unique_graphs"] > before
+    again = copy.deepcopy(compiled)  # as the average of the weights is made
+    assert again.blocks[0]._compiled_call_impl is None
+    results += [(model(clip).detach(),) for model in (again, compiled)]
+
+    case = golden_case("pretrain_mlp")
+    compile_blocks(world.device, case.model.encoder.blocks, case.model.decoder.blocks)
+    loss = case.run()["loss"]
+    loss.backward()
+    expected = dict(zip(case.golden["gradnorm_names"], case.golden["gradnorm_values"], strict=True))
+    norms = {name: (p.grad.norm().item(), float(expected[name])) for name, p in case.model.named_parameters()}
+    return results, (loss.item(), float(case.golden["loss"])), norms
+
+
+def test_blocks_are_compiled_in_place_and_golden_numbers_hold():
+    results, losses, norms = gloo_world(compile_in_place, size=1)[0]
+    for plain, compiled in zip(results[::2], results[1::2], strict=True):
+        torch.testing.assert_close(compiled, plain)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    for name, (ours, expected) in norms.items():
+        assert ours == pytest.approx(expected, rel=1e-4), name
+
+
+def test_pretraining_with_a_teacher_on_two_ranks(data, frozen_weights, tmp_path):
+    flags = {"target_type": "dino_v1", "distillation_teacher": "dino_s", "epochs": 1, "warmup_epochs": 0, "opt": "sgd"}
+    flags |= {"teacher_weights": frozen_weights / "dino_v1.pth", "model": "pretrain_videomae_mini_patch16_32", "lr": 1}
+    plain, compiled = tmp_path / "plain", tmp_path / "compiled"
+    assert run_script(PRETRAIN, *data.flags(PRETRAIN, plain, **flags)).code == 0
+    flags |= {"compile": True, "use_checkpoint": True, "batch_size": 2}
+    ranks = run_script(PRETRAIN, *data.flags(PRETRAIN, compiled, **flags), size=2)
+    assert [rank.code for rank in ranks] == [0, 0], ranks[0].stderr
+    names = ("step", "train/video_loss", "train/target_loss", "train/grad_norm")
+    torch.testing.assert_close(series(compiled, *names), series(plain, *names), rtol=2e-4, atol=1e-6)
+    a, b = (load(folder / "checkpoint-0.pth")["model"] for folder in (plain, compiled))
+    torch.testing.assert_close(b, a, rtol=1e-3, atol=1e-5)
+
+
+def without_compiler(world, argv):
+    import torch._inductor.config as settings  # and not above, where every process would have to import it
+
+    settings.cpp.cxx, settings.force_disable_caches = ("no-such-compiler",), True
+    with pytest.raises(ConfigError) as caught:
+        run_class_finetuning.main(config.finetuning_parser().parse_args(argv), world)
+    return str(caught.value)
+
+
+def test_a_machine_without_a_compiler(data, tmp_path):
+    argv = data.flags(FINETUNE, tmp_path / "run", compile=True)
+    (said,) = gloo_world(without_compiler, list(map(str, argv)), size=1)
+    assert said.startswith("--compile: torch cannot compile for cpu here (") and "g++" in said and "\n" not in said

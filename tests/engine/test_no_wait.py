@@ -1,0 +1,153 @@
+"""A step that is not logged does not read from the device.
+
+On a CPU reading costs nothing, so it is forbidden here: whatever asks a tensor for its value (`.item()`, `if tensor`,
+boolean indexing) fails, but where the tensor comes of the masks alone, which are in host memory on any machine. With a
+GPU the loop itself runs, and torch reports every wait.
+"""
+
+import itertools
+import types
+
+import pytest
+import timm
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from engine.backend import Backend
+from engine.distributed import World
+from engine.finetuning import ClassificationForward
+from engine.metrics import Meter
+from engine.optim import build_optimizer, parameter_groups
+from engine.pretraining import PretrainingForward
+from engine.training import Trainer
+from models import create_model
+from models.teachers import ImageTeacher
+from models.tokens import running_cells
+
+CPU = torch.device("cpu")
+CUDA = torch.device("cuda")
+NUM_MASKED = 24
+TINY = {"num_frames": 4, "encoder_depth": 2, "decoder_depth": 1, "num_prototypes": 10, "projection_dims": [16]}
+CASES = {
+    "mlp": {"drop_path_rate": 0.5},
+    "pixel": {"target_type": "pixel", "loss_func": "L2", "use_checkpoint": True},
+    "dino": {"target_type": "dino_v1", "decoder_num_classes": 384, "decoder_mask_ratio": 0.5},
+    "finetune": {},
+}
+
+
+def make(case):
+    """Model, and teacher if there is one, in host memory."""
+    if case == "finetune":
+        options = {"num_frames": 4, "num_classes": 3, "drop_path_rate": 0.5, "fc_drop_rate": 0.5}
+        return create_model("vit_mini_patch8_32", **options).train(), None
+    model = create_model("pretrain_videomae_mini_patch8_32", **TINY, **CASES[case]).train()
+    if case != "dino":
+        return model, None
+    network = timm.create_model("vit_small_patch16_224.dino", img_size=32, num_classes=0)
+    return model, ImageTeacher(network, tubelet=(2, 8, 8), grid=(2, 4, 4))
+
+
+def backend_of(model, device):
+    groups = parameter_groups(model, weight_decay=0.05, layer_decay=0.75)
+    optimizer = build_optimizer(groups, opt="adamw", lr=1e-3, betas=(0.9, 0.95), eps=1e-8, momentum=0.9)
+    return Backend(model, optimizer, world=World(0, 1, 0, device), amp="bf16", clip_grad=0.5)
+
+
+class NoReading(TorchDispatchMode):
+    """Fails where a tensor's value is asked for; those of `host`, and what is computed of them alone, may be read."""
+
+    READS = ("aten::_local_scalar_dense", "aten::item", "aten::nonzero", "aten::masked_select", "aten::equal")
+
+    def __init__(self, *host):
+        super().__init__()
+        self.host = list(host)  # kept, so that no other tensor gets their ids
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        on_host = bool(given) and all(any(tensor is known for known in self.host) for tensor in given)
+        by_mask = function._schema.name.startswith("aten::index") and any(
+            tensor.dtype == torch.bool for tensor in given[1:]
+        )
+        if (function._schema.name in self.READS or by_mask) and not on_host:
+            raise AssertionError(f"{function} reads a tensor")
+        result = function(*args, **(kwargs or {}))
+        if on_host:
+            self.host += [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+        return result
+
+
+def masks(clips):
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(clips, 32, generator=generator).argsort(dim=1) < NUM_MASKED
+
+
+def test_reading_is_noticed():
+    tensor, host = torch.ones(3), torch.ones(3)
+    with NoReading(host):
+        for read in (tensor.sum().item, lambda: bool(tensor.any()), tensor.nonzero, lambda: tensor[tensor > 0]):
+            with pytest.raises(AssertionError, match="reads a tensor"):
+                read()
+        assert int((host + 1).sum()) == 6
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_nothing_is_read_in_a_step(case):
+    model, teacher = make(case)
+    backend = backend_of(model, CPU)
+    forward = ClassificationForward(None, 0.1) if case == "finetune" else PretrainingForward(teacher=teacher)
+    meter = Meter(prefix="train", log_every=10, total_steps=100, clips_per_step=2)
+    batch = types.SimpleNamespace(clip=torch.randn(2, 3, 4, 32, 32), mask=masks(2), label=torch.tensor([0, 2]))
+    first = next(model.parameters())
+    before = first.detach().clone()
+    with NoReading(batch.mask):
+        for _ in range(2):  # from the second on the optimizer has a state
+            with backend.autocast():
+                out = forward(model, batch)
+            backend.backward(out["loss"], update_freq=1)
+            meter.add({name: value for name, value in out.items() if value.ndim == 0})
+            meter.add({"grad_norm": backend.step()})
+    assert not torch.equal(first, before)
+
+
+def test_choosing_what_to_decode_reads_nothing():
+    masked = masks(2).nonzero()[:, 1].reshape(2, -1)
+    with NoReading():
+        assert running_cells(masked, (2, 4, 4), 0.5).shape == (2, NUM_MASKED // 2)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("case", CASES)
+def test_no_step_waits_for_the_gpu(case):
+    model, teacher = make(case)
+    backend = backend_of(model.to(CUDA), CUDA)
+    teacher = teacher.to(CUDA) if teacher else None
+    forward = ClassificationForward(None, 0.1) if case == "finetune" else PretrainingForward(teacher=teacher)
+    schedule = types.SimpleNamespace(apply=lambda optimizer, step: 1e-3, warmup=0, steps_per_epoch=10)
+    trainer = Trainer(
+        backend=backend,
+        state=types.SimpleNamespace(step=0, ema=None),
+        schedule=schedule,
+        meter=Meter(prefix="train", log_every=10, total_steps=100, clips_per_step=2),
+        log=None,
+        quarantine=types.SimpleNamespace(record=lambda failures, epoch: None),
+        checkpointer=None,
+        forward=forward,
+        update_freq=1,
+    )
+    batch = types.SimpleNamespace(
+        clip=torch.randn(2, 3, 4, 32, 32, device=CUDA),
+        mask=masks(2).pin_memory(),
+        label=torch.zeros(2, dtype=torch.int64, device=CUDA),
+        failures=[],
+    )
+    batch.to = lambda device: batch
+    batches = itertools.repeat(batch)
+    trainer.update(batches, 0, watch=None)  # libraries are loaded and the optimizer's state is made
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        trainer.update(batches, 0, watch=None)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert bool(torch.isfinite(backend.last_norm))

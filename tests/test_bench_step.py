@@ -1,0 +1,157 @@
+"""bench/step.py and its fellows: they run, and the baseline trains the same model on the same loss as ours."""
+
+import json
+import sys
+import types
+
+import pytest
+import torch
+from processes import ROOT, fresh, run_in_processes
+
+from bench import common, memory, parts, released, scaling, step
+from bench.common import Cell, Clock
+from bench.ours import OurStep, one_process
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("task", common.TASKS)
+def test_the_baseline_has_our_loss_and_gradients(task, monkeypatch):
+    monkeypatch.setattr(common, "NUM_PROTOTYPES", 50)
+    monkeypatch.setattr("bench.ours.NUM_PROTOTYPES", 50)
+    cell = Cell(task, "mini", quick=True)
+    batch = common.synthetic_batch(cell, 3, CPU)
+    options = {"drop_path_rate": 0.0} if task == "finetune" else {}
+    ours = OurStep(cell, world=one_process(CPU), amp="none", **options)
+    theirs = step.released_step(cell, CPU, "none", drop_path=0.0)
+    monkeypatch.setattr(ours.backend, "step", lambda: None)  # leaves the gradients
+    loss, expected = ours(batch), theirs.loss(batch, Clock(CPU))
+    expected.backward()
+    torch.testing.assert_close(loss, expected.detach(), rtol=1e-5, atol=1e-6)
+    names = dict(theirs.model.named_parameters())
+    for name, parameter in ours.model.named_parameters():
+        torch.testing.assert_close(parameter.grad, names[name].grad, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_baseline_s_plan_is_balanced():
+    scores = torch.nn.functional.normalize(torch.randn(4, 50, 16), dim=-1)
+    codes = released.rescaled_plan_codes(scores @ torch.nn.functional.normalize(torch.randn(10, 16), dim=-1).T)
+    assert torch.bincount(codes.flatten(), minlength=10).min() >= 10
+
+
+@pytest.mark.parametrize(
+    ("task", "size", "expected"),
+    [  # performance.md, section 3
+        ("dino", "base", 506.8),
+        ("mlp", "base", 232.2),
+        ("pixel", "base", 202.3),
+        ("finetune", "base", 1078.4),
+        ("dino", "small", 369.8),
+        ("mlp", "small", 96.0),
+        ("pixel", "small", 64.0),
+        ("finetune", "small", 339.4),
+    ],
+)
+def test_arithmetic_of_a_clip(task, size, expected):
+    assert common.gigaflops(Cell(task, size)) == pytest.approx(expected, rel=0.01)
+
+
+def test_clock_names_what_lies_between_marks():
+    clock, part = Clock(CPU), torch.nn.Linear(2, 2)
+    clock.watch("part", part)
+    part(torch.zeros(1, 2))  # before the start: not counted
+    clock.start()
+    part(part(torch.zeros(1, 2)))
+    clock.mark("end")
+    stages = clock.stages()
+    assert set(stages) == {"rest", "part", "end", "step"}
+    assert stages["step"] == pytest.approx(stages["rest"] + stages["part"] + stages["end"])
+
+
+def test_alternating_takes_medians():
+    calls = []
+
+    def way(name, values):
+        return lambda: calls.append(name) or {"step": next(values)}
+
+    found = common.alternate({"a": way("a", iter([1.0, 9.0, 2.0])), "b": way("b", iter([4.0, 5.0, 6.0]))}, 3)
+    assert found == {"a": {"step": 2.0}, "b": {"step": 5.0}} and calls == ["a", "b", "b", "a", "a", "b"]
+
+
+def test_less_memory_than_the_batch_needs(monkeypatch):
+    """The baseline, and it alone, gets a smaller batch."""
+    tried = []
+
+    class Fits:
+        def __init__(self, make, device, clips, warm_up):
+            tried.append(clips)
+            if clips > 2:
+                raise torch.OutOfMemoryError
+            self.clips = clips
+
+    monkeypatch.setattr(step, "Measured", Fits)
+    options = types.SimpleNamespace(batch=8, amp=[], warm_up=1, baseline=True, hf=False, compile=False)
+    found = step.ways_of(Cell("pixel", "mini", quick=True), options, CPU)
+    assert tried == [8, 4, 2] and found["released"].clips == 2
+
+
+def test_a_quick_run(tmp_path, capsys):
+    file = tmp_path / "results" / "step.json"
+    step.main(["--quick", "--baseline", "--rounds", "1", "--tasks", "dino", "finetune", "--json", str(file)])
+    content = json.loads(file.read_text())
+    assert {"date", "device", "torch", "python"} <= content["facts"].keys()
+    rows = {(row["cell"], row["way"]): row for row in content["rows"]}
+    assert len(rows) == 4
+    for (cell, way), row in rows.items():
+        assert row["s / step"] == pytest.approx(sum(row["stages, s"].values()))
+        assert row["clips / s"] == pytest.approx(2 / row["s / step"])
+        assert row["against released"] == pytest.approx(rows[cell, "released"]["s / step"] / row["s / step"])
+        assert "teacher" in row["stages, s"] or cell.startswith("finetune"), way
+    assert capsys.readouterr().out.count("| dino ViT-mini |") == 2
+
+
+def test_beside_transformers(tmp_path):
+    pytest.importorskip("transformers")
+    file = tmp_path / "step.json"
+    step.main(["--quick", "--hf", "--rounds", "1", "--tasks", "pixel", "--json", str(file)])
+    ways = [row["way"] for row in json.loads(file.read_text())["rows"]]
+    assert ways == ["transformers, eager, none", "transformers, sdpa, none", "ours, none"]
+
+
+def test_position_tables_are_equal_bit_for_bit(monkeypatch):
+    monkeypatch.setattr(parts, "SHAPES", {"tiny": (1, 1, 4)})
+    rows = parts.position_rows(1, [(1568, 64), (20, 96)])
+    assert rows[0]["same bits"] and rows[0]["ratio"] > 1
+    assert [row["dtype"] for row in parts.attention_rows(1)] == ["torch.float32", "torch.bfloat16"]
+
+
+def test_memory_of_a_process():
+    assert memory.peak("ours", Cell("pixel", "mini", quick=True), 2, "none", "cpu") > 50 * 2**20
+
+
+def test_a_rank_of_scaling_measures_its_steps(tmp_path):
+    arguments = ["--quick", "--device", "cpu", "--amp", "none", "--tasks", "mlp", "--rounds", "1", "--result"]
+    ranks = run_in_processes(lambda: scaling.main([*arguments, str(tmp_path / "seconds")]), size=2)
+    assert [rank.code for rank in ranks] == [0, 0], ranks[0].stderr
+    assert 0 < json.loads((tmp_path / "seconds").read_text()) < 60
+
+
+def test_efficiency_of_scaling(tmp_path, monkeypatch):
+    monkeypatch.setattr(scaling, "seconds_of", lambda options, cell, ranks, clips: clips / 10 + (ranks - 1) * 0.1)
+    scaling.main(["--quick", "--tasks", "mlp", "--ranks", "1", "2", "--batch", "4", "--json", str(tmp_path / "json")])
+    rows = json.loads((tmp_path / "json").read_text())["rows"]
+    assert [(row["scaling"], row["ranks"], row["clips a rank"]) for row in rows] == [
+        ("weak", 1, 4), ("weak", 2, 4), ("strong", 1, 8), ("strong", 2, 4),
+    ]  # fmt: skip
+    assert [row["efficiency"] for row in rows] == pytest.approx([1, 0.8, 1, 0.8])
+
+
+def test_no_decoder_is_needed():
+    program = (
+        "import sys\n"
+        "for name in ('av', 'decord', 'torchcodec', 'safetensors'): sys.modules[name] = None\n"
+        "import bench.step, bench.memory, bench.scaling\n"
+        "assert 'datasets' not in sys.modules\n"
+    )
+    finished = fresh(sys.executable, "-c", program, cwd=ROOT)
+    assert finished.returncode == 0, finished.stderr
