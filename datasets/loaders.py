@@ -17,7 +17,16 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from .annotations import AnnotationError
 from .permutation import KeyedPermutation
 from .transforms import normalize_clips
-from .workers import DECODE_TIMEOUT, MAIN_PROCESS, SeededByEpoch, init_worker, set_timeout, watch_folder, worker_number
+from .workers import (
+    DECODE_TIMEOUT,
+    MAIN_PROCESS,
+    SeededByEpoch,
+    init_worker,
+    requests_held_back,
+    set_timeout,
+    watch_folder,
+    worker_number,
+)
 
 _ORDER_STREAM = 1  # last word of the order's key; samples have (seed, epoch, index, repeat)
 _STEPS_AT_ONCE = 64  # whose order is computed in one go
@@ -216,7 +225,7 @@ def _build_loader(
 ) -> DataLoader:
     set_timeout(decode_timeout)  # where this process reads the videos itself
     patience = max(_TIMEOUTS_PER_BATCH * clips * decode_timeout, _LEAST_TIMEOUT) if decode_timeout else 0
-    return DataLoader(
+    return _DataLoader(
         dataset,
         batch_size=batch_size,
         sampler=sampler,
@@ -305,6 +314,14 @@ def build_eval_loader(
         decode_timeout=decode_timeout,
         clips=getattr(dataset, "num_clips", 1),
     )
+
+
+class _DataLoader(DataLoader):
+    """Starts its workers so that signals to all processes of a run do not end them."""
+
+    def __iter__(self) -> Any:
+        with requests_held_back():
+            return super().__iter__()
 
 
 class DevicePrefetcher:

@@ -24,6 +24,7 @@ from torch.utils.data import Dataset, get_worker_info
 from .reader import DecodeError
 from .watch import LastDecode, last_watched, set_watch_file, watched
 
+_REQUESTS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}  # to stop
 DECODE_TIMEOUT = 60.0  # seconds, for one clip
 MAIN_PROCESS = -1  # in the place of a worker's number
 _WORKER_STREAM = 2  # last word of the seeds of these streams; samples have (seed, epoch, index, repeat)
@@ -73,16 +74,24 @@ def init_worker(
         timeout: see `set_timeout`.
         folder: where to say what is being read; None: nowhere.
     """
-    for number in (signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _REQUESTS)
     # SIGTERM is also how the main process ends a worker: it is obeyed if it comes from there.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_obey_sigterm_of, args=(os.getppid(),), name="sigterm", daemon=True).start()
     torch.set_num_threads(1)
     seed_worker(seed, rank=rank, worker=worker_id, epoch=0)
     set_timeout(timeout)
     if folder is not None:
         set_watch_file(os.path.join(folder, str(os.getpid())))
+
+
+@contextlib.contextmanager
+def requests_held_back() -> Iterator[None]:
+    """Around the start of workers, which then never see a request to stop, not even before `init_worker`."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _REQUESTS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _obey_sigterm_of(process: int) -> None:

@@ -52,12 +52,9 @@ class TrainState:
 
     def content(self) -> dict[str, Any]:
         """What a checkpoint file holds of it; every rank must call this, and only the main process's is complete."""
-        parts = self.backend.training_state()
         return {
-            "model": parts["model"],
-            "optimizer": parts["optimizer"],
+            **self.backend.training_state(),
             "epoch": self.epoch,
-            "scaler": parts["scaler"],
             "step": self.step,
             "scaler_skips": self.scaler_skips,
             "best": self.best,

@@ -147,7 +147,7 @@ def test_what_was_written_is_read_back(tmp_path, monkeypatch):
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
 def test_a_disk_that_stays_full_stops_all_ranks_with_one_line(size, number, data, tmp_path):
     """From the third file on nothing can be written; the run ends at once, and goes on when there is room again."""
-    flags = data.flags(PRETRAIN, tmp_path, batch_size=4 // size, save_ckpt_steps=1, epochs=30)
+    flags = data.flags(PRETRAIN, tmp_path, batch_size=4 // size, save_ckpt_steps=1, epochs=4)
     script, writes = script_target(PRETRAIN, *flags), checkpoint_io.write
 
     def target():
@@ -166,7 +166,7 @@ def test_a_disk_that_stays_full_stops_all_ranks_with_one_line(size, number, data
     (line,) = [line for f in ended for line in f.errors]
     assert os.strerror(number) in line and "checkpoint-1-step0" in line and "goes on from the newest" in line
     assert load(newest_valid(tmp_path))["step"] == 2
-    go_on = run_script(PRETRAIN, *data.flags(PRETRAIN, tmp_path, save_ckpt_steps=1, epochs=30))
+    go_on = run_script(PRETRAIN, *data.flags(PRETRAIN, tmp_path, save_ckpt_steps=1, epochs=4))
     assert go_on.code == 0 and "0 epochs and 2 steps" in go_on.stderr
 
 

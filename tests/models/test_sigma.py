@@ -39,7 +39,8 @@ def test_what_comes_out():
         assert out[name].shape == (3, NUM_MASKED) and out[name].dtype == torch.int64
     torch.testing.assert_close(out["loss"], out["video_loss"] + out["target_loss"])
     out = videomae()(*inputs())
-    assert set(out) == {"loss", "predicted", "projected"} and out["predicted"].shape == (3, NUM_MASKED, 3 * 2 * 8 * 8)
+    assert set(out) == {"loss", "predicted", "projected", "decoded"}
+    assert out["predicted"].shape == (3, NUM_MASKED, 3 * 2 * 8 * 8)
 
 
 def test_losses_are_cross_entropies_with_the_other_branch_s_codes():
