@@ -150,11 +150,15 @@ def requeue(asked: int, environment: Mapping[str, str] = os.environ) -> bool:
     job = environment["SLURM_JOB_ID"]
     if "SLURM_ARRAY_JOB_ID" in environment:
         job = f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
+    # Slurm obeys by sending SIGTERM to all processes of the job, scontrol among them before it has the answer.
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         subprocess.run(["scontrol", "requeue", job], check=True, capture_output=True, text=True, timeout=50)
     except (OSError, subprocess.SubprocessError) as error:
         said = getattr(error, "stderr", None) or error
         logger.error("scontrol requeue %s failed, submit the job again by hand: %s", job, said)
         return False
+    finally:
+        signal.signal(signal.SIGTERM, before)
     logger.info("scontrol requeue %s: slurm will start this job again", job)
     return True

@@ -159,9 +159,10 @@ USR1, TERM = signal.SIGUSR1, signal.SIGTERM
     ],
 )
 def test_requeue(asked, environment, called, tmp_path, monkeypatch):
-    """With a program called scontrol that writes down its arguments; tests/slurm has the real one."""
+    """With a program called scontrol that writes down its arguments, and gets the signal with which slurm then ends the
+    job; tests/slurm has the real one."""
     scontrol = tmp_path / "scontrol"
-    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/called\n')
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/called\nkill -TERM $$\n')
     scontrol.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     assert requeue(asked, environment) is (called is not None)
