@@ -60,11 +60,6 @@ def test_released_finetuning_commands_parse_unchanged(command):
     assert args.linear_probing is ("--linear_probing" in command)
 
 
-def test_deepspeed_is_known_and_refused_with_the_remedy(data):
-    finished = run_script(FINETUNE, *data.flags(FINETUNE), "--enable_deepspeed")
-    assert finished.code == 2 and "leave it out" in finished.errors[0]
-
-
 @pytest.mark.parametrize(("words", "value"), [("", True), ("True", True), ("False", False), ("0", False), ("on", True)])
 def test_normlize_target_is_a_real_switch(words, value):
     for flag in ("--normlize_target", "--normalize_target"):
@@ -89,7 +84,6 @@ def test_defaults_are_the_released_ones():
 WITHOUT_EFFECT = {
     "dist_eval",  # its help says so: implied
     "local_rank",  # hidden; the launcher of old passes it
-    "enable_deepspeed",  # refused by the checks
 }
 
 
@@ -140,6 +134,9 @@ def test_every_flag_is_read(data, frozen_weights, tmp_path):
             flags += ["--finetune", str(tmp_path / "p" / "checkpoint-0.pth")]
             flags += ["--output_dir", str(tmp_path / "f2")]
             read |= gloo_world(flags_read, script, parser, flags, size=1)[0]
+            flags = [flag for flag in flags if flag != "--model_ema"]
+        sharded = ["--enable_deepspeed", "--output_dir", str(tmp_path / "sharded" / script.__name__)]
+        read |= gloo_world(flags_read, script, parser, [*flags, *sharded], size=1)[0]
         # `distributed(args.device)` and `vars` are outside of main
         known = {action.dest for action in parser._actions} - {"help", "device"}
         assert known - read == WITHOUT_EFFECT & known

@@ -8,6 +8,7 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
+from processes import run_in_processes
 from torch.utils.data import Dataset
 
 from datasets.annotations import AnnotationError
@@ -344,18 +345,17 @@ def test_seeding_leaves_the_main_process_alone():
 
 
 def test_init_worker_is_repeatable():
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state(), torch.get_num_threads()  # noqa: NPY002
-    try:
+    """In a process of its own, whose signals it blocks."""
+
+    def target():
         draws = []
         for _ in range(2):
             init_worker(1, seed=3, rank=2)
             draws.append((random.random(), np.random.rand(), torch.rand(()).item()))  # noqa: NPY002
         assert draws[0] == draws[1]
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
-        torch.set_rng_state(states[2])
-        torch.set_num_threads(states[3])
+
+    (finished,) = run_in_processes(target)
+    assert finished.code == 0, finished.stderr
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
