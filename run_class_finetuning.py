@@ -24,7 +24,7 @@ from datasets.shards import ShardError
 from datasets.transforms import TrainTransform, ValTransform, ViewTransform
 from datasets.workers import LoaderError, loader_errors
 from engine import config
-from engine.backend import autocast
+from engine.backend import autocast, set_matmul_precision
 from engine.checkpoint import Ema
 from engine.checkpoint_files import newest_valid
 from engine.checks import check_options
@@ -375,6 +375,7 @@ def main(args: argparse.Namespace, world: World) -> None:
     check_options(args)
     config.prepare_output(args, world)
     setup_logging(world, args.output_dir)
+    set_matmul_precision(world.device, config.default_amp(args, world))
     if args.deterministic:
         use_deterministic_algorithms()
     if is_tested(args, world):

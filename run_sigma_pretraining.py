@@ -18,7 +18,7 @@ from datasets.shards import ShardError
 from datasets.transforms import PretrainTransform
 from datasets.workers import LoaderError, loader_errors
 from engine import config
-from engine.backend import AMP_DTYPES
+from engine.backend import AMP_DTYPES, set_matmul_precision
 from engine.checks import check_options
 from engine.collapse import CollapseWatch
 from engine.compilation import compile_blocks
@@ -212,6 +212,7 @@ def main(args: argparse.Namespace, world: World) -> None:
     check_options(args)
     config.prepare_output(args, world)
     setup_logging(world, args.output_dir)
+    set_matmul_precision(world.device, config.default_amp(args, world))
     if args.deterministic:
         use_deterministic_algorithms()
     if args.auto_resume and not args.resume and is_finished(args.output_dir, args.epochs, world):

@@ -11,7 +11,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.common import NUM_CLASSES, NUM_PROTOTYPES, Cell, Clock
-from engine.backend import Backend
+from engine.backend import Backend, set_matmul_precision
 from engine.compilation import compile_blocks
 from engine.distributed import World
 from engine.finetuning import ClassificationForward
@@ -82,6 +82,7 @@ class OurStep:
 
     def __call__(self, batch: Any) -> torch.Tensor:
         """The loss, on the device."""
+        set_matmul_precision(self.backend.device, self.backend.amp)  # as in a run
         self.clock.start()
         with self.backend.autocast():
             loss = self.forward(self.backend.model, batch)["loss"]
@@ -90,6 +91,7 @@ class OurStep:
         self.clock.mark("backward")
         self.backend.step()
         self.clock.mark("optimizer")
+        torch.set_float32_matmul_precision("highest")  # torch's default, for the other ways
         return loss.detach()
 
 

@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from peak import peak_bytes
 
+from engine.backend import set_matmul_precision
 from models.objectives import SwappedClusterPrediction
 from models.prototype_loss import prototype_cross_entropy, prototype_scores
 from models.sinkhorn import sinkhorn_codes
@@ -222,6 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write facts and rows there")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
+    set_matmul_precision(torch.device(options.device), "bf16")  # as training in bf16 has it; for all ways
     scale = QUICK if options.quick else Scale()
     clips = options.clips or (2 if options.device == "cpu" else 32)
     found = []

@@ -92,17 +92,21 @@ def _composition_offsets(file: BinaryIO, track: int, count: int) -> np.ndarray |
 
     ISO/IEC 14496-12, 8.6.1.3. A track without the table shows samples as they are decoded.
     """
-    header = _top_level_box(file, b"moov")
-    for kind, body in _boxes(header):
+    header = list(_boxes(_top_level_box(file, b"moov")))
+    if any(kind == b"mvex" for kind, _ in header):  # in fragments, of which FFmpeg may have seen the first ones only
+        return None
+    for kind, body in header:
         if kind != b"trak" or _track_number(body) != track:
             continue
         for name in _TABLES:
             body = next((inner for kind, inner in _boxes(body) if kind == name), b"")
         if not body:
             return np.zeros(count, np.int64)
-        runs = np.frombuffer(body, ">i4", offset=8).reshape(-1, 2)  # after version, flags and number of runs
-        offsets = np.repeat(runs[:, 1].astype(np.int64), runs[:, 0])
-        return offsets if len(offsets) == count and (offsets >= 0).all() else None
+        stop = 8 + 8 * int.from_bytes(body[4:8], "big")  # after version and flags the number of runs
+        if stop > len(body):
+            return None
+        runs = np.frombuffer(body[8:stop], ">i4").reshape(-1, 2).astype(np.int64)
+        return np.repeat(runs[:, 1], runs[:, 0]) if (runs >= 0).all() and runs[:, 0].sum() == count else None
     return None
 
 

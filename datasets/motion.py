@@ -209,15 +209,17 @@ class MotionGuide(nn.Module):
 
         Args:
             clip: float (B, 3, T, H, W), normalised.
-            base_mask: bool (B, N), tube masks in host memory, the same number visible in all.
+            base_mask: bool (B * G, N), G tube masks for each clip, one after another, in host memory, the same number
+                visible in all.
 
         Returns:
-            bool (B, N) on the clip's device: as many visible in every temporal slot as in `base_mask`.
+            bool (B * G, N) on the clip's device: as many visible in every temporal slot as in `base_mask`.
         """
         num_visible = int((~base_mask[0]).sum()) // self.grid[0]
         base_mask = base_mask.to(clip.device, non_blocking=True)
         with torch.autocast(clip.device.type, enabled=False):
-            return guided_mask(base_mask, self.flow(clip.float()), self.grid, num_visible)
+            flow = self.flow(clip.float()).repeat_interleave(len(base_mask) // len(clip), dim=0)
+            return guided_mask(base_mask, flow, self.grid, num_visible)
 
     @torch.no_grad()
     def flow(self, clip: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ from engine.distributed import World
 
 TERA = 1e12
 # Peak TFLOP/s of torch.cuda.get_device_name() in fp16, bf16 (None: the device has no such units) and fp32. Dense
-# products with accumulation in fp32 and, for fp32, without TF32 and without the tensor cores, which is torch's default.
+# products with accumulation in fp32 and, for fp32, without TF32 and without the tensor cores, as `--amp none` has it.
 # Sources: NVIDIA's data sheets of V100, T4, A100, A40, A10, RTX A6000, RTX A5000, RTX 6000 Ada, L4, L40, L40S, H100
 # (SXM, NVL), H200 (SXM, NVL) and HGX B200; its white papers of GA102 (RTX 3090), Ada (RTX 4090) and H100 (PCIe). Where
 # a sheet gives a number "with sparsity", half of it stands here.

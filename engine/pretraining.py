@@ -8,7 +8,7 @@ from torch import nn
 
 # Clips, their masks, and the number masked in each -> target features of the masked tokens.
 Teacher = Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]
-# Clips and their base masks -> masks that follow the motion, on the clips' device, with as many masked.
+# Clips and their base masks, some for each -> masks that follow the motion, on the clips' device, with as many masked.
 Guide = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -29,13 +29,13 @@ class PretrainingForward:
     def __call__(self, model: nn.Module, batch: Any) -> dict[str, torch.Tensor]:
         """The model's outputs for `batch.clip` and `batch.mask`, which is in host memory: counting needs no wait.
 
-        There may be several masks for each clip, one after another; the teacher sees the clip once all the same. With
-        the outputs comes `mask`, the one that was used.
+        There may be several masks for each clip, one after another; teacher and guide see the clip once all the same.
+        With the outputs comes `mask`, the one that was used.
         """
         mask, num_masked = batch.mask, int(batch.mask[0].sum())
         num_masks = len(mask) // len(batch.clip)
         clip = batch.clip if num_masks == 1 else batch.clip.repeat_interleave(num_masks, dim=0)
         if self.guide is not None:
-            mask = self.guide(clip, mask)
+            mask = self.guide(batch.clip, mask)
         features = None if self.teacher is None else self.teacher(batch.clip, mask, num_masked)
         return {**model(clip, mask, features, num_masked=num_masked), "mask": mask}

@@ -10,6 +10,8 @@ sample's code is the argmax of the same expression. An iteration reads the score
 softmax; only they, K numbers a problem, are passed between ranks, and only log u is passed on to the next iteration.
 """
 
+import functools
+import warnings
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import Protocol
@@ -81,13 +83,36 @@ def _log_scaling(passes: Passes, *, num_iters: int, all_reduce: AllReduce | None
 
 def _passes(scores_GSK: torch.Tensor, epsilon: float) -> Passes:
     """The fastest that there are for this device, number of prototypes and epsilon."""
-    if scores_GSK.is_cuda and scores_GSK.shape[-1] <= MAX_KERNEL_PROTOTYPES and find_spec("triton"):
+    if scores_GSK.is_cuda and scores_GSK.shape[-1] <= MAX_KERNEL_PROTOTYPES and _kernels_run(scores_GSK.device):
         from models.sinkhorn_triton import TritonPasses  # here, as torch brings Triton for CUDA only
 
         return TritonPasses(scores_GSK, epsilon)
     if not scores_GSK.is_cuda and 2 / epsilon <= MAX_RANGE:
         return StoredPasses(scores_GSK, epsilon)
     return SoftmaxPasses(scores_GSK, epsilon)
+
+
+@functools.cache
+def _kernels_run(device: torch.device) -> bool:
+    """Whether the Triton kernels run here; warns, once, where they do not though Triton is installed.
+
+    Triton builds its launcher with a C compiler and Python's headers, which small container images lack.
+    """
+    if find_spec("triton") is None:
+        return False
+    try:
+        from models.sinkhorn_triton import TritonPasses
+
+        TritonPasses(torch.zeros(1, 1, 1, device=device), 1.0).codes(torch.zeros(1, 1, device=device))
+    except Exception as error:  # noqa: BLE001  (of the compiler, the driver, an old GPU: the way below needs none)
+        reason = str(error).strip().partition("\n")[0]
+        warnings.warn(
+            f"Sinkhorn runs without its Triton kernels, slower ({reason}): install a C compiler and Python's headers "
+            "(apt-get install gcc python3-dev)",
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 class SoftmaxPasses:

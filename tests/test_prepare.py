@@ -194,6 +194,19 @@ def test_other_options_do_not_mix(videos, tmp_path, capsys):
     assert re.search(r"error: .* another job \(recipe differ\).*another folder", capsys.readouterr().err)
 
 
+def test_other_patterns_of_frames_do_not_mix(videos, tmp_path, capsys):
+    """A job that an older version began, whose B-frames are others."""
+    words = arguments("reencode", videos, tmp_path)
+    call("reencode", *words, "--part", "1/9")
+    [file] = tmp_path.rglob("job.json")
+    plan = json.loads(file.read_text())
+    plan["recipe"]["groups"] = "bframes=3"
+    file.write_text(json.dumps(plan))
+    with pytest.raises(SystemExit):
+        call("reencode", *words)
+    assert "another job (recipe differ)" in capsys.readouterr().err
+
+
 def test_several_lists_share_their_work(videos, tmp_path):
     for name, places in (("train", (0, 2)), ("val", (2, 3))):
         (tmp_path / f"{name}.csv").write_text("".join(f"{videos.order[place]} {place}\n" for place in places))

@@ -51,11 +51,13 @@ class Recipe:
         short_side: larger videos are made as small as this.
         key_distance: most frames from one key frame to the next; x264 sets more where the scene changes.
         crf: x264's quality, 0 (lossless) to 51.
+        groups: x264's parameters for B-frames; no option, but a job that is resumed must not mix two of them.
     """
 
     short_side: int = 256
     key_distance: int = 12
     crf: int = 23
+    groups: str = _GROUPS
 
 
 class Work(NamedTuple):
@@ -165,7 +167,7 @@ def _output_stream(container: OutputContainer, source: str, upright: Uprighter, 
         "tune": "fastdecode",
         "preset": "veryfast",
         "threads": "1",
-        "x264-params": _GROUPS,
+        "x264-params": recipe.groups,
     }
     stream = container.add_stream("libx264", rate=rate, options=options)
     assert isinstance(stream, VideoStream)

@@ -1,10 +1,12 @@
 """The index from an MP4's header against the one from its packets, and files whose header must not be trusted."""
 
+import io
+
 import av
 import numpy as np
 import pytest
 
-from datasets.frame_index import index_from_header, index_from_packets
+from datasets.frame_index import _composition_offsets, index_from_header, index_from_packets
 from datasets.pyav_reader import PyAVReader, open_container, video_stream
 
 VIDEOS = {  # name -> keywords of write_video
@@ -59,6 +61,37 @@ def packets(tmp_path, write_video):
 def test_a_track_behind_another(packets, tmp_path):
     header, scanned = indices(packets(tmp_path / "sound.mp4", sound=True))
     assert header == scanned and len(header.times) == 40
+
+
+@pytest.mark.parametrize("bframes", [0, 3])
+@pytest.mark.parametrize("movflags", ["frag_keyframe+global_sidx", "dash"])  # as sites for streaming have them
+def test_fragments_behind_the_first(movflags, bframes, write_video, tmp_path):
+    """FFmpeg's index grows with what is read: of a file with a table of its fragments it holds the first at first."""
+    whole, path = write_video(tmp_path / "whole.mp4", 40, gop=12, bframes=bframes), tmp_path / "fragments.mp4"
+    with av.open(str(whole)) as old, av.open(str(path), "w", options={"movflags": movflags}) as new:
+        output = new.add_stream_from_template(old.streams.video[0])
+        for packet in old.demux(video=0):
+            if packet.size:
+                packet.stream = output
+                new.mux(packet)
+    header, scanned = indices(path)
+    assert header is None and len(scanned.times) == 40
+    with PyAVReader(str(path)) as video:
+        assert video.num_frames == 40
+
+
+@pytest.mark.parametrize("runs", ["more than there are bytes", "of a negative length", "of 2^31 samples"])
+def test_a_damaged_table_of_offsets(runs, packets, tmp_path):
+    path = packets(tmp_path / "x.mp4")
+    data = bytearray(path.read_bytes())
+    number = data.index(b"ctts") + 8  # behind the name, version and flags; the runs follow
+    place, value = {
+        "more than there are bytes": (number, 1 << 20),
+        "of a negative length": (number + 4, (1 << 32) - 1),
+        "of 2^31 samples": (number + 4, (1 << 31) - 1),
+    }[runs]
+    data[place : place + 4] = value.to_bytes(4, "big")
+    assert _composition_offsets(io.BytesIO(data), 1, 40) is None
 
 
 @pytest.mark.parametrize("kind", ["fragments", "begins later", "ends early", "cut off"])

@@ -232,6 +232,19 @@ def test_guide_moves_the_mask_with_the_picture():
     assert network.sizes == {(128, 128)}
 
 
+def test_several_masks_of_a_clip_share_its_flow():
+    grid = (3, 16, 16)
+    base = torch.ones(4, *grid, dtype=torch.bool)
+    for number in range(4):
+        base[number, :, 8, 2 + 3 * number] = False
+    clips = torch.cat([moving_clips(3, (128, 128), velocity) for velocity in ((8, 0), (0, 8))])
+    base, network = base.flatten(1), Correlation()
+    shared = MotionGuide(network, grid)(clips, base)
+    assert network.batches == [4]  # two pairs of frames of two clips
+    assert torch.equal(shared, MotionGuide(network, grid)(clips.repeat_interleave(2, dim=0), base))
+    assert len(shared.unique(dim=0)) == 4
+
+
 @pytest.mark.parametrize("size", [(32, 32), (96, 160), (130, 132)])
 def test_small_and_odd_clips_are_enlarged_and_the_flow_scaled_back(size):
     network = Correlation()

@@ -8,12 +8,27 @@ from processes import gloo_world
 from runs import same
 from torch import nn
 
-from engine.backend import Backend, autocast, check_amp
+from engine.backend import Backend, autocast, check_amp, set_matmul_precision
 from engine.distributed import World
 from engine.errors import ConfigError, NonFiniteError
 from engine.optim import build_optimizer, parameter_groups
 
 CPU = World(0, 1, 0, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("device", "amp", "precision"),
+    [("cuda", "bf16", "high"), ("cuda", "fp16", "high"), ("cuda", "none", "highest"), ("cpu", "bf16", "highest")],
+)
+@pytest.mark.parametrize("before", ["high", "highest"])
+def test_float32_products_are_tf32_on_a_gpu_with_autocast_only(device, amp, precision, before):
+    default = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision(before)
+        set_matmul_precision(torch.device(device), amp)
+        assert torch.get_float32_matmul_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision(default)
 
 
 def network():

@@ -3,6 +3,10 @@
 The Triton kernels run on the GPU if there is one, else in Triton's interpreter, which needs Triton but no GPU.
 """
 
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -184,6 +188,20 @@ def test_triton_in_degenerate_cases(triton_device):
     for scores in (cosines(1, 3), cosines(0, 5), torch.full((4, 1), 0.3), torch.full((3, 7), torch.nan)):
         codes = sinkhorn_codes(scores.half().to(triton_device), epsilon=0.05, num_iters=2)
         assert codes.shape == (len(scores),) and ((codes >= 0) & (codes < scores.shape[1])).all()
+
+
+@pytest.mark.parametrize("triton", ["raise RuntimeError('Failed to find C compiler')", ""], ids=["broken", "empty"])
+def test_a_triton_that_does_not_run_is_done_without(triton, tmp_path):
+    (tmp_path / "triton.py").write_text(triton)
+    code = (
+        "import sys, warnings, torch, models.sinkhorn as m\n"
+        f"sys.path.insert(0, {str(tmp_path)!r})\n"
+        "with warnings.catch_warnings(record=True) as said:\n"
+        "    print(m._kernels_run(torch.device('cpu')), m._kernels_run(torch.device('cpu')), len(said), said[0].message)"
+    )
+    options = {"cwd": Path(__file__).parents[2], "env": {**os.environ, "TRITON_INTERPRET": "0"}}  # which would run
+    done = subprocess.run([sys.executable, "-c", code], **options, capture_output=True, text=True, check=True)
+    assert re.match(r"False False 1 Sinkhorn runs without its Triton kernels.*install a C compiler", done.stdout)
 
 
 def test_triton_masses_over_two_ranks(triton_device):
