@@ -110,8 +110,10 @@ def test_rolling_back_to_a_checkpoint_before_a_validation(data, tmp_path):
     assert load(tmp_path / "checkpoint-2.pth")["best"] == max(accuracies)
 
 
-def remembered(policy, finite, limit=10):
-    guard = NonFiniteGuard(policy, limit=limit, output_dir="", world=World(0, 1, 0, torch.device("cpu")), paths=[])
+def remembered(policy, finite, limit=10, output_dir=""):
+    guard = NonFiniteGuard(
+        policy, limit=limit, output_dir=output_dir, world=World(0, 1, 0, torch.device("cpu")), paths=[]
+    )
     for number, is_finite in enumerate(finite):
         facts = {"finite": torch.tensor(is_finite), "grad_norm": torch.tensor(1.0), "indices": [], "outputs": []}
         guard.remember(number, epoch=0, lr=0.1, **facts)
@@ -130,3 +132,10 @@ def test_several_updates_between_two_looks():
     guard = remembered("skip", [False] * 3, limit=3)
     guard.look()
     assert guard.number == 3 and not guard.passed_over
+
+
+def test_a_diagnosis_that_cannot_be_written_stops_no_rank(tmp_path, caplog):
+    """The others wait for its answer, and `skip` is to go on."""
+    guard = remembered("skip", [False], output_dir=str(tmp_path / "gone"))
+    guard.look()
+    assert guard.number == 1 and "nonfinite-step1-rank0.json: could not be written" in caplog.text
