@@ -190,8 +190,14 @@ class Backend:
         return {
             "model": self.model_state(),
             "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
+            "scaler": self._scaler_state(),
         }
+
+    def _scaler_state(self) -> dict[str, Any]:
+        """The scaler's, and what it left out since `take_scaler_skips`: the schedule is going to hear of that."""
+        if not self.scaler.is_enabled():
+            return {}
+        return {**self.scaler.state_dict(), "skipped": int(self._skipped_by_scaler)}
 
     def load_training_state(self, content: Mapping[str, Any]) -> None:
         """Put back, in place, what `training_state` gave, of any back end and number of ranks. Every rank must call it.
@@ -208,6 +214,7 @@ class Backend:
         self._load_model(content["model"])
         self._load_moments(content["optimizer"], groups)
         self.scaler.load_state_dict(content["scaler"])
+        self._skipped_by_scaler.fill_(content["scaler"].get("skipped", 0))
         self.updates_left_out.zero_()
 
     def _groups(self) -> list[dict[str, Any]]:

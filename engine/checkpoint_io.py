@@ -84,6 +84,7 @@ class Writer:
         for pause in (*PAUSES, None):
             try:
                 write(path, content)
+                then()
             except (OSError, RuntimeError) as error:  # RuntimeError: torch's archive writer
                 if pause is None:
                     self._error = CheckpointError(
@@ -94,7 +95,6 @@ class Writer:
                 logger.warning("%s: could not be written (%s); trying again in %g s", path, _reason(error), pause)
                 time.sleep(pause)
             else:
-                then()
                 return
 
 

@@ -192,7 +192,7 @@ class DeepSpeedBackend(Backend):
         return {
             "model": model,
             "optimizer": {"state": moments, "param_groups": self._groups()},
-            "scaler": self.scaler.state_dict(),
+            "scaler": self._scaler_state(),
         }
 
     def _whole_moments(self) -> dict[int, dict[str, torch.Tensor]]:

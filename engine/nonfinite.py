@@ -135,7 +135,10 @@ class NonFiniteGuard:
                 ],
             }
             file = self.folder / f"nonfinite-step{step}-rank{self.world.rank}.json"
-            file.write_text(json.dumps(record, indent=1) + "\n")
+            try:
+                file.write_text(json.dumps(record, indent=1) + "\n")
+            except OSError as error:  # the other ranks wait for this one's answer
+                logger.warning("%s: could not be written (%s)", file, error.strerror)
         return not all(math.isfinite(part["loss"]) for part in outputs)
 
 

@@ -191,11 +191,15 @@ class Trainer:
             NonFiniteError: there is none.
         """
         self.checkpointer.finish()
+        best = self.state.best
         if not self.restore():
             raise NonFiniteError(
                 "--on_nonfinite rollback: there is no checkpoint yet to go back to; give --save_ckpt_steps, or "
                 "--on_nonfinite skip"
             )
+        if "validate" in (self.state.unfinished or {}):  # that has been done and logged since
+            self.state.unfinished = None
+        self.state.best = max(best, self.state.best)
         self.log.rewind(self.state.step)
         self.meter.restart_epoch()
 

@@ -188,6 +188,21 @@ def test_what_the_scaler_skips_is_counted_apart():
         assert same(dict(model.state_dict()), dict(before))
 
 
+def test_what_the_scaler_skipped_last_goes_into_a_checkpoint():
+    """One between two log steps does not lose what the schedule has not heard of, and a rollback counts it once."""
+    backend = backend_of(network())
+    backend.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    before = copy.deepcopy(backend.training_state())
+    x, y = inputs()
+    backend.backward(Doubling.apply(nn.functional.mse_loss(backend.model(x), y)), update_freq=1)
+    backend.step()
+    after = copy.deepcopy(backend.training_state())
+    backend.load_training_state(before)
+    assert backend.take_scaler_skips() == 0
+    backend.load_training_state(after)
+    assert backend.take_scaler_skips() == 1
+
+
 def bad_on_rank_1(world):
     model = network()
     backend = backend_of(model, world=world)

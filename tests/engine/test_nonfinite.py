@@ -5,15 +5,17 @@ import math
 
 import pytest
 import torch
-from processes import PRETRAIN, run_in_processes, script_target
+from processes import FINETUNE, PRETRAIN, run_in_processes, script_target
 from runs import load, records, same
 
 from engine.distributed import World
 from engine.errors import NonFiniteError
+from engine.finetuning import ClassificationForward
 from engine.nonfinite import NonFiniteGuard, RollBack
 from engine.pretraining import PretrainingForward
 
 BAD_STEP = 7  # of 12
+STEPS_OF_EPOCH = 2  # of fine-tuning
 
 
 def run(data, folder, *, size=1, bad_rank=0, times=1, value=math.nan, **changes):
@@ -83,8 +85,35 @@ def test_rolling_back_needs_a_checkpoint(data, tmp_path):
     assert ended.code == 2 and "no checkpoint yet" in ended.errors[0] and "--save_ckpt_steps" in ended.errors[0]
 
 
-def remembered(policy, finite, limit=10):
-    guard = NonFiniteGuard(policy, limit=limit, output_dir="", world=World(0, 1, 0, torch.device("cpu")), paths=[])
+def test_rolling_back_to_a_checkpoint_before_a_validation(data, tmp_path):
+    """It is made when the epoch is trained; what its validation found, and the best so far, are not forgotten."""
+    script = script_target(FINETUNE, *data.flags(FINETUNE, tmp_path, epochs=3, on_nonfinite="rollback"))
+
+    def target():
+        forward, calls = ClassificationForward.__call__, []
+
+        def spoiled(self, model, batch):
+            out = forward(self, model, batch)
+            calls.append(None)
+            return {**out, "loss": out["loss"] * math.nan} if len(calls) == STEPS_OF_EPOCH + 1 else out
+
+        ClassificationForward.__call__ = spoiled
+        script()
+
+    (ended,) = run_in_processes(target)
+    assert ended.code == 0, ended.stderr[-3000:]
+    assert f"checkpoint-0-step{STEPS_OF_EPOCH}.pth" in ended.stderr
+    lines = records(tmp_path)
+    assert [line["step"] for line in lines] == sorted({line["step"] for line in lines})
+    accuracies = [line["val/top1"] for line in lines if "val/top1" in line]
+    assert len(accuracies) == 3
+    assert load(tmp_path / "checkpoint-2.pth")["best"] == max(accuracies)
+
+
+def remembered(policy, finite, limit=10, output_dir=""):
+    guard = NonFiniteGuard(
+        policy, limit=limit, output_dir=output_dir, world=World(0, 1, 0, torch.device("cpu")), paths=[]
+    )
     for number, is_finite in enumerate(finite):
         facts = {"finite": torch.tensor(is_finite), "grad_norm": torch.tensor(1.0), "indices": [], "outputs": []}
         guard.remember(number, epoch=0, lr=0.1, **facts)
@@ -103,3 +132,10 @@ def test_several_updates_between_two_looks():
     guard = remembered("skip", [False] * 3, limit=3)
     guard.look()
     assert guard.number == 3 and not guard.passed_over
+
+
+def test_a_diagnosis_that_cannot_be_written_stops_no_rank(tmp_path, caplog):
+    """The others wait for its answer, and `skip` is to go on."""
+    guard = remembered("skip", [False], output_dir=str(tmp_path / "gone"))
+    guard.look()
+    assert guard.number == 1 and "nonfinite-step1-rank0.json: could not be written" in caplog.text

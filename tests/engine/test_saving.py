@@ -123,6 +123,20 @@ def test_a_disk_that_fails_once_is_tried_again(number, tmp_path, monkeypatch, ca
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_a_disk_that_is_full_for_the_second_name_is_told_of_too(tmp_path, monkeypatch):
+    """Where the file system knows no links the best checkpoint is a copy."""
+
+    def full():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(checkpoint_io, "PAUSES", (0.01,))
+    writer = Writer()
+    writer.submit(tmp_path / "checkpoint-0.pth", {"a": torch.ones(3)}, then=full)
+    with pytest.raises(CheckpointError, match="No space left"):
+        writer.wait()
+    assert writer.failed
+
+
 def test_what_was_written_is_read_back(tmp_path, monkeypatch):
     """A file system that says it wrote and did not."""
     monkeypatch.setattr(checkpoint_io, "PAUSES", ())
