@@ -57,6 +57,12 @@ def launch_from(env: Mapping[str, str]) -> Launch:
     return launch
 
 
+def was_restarted(env: Mapping[str, str]) -> bool:
+    """Whether slurm (requeue) or torchrun (`--max-restarts`) has started this very command before."""
+    counts = (env.get("SLURM_RESTART_COUNT", "0"), env.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    return any(count.isdigit() and int(count) > 0 for count in counts)
+
+
 def _from_torchrun(env: Mapping[str, str]) -> Launch:
     rank, size, local_rank = _number(env, "RANK"), _number(env, "WORLD_SIZE"), _number(env, "LOCAL_RANK", default="0")
     if size > 1 and not ("MASTER_ADDR" in env and "MASTER_PORT" in env):

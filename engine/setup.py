@@ -1,6 +1,7 @@
 """From options and a model to a trainer that stands where the last run left off."""
 
 import argparse
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -13,6 +14,7 @@ from engine.backend import Backend
 from engine.checkpoint import Checkpointer, Ema, TrainState
 from engine.deepspeed_backend import DeepSpeedBackend, load_deepspeed, sharded_from_the_start
 from engine.distributed import World, seed_everything
+from engine.launch import was_restarted
 from engine.metrics import Meter, RunLog
 from engine.nonfinite import NonFiniteGuard
 from engine.optim import build_optimizer, parameter_groups
@@ -102,7 +104,9 @@ def build_trainer(
     backend = build_backend(args, world, model, optimizer)
     state = TrainState(backend, ema, steps_per_epoch=schedule.steps_per_epoch, total_batch=total_batch)
     resume_from = _resumer(args, world, state, fingerprint=in_checkpoint.get("fingerprint", ""), num_sample=repeats)
-    resume_from(args.resume, args.auto_resume)
+    # A command that was started again goes on from what it has saved itself; --resume was for its first start.
+    if not (args.resume and was_restarted(os.environ) and resume_from("", True)):
+        resume_from(args.resume, args.auto_resume)
     config.write_run_record(args, world, **record)
     config.log_plan(args, world, schedule, model, total_batch=total_batch, repeats=repeats)
     resumed_step = state.step - ("validate" in (state.unfinished or {}))  # its line is there, or will be

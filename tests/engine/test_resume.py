@@ -122,3 +122,17 @@ def test_checkpoint_of_another_run_is_refused(data, tmp_path):
         assert finished.code == 2 and "Traceback" not in finished.stderr
         assert len(finished.errors) == 1 and "made with model pretrain" in finished.errors[0]
         assert finished.stderr.splitlines()[-1] == finished.errors[0]
+
+
+def test_a_command_that_was_started_again_goes_on_from_its_own_file(data, tmp_path, monkeypatch):
+    """`--resume` tells where to begin; after a requeue the run has newer files of its own."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert run_script(PRETRAIN, *data.flags(PRETRAIN, first, save_ckpt_freq=1)).code == 0
+    shutil.copytree(first, second)
+    (second / "checkpoint-0.pth").unlink()
+    flags = data.flags(PRETRAIN, second, resume=first / "checkpoint-0.pth", save_ckpt_freq=1, epochs=3)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert "second/checkpoint-1.pth: 2 epochs" in run_script(PRETRAIN, *flags).stderr
+    (second / "checkpoint-2.pth").unlink()
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
+    assert "first/checkpoint-0.pth: 1 epochs" in run_script(PRETRAIN, *flags).stderr
