@@ -5,12 +5,13 @@ Compiling happens in processes of their own: one that has compiled cannot be for
 
 import copy
 import importlib.util
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from processes import FINETUNE, PRETRAIN, gloo_world, run_script
-from runs import load, series
+from runs import load, same, series
 
 import run_class_finetuning
 from engine import config
@@ -80,6 +81,19 @@ def test_pretraining_with_a_teacher_on_two_ranks(data, frozen_weights, tmp_path)
     torch.testing.assert_close(series(compiled, *names), series(plain, *names), rtol=2e-4, atol=1e-6)
     a, b = (load(folder / "checkpoint-0.pth")["model"] for folder in (plain, compiled))
     torch.testing.assert_close(b, a, rtol=1e-3, atol=1e-5)
+
+
+def test_a_compiled_run_goes_on_from_a_checkpoint_bit_for_bit(data, tmp_path):
+    """Pre-training with compiled blocks, cut off inside its second epoch."""
+    straight, cut = tmp_path / "straight", tmp_path / "cut"
+    flags = {"compile": True, "save_ckpt_steps": 1, "keep_ckpts": 9}
+    assert run_script(PRETRAIN, *data.flags(PRETRAIN, straight, **flags)).code == 0
+    cut.mkdir()
+    shutil.copy(straight / "checkpoint-1-step1.pth", cut)
+    finished = run_script(PRETRAIN, *data.flags(PRETRAIN, cut, **flags))
+    assert finished.code == 0 and "1 epochs and 1 steps" in finished.stderr
+    a, b = (load(folder / "checkpoint-1.pth") for folder in (straight, cut))
+    assert all(same(a[key], b[key]) for key in ("model", "optimizer", "step", "rng"))
 
 
 def without_compiler(world, argv):
