@@ -1,6 +1,7 @@
 """Compiled transformer blocks, for `--compile`."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -32,6 +33,11 @@ def compile_blocks(device: torch.device, *stacks: Iterable[nn.Module]) -> None:
 
 def _check_compiler(device: torch.device) -> None:
     """Compile next to nothing: torch looks for a compiler only then, and its own message is a page long."""
+    if device.type == "cpu" and " " in torch.__file__:  # torch 2.13 hands it to the linker as several words
+        raise ConfigError(
+            f"--compile: torch cannot compile from {Path(torch.__file__).parent}, because of the blank in that path: "
+            "make the environment in another folder, or leave the flag out"
+        )
     try:
         torch.compile(torch.add, dynamic=False)(torch.zeros(2, device=device), 1)
     except RuntimeError as error:  # what torch raises for all that can be missing: a compiler, headers, Triton
