@@ -19,7 +19,6 @@ from engine.compilation import compile_blocks
 from engine.errors import ConfigError
 from models import create_model
 
-
 cannot_compile = pytest.mark.skipif(" " in torch.__file__, reason="torch cannot compile from a path with a blank")
 
 
