@@ -1,6 +1,6 @@
 """Transformer layers. Parameter names equal those of the released checkpoints.
 
-Letters: B clips, N tokens, D width, H heads, E head width.
+Letters: B clips, N tokens, D width.
 """
 
 import torch
@@ -9,19 +9,8 @@ from einops import rearrange
 from timm.layers import DropPath as TimmDropPath
 from torch import nn
 
-from models.tokens import Tubelet, gather_tokens, patchify
-
-
-def attend(q_BHNE: torch.Tensor, k_BHNE: torch.Tensor, v_BHNE: torch.Tensor, *, dropout: float = 0.0) -> torch.Tensor:
-    """softmax(q k^T / sqrt(E)) v (arXiv 1706.03762, equation 1), the weights thinned by `dropout`: (B, H, N, E).
-
-    Fused, so that the N x N weights are never stored; but for bf16 on a CPU, where torch's fused form takes up to three
-    times as long, forward and backward, as these matrix products (bench/RESULTS.md).
-    """
-    if q_BHNE.device.type == "cpu" and q_BHNE.dtype == torch.bfloat16:
-        scores_BHNN = q_BHNE * q_BHNE.shape[-1] ** -0.5 @ k_BHNE.transpose(-2, -1)
-        return F.dropout(scores_BHNN.softmax(dim=-1), dropout) @ v_BHNE
-    return F.scaled_dot_product_attention(q_BHNE, k_BHNE, v_BHNE, dropout_p=dropout)
+from models.attention import attend
+from models.tokens import Tubelet, patchify
 
 
 class Attention(nn.Module):
@@ -110,7 +99,5 @@ class TubeletEmbedding(nn.Module):
 
     def forward(self, clip_BCTHW: torch.Tensor, visible_BV: torch.Tensor | None = None) -> torch.Tensor:
         """(B, C, T, H, W) [and (B, V) positions] -> (B, N or V, D)."""
-        pixels = patchify(clip_BCTHW, self.tubelet)
-        if visible_BV is not None:
-            pixels = gather_tokens(pixels, visible_BV)
+        pixels = patchify(clip_BCTHW, self.tubelet, visible_BV)
         return F.linear(pixels.flatten(2), self.proj.weight.flatten(1), self.proj.bias)

@@ -6,15 +6,20 @@ Letters: B clips, C channels, T H W frames and pixels, N tokens, M masked tokens
 import torch
 from torch import nn
 
-from models.tokens import Tubelet, gather_tokens, patchify
+from models.tokens import Tubelet, patchify
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def standardize(x: torch.Tensor, dim: int) -> torch.Tensor:
-    """Zero mean, unit variance along `dim`: (x - mean) / (sqrt(unbiased variance) + 1e-6) (protocols 2)."""
-    return (x - x.mean(dim, keepdim=True)) / (x.var(dim, unbiased=True, keepdim=True).sqrt() + 1e-6)
+def standardize_(x: torch.Tensor, dim: int) -> torch.Tensor:
+    """Zero mean, unit variance along `dim`, in place: (x - mean) / (sqrt(unbiased variance) + 1e-6) (protocols 2).
+
+    In place, because on a CPU new memory of a clip's size costs more than the arithmetic.
+    """
+    x -= x.mean(dim, keepdim=True)
+    deviation = torch.linalg.vector_norm(x, dim=dim, keepdim=True) / (x.shape[dim] - 1) ** 0.5
+    return x.div_(deviation + 1e-6)
 
 
 class PixelTarget(nn.Module):
@@ -35,8 +40,8 @@ class PixelTarget(nn.Module):
 
     @torch.no_grad()
     def forward(self, clip_BCTHW: torch.Tensor, masked_BM: torch.Tensor) -> torch.Tensor:
-        pixels_BMCP = gather_tokens(patchify(clip_BCTHW, self.tubelet), masked_BM).float()
-        pixels_BMCP = pixels_BMCP * self.std + self.mean
+        pixels_BMCP = patchify(clip_BCTHW, self.tubelet, masked_BM).float()  # a copy: what follows may be in place
+        pixels_BMCP.mul_(self.std).add_(self.mean)
         if self.normalize:
-            pixels_BMCP = standardize(pixels_BMCP, dim=-1)
+            standardize_(pixels_BMCP, dim=-1)
         return pixels_BMCP.transpose(2, 3).flatten(2)

@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn import functional
 
 from models.registry import ModelError
-from models.targets import standardize
+from models.targets import standardize_
 from models.tokens import Tubelet, gather_tokens, split_by_mask
 
 
@@ -132,7 +132,7 @@ class ImageTeacher(nn.Module):
             patches_SNF = tokens[:, self.network.num_prefix_tokens :].float()
             patches_SNF = _resize(patches_SNF, self.network.patch_embed.grid_size, self.grid[1:])
             features_BNF = rearrange(patches_SNF, "(b t) n f -> b (t n) f", t=self.grid[0])
-            return standardize(features_BNF, dim=1)
+            return standardize_(features_BNF, dim=1)
 
 
 def _resize(tokens_SNF: torch.Tensor, old: tuple[int, int], new: tuple[int, int]) -> torch.Tensor:

@@ -10,10 +10,19 @@ from einops import rearrange
 Tubelet = tuple[int, int, int]  # frames, height, width of a tubelet in pixels
 
 
-def patchify(clip_BCTHW: torch.Tensor, tubelet: Tubelet) -> torch.Tensor:
-    """(B, C, T, H, W) -> (B, N, C, pt * ph * pw): every tubelet's pixels, channel by channel."""
+def patchify(clip_BCTHW: torch.Tensor, tubelet: Tubelet, index_BM: torch.Tensor | None = None) -> torch.Tensor:
+    """(B, C, T, H, W) -> (B, N, C, pt * ph * pw): every tubelet's pixels, channel by channel.
+
+    With positions (B, M) only of the tubelets there, which alone are read: (B, M, C, pt * ph * pw).
+    """
     pt, ph, pw = tubelet
-    return rearrange(clip_BCTHW, "b c (t pt) (h ph) (w pw) -> b (t h w) c (pt ph pw)", pt=pt, ph=ph, pw=pw)
+    grid = rearrange(clip_BCTHW, "b c (t pt) (h ph) (w pw) -> b t h w c pt ph pw", pt=pt, ph=ph, pw=pw)
+    if index_BM is None:
+        return rearrange(grid, "b t h w c pt ph pw -> b (t h w) c (pt ph pw)")
+    _, _, height, width = grid.shape[:4]
+    clip_B1 = torch.arange(len(grid), device=grid.device)[:, None]
+    row_BM = index_BM // width
+    return grid[clip_B1, row_BM // height, row_BM % height, index_BM % width].flatten(3)
 
 
 def split_by_mask(

@@ -27,6 +27,12 @@ def test_tubelets_are_in_order_of_time_height_width(clip):
                 n += 1
 
 
+def test_tubelets_at_given_places(clip):
+    places = torch.tensor([[0, 17, 5], [3, 4, 16]])
+    assert torch.equal(patchify(clip, TUBELET, places), gather_tokens(patchify(clip, TUBELET), places))
+    assert torch.equal(patchify(clip[:1], TUBELET, places), gather_tokens(patchify(clip[:1], TUBELET), places))
+
+
 @pytest.mark.parametrize("visible", [None, torch.tensor([[0, 17, 5], [3, 4, 16]])], ids=["all", "visible"])
 def test_embedding_equals_the_convolution(clip, visible):
     embedding = TubeletEmbedding(7, TUBELET)

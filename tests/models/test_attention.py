@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.layers import attend
+from models.attention import attend
 
 
 def inputs(dtype, tokens=50):

@@ -1,0 +1,92 @@
+"""Scaled dot-product attention, by torch's fused form, or for bf16 on a CPU in blocks of heads.
+
+Letters: B clips, N tokens, H heads, E head width, R heads of a block.
+"""
+
+import torch
+import torch.nn.functional as F
+
+_BLOCK_BYTES = 2 << 20  # of the scores of a block: with their softmax they stay in a core's share of the cache
+
+
+def attend(q_BHNE: torch.Tensor, k_BHNE: torch.Tensor, v_BHNE: torch.Tensor, *, dropout: float = 0.0) -> torch.Tensor:
+    """softmax(q k^T / sqrt(E)) v (arXiv 1706.03762, equation 1), the weights thinned by `dropout`: (B, H, N, E).
+
+    The N x N weights are never stored for all heads. torch's fused form takes 1.4 to 2 times as long in bf16 on a CPU,
+    forward and backward, as matrix products that stay in the cache (bench/RESULTS.md); only it can thin the weights.
+    """
+    if q_BHNE.device.type == "cpu" and q_BHNE.dtype == torch.bfloat16 and dropout == 0:
+        return _attend_in_blocks(q_BHNE, k_BHNE, v_BHNE)
+    return F.scaled_dot_product_attention(q_BHNE, k_BHNE, v_BHNE, dropout_p=dropout)
+
+
+# Operators of their own, so that torch.compile takes each as one piece and does not unroll its loop over the heads.
+@torch.library.custom_op("sigma::attend_in_blocks", mutates_args=())
+def _attend_in_blocks(q_BHNE: torch.Tensor, k_BHNE: torch.Tensor, v_BHNE: torch.Tensor) -> torch.Tensor:
+    q, k, v = (x.flatten(0, 1) for x in (q_BHNE * q_BHNE.shape[-1] ** -0.5, k_BHNE, v_BHNE))
+    out = torch.empty_like(q)
+    scores_RNN, weights_RNN = _buffers(q)
+    for start in range(0, len(q), len(scores_RNN)):
+        block = slice(start, start + len(scores_RNN))
+        weights = _weights(q[block], k[block], scores_RNN, weights_RNN)
+        torch.bmm(weights, v[block], out=out[block])
+    return out.reshape(q_BHNE.shape)
+
+
+@torch.library.custom_op("sigma::attend_in_blocks_backward", mutates_args=())
+def _attend_in_blocks_backward(
+    grad_BHNE: torch.Tensor, q_BHNE: torch.Tensor, k_BHNE: torch.Tensor, v_BHNE: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The gradients by q, k and v; the weights are computed again."""
+    scale = q_BHNE.shape[-1] ** -0.5
+    grad, q, k, v = (x.flatten(0, 1) for x in (grad_BHNE, q_BHNE * scale, k_BHNE, v_BHNE))
+    grad_q, grad_k, grad_v = (torch.empty_like(q) for _ in range(3))
+    scores_RNN, weights_RNN = _buffers(q)
+    for start in range(0, len(q), len(scores_RNN)):
+        block = slice(start, start + len(scores_RNN))
+        weights = _weights(q[block], k[block], scores_RNN, weights_RNN)
+        torch.bmm(weights.mT, grad[block], out=grad_v[block])
+        errors = torch.bmm(grad[block], v[block].mT, out=scores_RNN[: len(weights)])
+        torch._softmax_backward_data(errors, weights, -1, errors.dtype, grad_input=errors)
+        torch.bmm(errors, k[block], out=grad_q[block])
+        torch.bmm(errors.mT, q[block], out=grad_k[block])
+    grad_q *= scale
+    return grad_q.reshape(q_BHNE.shape), grad_k.reshape(q_BHNE.shape), grad_v.reshape(q_BHNE.shape)
+
+
+def _buffers(q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """For the scores of a block of heads and for their softmax, (R, N, N) each."""
+    heads, tokens, _ = q.shape
+    rows = min(heads, max(1, _BLOCK_BYTES // (q.element_size() * tokens**2)))
+    scores, weights = q.new_empty(2, rows, tokens, tokens)
+    return scores, weights
+
+
+def _weights(q: torch.Tensor, k: torch.Tensor, scores: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """softmax(q k^T) of a block of heads, in the buffers."""
+    scores, weights = scores[: len(q)], weights[: len(q)]
+    torch.bmm(q, k.mT, out=scores)
+    return torch.softmax(scores, dim=-1, out=weights)
+
+
+@_attend_in_blocks.register_fake
+def _(q_BHNE: torch.Tensor, k_BHNE: torch.Tensor, v_BHNE: torch.Tensor) -> torch.Tensor:
+    return q_BHNE.new_empty(q_BHNE.shape)
+
+
+@_attend_in_blocks_backward.register_fake
+def _(
+    grad_BHNE: torch.Tensor, q_BHNE: torch.Tensor, k_BHNE: torch.Tensor, v_BHNE: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return q_BHNE.new_empty(q_BHNE.shape), q_BHNE.new_empty(q_BHNE.shape), q_BHNE.new_empty(q_BHNE.shape)
+
+
+def _keep_inputs(ctx, inputs, output) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _gradients(ctx, grad_BHNE: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return _attend_in_blocks_backward(grad_BHNE, *ctx.saved_tensors)
+
+
+_attend_in_blocks.register_autograd(_gradients, setup_context=_keep_inputs)
