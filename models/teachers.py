@@ -12,6 +12,7 @@ from typing import Any
 import timm
 import torch
 from einops import rearrange
+from timm.layers import Attention as TimmAttention
 from timm.layers import resample_abs_pos_embed
 from timm.models import load_state_dict_from_hf
 from timm.models.vision_transformer import VisionTransformer
@@ -89,6 +90,7 @@ class ImageTeacher(nn.Module):
     def __init__(self, network: VisionTransformer, *, tubelet: Tubelet, grid: tuple[int, int, int]) -> None:
         super().__init__()
         self.network = network.requires_grad_(False)
+        self.attentions = [module for module in network.modules() if isinstance(module, TimmAttention)]
         self.frame_step = tubelet[0]
         self.grid = grid
         self.eval()
@@ -126,9 +128,15 @@ class ImageTeacher(nn.Module):
     @torch.no_grad()
     def features(self, clip_BCTHW: torch.Tensor) -> torch.Tensor:
         """(B, N, F) float32, standardised, of all tokens of the clips."""
-        frames_SCHW = rearrange(clip_BCTHW[:, :, :: self.frame_step], "b c t h w -> (b t) c h w")
+        weight = self.network.patch_embed.proj.weight
+        frames_SCHW = rearrange(clip_BCTHW[:, :, :: self.frame_step], "b c t h w -> (b t) c h w").to(weight.dtype)
+        on_cpu = weight.device.type == "cpu"
+        for attention in self.attentions:  # which kind, is `models.attention.attend`'s rule; Final is for TorchScript
+            attention.fused_attn = not (on_cpu and weight.dtype == torch.bfloat16)  # type: ignore[misc]
         with torch.autocast(clip_BCTHW.device.type, enabled=False):
-            tokens = self.network.forward_features(frames_SCHW.to(self.network.patch_embed.proj.weight.dtype))
+            # On a CPU clip by clip: the activations of one stay in the cache, in memory that is used again.
+            passes = frames_SCHW.split(self.grid[0]) if on_cpu else [frames_SCHW]
+            tokens = torch.cat([self.network.forward_features(frames) for frames in passes])
             patches_SNF = tokens[:, self.network.num_prefix_tokens :].float()
             patches_SNF = _resize(patches_SNF, self.network.patch_embed.grid_size, self.grid[1:])
             features_BNF = rearrange(patches_SNF, "(b t) n f -> b (t n) f", t=self.grid[0])

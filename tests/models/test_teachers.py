@@ -259,7 +259,7 @@ def test_several_masks_of_a_clip(teachers):
     handle = embedding.register_forward_hook(lambda _, given, __: looked_at.append(len(given[0])))
     together = teachers[V1](clip, torch.stack((mask, other), dim=1).flatten(0, 1))
     handle.remove()
-    assert looked_at == [len(clip) * 2]  # frames: two of a clip
+    assert sum(looked_at) == len(clip) * 2  # frames: two of a clip
     expected = torch.stack((teachers[V1](clip, mask), teachers[V1](clip, other)), dim=1).flatten(0, 1)
     torch.testing.assert_close(together, expected, rtol=0, atol=0)
 
