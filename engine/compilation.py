@@ -8,7 +8,7 @@ from torch import nn
 
 from engine.errors import ConfigError
 
-_OTHER_FORMS = 8  # of a block beside the training one: decoder, evaluation, its last batches
+_FORMS = 32  # of a block, at most: of encoder and decoder, without stochastic depth, in evaluation, its last batches
 
 
 def compile_blocks(device: torch.device, *stacks: Iterable[nn.Module]) -> None:
@@ -22,13 +22,13 @@ def compile_blocks(device: torch.device, *stacks: Iterable[nn.Module]) -> None:
         ConfigError: nothing can be compiled on this machine.
     """
     _check_compiler(device)
-    blocks = [block for stack in stacks for block in stack]
-    for block in blocks:
-        block.compile(dynamic=False)
-    # Blocks share one code object, and with stochastic depth each rate is a form of its own. (torch.compiler.config has
-    # this setting too, but not in torch 2.10.)
+    for stack in stacks:
+        for block in stack:
+            block.compile(dynamic=False)
+    # All blocks share one code object, and so one limit. (torch.compiler.config has this setting too, but not in torch
+    # 2.10.)
     settings = torch._dynamo.config
-    settings.recompile_limit = max(settings.recompile_limit, len(blocks) + _OTHER_FORMS)
+    settings.recompile_limit = max(settings.recompile_limit, _FORMS)
 
 
 def _check_compiler(device: torch.device) -> None:

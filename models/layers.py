@@ -6,7 +6,6 @@ Letters: B clips, N tokens, D width.
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from timm.layers import DropPath as TimmDropPath
 from torch import nn
 
 from models.attention import attend
@@ -47,11 +46,24 @@ class Mlp(nn.Module):
         return self.drop(self.fc2(F.gelu(self.fc1(x))))
 
 
-class DropPath(TimmDropPath):
-    """Stochastic depth (arXiv 1603.09382), by timm; evaluation asks for no rate, so compiled blocks share one form."""
+class DropPath(nn.Module):
+    """Stochastic depth (arXiv 1603.09382): a clip goes without the branch with the given probability.
+
+    The rate is kept as a tensor: torch.compile would make a form of its own of each block's number.
+    """
+
+    keep: torch.Tensor
+
+    def __init__(self, drop_prob: float) -> None:
+        super().__init__()
+        self.register_buffer("keep", torch.tensor(1 - drop_prob), persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x) if self.training else x
+        """(B, ...) -> the same; clips that keep the branch get it 1 / (1 - rate) times, for an unchanged mean."""
+        if not self.training:
+            return x
+        kept_B = torch.bernoulli(self.keep.expand(len(x))) / self.keep
+        return x * kept_B.to(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
 
 
 class Block(nn.Module):

@@ -7,8 +7,10 @@ from models.attention import attend
 
 
 def inputs(dtype, tokens=50):
+    """q, k and v as they come: slices of one array, heads beside each other."""
     generator = torch.Generator().manual_seed(0)
-    return [torch.randn(2, 3, tokens, 16, generator=generator).to(dtype).requires_grad_() for _ in range(3)]
+    qkv = torch.randn(2, tokens, 3, 3, 16, generator=generator).to(dtype).permute(2, 0, 3, 1, 4)
+    return [x.detach().requires_grad_() for x in qkv]
 
 
 def definition(q, k, v):
@@ -16,9 +18,10 @@ def definition(q, k, v):
     return ((q @ k.transpose(-2, -1)) / 16**0.5).softmax(dim=-1) @ v
 
 
+@pytest.mark.parametrize("tokens", [50, 450])  # in bf16 six heads are one block, or two
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)], ids=str)
-def test_attention_and_its_gradients(dtype, tolerance):
-    ours, theirs = inputs(dtype), inputs(dtype)
+def test_attention_and_its_gradients(dtype, tolerance, tokens):
+    ours, theirs = inputs(dtype, tokens), inputs(dtype, tokens)
     result, expected = attend(*ours), definition(*theirs)
     assert result.dtype == dtype
     torch.testing.assert_close(result.double(), expected, rtol=tolerance, atol=tolerance)
@@ -37,3 +40,19 @@ def test_dropout_leaves_the_mean(dtype):
         mean = torch.stack([attend(q, k, v, dropout=0.5) for _ in range(400)]).float().mean(dim=0)
         assert not torch.equal(attend(q, k, v, dropout=0.5), attend(q, k, v, dropout=0.5))
         torch.testing.assert_close(mean, attend(q, k, v).float(), rtol=0, atol=0.15)
+
+
+@pytest.mark.parametrize("operator", ["attend_in_blocks", "attend_in_blocks_backward"])
+def test_torch_may_compile_around_the_operators(operator):
+    """Shapes and strides that it plans with are the real ones, and no input is changed."""
+    tensors = [x.detach() for x in inputs(torch.bfloat16)]
+    if operator.endswith("backward"):
+        tensors.insert(0, torch.ones_like(tensors[0]))
+    checks = ("test_schema", "test_faketensor")
+    torch.library.opcheck(getattr(torch.ops.sigma, operator).default, tuple(tensors), test_utils=checks)
+
+
+def test_no_gradient_for_what_needs_none():
+    q, k, v = inputs(torch.bfloat16)
+    attend(q, k.detach(), v.detach()).sum().backward()
+    assert q.grad is not None

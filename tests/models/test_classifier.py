@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from timm.layers import DropPath
 
 from models import create_model
+from models.layers import DropPath
 
 
 def classifier(seed=0, **changes):
@@ -45,11 +45,23 @@ def test_head_starts_small():
 
 def test_stochastic_depth_grows_with_depth():
     rates = [
-        block.drop_path.drop_prob if isinstance(block.drop_path, DropPath) else 0.0
+        1 - block.drop_path.keep.item() if isinstance(block.drop_path, DropPath) else 0.0
         for block in classifier(drop_path_rate=0.2, depth=5).blocks
     ]
     assert rates == pytest.approx([0, 0.05, 0.1, 0.15, 0.2])
     assert all(not isinstance(block.drop_path, DropPath) for block in classifier().blocks)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_stochastic_depth_drops_clips_and_keeps_the_mean(dtype):
+    torch.manual_seed(0)
+    drop, branch = DropPath(0.25), torch.ones(8000, 2, 3, dtype=dtype)
+    result = drop(branch)
+    assert result.dtype == dtype and torch.equal(result.amin(dim=(1, 2)), result.amax(dim=(1, 2)))  # clips as a whole
+    kept = result[:, 0, 0] > 0
+    assert kept.float().mean().item() == pytest.approx(0.75, abs=0.02)  # four deviations
+    torch.testing.assert_close(result[kept].float(), torch.full_like(result[kept].float(), 4 / 3), rtol=4e-3, atol=0)
+    assert drop.eval()(branch) is branch
 
 
 @pytest.mark.parametrize("use_mean_pooling", [True, False])
