@@ -38,7 +38,7 @@ class TrainState:
     ema: Ema | None = None
     epoch: int = -1  # the last one finished
     step: int = 0  # optimizer steps done
-    best: float = 0.0  # best validation accuracy so far, in percent
+    best: float = -1.0  # best validation accuracy so far, in percent; below 0 before the first
     scaler_skips: int = 0  # of these, left out by fp16's loss scaler: the schedule does not move by them
     steps_per_epoch: int = 0
     total_batch: int = 0  # videos of an update, over all ranks

@@ -198,7 +198,7 @@ def restore(state: TrainState, content: dict[str, Any], *, world: World, path: P
         ) from error
     state.epoch, state.step = content["epoch"], content["step"]
     state.scaler_skips = content.get("scaler_skips", 0)
-    state.best = content.get("best", 0.0)
+    state.best = content.get("best", -1.0)
     state.unfinished = content.get("unfinished")
     rng: Sequence[dict[str, Any]] = content.get("rng", [])
     if world.rank < len(rng):

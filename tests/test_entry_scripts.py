@@ -251,8 +251,10 @@ def test_log_lines(outputs):
     torch.testing.assert_close(series(folder / "p", "train/loss")[:, 0], parts)
     means = [np.mean([row["train/loss"] for row in rows if row["epoch"] == epoch]) for epoch in range(3)]
     assert [row["train_epoch/loss"] for row in rows if "train_epoch/loss" in row] == pytest.approx(means)
-    best = max(row["val/top1"] for row in records(folder / "f") if "val/top1" in row)
-    assert load(folder / "f" / "checkpoint-1.pth")["best"] == best
+    accuracies = [row["val/top1"] for row in records(folder / "f") if "val/top1" in row]
+    assert load(folder / "f" / "checkpoint-1.pth")["best"] == max(accuracies)
+    best = load(folder / "f" / "checkpoint-best.pth")  # there even if nothing was right
+    assert best["epoch"] == accuracies.index(max(accuracies))
 
 
 def test_tensorboard_events(outputs):
