@@ -35,9 +35,11 @@ from engine.errors import ConfigError, bad_options, user_errors
 from engine.evaluation import VideoPredictions, predict, predict_batch
 from engine.finetuning import ClassificationForward
 from engine.metrics import log_table, replace_text, setup_logging
+from engine.preemption import until_asked
 from engine.resume import is_finished
 from engine.setup import build_trainer, making_model, place_model
 from engine.training import fit
+from engine.watchdog import watchdog
 from engine.weights import read_weights
 from models import ModelError, create_model
 from models.classifier import Classifier
@@ -386,7 +388,8 @@ def main(args: argparse.Namespace, world: World) -> None:
     loaders = build_loaders(args, world, data)
     models = load_for_test(args, world, data, model) if args.eval else train(args, world, data, model, loaders)
     if not args.dry_run:
-        test(args, world, data, models, loaders)
+        with until_asked(world), watchdog(args.stall_timeout):
+            test(args, world, data, models, loaders)
     elif args.eval:
         rehearse_test(passes(args, world, models, loaders), world=world)
 

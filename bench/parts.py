@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench import common
 from bench.common import Clock
+from models.attention import attend
 from models.positions import sincos_table
 
 CPU = torch.device("cpu")
@@ -63,7 +64,7 @@ def attention_rows(rounds: int) -> list[dict]:
     for name, shape in SHAPES.items():
         for dtype in (torch.float32, torch.bfloat16):
             inputs = [torch.randn(*shape, 64, dtype=dtype, requires_grad=True) for _ in range(3)]
-            forms = {"fused": F.scaled_dot_product_attention, "products": products}
+            forms = {"fused": F.scaled_dot_product_attention, "products": products, "ours": attend}
             ways = {form: timed(lambda f=f, i=inputs: f(*i).sum().backward()) for form, f in forms.items()}
             medians = common.alternate(ways, rounds)
             row = {"attention": f"{name}: {shape}", "dtype": str(dtype)}

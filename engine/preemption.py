@@ -113,6 +113,25 @@ class StopRequests:
             _obeyed_at_once.remove(self)
 
 
+@contextmanager
+def until_asked(world: World) -> Iterator[None]:
+    """Around work that leaves nothing to save, such as a final test: a request to stop ends it, and the process.
+
+    Raises:
+        Preempted: the process was asked to stop; the same command does the work again.
+    """
+    with StopRequests(world) as stop:
+        try:
+            with stop.at_once():
+                yield
+        except Preempted as request:
+            if world.is_main:
+                logger.info("stopped by %s; the same command tests again from the start", describe(request.asked))
+                requeue(request.asked)
+            stop.wait_for_main(request.asked)
+            raise
+
+
 _obeyed_at_once: list[StopRequests] = []
 
 

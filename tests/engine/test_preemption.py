@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import FINETUNE, PRETRAIN, gloo_world, run_script, running, script_target
+from processes import FINETUNE, PRETRAIN, gloo_world, run_in_processes, run_script, running, script_target
 from runs import load, records, same
 
+from engine import evaluation
 from engine.checkpoint_files import newest_valid
 from engine.distributed import World
 from engine.preemption import EXIT_CODE, SIGNALS, Preempted, StopRequests, requeue, safe_point
@@ -78,6 +79,30 @@ def test_interrupted_again_and_again_it_ends_as_if_it_had_not_been(script, size,
         assert same(a[key], b[key]), key
     assert without_times(cut) == without_times(straight)
     assert not list(cut.glob("*.tmp"))
+
+
+def test_a_final_test_that_is_interrupted_is_done_again(data, tmp_path):
+    changes = {"epochs": 1, "warmup_epochs": 0}
+    script = script_target(FINETUNE, *data.flags(FINETUNE, tmp_path, **changes))
+    result = tmp_path / "test.json"
+
+    def interrupted():
+        predict_batch = evaluation.predict_batch
+
+        def asked_behind(*args, **kwargs):
+            if (tmp_path / "checkpoint-0.pth").exists():  # that is, behind the last validation
+                os.kill(os.getpid(), signal.SIGUSR1)
+            return predict_batch(*args, **kwargs)
+
+        evaluation.predict_batch = asked_behind
+        script()
+
+    (ended,) = run_in_processes(interrupted)
+    assert ended.code == EXIT_CODE, ended.stderr[-2000:]
+    assert "stopped by SIGUSR1; the same command tests again" in ended.stderr
+    assert (tmp_path / "checkpoint-0.pth").exists() and not result.exists()
+    (ended,) = run_in_processes(script)
+    assert ended.code == 0 and result.exists(), ended.stderr[-2000:]
 
 
 def poll_four_times(world):
