@@ -32,7 +32,7 @@ from engine.compilation import compile_blocks
 from engine.distributed import World, distributed, on_main_process, use_deterministic_algorithms
 from engine.dry_run import Passes, rehearse, rehearse_test, scratch_output
 from engine.errors import ConfigError, bad_options, user_errors
-from engine.evaluation import VideoPredictions, predict, predict_batch
+from engine.evaluation import VideoPredictions, predict, predict_batches
 from engine.finetuning import ClassificationForward
 from engine.metrics import log_table, replace_text, setup_logging
 from engine.preemption import until_asked
@@ -313,9 +313,7 @@ def evaluate(
             loaders[name],
             world=world,
             num_videos=len(data.lists[name]),
-            autocast=autocast(world.device, config.default_amp(args, world)),
-            clips_at_once=args.batch_size,
-            in_step=config.zero_stage(args) == 3,
+            **evaluation_options(args, world),
         )
         if suffix and args.model_ema_force_cpu:
             model.to("cpu")
@@ -324,22 +322,28 @@ def evaluate(
     return metrics, predictions
 
 
+def evaluation_options(args: argparse.Namespace, world: World) -> dict[str, Any]:
+    """How the forward passes of every evaluation are made."""
+    return {
+        "autocast": autocast(world.device, config.default_amp(args, world)),
+        "clips_at_once": args.batch_size,
+        "in_step": config.zero_stage(args) == 3,
+    }
+
+
 def passes(
     args: argparse.Namespace, world: World, models: Mapping[str, nn.Module], loaders: Mapping[str, Any]
 ) -> list[Passes]:
     """What a run evaluates besides its training, for the dry run."""
 
-    def evaluate_batch(batch: Any) -> None:
+    def evaluate_batches(batches: Sequence[Any]) -> None:
         for model in models.values():
-            predict_batch(
-                model.to(world.device).eval(),
-                batch.to(world.device),
-                autocast=autocast(world.device, config.default_amp(args, world)),
-                clips_at_once=args.batch_size,
-            )
+            model.to(world.device).eval()
+            for _ in predict_batches(model, batches, device=world.device, **evaluation_options(args, world)):
+                continue
 
     times = {"val": args.epochs, "test": 1}
-    return [Passes(name, loaders[name], times[name], evaluate_batch) for name in times if name in loaders]
+    return [Passes(name, loaders[name], times[name], evaluate_batches) for name in times if name in loaders]
 
 
 def test(

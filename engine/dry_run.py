@@ -1,6 +1,7 @@
 """`--dry_run`: everything that the run is going to do, once and in small, and what the whole run will need."""
 
 import argparse
+import itertools
 import logging
 import os
 import resource
@@ -68,19 +69,17 @@ def _remove_if_empty(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Passes:
-    """Passes of a run over a list that is evaluated, of which the dry run does one batch."""
+    """Passes of a run over a list that is evaluated, of which the dry run does one batch, if this rank has any."""
 
     name: str
     loader: Any
     number: int  # in the whole run
-    evaluate_batch: Callable[[Any], Any]
+    evaluate: Callable[[Sequence[Any]], None]  # batches
 
     def seconds(self, device: torch.device) -> float:
         """All the passes, judged by the list's first batch."""
         began = time.perf_counter()
-        for batch in self.loader:
-            self.evaluate_batch(batch)
-            break
+        self.evaluate(list(itertools.islice(self.loader, 1)))
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         return (time.perf_counter() - began) * len(self.loader) * self.number

@@ -4,7 +4,7 @@ Letters: B videos in a batch, G views per video, K classes, V videos in all.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +76,23 @@ def predict_batch(
 
 
 @torch.no_grad()
+def predict_batches(
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    device: torch.device,
+    autocast: AbstractContextManager[Any],
+    clips_at_once: int,
+    in_step: bool,
+) -> Iterator[tuple[Any, torch.Tensor]]:
+    """Each batch, moved to the device, and its class probabilities; see `predict` for the rest."""
+    for batch in batches:
+        batch = batch.to(device)
+        yield batch, predict_batch(model, batch, autocast=autocast, clips_at_once=clips_at_once, in_step=in_step)
+    while in_step and _keep_step(model, (), autocast):
+        logger.debug("waiting for ranks with more videos")
+
+
 def predict(
     model: nn.Module,
     loader: Any,
@@ -103,17 +120,16 @@ def predict(
     model.eval()
     rows: list[tuple[int, int, np.ndarray]] = []
     num_views = 0
-    for number, batch in enumerate(loader, start=1):
-        batch = batch.to(world.device)
+    predictions = predict_batches(
+        model, loader, device=world.device, autocast=autocast, clips_at_once=clips_at_once, in_step=in_step
+    )
+    for number, (batch, probabilities) in enumerate(predictions, start=1):
         num_views = batch.views
-        probabilities = predict_batch(model, batch, autocast=autocast, clips_at_once=clips_at_once, in_step=in_step)
         beat()
         safe_point()
         rows += zip(batch.index.tolist(), batch.label.tolist(), probabilities.cpu().numpy(), strict=True)
         if number % log_every == 0:
             logger.info("tested %d of %d batches", number, len(loader))
-    while in_step and _keep_step(model, (), autocast):
-        logger.debug("waiting for ranks with more videos")
     model.train(was_training)
     shares = gather_objects((rows, num_views))  # a rank beyond the number of videos has none, and saw no views
     return _merge([row for share, _ in shares for row in share], num_videos, max(views for _, views in shares))

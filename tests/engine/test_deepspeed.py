@@ -330,6 +330,16 @@ def test_fine_tuning_in_stage_3(data, tmp_path):
     torch.testing.assert_close(weights, reference, rtol=1e-3, atol=1e-5)
 
 
+def test_a_dry_run_in_stage_3_with_a_rank_that_has_nothing_to_test(data, tmp_path):
+    for name in ("train.csv", "val.csv", "test.csv"):
+        lines = (data.folder / name).read_text().splitlines()
+        (tmp_path / name).write_text("\n".join(lines[: 1 if name == "test.csv" else None]) + "\n")
+    flags = {"enable_deepspeed": True, "zero_stage": 3, "batch_size": 2, "data_path": tmp_path, "dry_run": True}
+    finished = run_script(FINETUNE, *data.flags(FINETUNE, **flags), size=2)
+    assert all(f.code == 0 for f in finished), finished
+    assert "time of the run" in finished[0].stderr
+
+
 def test_a_single_process_needs_no_launcher(data, tmp_path):
     flags = {"enable_deepspeed": True, "zero_stage": 1, "linear_probing": True, "epochs": 1, "warmup_epochs": 0}
     finished = run_script(FINETUNE, *data.flags(FINETUNE, tmp_path / "run", **flags))
