@@ -129,6 +129,14 @@ def test_memory_of_a_process():
     assert memory.peak("ours", Cell("pixel", "mini", quick=True), 2, "none", "cpu") > 50 * 2**20
 
 
+def test_the_largest_batch_is_tried(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: types.SimpleNamespace(total_memory=100))
+    tried = []
+    measure = lambda clips: tried.append(clips) or (5 * clips if clips <= 16 else None)  # noqa: E731
+    assert memory.largest(measure, {2: 20, 4: 30}) == 16 and tried == [18, 17, 16]
+    assert memory.largest(measure, {2: 20}) is None
+
+
 def test_a_rank_of_scaling_measures_its_steps(tmp_path):
     arguments = ["--quick", "--device", "cpu", "--amp", "none", "--tasks", "mlp", "--rounds", "1", "--result"]
     ranks = run_in_processes(lambda: scaling.main([*arguments, str(tmp_path / "seconds")]), size=2)
