@@ -21,13 +21,14 @@ MAY_IMPORT = {  # besides the standard library and the package itself
     "engine": {"torch", "numpy", "safetensors", "wandb", "deepspeed"},
 }
 BELOW = {  # module of models -> the others it may import; layers < vit, decoder < sigma, classifier
+    "attention": set(),
     "tokens": set(),
     "positions": set(),
     "prototype_loss": set(),
     "sinkhorn": {"sinkhorn_triton"},
     "sinkhorn_triton": set(),
     "projection": set(),
-    "layers": {"tokens"},
+    "layers": {"attention", "tokens"},
     "targets": {"tokens"},
     "objectives": {"prototype_loss", "sinkhorn"},
     "vit": {"layers", "positions", "tokens"},
