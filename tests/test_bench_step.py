@@ -33,10 +33,16 @@ def test_the_baseline_has_our_loss_and_gradients(task, monkeypatch):
         torch.testing.assert_close(parameter.grad, names[name].grad, rtol=1e-3, atol=1e-5, msg=name)
 
 
+def test_the_baseline_s_attention_is_never_fused(monkeypatch):
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", None)
+    cell = Cell("dino", "mini", quick=True)
+    step.released_step(cell, CPU, "none").loss(common.synthetic_batch(cell, 2, CPU), Clock(CPU))
+
+
 def test_baseline_s_plan_is_balanced():
     scores = torch.nn.functional.normalize(torch.randn(4, 50, 16), dim=-1)
-    codes = released.rescaled_plan_codes(scores @ torch.nn.functional.normalize(torch.randn(10, 16), dim=-1).T)
-    assert torch.bincount(codes.flatten(), minlength=10).min() >= 10
+    scores = scores.flatten(0, 1) @ torch.nn.functional.normalize(torch.randn(10, 16), dim=-1).T
+    assert torch.bincount(released.plan_codes(scores, 0.05), minlength=10).min() >= 10
 
 
 @pytest.mark.parametrize(
@@ -93,6 +99,17 @@ def test_less_memory_than_the_batch_needs(monkeypatch):
     options = types.SimpleNamespace(batch=8, amp=[], warm_up=1, baseline=True, hf=False, compile=False)
     found = step.ways_of(Cell("pixel", "mini", quick=True), options, CPU)
     assert tried == [8, 4, 2] and found["released"].clips == 2
+
+
+def test_ways_share_one_batch(monkeypatch):
+    """Else its memory would be counted for some and not for others."""
+    cell, made, trained_on = Cell("pixel", "mini", quick=True), [], []
+    make = common.synthetic_batch
+    monkeypatch.setattr(common, "synthetic_batch", lambda *sizes: made.append(make(*sizes)) or made[-1])
+    monkeypatch.setattr(step, "released_step", lambda *_: lambda batch, clock: trained_on.append(batch))
+    options = types.SimpleNamespace(batch=4, amp=["none"], warm_up=1, baseline=True, hf=False, compile=False)
+    step.ways_of(cell, options, CPU)
+    assert len(made) == 1 and torch.equal(trained_on[0].clip, made[0].clip)
 
 
 def test_a_quick_run(tmp_path, capsys):
