@@ -3,16 +3,17 @@
 python bench/memory.py [--tasks ...] [--sizes ...] [--amp bf16] [--batches 2 8] [--device cpu] [--json FILE] [--quick]
 
 Three ways: ours, ours with --use_checkpoint (activations are computed again in the backward pass), and the released
-code's (bench/released.py). Each peak is that of a process of its own. On a GPU it is what torch has allocated, for each
-of --batches; the largest batch is predicted from the first two, which a straight line joins, and then tried, with
-5 % less as long as it does not fit. On a CPU it is the resident memory, torch's own some hundred MiB included.
+code's (bench/released.py). On a GPU a peak is what torch has allocated, for each of --batches; the largest batch is
+predicted from the first two, which a straight line joins, and then tried, with 5 % less as long as it does not fit. On
+a CPU it is the resident memory of a process of its own, torch's some hundred MiB included.
 """
 
 import argparse
+import gc
 import multiprocessing
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -30,9 +31,13 @@ STEPS = 2  # the optimizer's state is there from the second on
 
 
 def peak(way: str, cell: Cell, clips: int, amp: str, device_name: str) -> int | None:
-    """Bytes at the peak of some steps; None where they do not fit. For a process of its own."""
+    """Bytes at the peak of some steps; None where they do not fit. On a CPU only right in a process of its own."""
     device = torch.device(device_name)
     torch.set_num_threads(1)
+    if device.type == "cuda":
+        gc.collect()  # what is left of the batch before
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     try:
         batch = common.synthetic_batch(cell, clips, device)
         if way == "released":
@@ -50,12 +55,7 @@ def peak(way: str, cell: Cell, clips: int, amp: str, device_name: str) -> int | 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def peak_in_process(*arguments: object) -> int | None:
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(peak, arguments)
-
-
-def largest(way: str, cell: Cell, peaks: dict[int, int], amp: str) -> int | None:
+def largest(peaks: dict[int, int], measure: Callable[[int], int | None]) -> int | None:
     """The largest batch that the GPU holds; None if two peaks are not there to go by."""
     (few, low), (many, high) = [*peaks.items(), (0, 0), (0, 0)][:2]
     if not low or not high:
@@ -63,24 +63,25 @@ def largest(way: str, cell: Cell, peaks: dict[int, int], amp: str) -> int | None
     total = torch.cuda.get_device_properties(0).total_memory
     a_clip = (high - low) / (many - few)
     clips = int((total - low) / a_clip) + few
-    while clips > many and peak_in_process(way, cell, clips, amp, "cuda") is None:
+    while clips > many and measure(clips) is None:
         clips = int(0.95 * clips)
     return clips
 
 
-def rows_of(cell: Cell, options: argparse.Namespace) -> list[dict]:
-    rows = []
-    for way in WAYS:
-        peaks = {}
-        for clips in options.batches:
-            if found := peak_in_process(way, cell, clips, options.amp, options.device):
-                peaks[clips] = found
-        row = {"cell": cell.name, "way": way, "amp": options.amp}
+def row_of(way: str, cell: Cell, options: argparse.Namespace) -> dict:
+    """Measured beside this process: on a GPU in one, which takes long to start, on a CPU each batch in its own."""
+    on_gpu = options.device == "cuda"
+    row: dict = {"cell": cell.name, "way": way, "amp": options.amp}
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=None if on_gpu else 1) as pool:
+
+        def measure(clips: int) -> int | None:
+            return pool.apply(peak, (way, cell, clips, options.amp, options.device))
+
+        peaks = {clips: found for clips in options.batches if (found := measure(clips))}
         row |= {f"GiB, {clips} clips": peaks[clips] / 2**30 if clips in peaks else None for clips in options.batches}
-        if options.device == "cuda":
-            row["largest batch"] = largest(way, cell, peaks, options.amp)
-        rows.append(row)
-    return rows
+        if on_gpu:
+            row["largest batch"] = largest(peaks, measure)
+    return row
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -99,10 +100,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows: list[dict] = []
     for size in ["mini"] if options.quick else options.sizes:
         for task in options.tasks:
-            found = rows_of(Cell(task, size, options.quick), options)
-            print(common.markdown(found), flush=True)
-            rows += found
-            common.write_json(about, rows, options.json)
+            for way in WAYS:
+                rows.append(row_of(way, Cell(task, size, options.quick), options))
+                common.write_json(about, rows, options.json)  # now: whatever happens to the next
+            print(common.markdown(rows[-len(WAYS) :]), flush=True)
 
 
 if __name__ == "__main__":

@@ -146,6 +146,24 @@ def test_memory_of_a_process():
     assert memory.peak("ours", Cell("pixel", "mini", quick=True), 2, "none", "cpu") > 50 * 2**20
 
 
+def test_memory_table_is_written_way_by_way(tmp_path, monkeypatch):
+    """A call that is cut off leaves what it has measured."""
+    file, written = tmp_path / "memory.json", []
+    monkeypatch.setattr(memory, "row_of", lambda way, *_: written.append(file.exists()) or {"way": way})
+    memory.main(["--quick", "--device", "cpu", "--tasks", "pixel", "--json", str(file)])
+    assert written == [False, True, True]
+    assert [row["way"] for row in json.loads(file.read_text())["rows"]] == list(memory.WAYS)
+
+
+def test_the_largest_batch_is_on_the_line_or_below(monkeypatch):
+    gpu = types.SimpleNamespace(total_memory=1050)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: gpu)
+    tried = []
+    fits = lambda clips: tried.append(clips) or (clips if clips < 95 else None)  # noqa: E731
+    assert memory.largest({16: 210, 64: 690}, fits) == 90 and tried == [100, 95, 90]
+    assert memory.largest({16: 210}, fits) is None
+
+
 def test_a_rank_of_scaling_measures_its_steps(tmp_path):
     arguments = ["--quick", "--device", "cpu", "--amp", "none", "--tasks", "mlp", "--rounds", "1", "--result"]
     ranks = run_in_processes(lambda: scaling.main([*arguments, str(tmp_path / "seconds")]), size=2)
