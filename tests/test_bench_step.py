@@ -112,6 +112,30 @@ def test_ways_share_one_batch(monkeypatch):
     assert len(made) == 1 and torch.equal(trained_on[0].clip, made[0].clip)
 
 
+def test_a_smaller_batch_is_compared_by_clips_a_second(monkeypatch):
+    def way(clips, seconds):
+        run = lambda: {"step": seconds}  # noqa: E731
+        return type("Way", (), {"clips": clips, "peak": 0, "__call__": lambda self: run()})()
+
+    monkeypatch.setattr(step, "ways_of", lambda *_: {"released": way(2, 1.0), "ours, none": way(8, 2.0)})
+    options = types.SimpleNamespace(rounds=1, amp=["none"])
+    rows = step.rows_of(Cell("pixel", "mini", quick=True), options, CPU, {"none": 1e9})
+    assert [row["against released"] for row in rows] == [1, 2]
+
+
+def test_peak_of_one_way_beside_others(monkeypatch):
+    """What the way before it holds is not counted."""
+    held = [100]
+    made = types.SimpleNamespace(stages=lambda: {"step": 1.0})
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: held[0])
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: held[0] + 7)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
+    measured = step.Measured(lambda: held.append(held.pop() + 50) or (lambda: made), torch.device("cuda"), 2, 1)
+    held[0] += 1000  # of one that is made later
+    measured()
+    assert measured.peak == 50 + 7
+
+
 def test_a_quick_run(tmp_path, capsys):
     file = tmp_path / "results" / "step.json"
     step.main(["--quick", "--baseline", "--rounds", "1", "--tasks", "dino", "finetune", "--json", str(file)])
