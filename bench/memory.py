@@ -3,9 +3,9 @@
 python bench/memory.py [--tasks ...] [--sizes ...] [--amp bf16] [--batches 2 8] [--device cpu] [--json FILE] [--quick]
 
 Three ways: ours, ours with --use_checkpoint (activations are computed again in the backward pass), and the released
-code's (bench/released.py). On a GPU the peak is what torch has allocated, for each of --batches, in one process a way;
-the largest batch is predicted from the first two, which a straight line joins, and then tried, with 5 % less as long as
-it does not fit. On a CPU it is the resident memory of a process of its own, torch's some hundred MiB included.
+code's (bench/released.py). On a GPU a peak is what torch has allocated, for each of --batches; the largest batch is
+predicted from the first two, which a straight line joins, and then tried, with 5 % less as long as it does not fit. On
+a CPU it is the resident memory of a process of its own, torch's some hundred MiB included.
 """
 
 import argparse
@@ -31,11 +31,11 @@ STEPS = 2  # the optimizer's state is there from the second on
 
 
 def peak(way: str, cell: Cell, clips: int, amp: str, device_name: str) -> int | None:
-    """Bytes at the peak of some steps; None where they do not fit. For a process that does nothing else."""
+    """Bytes at the peak of some steps; None where they do not fit. On a CPU only right in a process of its own."""
     device = torch.device(device_name)
     torch.set_num_threads(1)
     if device.type == "cuda":
-        gc.collect()  # what the batch before left behind
+        gc.collect()  # what is left of the batch before
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     try:
@@ -55,7 +55,7 @@ def peak(way: str, cell: Cell, clips: int, amp: str, device_name: str) -> int | 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def largest(measure: Callable[[int], int | None], peaks: dict[int, int]) -> int | None:
+def largest(peaks: dict[int, int], measure: Callable[[int], int | None]) -> int | None:
     """The largest batch that the GPU holds; None if two peaks are not there to go by."""
     (few, low), (many, high) = [*peaks.items(), (0, 0), (0, 0)][:2]
     if not low or not high:
@@ -69,18 +69,18 @@ def largest(measure: Callable[[int], int | None], peaks: dict[int, int]) -> int 
 
 
 def row_of(way: str, cell: Cell, options: argparse.Namespace) -> dict:
+    """Measured beside this process: on a GPU in one, which takes long to start, on a CPU each batch in its own."""
     on_gpu = options.device == "cuda"
-    fresh = None if on_gpu else 1  # on a CPU a process for each batch: resident memory never falls
-    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=fresh) as pool:
+    row: dict = {"cell": cell.name, "way": way, "amp": options.amp}
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=None if on_gpu else 1) as pool:
 
         def measure(clips: int) -> int | None:
             return pool.apply(peak, (way, cell, clips, options.amp, options.device))
 
         peaks = {clips: found for clips in options.batches if (found := measure(clips))}
-        row = {"cell": cell.name, "way": way, "amp": options.amp}
         row |= {f"GiB, {clips} clips": peaks[clips] / 2**30 if clips in peaks else None for clips in options.batches}
         if on_gpu:
-            row["largest batch"] = largest(measure, peaks)
+            row["largest batch"] = largest(peaks, measure)
     return row
 
 

@@ -38,12 +38,15 @@ def build_model(cell: Cell, **options: Any) -> nn.Module:
     return create_model(cell.model_name, num_prototypes=NUM_PROTOTYPES, **options)
 
 
-def teacher_network(cell: Cell) -> nn.Module:
-    """The image teacher's network with random weights, frozen."""
+def teacher_network(cell: Cell, *, fused: bool = True) -> nn.Module:
+    """The image teacher's network with random weights, frozen; DINO's own code has no `fused` attention."""
     import timm  # among the imports above it would come before compat
 
     torch.manual_seed(0)
     network = timm.create_model(TEACHERS["dino_v1", cell.teacher].architecture, img_size=cell.img_size, num_classes=0)
+    for module in network.modules():
+        if isinstance(module, timm.layers.Attention):
+            module.fused_attn = fused
     return network.eval().requires_grad_(False)
 
 

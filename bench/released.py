@@ -163,18 +163,17 @@ def teacher_labels(network: nn.Module, clip: torch.Tensor, mask: torch.Tensor, c
 
 
 @torch.no_grad()
-def rescaled_plan_codes(scores: torch.Tensor) -> torch.Tensor:
-    """(B, M, K) -> (B, M): Sinkhorn's plan, K x S, its rows and columns rescaled in turn."""
-    plan = torch.exp(scores.flatten(0, 1).float() / EPSILON).t().clone()
+def plan_codes(scores: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """(S, K) -> (S,): Sinkhorn's plan of one branch. Prototypes are its rows; in memory it is (S, K)."""
+    plan = (scores / epsilon).float().exp().t().clone()
+    plan /= plan.sum()
     prototypes, samples = plan.shape
-    plan /= torch.sum(plan)
+    row_sums = plan.sum(dim=1)
     for _ in range(ITERATIONS):
-        plan /= torch.sum(plan, dim=1, keepdim=True)
-        plan /= prototypes
-        plan /= torch.sum(plan, dim=0, keepdim=True)
-        plan /= samples
-    plan *= samples
-    return plan.t().argmax(dim=1).reshape(scores.shape[:2])
+        plan *= (1 / prototypes / row_sums)[:, None]
+        plan *= (1 / samples / plan.sum(dim=0))[None]
+        row_sums = plan.sum(dim=1)
+    return (plan / plan.sum(dim=0, keepdim=True)).t().argmax(dim=1)
 
 
 def swapped_loss(predicted: torch.Tensor, projected: torch.Tensor, prototypes: nn.Parameter) -> torch.Tensor:
@@ -182,7 +181,9 @@ def swapped_loss(predicted: torch.Tensor, projected: torch.Tensor, prototypes: n
         prototypes.copy_(F.normalize(prototypes, dim=1, p=2))
     video = F.normalize(predicted, dim=-1) @ prototypes.detach().t()
     target = F.normalize(projected, dim=-1) @ prototypes.t()
-    codes_video, codes_target = rescaled_plan_codes(video.detach()), rescaled_plan_codes(target.detach())
+    codes_video, codes_target = (
+        plan_codes(scores.detach().flatten(0, 1), EPSILON).reshape(scores.shape[:2]) for scores in (video, target)
+    )
 
     def loss(scores: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
         return F.cross_entropy((scores / TEMPERATURE).permute(0, 2, 1).float().contiguous(), codes)

@@ -29,12 +29,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from peak import peak_bytes
 
+from bench.released import ITERATIONS, TEMPERATURE, plan_codes
 from engine.backend import set_matmul_precision
 from models.objectives import SwappedClusterPrediction
 from models.prototype_loss import prototype_cross_entropy, prototype_scores
 from models.sinkhorn import sinkhorn_codes
 
-ITERATIONS, TEMPERATURE = 10, 0.1
 WIDTHS = {"MLP": 256, "DINO ViT-B": 768}  # of the embeddings, by target network
 
 
@@ -67,19 +67,6 @@ Ways = dict[str, Callable[[], Any]]  # the first is the baseline
 # ---- codes ----
 
 
-def released_codes(scores: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """One branch. Prototypes are the rows of the plan, which in memory is (S, K)."""
-    plan = (scores / epsilon).float().exp().t().clone()
-    plan /= plan.sum()
-    prototypes, samples = plan.shape
-    row_sums = plan.sum(dim=1)
-    for _ in range(ITERATIONS):
-        plan *= (1 / prototypes / row_sums)[:, None]
-        plan *= (1 / samples / plan.sum(dim=0))[None]
-        row_sums = plan.sum(dim=1)
-    return (plan / plan.sum(dim=0, keepdim=True)).t().argmax(dim=1)
-
-
 def rescaled_codes(scores: torch.Tensor, epsilon: float) -> torch.Tensor:
     """One branch, the plan with nothing that can be left out; the oracle when given float64."""
     plan = (scores / epsilon).to(torch.promote_types(scores.dtype, torch.float32)).exp_()
@@ -93,7 +80,7 @@ def bench_codes(scores_GSK: torch.Tensor, scale: Scale) -> list[Row]:
     rows = []
     for epsilon in (0.05, 0.03):
         ways: Ways = {
-            "released": lambda e=epsilon: torch.stack([released_codes(s, e) for s in scores_GSK]),
+            "released": lambda e=epsilon: torch.stack([plan_codes(s, e) for s in scores_GSK]),
             "plan rescaled, leanest": lambda e=epsilon: torch.stack([rescaled_codes(s, e) for s in scores_GSK]),
             "ours": lambda e=epsilon: sinkhorn_codes(scores_GSK, epsilon=e, num_iters=ITERATIONS),
         }
@@ -141,7 +128,7 @@ def released_objective(branches: Sequence[torch.Tensor], prototypes: torch.Tenso
     weights = (prototypes.detach(), prototypes)
     embeddings = [F.normalize(branch, dim=-1) for branch in branches]
     scores = [x.to(dtype) @ w.to(dtype).T for x, w in zip(embeddings, weights, strict=True)]
-    codes = [released_codes(s.detach(), 0.05) for s in scores]
+    codes = [plan_codes(s.detach(), 0.05) for s in scores]
     losses = []
     for score, code in zip(scores, reversed(codes), strict=True):
         logits = (score / TEMPERATURE).unflatten(0, (-1, tokens)).permute(0, 2, 1)

@@ -18,6 +18,7 @@ import copy
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -47,7 +48,7 @@ def released_step(cell: Cell, device: torch.device, amp: str, drop_path: float =
     model.load_state_dict(ours.state_dict())
     groups = parameter_groups(model, weight_decay=0.05, layer_decay=0.75 if cell.task == "finetune" else 1.0)
     optimizer = torch.optim.AdamW(groups, lr=1e-5, betas=(0.9, 0.95))
-    teacher = teacher_network(cell).to(device) if cell.task == "dino" else None
+    teacher = teacher_network(cell, fused=False).to(device) if cell.task == "dino" else None
     amp = amp if device.type == "cuda" else "none"
     return released.ReleasedStep(cell, model.train(), optimizer, device=device, amp=amp, teacher=teacher)
 
@@ -129,7 +130,7 @@ def ways_of(cell: Cell, options: argparse.Namespace, device: torch.device) -> di
 
     def baseline(amp: str, clips: int) -> Callable[[], Clock]:
         step, clock = released_step(cell, device, amp), Clock(device)
-        own = common.synthetic_batch(cell, clips, device)
+        own = SimpleNamespace(**{name: part[:clips] for name, part in vars(batch).items()})  # no memory of its own
 
         def run() -> Clock:
             clock.start()

@@ -57,7 +57,7 @@ def _attend_in_blocks_backward(
 def _buffers(q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """For the scores of a block of heads and for their softmax, (R, N, N) each."""
     heads, tokens, _ = q.shape
-    rows = min(heads, max(1, _BLOCK_BYTES // (q.element_size() * tokens**2)))
+    rows = max(1, min(heads, _BLOCK_BYTES // max(1, q.element_size() * tokens**2)))  # 1 also of nothing
     scores, weights = q.new_empty(2, rows, tokens, tokens)
     return scores, weights
 

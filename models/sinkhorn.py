@@ -73,7 +73,8 @@ def _log_scaling(passes: Passes, *, num_iters: int, all_reduce: AllReduce | None
 
     def log_total(mass_GK: torch.Tensor) -> torch.Tensor:
         total_GK = all_reduce(mass_GK) if all_reduce else mass_GK  # the only line that talks to other ranks
-        return total_GK.clamp_min(torch.finfo(torch.float32).tiny).log()  # finite for a prototype far from every sample
+        tiny = torch.finfo(total_GK.dtype).tiny  # finite for a prototype far from every sample
+        return total_GK.clamp_min(tiny).log().float()
 
     log_u_GK = -log_total(passes.masses())
     for _ in range(num_iters - 1):
@@ -83,12 +84,14 @@ def _log_scaling(passes: Passes, *, num_iters: int, all_reduce: AllReduce | None
 
 def _passes(scores_GSK: torch.Tensor, epsilon: float) -> Passes:
     """The fastest that there are for this device, number of prototypes and epsilon."""
-    if scores_GSK.is_cuda and scores_GSK.shape[-1] <= MAX_KERNEL_PROTOTYPES and _kernels_run(scores_GSK.device):
+    if 2 / epsilon > MAX_RANGE:
+        return SoftmaxPasses(scores_GSK, epsilon)
+    if not scores_GSK.is_cuda:
+        return StoredPasses(scores_GSK, epsilon)
+    if scores_GSK.shape[-1] <= MAX_KERNEL_PROTOTYPES and _kernels_run(scores_GSK.device):
         from models.sinkhorn_triton import TritonPasses  # here, as torch brings Triton for CUDA only
 
         return TritonPasses(scores_GSK, epsilon)
-    if not scores_GSK.is_cuda and 2 / epsilon <= MAX_RANGE:
-        return StoredPasses(scores_GSK, epsilon)
     return SoftmaxPasses(scores_GSK, epsilon)
 
 
@@ -116,7 +119,10 @@ def _kernels_run(device: torch.device) -> bool:
 
 
 class SoftmaxPasses:
-    """In plain torch, a block of rows at a time; right whatever epsilon, because a softmax cannot overflow."""
+    """In plain torch, a block of rows at a time; right for any epsilon down to 0.003.
+
+    A softmax cannot overflow. Bare exponentials can vanish: over more than `MAX_RANGE` their sums are in float64.
+    """
 
     def __init__(self, scores_GSK: torch.Tensor, epsilon: float) -> None:
         self.scores_GSK = scores_GSK
@@ -133,9 +139,11 @@ class SoftmaxPasses:
         return self.scores_GSK.new_zeros(groups, prototypes, dtype=torch.float32)
 
     def masses(self) -> torch.Tensor:
-        mass_GK = self._zero_masses()
+        # By epsilon alone: ranks may differ in their passes, and have to send numbers of one kind.
+        dtype = torch.float64 if 2 / self.epsilon > MAX_RANGE else torch.float32
+        mass_GK = self._zero_masses().to(dtype)
         for g, scores_RK in self.blocks(self.scores_GSK):
-            mass_GK[g] += ((scores_RK.float() - 1) / self.epsilon).exp().sum(dim=0)  # cosine <= 1: at most 1 each
+            mass_GK[g] += ((scores_RK.to(dtype) - 1) / self.epsilon).exp().sum(dim=0)  # cosine <= 1: at most 1 each
         return mass_GK
 
     def shares(self, log_u_GK: torch.Tensor) -> torch.Tensor:

@@ -62,7 +62,7 @@ def _code_kernel(
 
 
 class TritonPasses:
-    """`models.sinkhorn.Passes` by these kernels; right whatever epsilon."""
+    """`models.sinkhorn.Passes` by these kernels, in float32: for an epsilon that leaves exponentials inside it."""
 
     def __init__(self, scores_GSK: torch.Tensor, epsilon: float) -> None:
         self.scores_GSK = scores_GSK.contiguous()

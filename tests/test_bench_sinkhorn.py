@@ -39,7 +39,7 @@ def test_quick_run(bench, tmp_path, capsys, monkeypatch):
 def test_baselines_compute_the_same(bench):
     scores = rows(200, 0) @ rows(30, 1).T
     ours = sinkhorn_codes(scores, epsilon=0.05, num_iters=bench.ITERATIONS)
-    assert torch.equal(bench.released_codes(scores, 0.05), ours)
+    assert torch.equal(bench.plan_codes(scores, 0.05), ours)
     assert torch.equal(bench.rescaled_codes(scores, 0.05), ours)
     loss = prototype_cross_entropy(rows(200, 0), rows(30, 1), ours, temperature=bench.TEMPERATURE)
     torch.testing.assert_close(bench.permuted_cross_entropy(rows(200, 0), rows(30, 1), ours, tokens=50), loss)

@@ -33,10 +33,16 @@ def test_the_baseline_has_our_loss_and_gradients(task, monkeypatch):
         torch.testing.assert_close(parameter.grad, names[name].grad, rtol=1e-3, atol=1e-5, msg=name)
 
 
+def test_the_baseline_s_attention_is_never_fused(monkeypatch):
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", None)
+    cell = Cell("dino", "mini", quick=True)
+    step.released_step(cell, CPU, "none").loss(common.synthetic_batch(cell, 2, CPU), Clock(CPU))
+
+
 def test_baseline_s_plan_is_balanced():
     scores = torch.nn.functional.normalize(torch.randn(4, 50, 16), dim=-1)
-    codes = released.rescaled_plan_codes(scores @ torch.nn.functional.normalize(torch.randn(10, 16), dim=-1).T)
-    assert torch.bincount(codes.flatten(), minlength=10).min() >= 10
+    scores = scores.flatten(0, 1) @ torch.nn.functional.normalize(torch.randn(10, 16), dim=-1).T
+    assert torch.bincount(released.plan_codes(scores, 0.05), minlength=10).min() >= 10
 
 
 @pytest.mark.parametrize(
@@ -95,6 +101,41 @@ def test_less_memory_than_the_batch_needs(monkeypatch):
     assert tried == [8, 4, 2] and found["released"].clips == 2
 
 
+def test_ways_share_one_batch(monkeypatch):
+    """Else its memory would be counted for some and not for others."""
+    cell, made, trained_on = Cell("pixel", "mini", quick=True), [], []
+    make = common.synthetic_batch
+    monkeypatch.setattr(common, "synthetic_batch", lambda *sizes: made.append(make(*sizes)) or made[-1])
+    monkeypatch.setattr(step, "released_step", lambda *_: lambda batch, clock: trained_on.append(batch))
+    options = types.SimpleNamespace(batch=4, amp=["none"], warm_up=1, baseline=True, hf=False, compile=False)
+    step.ways_of(cell, options, CPU)
+    assert len(made) == 1 and torch.equal(trained_on[0].clip, made[0].clip)
+
+
+def test_a_smaller_batch_is_compared_by_clips_a_second(monkeypatch):
+    def way(clips, seconds):
+        run = lambda: {"step": seconds}  # noqa: E731
+        return type("Way", (), {"clips": clips, "peak": 0, "__call__": lambda self: run()})()
+
+    monkeypatch.setattr(step, "ways_of", lambda *_: {"released": way(2, 1.0), "ours, none": way(8, 2.0)})
+    options = types.SimpleNamespace(rounds=1, amp=["none"])
+    rows = step.rows_of(Cell("pixel", "mini", quick=True), options, CPU, {"none": 1e9})
+    assert [row["against released"] for row in rows] == [1, 2]
+
+
+def test_peak_of_one_way_beside_others(monkeypatch):
+    """What the way before it holds is not counted."""
+    held = [100]
+    made = types.SimpleNamespace(stages=lambda: {"step": 1.0})
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: held[0])
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: held[0] + 7)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
+    measured = step.Measured(lambda: held.append(held.pop() + 50) or (lambda: made), torch.device("cuda"), 2, 1)
+    held[0] += 1000  # of one that is made later
+    measured()
+    assert measured.peak == 50 + 7
+
+
 def test_a_quick_run(tmp_path, capsys):
     file = tmp_path / "results" / "step.json"
     step.main(["--quick", "--baseline", "--rounds", "1", "--tasks", "dino", "finetune", "--json", str(file)])
@@ -129,12 +170,22 @@ def test_memory_of_a_process():
     assert memory.peak("ours", Cell("pixel", "mini", quick=True), 2, "none", "cpu") > 50 * 2**20
 
 
-def test_the_largest_batch_is_tried(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: types.SimpleNamespace(total_memory=100))
+def test_memory_table_is_written_way_by_way(tmp_path, monkeypatch):
+    """A call that is cut off leaves what it has measured."""
+    file, written = tmp_path / "memory.json", []
+    monkeypatch.setattr(memory, "row_of", lambda way, *_: written.append(file.exists()) or {"way": way})
+    memory.main(["--quick", "--device", "cpu", "--tasks", "pixel", "--json", str(file)])
+    assert written == [False, True, True]
+    assert [row["way"] for row in json.loads(file.read_text())["rows"]] == list(memory.WAYS)
+
+
+def test_the_largest_batch_is_on_the_line_or_below(monkeypatch):
+    gpu = types.SimpleNamespace(total_memory=1050)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: gpu)
     tried = []
-    measure = lambda clips: tried.append(clips) or (5 * clips if clips <= 16 else None)  # noqa: E731
-    assert memory.largest(measure, {2: 20, 4: 30}) == 16 and tried == [18, 17, 16]
-    assert memory.largest(measure, {2: 20}) is None
+    fits = lambda clips: tried.append(clips) or (clips if clips < 95 else None)  # noqa: E731
+    assert memory.largest({16: 210, 64: 690}, fits) == 90 and tried == [100, 95, 90]
+    assert memory.largest({16: 210}, fits) is None
 
 
 def test_a_rank_of_scaling_measures_its_steps(tmp_path):

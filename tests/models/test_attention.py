@@ -33,6 +33,24 @@ def test_attention_and_its_gradients(dtype, tolerance, tokens):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", [(0, 2, 5, 4), (2, 2, 0, 4), (1, 1, 1, 1)], ids=str)
+def test_attention_of_nothing_and_of_one_token(dtype, shape):
+    q, k, v = (torch.randn(shape).to(dtype).requires_grad_() for _ in range(3))
+    result = attend(q, k, v)
+    result.sum().backward()
+    assert result.shape == q.grad.shape == shape
+    torch.testing.assert_close(result, v)
+
+
+def test_bf16_on_a_cpu_is_not_fused(monkeypatch):
+    """Results hardly tell which form it was; time does."""
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", None)
+    assert attend(*inputs(torch.bfloat16)).dtype == torch.bfloat16
+    with pytest.raises(TypeError):
+        attend(*inputs(torch.float32))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_dropout_leaves_the_mean(dtype):
     q, k, v = inputs(dtype)
     torch.manual_seed(0)
