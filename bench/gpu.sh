@@ -22,8 +22,9 @@ part() { # seconds, name, command...
     timeout "$limit" "$python" "$@" $flags || { echo "$name: ended with $?"; failed=1; }
 }
 
-part 60 sinkhorn "$root/bench/sinkhorn.py" --device cuda --json "$folder/sinkhorn_gpu_$today.json"
+part 30 parts "$root/bench/parts.py" --device cuda --rounds 10 --json "$folder/parts_gpu_$today.json"
+part 50 sinkhorn "$root/bench/sinkhorn.py" --device cuda --json "$folder/sinkhorn_gpu_$today.json"
 part 180 "step" "$root/bench/step.py" --baseline --rounds 6 --json "$folder/step_gpu_$today.json"
 part 150 "step, compiled" "$root/bench/step.py" --compile --sizes base small --rounds 6 --json "$folder/step_gpu_compiled_$today.json"
-part 140 memory "$root/bench/memory.py" --tasks dino --sizes base --json "$folder/memory_gpu_$today.json"
+part 120 memory "$root/bench/memory.py" --tasks dino --sizes base --json "$folder/memory_gpu_$today.json"
 exit $failed

@@ -5,7 +5,8 @@ python bench/step.py [--tasks dino mlp pixel finetune] [--sizes small base] [--a
 
 Clips are random numbers that lie on the device; the image teacher has random weights. Times are medians: CPU seconds of
 one thread on a CPU, seconds of the stream on a GPU. "of products" is the share of the FLOP/s that large matrix products
-reach in the same run and dtype, counting only the arithmetic that the step needs (bench/common.py).
+reach in the same run and dtype, "of peak" that of the GPU's data sheet (engine/peaks.py), counting only the arithmetic
+that the step needs (bench/common.py).
 
 --baseline: bench/released.py. On a CPU it is in float32 whatever --amp says, since the released code's autocast is for
 GPUs; on a GPU it has the autocast of --amp, without fp16's loss scaler. Where it runs out of memory, it gets half the
@@ -29,6 +30,7 @@ from bench import common, released
 from bench.common import Cell, Clock
 from bench.ours import DROP_PATH, OurStep, build_model, one_process, teacher_network
 from engine.optim import parameter_groups
+from engine.peaks import peak_flops
 from models.vit import VARIANTS
 
 Way = Callable[[], dict[str, float]]  # one step -> seconds by stage
@@ -180,8 +182,10 @@ def rows_of(cell: Cell, options: argparse.Namespace, device: torch.device, rates
     for name, stages in medians.items():
         way, step = ways[name], stages["step"]
         amp = name.rpartition(", ")[2]
-        rate = rates.get(amp, rates["none"] if device.type == "cpu" else rates[options.amp[-1]])
+        kind = amp if amp in rates else ("none" if device.type == "cpu" else options.amp[-1])  # of the baseline
+        peak = peak_flops(torch.cuda.get_device_name(device), kind) if device.type == "cuda" else None
         own = way.clips / step
+        flops = own * common.gigaflops(cell) * 1e9
         rows.append(
             {
                 "cell": cell.name,
@@ -190,7 +194,8 @@ def rows_of(cell: Cell, options: argparse.Namespace, device: torch.device, rates
                 "s / step": step,
                 "clips / s": own,
                 "against released": own * base["step"] / ways["released"].clips if base else None,
-                "of products": own * common.gigaflops(cell) * 1e9 / rate,
+                "of products": flops / rates[kind],
+                "of peak": flops / peak if peak else None,
                 "GiB": way.peak / 2**30 if way.peak else None,
                 "stages, s": {stage: seconds for stage, seconds in stages.items() if stage != "step"},
             }

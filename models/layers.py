@@ -56,6 +56,8 @@ class DropPath(nn.Module):
 
     def __init__(self, drop_prob: float) -> None:
         super().__init__()
+        if not 0 <= drop_prob < 1:
+            raise ValueError(f"a rate of stochastic depth is at least 0 and below 1, got {drop_prob}")
         self.register_buffer("keep", torch.tensor(1 - drop_prob), persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

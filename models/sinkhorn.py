@@ -106,7 +106,8 @@ def _kernels_run(device: torch.device) -> bool:
     try:
         from models.sinkhorn_triton import TritonPasses
 
-        TritonPasses(torch.zeros(1, 1, 1, device=device), 1.0).codes(torch.zeros(1, 1, device=device))
+        passes = TritonPasses(torch.zeros(1, 1, 1, device=device), 1.0)
+        passes.codes(passes.masses())
     except Exception as error:  # noqa: BLE001  (of the compiler, the driver, an old GPU: the way below needs none)
         reason = str(error).strip().partition("\n")[0]
         warnings.warn(

@@ -7,6 +7,7 @@ import types
 import pytest
 import torch
 from processes import ROOT, fresh, run_in_processes
+from torch.nn.attention import SDPBackend
 
 from bench import common, memory, parts, released, scaling, step
 from bench.common import Cell, Clock
@@ -164,6 +165,17 @@ def test_position_tables_are_equal_bit_for_bit(monkeypatch):
     rows = parts.position_rows(1, [(1568, 64), (20, 96)])
     assert rows[0]["same bits"] and rows[0]["ratio"] > 1
     assert [row["dtype"] for row in parts.attention_rows(1)] == ["torch.float32", "torch.bfloat16"]
+
+
+def test_what_parts_measures_on_a_gpu(capsys):
+    """On a CPU, where one of two backends runs."""
+    backends = {"flash": SDPBackend.FLASH_ATTENTION, "cuDNN": SDPBackend.CUDNN_ATTENTION}
+    (row,) = parts.backend_rows(CPU, 1, {"tiny": (1, 2, 3)}, backends)
+    assert row.keys() == {"attention, bf16", "ours, ms", "flash, ms"} and row["flash, ms"] > 0
+    assert "cuDNN: " in capsys.readouterr().out
+    (row,) = parts.product_rows(CPU, 1, 64, (128,))
+    assert min(row[f"{kind}, TFLOP/s"] for kind in ("bf16", "TF32", "fp32")) > 0
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 def test_memory_of_a_process():

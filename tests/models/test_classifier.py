@@ -62,6 +62,8 @@ def test_stochastic_depth_drops_clips_and_keeps_the_mean(dtype):
     assert kept.float().mean().item() == pytest.approx(0.75, abs=0.02)  # four deviations
     torch.testing.assert_close(result[kept].float(), torch.full_like(result[kept].float(), 4 / 3), rtol=4e-3, atol=0)
     assert drop.eval()(branch) is branch
+    with pytest.raises(ValueError, match="below 1, got 1"):
+        DropPath(1)
     assert not drop.state_dict()  # checkpoints do not know the rate
 
 
