@@ -1,5 +1,6 @@
 """bench/step.py and its fellows: they run, and the baseline trains the same model on the same loss as ours."""
 
+import ast
 import json
 import sys
 import types
@@ -9,7 +10,7 @@ import torch
 from processes import ROOT, fresh, run_in_processes
 from torch.nn.attention import SDPBackend
 
-from bench import common, memory, parts, released, scaling, step
+from bench import common, memory, operators, parts, released, scaling, step
 from bench.common import Cell, Clock
 from bench.ours import OurStep, one_process
 
@@ -176,6 +177,17 @@ def test_what_parts_measures_on_a_gpu(capsys):
     (row,) = parts.product_rows(CPU, 1, 64, (128,))
     assert min(row[f"{kind}, TFLOP/s"] for kind in ("bf16", "TF32", "fp32")) > 0
     assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_operators_of_a_step():
+    rows = operators.rows_of(Cell("pixel", "mini", quick=True), 2, "bf16")
+    assert [row["ms"] for row in rows] == sorted((row["ms"] for row in rows), reverse=True)
+    product = next(row for row in rows if row["operator"] == "aten::addmm")
+    _, (tokens, width), (_, columns) = ast.literal_eval(product["shapes"])
+    work = 2 * tokens * width * columns * product["calls"]
+    assert product["GFLOP/s"] * product["ms"] * 1e6 == pytest.approx(work)
+    kinds = {row["kind"]: row["ms"] for row in operators.sums(rows)}
+    assert sum(kinds.values()) == pytest.approx(sum(row["ms"] for row in rows)) and min(kinds.values()) > 0
 
 
 def test_memory_of_a_process():
