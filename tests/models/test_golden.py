@@ -10,6 +10,8 @@ import torch
 
 from engine.optim import parameter_groups
 from models import create_model
+from models.prototype_loss import prototype_cross_entropy
+from models.sinkhorn import SoftmaxPasses
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 _spec = importlib.util.spec_from_file_location("golden_weights", GOLDEN / "weights.py")
@@ -38,7 +40,7 @@ def fill(model):
 class Case:
     """One golden pre-training run: model, inputs and recorded results."""
 
-    def __init__(self, name):
+    def __init__(self, name, **options):
         self.golden = np.load(GOLDEN / f"{name}.npz")
         self.config = json.loads(str(self.golden["config"]))
         self.given_features = self.config["target"] == "feat"
@@ -50,6 +52,7 @@ class Case:
                 decoder_num_classes=self.config["decoder_num_classes"],
                 sinkhorn_eps=self.config.get("eps", 0.05),
                 **TINY,
+                **options,
             )
         )
 
@@ -73,9 +76,36 @@ class Case:
         return self.model(*self.first_inputs)
 
 
+def attend_in_blocks(q, k, v, *, dropout):
+    """What bf16 on a CPU takes, in float32."""
+    assert dropout == 0
+    return torch.ops.sigma.attend_in_blocks(q, k, v)
+
+
+def without_scores(*args, scores_SK, **options):
+    return prototype_cross_entropy(*args, **options)
+
+
+WAYS = {  # of computing the same, each in the place of what would be taken here: tests/engine has --compile
+    "as it is": {},
+    "attention in blocks": {"models.layers.attend": attend_in_blocks},
+    "Sinkhorn by softmax": {"models.sinkhorn._passes": SoftmaxPasses},
+    "scores computed again": {"models.objectives.prototype_cross_entropy": without_scores},
+    "activations computed again": {"use_checkpoint": True},
+}
+
+
 @pytest.fixture(params=["pretrain_mlp", "pretrain_features", "pretrain_pixel"])
-def case(request):
-    return Case(request.param)
+def name(request):
+    return request.param
+
+
+@pytest.fixture(params=WAYS)
+def case(request, name, monkeypatch):
+    options = dict(WAYS[request.param])
+    for target in [key for key in options if "." in key]:
+        monkeypatch.setattr(target, options.pop(target))
+    return Case(name, **options)
 
 
 def test_predictions_and_loss(case):
