@@ -12,8 +12,9 @@ _BLOCK_BYTES = 2 << 20  # of the scores of a block: with their softmax they stay
 def attend(q_BHNE: torch.Tensor, k_BHNE: torch.Tensor, v_BHNE: torch.Tensor, *, dropout: float = 0.0) -> torch.Tensor:
     """softmax(q k^T / sqrt(E)) v (arXiv 1706.03762, equation 1), the weights thinned by `dropout`: (B, H, N, E).
 
-    The N x N weights are never stored for all heads. torch's fused form takes 1.4 to 2 times as long in bf16 on a CPU,
-    forward and backward, as matrix products that stay in the cache (bench/RESULTS.md); only it can thin the weights.
+    The N x N weights are never stored for all heads. In bf16 on a CPU torch's fused form takes 1.4 to 2.4 times as
+    long, forward and backward, as matrix products that stay in the cache (bench/RESULTS.md); only it can thin the
+    weights.
     """
     if q_BHNE.device.type == "cpu" and q_BHNE.dtype == torch.bfloat16 and dropout == 0:
         return _attend_in_blocks(q_BHNE, k_BHNE, v_BHNE)
