@@ -13,39 +13,39 @@ from typing import Any
 import torch
 from torch import nn
 
-from datasets.annotations import AnnotationError, VideoList, check_labels
 from datasets.catalogue import DataSet, get_data_set
 from datasets.classification import TrainDataset, ValDataset, ViewDataset
-from datasets.decoding import DecodeError, describe_decoder
-from datasets.list_parts import choose_num_classes, describe_overlap, describe_part, read_parts
-from datasets.loaders import DevicePrefetcher, build_eval_loader, build_train_loader
-from datasets.mixing import build_mixup
-from datasets.shards import ShardError
-from datasets.transforms import TrainTransform, ValTransform, ViewTransform
-from datasets.workers import LoaderError, loader_errors
+from datasets.decoding.open import DecodeError, describe_decoder
+from datasets.decoding.shards import ShardError
+from datasets.lists.read import AnnotationError, VideoList, check_labels
+from datasets.lists.splits import choose_num_classes, describe_overlap, describe_part, read_parts
+from datasets.loading.loaders import DevicePrefetcher, build_eval_loader, build_train_loader
+from datasets.loading.workers import LoaderError, loader_errors
+from datasets.transforms.mixup import build_mixup
+from datasets.transforms.presets import TrainTransform, ValTransform, ViewTransform
 from engine import config
-from engine.backend import autocast, set_matmul_precision
-from engine.checkpoint import Ema
-from engine.checkpoint_files import newest_valid
+from engine.checkpointing.checkpoint import Ema
+from engine.checkpointing.files import newest_valid
+from engine.checkpointing.read_weights import read_weights
+from engine.checkpointing.resume import is_finished
 from engine.checks import check_options
 from engine.compilation import compile_blocks
-from engine.distributed import World, distributed, on_main_process, use_deterministic_algorithms
+from engine.distributed.ddp import autocast, set_matmul_precision
+from engine.distributed.world import World, distributed, on_main_process, use_deterministic_algorithms
 from engine.dry_run import Passes, rehearse, rehearse_test, scratch_output
 from engine.errors import ConfigError, bad_options, user_errors
 from engine.evaluation import VideoPredictions, predict, predict_batches
 from engine.finetuning import ClassificationForward
-from engine.metrics import log_table, replace_text, setup_logging
-from engine.preemption import until_asked
-from engine.resume import is_finished
+from engine.monitoring.metrics import log_table, replace_text, setup_logging
+from engine.resilience.preemption import until_asked
+from engine.resilience.watchdog import watchdog
 from engine.setup import build_trainer, making_model, place_model
 from engine.training import fit
-from engine.watchdog import watchdog
-from engine.weights import read_weights
 from models import ModelError, create_model
+from models.analysis.figures import clip_pictures
+from models.analysis.flops import classifier_flops
 from models.classifier import Classifier
-from models.convert import LoadReport, load_encoder
-from models.flops import classifier_flops
-from models.pictures import clip_pictures
+from models.weights.load import LoadReport, load_encoder
 
 logger = logging.getLogger(__name__)
 

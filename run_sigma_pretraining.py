@@ -7,22 +7,23 @@ from contextlib import nullcontext
 import numpy as np
 import torch
 
-from datasets.annotations import AnnotationError, VideoList, check_files, read_list
-from datasets.decoding import DecodeError, describe_decoder
-from datasets.loaders import DevicePrefetcher, build_train_loader
-from datasets.masking import MASKS
-from datasets.motion import FlowError, MotionGuide, flow_model
-from datasets.motion_vectors import has_motion_vectors
+from datasets.decoding.open import DecodeError, describe_decoder
+from datasets.decoding.shards import ShardError
+from datasets.lists.read import AnnotationError, VideoList, check_files, read_list
+from datasets.loading.loaders import DevicePrefetcher, build_train_loader
+from datasets.loading.workers import LoaderError, loader_errors
+from datasets.masks.flow_guided import FlowError, MotionGuide, flow_model
+from datasets.masks.masks import MASKS
+from datasets.masks.motion_vectors import has_motion_vectors
 from datasets.pretraining import PretrainDataset
-from datasets.shards import ShardError
-from datasets.transforms import PretrainTransform
-from datasets.workers import LoaderError, loader_errors
+from datasets.transforms.presets import PretrainTransform
 from engine import config
-from engine.backend import AMP_DTYPES, set_matmul_precision
+from engine.checkpointing.read_weights import read_weights
+from engine.checkpointing.resume import is_finished
 from engine.checks import check_options
-from engine.collapse import CollapseWatch
 from engine.compilation import compile_blocks
-from engine.distributed import (
+from engine.distributed.ddp import AMP_DTYPES, set_matmul_precision
+from engine.distributed.world import (
     World,
     all_reduce_sum,
     distributed,
@@ -32,18 +33,17 @@ from engine.distributed import (
 )
 from engine.dry_run import rehearse, scratch_output
 from engine.errors import ConfigError, bad_options, user_errors
-from engine.metrics import log_table, setup_logging
+from engine.monitoring.collapse import CollapseWatch
+from engine.monitoring.metrics import log_table, setup_logging
 from engine.pretraining import PretrainingForward
-from engine.resume import is_finished
 from engine.setup import build_trainer, making_model, place_model
 from engine.training import fit
-from engine.weights import read_weights
 from models import ModelError, create_model
-from models.convert import load_pretraining, load_projection, native_state
-from models.flops import pretraining_flops
-from models.pictures import pretraining_pictures
+from models.analysis.figures import pretraining_pictures
+from models.analysis.flops import pretraining_flops
 from models.sigma import Sigma
 from models.teachers import ImageTeacher, build_teacher, teacher_dim
+from models.weights.load import load_pretraining, load_projection, native_state
 
 logger = logging.getLogger(__name__)
 

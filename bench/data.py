@@ -35,13 +35,12 @@ from PIL import Image, ImageEnhance, ImageOps
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from datasets.annotations import read_list
 from datasets.classification import ViewDataset
-from datasets.decoding import open_video, resolve_decoder
+from datasets.decoding.open import open_video, resolve_decoder
+from datasets.lists.read import read_list
 from datasets.pretraining import sample_rng
-from datasets.randaugment import OPS, RandAugment, level_value
 from datasets.sampling import crop_offsets, dense_test_indices, draw_pretrain_clip
-from datasets.transforms import (
+from datasets.transforms.presets import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     PretrainTransform,
@@ -49,6 +48,7 @@ from datasets.transforms import (
     ViewTransform,
     random_crop_box,
 )
+from datasets.transforms.randaugment import OPS, RandAugment, level_value
 from scripts.data.reencode import Recipe
 from scripts.data.reencode import encode as encode_anew
 
@@ -303,14 +303,14 @@ def our_loader(paths: Sequence[str], scale: Scale) -> Callable[[int], Any]:
 
 
 def has_shards() -> bool:
-    return importlib.util.find_spec("datasets.shards") is not None
+    return importlib.util.find_spec("datasets.decoding.shards") is not None
 
 
 def shard_paths(files: Sequence[Path], folder: Path) -> list[str] | None:
     """The files in one shard; None where this version has no shards."""
     if not has_shards():
         return None
-    from datasets.shards import write_shards
+    from datasets.decoding.shards import write_shards
 
     return write_shards([(file.name, file) for file in files], folder, shard_size=1 << 30)
 

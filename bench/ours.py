@@ -11,9 +11,9 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.common import NUM_CLASSES, NUM_PROTOTYPES, Cell, Clock
-from engine.backend import Backend, set_matmul_precision
 from engine.compilation import compile_blocks
-from engine.distributed import World
+from engine.distributed.ddp import Backend, set_matmul_precision
+from engine.distributed.world import World
 from engine.finetuning import ClassificationForward
 from engine.optim import build_optimizer, parameter_groups
 from engine.pretraining import PretrainingForward

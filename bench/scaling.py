@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench import common
 from bench.common import Cell
 from bench.ours import OurStep
-from engine.distributed import all_reduce_sum, distributed
+from engine.distributed.world import all_reduce_sum, distributed
 from models.vit import VARIANTS
 
 

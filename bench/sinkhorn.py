@@ -30,10 +30,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from peak import peak_bytes
 
 from bench.released import ITERATIONS, TEMPERATURE, plan_codes
-from engine.backend import set_matmul_precision
+from engine.distributed.ddp import set_matmul_precision
 from models.objectives import SwappedClusterPrediction
-from models.prototype_loss import prototype_cross_entropy, prototype_scores
-from models.sinkhorn import sinkhorn_codes
+from models.sinkhorn.balance import sinkhorn_codes
+from models.sinkhorn.prototype_loss import prototype_cross_entropy, prototype_scores
 
 WIDTHS = {"MLP": 256, "DINO ViT-B": 768}  # of the embeddings, by target network
 

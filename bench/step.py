@@ -5,7 +5,7 @@ python bench/step.py [--tasks dino mlp pixel finetune] [--sizes small base] [--a
 
 Clips are random numbers that lie on the device; the image teacher has random weights. Times are medians: CPU seconds of
 one thread on a CPU, seconds of the stream on a GPU. "of products" is the share of the FLOP/s that large matrix products
-reach in the same run and dtype, "of peak" that of the GPU's data sheet (engine/peaks.py), counting only the arithmetic
+reach in the same run and dtype, "of peak" that of the GPU's data sheet (device_peaks.py), counting only the arithmetic
 that the step needs (bench/common.py).
 
 --baseline: bench/released.py. On a CPU it is in float32 whatever --amp says, since the released code's autocast is for
@@ -29,8 +29,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench import common, released
 from bench.common import Cell, Clock
 from bench.ours import DROP_PATH, OurStep, build_model, one_process, teacher_network
+from engine.monitoring.device_peaks import peak_flops
 from engine.optim import parameter_groups
-from engine.peaks import peak_flops
 from models.vit import VARIANTS
 
 Way = Callable[[], dict[str, float]]  # one step -> seconds by stage

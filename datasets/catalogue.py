@@ -6,7 +6,7 @@ The values are defaults: every one of them but the name has a flag of its own.
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .entries import AnnotationError
+from .lists.entries import AnnotationError
 
 Metric = Literal["top1", "mean_per_class", "mAP", "MAE", "mIoU"]
 
@@ -65,7 +65,7 @@ _ROWS = (
     DataSet(name="HMDB51", num_classes=51, list_format="hmdb51", known_train=3_570, known_val=1_530),  # split 1
     DataSet(name="DIV48", num_classes=48),
     DataSet(name="GYM99", num_classes=99, list_format="gym", known_train=20_484, known_val=8_521),
-    # floor exercise and uneven bars, parts of GYM99: see datasets/subsets.py
+    # floor exercise and uneven bars, parts of GYM99: see datasets/lists/subsets.py
     DataSet(name="FXS1", num_classes=11, metric="mean_per_class", list_format="gym", known_train=1_882, known_val=777),
     DataSet(
         name="UBS1", num_classes=15, metric="mean_per_class", list_format="gym", known_train=3_511, known_val=1_471

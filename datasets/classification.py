@@ -7,8 +7,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from .annotations import VideoList
-from .decoding import VideoReader, open_video
+from .decoding.open import VideoReader, open_video
+from .lists.read import VideoList
+from .lists.spans import frames_within
+from .loading.workers import reading
 from .pretraining import decode_or_replace, sample_rng
 from .sampling import (
     dense_test_indices,
@@ -18,8 +20,6 @@ from .sampling import (
     uniform_test_indices,
     uniform_train_indices,
 )
-from .spans import frames_within
-from .workers import reading
 
 SAMPLERS = ("dense", "uniform")
 CHUNK_BYTES = 64 << 20  # full-size frames that a test video holds at a time: 10 of 1920 x 1080, 257 of 340 x 256

@@ -7,16 +7,16 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from .annotations import VideoList
-from .decoding import DecodeError, open_video, resolve_decoder
-from .motion import guided_mask, neighbour_pairs
-from .motion_fields import crop_motion
-from .motion_vectors import MotionReader
+from .decoding.open import DecodeError, open_video, resolve_decoder
+from .lists.read import VideoList
+from .lists.spans import frames_within
+from .lists.video_list import Span, sample_name
+from .loading.workers import reading, worker_number
+from .masks.flow_guided import guided_mask, neighbour_pairs
+from .masks.motion_fields import crop_motion
+from .masks.motion_vectors import MotionReader
 from .sampling import draw_pretrain_clip
-from .spans import frames_within
-from .transforms import PretrainTransform
-from .video_list import Span, sample_name
-from .workers import reading, worker_number
+from .transforms.presets import PretrainTransform
 
 MAX_REPLACEMENTS = 10
 _CELLS_PER_PATCH = 4  # along a side: resolution at which motion vectors carry a mask

@@ -3,8 +3,8 @@
 import argparse
 from collections.abc import Callable
 
-from engine.errors import ConfigError
-from engine.wandb_log import check_wandb
+from .errors import ConfigError
+from .monitoring.wandb import check_wandb
 
 # Flags, what each of their values must satisfy, and how to say so. A flag that a parser lacks, or that was not given,
 # is passed over. NaN satisfies nothing.

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from engine.errors import ConfigError
+from .errors import ConfigError
 
 _FORMS = 32  # of a block, at most: of encoder and decoder, without stochastic depth, in evaluation, its last batches
 

@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from engine.backend import AMP_DTYPES, check_amp
-from engine.deepspeed_backend import DEFAULT_STAGE, STAGES
-from engine.distributed import World
-from engine.errors import ConfigError
-from engine.metrics import log_table, replace_text
-from engine.nonfinite import POLICIES
-from engine.schedules import Schedule
+from .distributed.ddp import AMP_DTYPES, check_amp
+from .distributed.deepspeed import DEFAULT_STAGE, STAGES
+from .distributed.world import World
+from .errors import ConfigError
+from .monitoring.metrics import log_table, replace_text
+from .resilience.nonfinite import POLICIES
+from .schedules import Schedule
 
 logger = logging.getLogger(__name__)
 
-LIST_FORMATS = (  # of datasets/formats.py
+LIST_FORMATS = (  # of datasets/lists/formats.py
     [
         "auto",
         "videomae",

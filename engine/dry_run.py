@@ -15,15 +15,15 @@ from typing import Any
 
 import torch
 
-from engine.checkpoint import Checkpointer
-from engine.checkpoint_io import read
-from engine.console import format_seconds
-from engine.distributed import World, barrier, gather_objects
-from engine.errors import NonFiniteError
-from engine.metrics import log_table, setup_logging
-from engine.nonfinite import RollBack
-from engine.resume import restore
-from engine.training import Trainer
+from .checkpointing.checkpoint import Checkpointer
+from .checkpointing.io import read
+from .checkpointing.resume import restore
+from .distributed.world import World, barrier, gather_objects
+from .errors import NonFiniteError
+from .monitoring.console import format_seconds
+from .monitoring.metrics import log_table, setup_logging
+from .resilience.nonfinite import RollBack
+from .training import Trainer
 
 logger = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from engine.distributed import World, gather_objects
-from engine.preemption import safe_point
-from engine.watchdog import beat
+from .distributed.world import World, gather_objects
+from .resilience.preemption import safe_point
+from .resilience.watchdog import beat
 
 logger = logging.getLogger(__name__)
 

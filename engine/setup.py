@@ -9,23 +9,23 @@ from typing import Any
 import torch
 from torch import nn
 
-from engine import config
-from engine.backend import Backend
-from engine.checkpoint import Checkpointer, Ema, TrainState
-from engine.deepspeed_backend import DeepSpeedBackend, load_deepspeed, sharded_from_the_start
-from engine.distributed import World, seed_everything
-from engine.launch import was_restarted
-from engine.metrics import Meter, RunLog
-from engine.nonfinite import NonFiniteGuard
-from engine.optim import build_optimizer, parameter_groups
-from engine.peaks import work_of
-from engine.preemption import StopRequests
-from engine.quarantine import Quarantine
-from engine.resume import resume
-from engine.schedules import Schedule
-from engine.sight import Draw, build_sight
-from engine.training import Forward, Trainer, Watch
-from engine.wandb_log import start_wandb
+from . import config
+from .checkpointing.checkpoint import Checkpointer, Ema, TrainState
+from .checkpointing.resume import resume
+from .distributed.ddp import Backend
+from .distributed.deepspeed import DeepSpeedBackend, load_deepspeed, sharded_from_the_start
+from .distributed.launch import was_restarted
+from .distributed.world import World, seed_everything
+from .monitoring.device_peaks import work_of
+from .monitoring.metrics import Meter, RunLog
+from .monitoring.monitor import Draw, build_sight
+from .monitoring.wandb import start_wandb
+from .optim import build_optimizer, parameter_groups
+from .resilience.bad_videos import Quarantine
+from .resilience.nonfinite import NonFiniteGuard
+from .resilience.preemption import StopRequests
+from .schedules import Schedule
+from .training import Forward, Trainer, Watch
 
 
 def making_model(args: argparse.Namespace, world: World) -> AbstractContextManager[Any]:

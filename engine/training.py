@@ -9,16 +9,16 @@ from typing import Any, NoReturn, Protocol
 import torch
 from torch import nn
 
-from engine.backend import Backend
-from engine.checkpoint import Checkpointer, TrainState
-from engine.errors import CheckpointError, NonFiniteError
-from engine.metrics import Meter, RunLog
-from engine.nonfinite import NonFiniteGuard, RollBack
-from engine.preemption import FAILED, Preempted, StopRequests, describe, requeue
-from engine.quarantine import Quarantine
-from engine.schedules import Schedule
-from engine.sight import Sight
-from engine.watchdog import beat, watchdog
+from .checkpointing.checkpoint import Checkpointer, TrainState
+from .distributed.ddp import Backend
+from .errors import CheckpointError, NonFiniteError
+from .monitoring.metrics import Meter, RunLog
+from .monitoring.monitor import Sight
+from .resilience.bad_videos import Quarantine
+from .resilience.nonfinite import NonFiniteGuard, RollBack
+from .resilience.preemption import FAILED, Preempted, StopRequests, describe, requeue
+from .resilience.watchdog import beat, watchdog
+from .schedules import Schedule
 
 logger = logging.getLogger(__name__)
 

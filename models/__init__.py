@@ -1,6 +1,7 @@
 """The method as plain PyTorch modules: no rank, no argparse, no logger, no file names."""
 
 import compat  # noqa: F401  (before anything that imports torchvision)
-from models.registry import ModelError, create_model
+
+from .registry import ModelError, create_model
 
 __all__ = ["ModelError", "create_model"]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from models.vit import VideoTransformer
+from .vit import VideoTransformer
 
 
 class Classifier(VideoTransformer):

@@ -6,10 +6,10 @@ Letters: B clips, N tokens = V visible + M masked, E decoder width, P prediction
 import torch
 from torch import nn
 
-from models.layers import Block
-from models.positions import Grid, resampled_table
-from models.tokens import gather_tokens
-from models.vit import run_blocks
+from .layers import Block
+from .positions import Grid, resampled_table
+from .tokens import gather_tokens
+from .vit import run_blocks
 
 
 class Decoder(nn.Module):

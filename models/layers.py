@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from models.attention import attend
-from models.tokens import Tubelet, patchify
+from .attention import attend
+from .tokens import Tubelet, patchify
 
 
 class Attention(nn.Module):

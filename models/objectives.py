@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.prototype_loss import prototype_cross_entropy, prototype_scores
-from models.sinkhorn import AllReduce, sinkhorn_codes
+from .sinkhorn.balance import AllReduce, sinkhorn_codes
+from .sinkhorn.prototype_loss import prototype_cross_entropy, prototype_scores
 
 
 class SwappedClusterPrediction(nn.Module):

@@ -9,14 +9,14 @@ from typing import Any
 
 from torch import nn
 
-from models.classifier import Classifier
-from models.decoder import Decoder
-from models.objectives import OBJECTIVES
-from models.projection import HIDDEN_DIMS, projection_mlp
-from models.sigma import Sigma
-from models.sinkhorn import AllReduce
-from models.targets import PixelTarget
-from models.vit import VARIANTS, VideoTransformer
+from .classifier import Classifier
+from .decoder import Decoder
+from .objectives import OBJECTIVES
+from .projection import HIDDEN_DIMS, projection_mlp
+from .sigma import Sigma
+from .sinkhorn.balance import AllReduce
+from .targets import PixelTarget
+from .vit import VARIANTS, VideoTransformer
 
 _NAME = re.compile(r"(?P<kind>pretrain_(?:videomae|sigma)|vit)_(?P<variant>[a-z]+)_patch(?P<patch>\d+)_(?P<size>\d+)")
 TARGET_TYPES = ("pixel", "mlp", "dino_v1", "dino_v2")

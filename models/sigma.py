@@ -7,9 +7,9 @@ target-feature width, P embedding width, K prototypes.
 import torch
 from torch import nn
 
-from models.decoder import Decoder
-from models.tokens import gather_tokens, running_cells, split_by_mask
-from models.vit import VideoTransformer
+from .decoder import Decoder
+from .tokens import gather_tokens, running_cells, split_by_mask
+from .vit import VideoTransformer
 
 
 class Sigma(nn.Module):

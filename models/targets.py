@@ -6,7 +6,7 @@ Letters: B clips, C channels, T H W frames and pixels, N tokens, M masked tokens
 import torch
 from torch import nn
 
-from models.tokens import Tubelet, patchify
+from .tokens import Tubelet, patchify
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

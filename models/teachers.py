@@ -19,9 +19,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch.nn import functional
 
-from models.registry import ModelError
-from models.targets import standardize_
-from models.tokens import Tubelet, gather_tokens, split_by_mask
+from .registry import ModelError
+from .targets import standardize_
+from .tokens import Tubelet, gather_tokens, split_by_mask
 
 
 @dataclass(frozen=True)

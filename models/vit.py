@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from models.layers import Block, TubeletEmbedding
-from models.positions import Grid, resampled_table
-from models.tokens import gather_tokens
+from .layers import Block, TubeletEmbedding
+from .positions import Grid, resampled_table
+from .tokens import gather_tokens
 
 
 @dataclass(frozen=True)

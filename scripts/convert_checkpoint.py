@@ -23,14 +23,14 @@ from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from datasets.annotations import AnnotationError, read_class_names
+from datasets.lists.read import AnnotationError, read_class_names
+from engine.checkpointing.read_weights import read_weights
 from engine.errors import CheckpointError, ConfigError, user_errors
-from engine.weights import read_weights
 from models import ModelError
 from models.classifier import Classifier
-from models.convert import native_state, weights_hash
-from models.export import export_onnx, export_torch
-from models.huggingface import (
+from models.sigma import Sigma
+from models.weights.export import export_onnx, export_torch
+from models.weights.huggingface import (
     dropped_names,
     from_huggingface,
     huggingface_config,
@@ -38,9 +38,9 @@ from models.huggingface import (
     preprocessor_config,
     to_huggingface,
 )
-from models.model_card import model_card
-from models.rebuild import describe, rebuild
-from models.sigma import Sigma
+from models.weights.load import native_state, weights_hash
+from models.weights.model_card import model_card
+from models.weights.rebuild import describe, rebuild
 
 FORMATS = {  # --to: endings of OUT
     "sigma": (".pth", ".pt"),

@@ -11,11 +11,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from datasets.annotations import read_list
-from datasets.masking import tube_mask
+from datasets.lists.read import read_list
+from datasets.masks.masks import tube_mask
 from datasets.pretraining import PretrainDataset
-from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, PretrainTransform, normalize_clips
-from engine.checkpoint_io import read
+from datasets.transforms.presets import IMAGENET_MEAN, IMAGENET_STD, PretrainTransform, normalize_clips
+from engine.checkpointing.io import read
 from models import create_model
 from models.objectives import SwappedClusterPrediction
 from models.sigma import Sigma

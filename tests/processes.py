@@ -20,7 +20,7 @@ import torch
 
 import run_class_finetuning  # noqa: F401  (imported here, it need not be in every process that is forked)
 import run_sigma_pretraining  # noqa: F401
-from engine.distributed import distributed
+from engine.distributed.world import distributed
 
 ROOT = Path(__file__).parents[1]
 PRETRAIN, FINETUNE = "run_sigma_pretraining.py", "run_class_finetuning.py"

@@ -8,11 +8,11 @@ import pytest
 import torch
 from processes import ROOT
 
-from datasets.annotations import read_list
 from datasets.classification import ViewDataset
-from datasets.decoding import open_video
-from datasets.randaugment import RandAugment
-from datasets.transforms import PretrainTransform, TrainTransform, ViewTransform, normalize_clips
+from datasets.decoding.open import open_video
+from datasets.lists.read import read_list
+from datasets.transforms.presets import PretrainTransform, TrainTransform, ViewTransform, normalize_clips
+from datasets.transforms.randaugment import RandAugment
 
 pytest.importorskip("decord")
 

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from processes import ROOT
 
 from models.objectives import SwappedClusterPrediction
-from models.prototype_loss import prototype_cross_entropy
-from models.sinkhorn import sinkhorn_codes
+from models.sinkhorn.balance import sinkhorn_codes
+from models.sinkhorn.prototype_loss import prototype_cross_entropy
 
 
 @pytest.fixture(scope="module")

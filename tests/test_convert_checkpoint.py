@@ -15,12 +15,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import VideoMAEForPreTraining, VideoMAEForVideoClassification, VideoMAEModel
 
+from engine.checkpointing.read_weights import read_weights
 from engine.errors import CheckpointError
-from engine.weights import read_weights
 from models import create_model
-from models.convert import native_state, weights_hash
-from models.huggingface import from_huggingface
-from models.rebuild import rebuild
+from models.weights.huggingface import from_huggingface
+from models.weights.load import native_state, weights_hash
+from models.weights.rebuild import rebuild
 from scripts import convert_checkpoint
 
 SCRIPT = "scripts/convert_checkpoint.py"

@@ -16,8 +16,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import run_class_finetuning
 import run_sigma_pretraining
 from engine import config
+from engine.checkpointing.read_weights import read_weights
 from engine.checks import check_options
-from engine.weights import read_weights
 
 # -------------------------------------------------------------------------------- commands of the released documents
 

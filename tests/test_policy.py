@@ -20,30 +20,23 @@ MAY_IMPORT = {  # besides the standard library and the package itself
     "models": {"torch", "einops", "timm", "numpy", "compat", "onnx", "onnxruntime", "onnxscript", "triton"},
     "engine": {"torch", "numpy", "safetensors", "wandb", "deepspeed"},
 }
-BELOW = {  # module of models -> the others it may import; layers < vit, decoder < sigma, classifier
+BELOW = {  # room of models -> the others it may import; layers < vit, decoder < sigma, classifier
     "attention": set(),
     "tokens": set(),
     "positions": set(),
-    "prototype_loss": set(),
-    "sinkhorn": {"sinkhorn_triton"},
-    "sinkhorn_triton": set(),
+    "sinkhorn": set(),
     "projection": set(),
     "layers": {"attention", "tokens"},
     "targets": {"tokens"},
-    "objectives": {"prototype_loss", "sinkhorn"},
+    "objectives": {"sinkhorn"},
     "vit": {"layers", "positions", "tokens"},
     "decoder": {"layers", "positions", "tokens", "vit"},
     "sigma": {"decoder", "tokens", "vit", "layers", "objectives"},
     "classifier": {"vit", "layers"},
     "registry": {"classifier", "decoder", "objectives", "projection", "sigma", "sinkhorn", "targets", "vit"},
     "teachers": {"registry", "targets", "tokens"},
-    "huggingface": {"classifier", "registry", "sigma", "targets"},
-    "model_card": {"classifier", "huggingface", "sigma"},
-    "convert": {"classifier", "huggingface", "positions", "registry", "sigma", "vit"},
-    "rebuild": {"classifier", "convert", "registry", "sigma", "vit"},
-    "export": {"registry", "sigma", "vit"},
-    "flops": {"classifier", "sigma", "teachers", "tokens"},
-    "pictures": {"positions", "sigma", "targets", "tokens"},
+    "weights": {"classifier", "positions", "registry", "sigma", "targets", "vit"},
+    "analysis": {"classifier", "positions", "sigma", "targets", "teachers", "tokens"},
 }
 NOT_IN_MODELS = {"argparse", "logging", "os", "pathlib", "sys", "random", "torch.distributed"}
 
@@ -79,14 +72,15 @@ def test_import_rule(path):
     assert roots - set(sys.stdlib_module_names) - {package} <= MAY_IMPORT[package]
 
 
-@pytest.mark.parametrize("module", BELOW)
-def test_order_inside_models(module):
-    inner = {name.split(".")[1] for name in imports(ROOT / "models" / f"{module}.py") if name.startswith("models.")}
-    assert inner <= BELOW[module]
+@pytest.mark.parametrize("room", BELOW)
+def test_order_inside_models(room):
+    files = [ROOT / "models" / f"{room}.py", *(ROOT / "models" / room).glob("*.py")]
+    names = [name for file in files if file.exists() for name in imports(file) if name.startswith("models.")]
+    assert {name.split(".")[1] for name in names} - {room} <= BELOW[room]
 
 
 def test_models_know_no_rank_no_options_and_no_files():
-    for path in sorted((ROOT / "models").glob("*.py")):
+    for path in sorted((ROOT / "models").rglob("*.py")):
         for name in imports(path):
             assert not any(name == word or name.startswith(word + ".") for word in NOT_IN_MODELS), (path, name)
 
@@ -188,9 +182,10 @@ def test_tree_in_the_readme_is_the_tree():
         assert (ROOT / path).exists(), line
         named.add(path)
     files = {
-        f"{package}/{file.name}"
+        str(file.relative_to(ROOT))
         for package in ("models", "datasets", "engine")
-        for file in (ROOT / package).glob("*.py")
+        for file in (ROOT / package).rglob("*.py")
+        if file.name != "__init__.py" or file.parent == ROOT / package
     }
     files |= {f"scripts/{file.name}" for file in (ROOT / "scripts").iterdir() if file.suffix in (".py", ".sh")}
     assert files <= named, files - named

@@ -19,9 +19,9 @@ from PIL import Image
 from processes import ROOT
 from videos import _paint, read_number, write_video
 
-from datasets.annotations import read_list
-from datasets.decoding import open_video
-from datasets.nal_units import is_h264_reference
+from datasets.decoding.nal_units import is_h264_reference
+from datasets.decoding.open import open_video
+from datasets.lists.read import read_list
 from engine.errors import ConfigError
 from scripts.data import browse, check, jobs, prepare, reencode, shard
 from scripts.data.jobs import Task, run_tasks

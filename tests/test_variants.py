@@ -10,7 +10,7 @@ from runs import load, records, series
 import run_sigma_pretraining
 from datasets.synthetic import generate
 from engine import config
-from engine.distributed import World
+from engine.distributed.world import World
 
 # SGD moves with the size of the gradient (AdamW would hide a wrong factor).
 COMMON = {"opt": "sgd", "lr": 1.0, "epochs": 2, "sampling_rate": 1, "save_ckpt_freq": 2}

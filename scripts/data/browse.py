@@ -18,16 +18,16 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from datasets.annotations import NO_LABEL, AnnotationError, VideoList, read_class_names, read_list
 from datasets.catalogue import CATALOGUE, get_data_set
 from datasets.classification import TrainDataset
-from datasets.decoding import DecodeError
-from datasets.formats import LIST_FORMATS
-from datasets.masking import MASKS
-from datasets.motion_vectors import has_motion_vectors
+from datasets.decoding.open import DecodeError
+from datasets.lists.formats import LIST_FORMATS
+from datasets.lists.read import NO_LABEL, AnnotationError, VideoList, read_class_names, read_list
+from datasets.lists.video_list import sample_name
+from datasets.masks.masks import MASKS
+from datasets.masks.motion_vectors import has_motion_vectors
 from datasets.pretraining import PretrainDataset
-from datasets.transforms import PretrainTransform, TrainTransform
-from datasets.video_list import sample_name
+from datasets.transforms.presets import PretrainTransform, TrainTransform
 from engine.config import finetuning_parser, pretraining_parser
 from engine.errors import ConfigError, bad_options, user_errors
 from scripts.data.jobs import positive

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
-from datasets.annotations import NO_LABEL, AnnotationError, VideoList, read_list
-from datasets.formats import LIST_FORMATS
-from datasets.video_list import sample_name
+from datasets.lists.formats import LIST_FORMATS
+from datasets.lists.read import NO_LABEL, AnnotationError, VideoList, read_list
+from datasets.lists.video_list import sample_name
 from engine.errors import ConfigError
-from engine.metrics import replace_text
+from engine.monitoring.metrics import replace_text
 
 
 def add_list_flags(parser: argparse.ArgumentParser) -> None:

@@ -11,9 +11,9 @@ import av
 import numpy as np
 from av.container import InputContainer
 
-from datasets.decoding import DecodeError, as_decode_error, open_video, video_stream
+from datasets.decoding.open import DecodeError, as_decode_error, open_video, video_stream
+from datasets.decoding.shards import read_member, split_member
 from datasets.sampling import draw_pretrain_clip
-from datasets.shards import read_member, split_member
 
 CLIP_FRAMES, CLIP_STRIDE = 16, 4  # the clip whose decoding is timed
 _CLIPS = 5  # of each video

@@ -33,14 +33,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from datasets.annotations import AnnotationError, VideoList, check_files, read_list
 from datasets.catalogue import CATALOGUE
-from datasets.formats import LIST_FORMATS
-from datasets.shards import ShardError
-from datasets.subsets import GYM_LABELS, check_known_subset, draw_subset, select, select_labels
-from datasets.video_list import sample_name
+from datasets.decoding.shards import ShardError
+from datasets.lists.formats import LIST_FORMATS
+from datasets.lists.read import AnnotationError, VideoList, check_files, read_list
+from datasets.lists.subsets import GYM_LABELS, check_known_subset, draw_subset, select, select_labels
+from datasets.lists.video_list import sample_name
 from engine.errors import ConfigError, user_errors
-from engine.metrics import replace_text
+from engine.monitoring.metrics import replace_text
 from scripts.data.jobs import positive
 from scripts.data.lists import absolute, is_plain, records, write_list
 

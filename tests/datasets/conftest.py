@@ -3,8 +3,8 @@
 import pytest
 import videos
 
-from datasets.decoders import why_missing
-from datasets.decoding import BACKENDS
+from datasets.decoding.alternatives import why_missing
+from datasets.decoding.open import BACKENDS
 
 
 @pytest.fixture(scope="session")

@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
-from datasets.annotations import AnnotationError
 from datasets.catalogue import CATALOGUE, get_data_set
-from datasets.formats import READERS
+from datasets.lists.formats import READERS
+from datasets.lists.read import AnnotationError
 
 RELEASED = {"Kinetics-400", "SSV2", "UCF101", "HMDB51", "DIV48", "GYM99", "FXS1", "UBS1"}
 IMAGES = {"ImageNet-1K", "CIFAR-100"}

@@ -9,14 +9,14 @@ import pytest
 import torch
 from moving_videos import write_moving_square
 
-from datasets.annotations import VideoList, read_list
 from datasets.classification import TrainDataset, ValDataset, ViewDataset
-from datasets.decoding import DecodeError, open_video
-from datasets.loaders import collate
-from datasets.masking import MASKS, tube_mask
+from datasets.decoding.open import DecodeError, open_video
+from datasets.lists.read import VideoList, read_list
+from datasets.loading.loaders import collate
+from datasets.masks.masks import MASKS, tube_mask
 from datasets.pretraining import MAX_REPLACEMENTS, PretrainDataset, sample_rng
 from datasets.sampling import dense_test_indices, draw_pretrain_clip, uniform_test_indices
-from datasets.transforms import PretrainTransform, TrainTransform, ValTransform, ViewTransform
+from datasets.transforms.presets import PretrainTransform, TrainTransform, ValTransform, ViewTransform
 
 NUM_VIDEOS, NUM_FRAMES = 6, 40
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from datasets import classification
-from datasets.annotations import read_list
 from datasets.classification import ViewDataset
-from datasets.decoding import open_video
-from datasets.transforms import ViewTransform
+from datasets.decoding.open import open_video
+from datasets.lists.read import read_list
+from datasets.transforms.presets import ViewTransform
 
 FRAMES, STRIDE = 6, 3
 SIDE = 32

@@ -7,8 +7,8 @@ import pytest
 import torch
 from processes import FINETUNE, PRETRAIN, run_script
 
-from engine.checkpoint import Checkpointer
-from engine.distributed import World
+from engine.checkpointing.checkpoint import Checkpointer
+from engine.distributed.world import World
 from engine.dry_run import num_checkpoints
 
 

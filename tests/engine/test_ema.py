@@ -7,14 +7,14 @@ import torch
 from processes import FINETUNE, run_script
 from runs import load, same
 
-from datasets.loaders import Batch
-from engine.backend import Backend
-from engine.checkpoint import Checkpointer, TrainState
-from engine.distributed import World
-from engine.metrics import Meter, RunLog
-from engine.nonfinite import NonFiniteGuard
-from engine.preemption import StopRequests
-from engine.quarantine import Quarantine
+from datasets.loading.loaders import Batch
+from engine.checkpointing.checkpoint import Checkpointer, TrainState
+from engine.distributed.ddp import Backend
+from engine.distributed.world import World
+from engine.monitoring.metrics import Meter, RunLog
+from engine.resilience.bad_videos import Quarantine
+from engine.resilience.nonfinite import NonFiniteGuard
+from engine.resilience.preemption import StopRequests
 from engine.schedules import Schedule
 from engine.training import Trainer
 

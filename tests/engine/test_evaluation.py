@@ -9,12 +9,12 @@ from processes import FINETUNE, gloo_world, run_script
 from runs import load
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, top_k_accuracy_score
 
-from datasets.annotations import read_list
 from datasets.classification import ViewDataset
-from datasets.loaders import build_eval_loader
-from datasets.transforms import ViewTransform, normalize_clips
-from engine.backend import autocast
-from engine.distributed import World
+from datasets.lists.read import read_list
+from datasets.loading.loaders import build_eval_loader
+from datasets.transforms.presets import ViewTransform, normalize_clips
+from engine.distributed.ddp import autocast
+from engine.distributed.world import World
 from engine.evaluation import VideoPredictions, predict
 from models import create_model
 

@@ -14,13 +14,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from engine.backend import Backend
-from engine.distributed import World
+from engine.distributed.ddp import Backend
+from engine.distributed.world import World
 from engine.finetuning import ClassificationForward
-from engine.metrics import Meter
-from engine.nonfinite import NonFiniteGuard
+from engine.monitoring.metrics import Meter
 from engine.optim import build_optimizer, parameter_groups
 from engine.pretraining import PretrainingForward
+from engine.resilience.nonfinite import NonFiniteGuard
 from engine.training import Trainer
 from models import create_model
 from models.teachers import ImageTeacher

@@ -1,0 +1,1 @@
+"""Lists of videos: every published form, read, checked and indexed."""

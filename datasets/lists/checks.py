@@ -1,0 +1,140 @@
+"""Checks of a list before a run: do its labels fit, are its files there, does another list hold the same videos."""
+
+import itertools
+import logging
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from ..decoding.shards import ShardError, has_member, split_member
+from .entries import MAX_CLASSES, AnnotationError, at
+from .video_list import VideoList
+
+logger = logging.getLogger(__name__)
+
+_STAT_THREADS = 16  # a network file system answers one `stat` in about a millisecond: ask many at a time
+_STAT_CHUNK = 1024
+_HANDFUL = 5  # videos that may be lost without the root being wrong
+
+
+def read_class_names(file: Path) -> list[str]:
+    """The names in a file of one a line, in label order; `3 name` in the line of label 3 is a name as well.
+
+    Raises:
+        AnnotationError: it cannot be read or is not text, holds no names, an empty one, or one twice.
+    """
+    try:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").rstrip().split("\n")]
+    except OSError as error:
+        raise AnnotationError(f"{file} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise AnnotationError(
+            f"{file}: not UTF-8 text ({error.reason}): save it as UTF-8, one class name a line"
+        ) from error
+    numbered = [line.split(maxsplit=1) for line in lines]
+    if lines and all(len(words) == 2 and words[0] == str(label) for label, words in enumerate(numbered)):
+        lines = [words[1] for words in numbered]
+    refuse_bad_names(file, lines)
+    return lines
+
+
+def refuse_bad_names(file: Path, names: Sequence[str]) -> None:
+    """Refuse names of classes, one a line of `file`, of which one is empty or another's.
+
+    Raises:
+        AnnotationError: so it is.
+    """
+    first: dict[str, int] = {}
+    for number, name in enumerate(names, start=1):
+        if not name:
+            raise AnnotationError(f"{at(file, number)}: no class name. Write one a line, without empty lines.")
+        if first.setdefault(name, number) != number:
+            raise AnnotationError(
+                f"{at(file, number)}: '{name}' is the class of line {first[name]} as well. Give every class a name of "
+                "its own."
+            )
+
+
+def count_classes(videos: VideoList) -> int:
+    """The number of classes that a list speaks of: its largest label + 1, or as many as it has names for.
+
+    Raises:
+        AnnotationError: a label too large to be meant.
+    """
+    if videos.num_classes > MAX_CLASSES:
+        sets = videos.label_sets
+        highest = [max(labels, default=-1) for labels in sets] if sets is not None else list(videos.labels)
+        place = max(range(len(videos)), key=highest.__getitem__)
+        raise AnnotationError(
+            f"{videos.file}, line {videos.line_numbers[place]}: label {highest[place]} would make that many "
+            "classes; correct it, or give --nb_classes"
+        )
+    return videos.num_classes
+
+
+def check_labels(videos: VideoList, num_classes: int) -> None:
+    """Refuse a list that does not fit a classifier of `num_classes` classes.
+
+    Raises:
+        AnnotationError: the list has no labels or several a video, or a label is outside 0..num_classes - 1.
+    """
+    if videos.label_sets is not None:
+        raise AnnotationError(f"{videos.file} has several labels for a video; a classifier of one class takes one.")
+    if videos.num_classes == 0:
+        raise AnnotationError(f"{videos.file} has no labels. Write one `path label` a line.")
+    if videos.lowest_label >= 0 and videos.num_classes <= num_classes:
+        return
+    for number, label in zip(videos.line_numbers, videos.labels, strict=True):
+        if not 0 <= label < num_classes:
+            raise AnnotationError(
+                f"{videos.file}, line {number}: label {label} does not fit {num_classes} classes "
+                f"(0..{num_classes - 1}); the list has {videos.num_classes}. Labels count from 0; check the list and "
+                "`--nb_classes`."
+            )
+
+
+def check_files(videos: VideoList, *, handful: int | None = None, at_most: int | None = None) -> list[str]:
+    """The paths at which nothing lies; a few of them are the caller's to report.
+
+    Args:
+        videos: the list.
+        handful: as many may be missing; without it five, but not all of a list.
+        at_most: look for about so many, evenly spread over the list, so that the time does not grow with it.
+
+    Raises:
+        AnnotationError: more than `handful` are missing, which is a wrong root rather than lost videos.
+    """
+    step = 1 if at_most is None else -(-len(videos) // at_most)
+    width = _STAT_CHUNK * step
+    chunks = (videos.paths[start : start + width : step] for start in range(0, len(videos), width))
+    with ThreadPoolExecutor(_STAT_THREADS) as pool:
+        missing = list(itertools.chain.from_iterable(pool.map(_missing, chunks)))
+    looked_for = len(range(0, len(videos), step))
+    if len(missing) > (min(_HANDFUL, looked_for - 1) if handful is None else handful):
+        tried = f"Relative paths were joined with {videos.root}." if videos.root else "The list has absolute paths."
+        raise AnnotationError(
+            f"{videos.file}: {len(missing)} of {looked_for} videos do not exist, for example "
+            f"{', '.join(missing[:3])}. {tried} Check the list and `--data_root`."
+        )
+    return missing
+
+
+def count_overlap(videos: VideoList, others: VideoList) -> int:
+    """How many of `others` are in `videos` as well, by their paths and spans."""
+    return len(set(others.samples()).intersection(videos.samples()))
+
+
+def _missing(paths: Sequence[str]) -> list[str]:
+    return [path for path in paths if not _is_there(path)]
+
+
+def _is_there(path: str) -> bool:
+    """Whether there is a file, a folder of frames, or a member of a shard; a damaged shard is told when it is read."""
+    if split_member(path) is None:
+        return os.path.exists(path)
+    try:
+        return has_member(path)
+    except ShardError as error:
+        logger.warning("%s", error)
+        return False

@@ -1,0 +1,46 @@
+"""Part of a video, from one second to another, as a video of its own: which of its frames are meant."""
+
+import numpy as np
+
+from ..decoding.pyav import PyAVReader
+from ..decoding.reader import DecodeError, VideoReader
+from .video_list import Span, describe_span
+
+
+def frames_within(video: VideoReader, path: str, span: Span | None) -> range:
+    """The numbers of the frames that are shown at or after the start of a span, in seconds, and before its end.
+
+    Second 0 is when the first frame is shown, whatever the file's clock says then.
+
+    Args:
+        video: the open video.
+        path: its path.
+        span: (start, end); None for the whole video.
+
+    Raises:
+        DecodeError: no frame is shown then; or nothing tells when frames are shown, as of pictures.
+    """
+    if span is None:
+        return range(video.num_frames)
+    times = _times(video, path, span)
+    first, last = np.searchsorted(times, span).tolist()
+    if first == last:
+        last_time = f"the last of {len(times)} comes at {times[-1]:g} s"
+        raise DecodeError(path, f"no frame is shown {describe_span(span)}: {last_time}")
+    return range(first, last)
+
+
+def _times(video: VideoReader, path: str, span: Span) -> np.ndarray:
+    """Seconds from the first frame to each one; those of PyAV, which the other back ends agree with."""
+    if video.decoder == "frames":
+        raise DecodeError(path, f"{describe_span(span)}: pictures have no times; leave out start and end")
+    if isinstance(video, PyAVReader):
+        times = video.times()
+    else:
+        with PyAVReader(path) as reader:
+            times = reader.times()
+    if times is None:
+        raise DecodeError(path, f"{describe_span(span)}: the file does not say when its frames are shown")
+    if len(times) != video.num_frames:
+        raise DecodeError(path, f"{video.decoder} counts {video.num_frames} frames, PyAV {len(times)}")
+    return times

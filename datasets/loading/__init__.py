@@ -1,0 +1,1 @@
+"""From samples to batches: the order of the samples, worker processes, loaders."""

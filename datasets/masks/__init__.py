@@ -1,0 +1,1 @@
+"""Which tokens are masked: tube, random, and masks that follow optical flow or motion vectors."""

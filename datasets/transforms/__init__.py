@@ -1,0 +1,1 @@
+"""Clip transforms on uint8 frames: presets, RandAugment, mixup."""

@@ -1,0 +1,1 @@
+"""Checkpoints: written atomically, verified, and resumed from bit for bit."""

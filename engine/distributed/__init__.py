@@ -1,0 +1,1 @@
+"""Processes and ranks: launchers, collectives, DDP and DeepSpeed."""

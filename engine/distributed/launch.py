@@ -1,0 +1,124 @@
+"""Which process among how many this is: read from the variables that torchrun, srun or nobody has set."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..errors import ConfigError
+
+# Slurm's numbers for a batch script, the shell of salloc and the like, none of which is a step of several tasks.
+FIRST_SPECIAL_STEP = 0xFFFFFFF0
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A process among `size`; where these meet, if there are several; and who started them."""
+
+    rank: int
+    size: int
+    local_rank: int
+    started_by: str  # torchrun (or whoever sets its variables), srun, or python
+    address: str = ""
+    port: int = 0
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What torchrun would have set: torch, and what else joins the processes, reads it."""
+        numbers = {"RANK": self.rank, "WORLD_SIZE": self.size, "LOCAL_RANK": self.local_rank, "MASTER_PORT": self.port}
+        return {"MASTER_ADDR": self.address} | {name: str(number) for name, number in numbers.items()}
+
+
+def launch_from(env: Mapping[str, str]) -> Launch:
+    """Rank, world size, local rank and meeting point from environment variables.
+
+    RANK and WORLD_SIZE come first: below torchrun inside a slurm task they are right, and slurm's are not. Slurm's
+    count only in a step of several tasks; in a shell, of an allocation or of a job that is over, they are left-overs.
+
+    Raises:
+        ConfigError: variables that contradict each other, or nowhere to meet.
+    """
+    in_step = _is_task_of_a_step(env)
+    given = [name for name in ("RANK", "WORLD_SIZE") if name in env]
+    # Many batch scripts export WORLD_SIZE before srun; it says nothing new then.
+    if len(given) == 1 and not (in_step and env.get("WORLD_SIZE") == env["SLURM_NTASKS"]):
+        missing = "WORLD_SIZE" if given == ["RANK"] else "RANK"
+        raise ConfigError(
+            f"{given[0]} is set in the environment and {missing} is not: start with torchrun or srun, "
+            f"which set both, or `unset {given[0]}` for one process"
+        )
+    if len(given) == 2:
+        launch = _from_torchrun(env)
+    elif in_step:
+        launch = _from_srun(env)
+    else:
+        return Launch(0, 1, 0, "python")
+    if not 0 <= launch.rank < launch.size:
+        raise ConfigError(f"rank {launch.rank} of {launch.size} processes: RANK and WORLD_SIZE contradict each other")
+    return launch
+
+
+def was_restarted(env: Mapping[str, str]) -> bool:
+    """Whether slurm (requeue) or torchrun (`--max-restarts`) has started this very command before."""
+    counts = (env.get("SLURM_RESTART_COUNT", "0"), env.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    return any(count.isdigit() and int(count) > 0 for count in counts)
+
+
+def _from_torchrun(env: Mapping[str, str]) -> Launch:
+    rank, size, local_rank = _number(env, "RANK"), _number(env, "WORLD_SIZE"), _number(env, "LOCAL_RANK", default="0")
+    if size > 1 and not ("MASTER_ADDR" in env and "MASTER_PORT" in env):
+        raise ConfigError(
+            f"WORLD_SIZE={size}, but MASTER_ADDR and MASTER_PORT are not set: start with torchrun or srun, "
+            "or set them to the address of rank 0 and a free port there"
+        )
+    return Launch(
+        rank, size, local_rank, "torchrun", env.get("MASTER_ADDR", ""), _number(env, "MASTER_PORT", default="0")
+    )
+
+
+def _is_task_of_a_step(env: Mapping[str, str]) -> bool:
+    """Whether srun has started this as one of several tasks; seen in slurm 22.05.
+
+    A batch script and the shell of salloc have SLURM_NTASKS, but no step; salloc's interactive step has a number of its
+    own and one task; a job submitted from within a step inherits that step's variables, but not its SLURM_NTASKS.
+    """
+    if "SLURM_PROCID" not in env or not env.get("SLURM_STEP_ID", "").isdigit():
+        return False
+    tasks = env.get("SLURM_STEP_NUM_TASKS", "1")
+    return int(env["SLURM_STEP_ID"]) < FIRST_SPECIAL_STEP and tasks != "1" and tasks == env.get("SLURM_NTASKS")
+
+
+def _from_srun(env: Mapping[str, str]) -> Launch:
+    size, nodes = _number(env, "SLURM_NTASKS"), _number(env, "SLURM_STEP_NUM_NODES", default="1")
+    per_node = _number(env, "SLURM_NTASKS_PER_NODE", default=str(size // nodes))
+    if per_node * nodes != size:
+        raise ConfigError(
+            f"srun started {size} tasks on {nodes} nodes, but SLURM_NTASKS_PER_NODE is {per_node}: give srun "
+            "--nodes, --ntasks and --ntasks-per-node that agree"
+        )
+    address = env.get("MASTER_ADDR") or first_host(env.get("SLURM_STEP_NODELIST", ""))
+    if not address:
+        raise ConfigError(f"srun started {size} tasks, but neither MASTER_ADDR nor SLURM_STEP_NODELIST is set")
+    # Other jobs on the node, and other steps of this one, get another port; all lie below those given out on request.
+    port = 12000 + (_number(env, "SLURM_JOB_ID", default="0") + 997 * int(env["SLURM_STEP_ID"])) % 20000
+    return Launch(
+        _number(env, "SLURM_PROCID"),
+        size,
+        _number(env, "SLURM_LOCALID"),
+        "srun",
+        address,
+        _number(env, "MASTER_PORT", default=str(port)),
+    )
+
+
+def first_host(nodes: str) -> str:
+    """The first name in slurm's short form of a list: `rack1n[003-010,12],login2` -> `rack1n003`."""
+    first = re.split(r",(?![^\[]*\])", nodes)[0]  # at a comma outside brackets
+    return re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", first)
+
+
+def _number(env: Mapping[str, str], name: str, *, default: str | None = None) -> int:
+    text = env.get(name, default)
+    if text is None or not text.isdigit():
+        found = "not set" if text is None else repr(text)
+        raise ConfigError(f"{name} is {found} in the environment: expected a number")
+    return int(text)

@@ -1,0 +1,70 @@
+"""How much of what a device can do the training makes use of."""
+
+import re
+from dataclasses import dataclass
+
+import torch
+
+from ..distributed.world import World
+
+TERA = 1e12
+# Peak TFLOP/s of torch.cuda.get_device_name() in fp16, bf16 (None: the device has no such units) and fp32. Dense
+# products with accumulation in fp32 and, for fp32, without TF32 and without the tensor cores, as `--amp none` has it.
+# Sources: NVIDIA's data sheets of V100, T4, A100, A40, A10, RTX A6000, RTX A5000, RTX 6000 Ada, L4, L40, L40S, H100
+# (SXM, NVL), H200 (SXM, NVL) and HGX B200; its white papers of GA102 (RTX 3090), Ada (RTX 4090) and H100 (PCIe). Where
+# a sheet gives a number "with sparsity", half of it stands here.
+PEAKS: tuple[tuple[str, float, float | None, float], ...] = (
+    (r"Tesla V100-SXM2-\d+GB", 125, None, 15.7),
+    (r"Tesla V100-PCIE-\d+GB", 112, None, 14),
+    (r"(Tesla|NVIDIA) T4", 65, None, 8.1),
+    (r"(NVIDIA )?A100-(SXM4|PCIE)-\d+GB|NVIDIA A100 80GB PCIe", 312, 312, 19.5),
+    (r"NVIDIA A40", 149.7, 149.7, 37.4),
+    (r"NVIDIA A10", 125, 125, 31.2),
+    (r"(NVIDIA )?RTX A6000", 154.8, 154.8, 38.7),
+    (r"(NVIDIA )?RTX A5000", 111.1, 111.1, 27.8),
+    (r"(NVIDIA )?GeForce RTX 3090", 71.2, 71.2, 35.6),
+    (r"NVIDIA GeForce RTX 4090", 165.2, 165.2, 82.6),
+    (r"NVIDIA RTX 6000 Ada Generation", 364.2, 364.2, 91.1),
+    (r"NVIDIA L4", 121, 121, 30.3),
+    (r"NVIDIA L40", 181, 181, 90.5),
+    (r"NVIDIA L40S", 362, 362, 91.6),
+    (r"NVIDIA H100 PCIe", 756, 756, 51),
+    (r"NVIDIA H100 NVL|NVIDIA H200 NVL", 835.5, 835.5, 60),
+    (r"NVIDIA H100 80GB HBM3|NVIDIA GH200 \d+GB|NVIDIA H200", 989.4, 989.4, 66.9),
+    (r"NVIDIA B200", 2250, 2250, 75),
+)
+
+
+def peak_flops(device_name: str, amp: str) -> float | None:
+    """FLOP/s of a device by its name; None where it is not in the table, such as a CPU or a part of a GPU (MIG)."""
+    for pattern, fp16, bf16, fp32 in PEAKS:
+        if re.fullmatch(pattern, device_name):
+            tera = {"fp16": fp16, "bf16": bf16, "none": fp32}[amp]
+            return None if tera is None else tera * TERA
+    return None
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a clip costs, and what the devices could do: turns clips per second into use of the devices.
+
+    Attributes:
+        flops_per_clip: of forward and backward pass.
+        num_devices: that share the clips.
+        peak: FLOP/s of one of them, None if it is not known.
+    """
+
+    flops_per_clip: float
+    num_devices: int
+    peak: float | None
+
+    def rates(self, clips_per_second: float) -> dict[str, float]:
+        """`tflops`: TFLOP/s that each device achieves; `mfu`: the part of its peak (0 to 1), where that is known."""
+        achieved = self.flops_per_clip * clips_per_second / self.num_devices
+        return {"tflops": achieved / TERA} | ({} if self.peak is None else {"mfu": achieved / self.peak})
+
+
+def work_of(flops_per_clip: float, *, world: World, amp: str) -> Work:
+    """The `Work` of clips on the devices of this run, taken to be all alike."""
+    name = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "cpu"
+    return Work(flops_per_clip, world.size, peak_flops(name, amp))

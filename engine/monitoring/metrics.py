@@ -1,0 +1,266 @@
+"""Meters that live on the device, and where their values go: console, JSON lines, TensorBoard, Weights & Biases."""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from ..distributed.world import World, all_reduce_sum
+from .console import Console, format_seconds
+from .device_peaks import Work
+
+logger = logging.getLogger(__name__)
+
+
+class Sink(Protocol):
+    """Another place where the records go: Weights & Biases is one."""
+
+    def write(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class RunLog:
+    """Scalars of a run: `log.txt` (JSON lines, steps strictly increasing) in the output folder, TensorBoard events.
+
+    Args:
+        also: gets them too.
+    """
+
+    def __init__(
+        self,
+        output_dir: str,
+        log_dir: str | None,
+        *,
+        world: World,
+        resumed_step: int = 0,
+        also: Sink | None = None,
+    ) -> None:
+        self.also = also
+        self.path = Path(output_dir) / "log.txt" if output_dir and world.is_main else None
+        if self.path is not None and self.path.exists():
+            self._drop_after(resumed_step)
+        writes_events = log_dir and world.is_main
+        self.writer = SummaryWriter(log_dir, purge_step=resumed_step + 1) if writes_events else None
+
+    def _drop_after(self, step: int) -> None:
+        """Forget what an interrupted run logged after its last checkpoint: these steps are done again."""
+        assert self.path is not None
+        kept = []
+        for line in self.path.read_text().splitlines():
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:  # cut off in the middle of a line
+                logger.warning("%s: dropping an incomplete line", self.path)
+                continue
+            if record.get("step", 0) <= step:
+                kept.append(line + "\n")
+        replace_text(self.path, "".join(kept))
+
+    def rewind(self, step: int) -> None:
+        """Forget what was logged after a step: training goes on from there once more."""
+        if self.path is not None and self.path.exists():
+            self._drop_after(step)
+        if self.writer is not None:
+            self.writer.close()
+            self.writer = SummaryWriter(self.writer.log_dir, purge_step=step + 1)
+
+    def write(self, step: int, **values: float) -> None:
+        """One record; `step` counts optimizer steps done."""
+        if self.path is not None:
+            with self.path.open("a") as file:
+                file.write(json.dumps({"step": step, **values}) + "\n")
+        if self.writer is not None:
+            for name, value in values.items():
+                self.writer.add_scalar(name, value, step)
+        if self.also is not None:
+            self.also.write(step, values)
+
+    def close(self) -> None:
+        """Flush the events."""
+        if self.writer is not None:
+            self.writer.close()
+        if self.also is not None:
+            self.also.close()
+
+
+class Meter:
+    """Means of the steps' scalars, kept on the device between log steps; times and rates on the host.
+
+    Args:
+        prefix: of the values' names.
+        log_every: steps between two log steps.
+        total_steps: of the run.
+        clips_per_step: of an optimizer step, over all ranks.
+        work: turns clips per second into TFLOP/s and utilisation, if given.
+    """
+
+    def __init__(
+        self, *, prefix: str, log_every: int, total_steps: int, clips_per_step: int, work: Work | None = None
+    ) -> None:
+        self.prefix = prefix
+        self.work = work
+        self.log_every = log_every
+        self.total_steps = total_steps
+        self.clips_per_step = clips_per_step
+        self.epoch_sums: dict[str, torch.Tensor] = {}
+        self.epoch_count: torch.Tensor | float = 0
+        self.sums: dict[str, torch.Tensor] = {}
+        self.count: torch.Tensor | float = 0
+        self.timed_steps, self.timed_seconds = 0, 0.0
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        """Begin to time the steps until the next flush."""
+        self.clocked = 0
+        self.data_time = 0.0
+        self.since = time.perf_counter()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums of this rank, in host memory: those since the last flush, and those of the epoch up to it."""
+        return {
+            "sums": {name: value.cpu() for name, value in self.sums.items()},
+            "count": float(self.count),
+            "epoch_sums": {name: value.cpu() for name, value in self.epoch_sums.items()},
+            "epoch_count": float(self.epoch_count),
+        }
+
+    def load_state_dicts(self, states: Sequence[Mapping[str, Any]], *, world: World) -> None:
+        """Go on in an epoch from the sums of all ranks; on another number of ranks each goes on from their mean."""
+        own = [states[world.rank]] if len(states) == world.size else states
+        for name in ("sums", "epoch_sums"):
+            means = {key: sum(state[name][key] for state in own) / len(own) for key in own[0][name]}
+            setattr(self, name, {key: value.to(world.device) for key, value in means.items()})
+        self.count, self.epoch_count = own[0]["count"], own[0]["epoch_count"]
+
+    def restart_epoch(self) -> None:
+        """Forget the sums of the epoch so far."""
+        self.sums, self.count, self.epoch_sums, self.epoch_count = {}, 0, {}, 0
+
+    def is_log_step(self, step: int) -> bool:
+        """True every `log_every` steps."""
+        return (step + 1) % self.log_every == 0
+
+    def add(self, values: dict[str, torch.Tensor], *, counts: torch.Tensor | None = None) -> None:
+        """Add scalars to the current step's (device tensors; no host synchronisation).
+
+        Args:
+            counts: bool scalar; where it is False the means leave this step out, as `count_step` has to be told too.
+        """
+        for name, value in values.items():
+            value = value.detach().float()
+            _accumulate(self.sums, name, value if counts is None else torch.where(counts, value, 0.0))
+
+    def add_data_time(self, seconds: float) -> None:
+        """Time the step waited for its data."""
+        self.data_time += seconds
+
+    def count_step(self, counts: torch.Tensor | bool = True) -> None:
+        """The current step is done; `counts`: see `add`."""
+        self.count = self.count + (counts.float() if isinstance(counts, torch.Tensor) else int(counts))
+        self.clocked += 1
+
+    def flush(
+        self, step: int, *, epoch: int, lr: float, watched: Mapping[str, float] | None = None
+    ) -> dict[str, float]:
+        """Mean over the steps since the last flush and over ranks, printed and returned. Waits for the device.
+
+        Args:
+            watched: numbers of this step alone, printed and returned beside the means.
+        """
+        means = _mean_over_ranks(self.sums, self.count)
+        for name, value in self.sums.items():
+            _accumulate(self.epoch_sums, name, value)
+        self.epoch_count = self.epoch_count + self.count
+        seconds = time.perf_counter() - self.since
+        self.timed_steps, self.timed_seconds = self.timed_steps + self.clocked, self.timed_seconds + seconds
+        remaining = (self.total_steps - step - 1) * self.timed_seconds / self.timed_steps
+        rates = {
+            "lr": lr,
+            "step_time": seconds / self.clocked,
+            "data_time": self.data_time / self.clocked,
+            "clips_per_second": self.clips_per_step * self.clocked / seconds,
+        }
+        if self.work is not None:
+            rates |= self.work.rates(rates["clips_per_second"])
+        if torch.cuda.is_available():
+            rates["memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        logger.info(
+            "epoch %d  step %d/%d  %s  lr %.3g  %s  left %s",
+            epoch,
+            step + 1,
+            self.total_steps,
+            "  ".join(f"{name} {value:.4f}" for name, value in means.items()),
+            lr,
+            _in_words(rates),
+            format_seconds(remaining),
+        )
+        watched = watched or {}
+        if watched:
+            logger.info("step %d  %s", step + 1, "  ".join(f"{name} {value:.4g}" for name, value in watched.items()))
+        self.sums, self.count = {}, 0
+        self.restart_clock()
+        found = {**means, **watched, **rates}
+        return {"epoch": epoch, **{f"{self.prefix}/{name}": value for name, value in found.items()}}
+
+    def epoch_means(self) -> dict[str, float]:
+        """Mean over the epoch's steps and over ranks, as `PREFIX_epoch/NAME`; starts the next epoch."""
+        means = _mean_over_ranks(self.epoch_sums, self.epoch_count)
+        self.epoch_sums, self.epoch_count = {}, 0
+        return {f"{self.prefix}_epoch/{name}": value for name, value in means.items()}
+
+
+def _in_words(rates: Mapping[str, float]) -> str:
+    """Times, rates and memory as the console shows them."""
+    words = "{step_time:.3f} s/step (data {data_time:.3f})  {clips_per_second:.1f} clips/s"
+    words += "  {tflops:.3g} TFLOP/s" if "tflops" in rates else ""
+    words += " (MFU {mfu:.1%})" if "mfu" in rates else ""
+    words += "  {memory_gib:.1f} GiB" if "memory_gib" in rates else ""
+    return words.format_map(rates)
+
+
+def _accumulate(sums: dict[str, torch.Tensor], name: str, value: torch.Tensor) -> None:
+    sums[name] = sums[name] + value if name in sums else value
+
+
+def _mean_over_ranks(sums: dict[str, torch.Tensor], count: torch.Tensor | float) -> dict[str, float]:
+    """`count` is the same on all ranks; {} if no step counts."""
+    if not sums or not float(count):
+        return {}
+    stacked = torch.stack([value / count for value in sums.values()])
+    ranks = all_reduce_sum(torch.ones(1, device=stacked.device))
+    means = (all_reduce_sum(stacked.clone()) / ranks).tolist()
+    return dict(zip(sums, means, strict=True))
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a text file in one step: a process that is killed leaves the old one."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def setup_logging(world: World, output_dir: str) -> None:
+    """INFO to the console (and `console.txt`) on the main process, warnings from the others."""
+    handlers: list[logging.Handler] = [Console()]
+    if world.is_main and output_dir:
+        handlers.append(logging.FileHandler(Path(output_dir) / "console.txt"))
+    logging.basicConfig(
+        level=logging.INFO if world.is_main else logging.WARNING,
+        format="%(asctime)s %(message)s" if world.is_main else f"%(asctime)s [rank {world.rank}] %(message)s",
+        datefmt="%H:%M:%S",
+        handlers=handlers,
+        force=True,
+    )
+
+
+def log_table(title: str, rows: dict[str, Any]) -> None:
+    """A titled block of `name value` lines on the console."""
+    width = max(map(len, rows))
+    logger.info("%s\n%s", title, "\n".join(f"  {name:<{width}}  {value}" for name, value in rows.items()))

@@ -1,0 +1,1 @@
+"""What a long run survives: preemption, NaN and Inf losses, stalls, bad videos."""

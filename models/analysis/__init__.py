@@ -1,0 +1,1 @@
+"""FLOPs and figures of a model."""

@@ -1,0 +1,74 @@
+"""Floating-point operations of training on a clip, from the sizes of the networks.
+
+Letters: N tokens = V visible + M masked, D encoder width, E decoder width, P embedding width, K prototypes.
+
+Counted are matrix products, two operations for a multiply-add. A backward pass has two products for one of the forward
+pass, the gradient of the weights and that of the input, and each counts only where it is needed. Not counted: norms,
+softmax, Sinkhorn, optical flow, and what `--use_checkpoint` computes a second time: the sum is what the method asks
+for, not what the hardware did (arXiv 2204.02311, appendix B).
+"""
+
+import math
+from typing import Any
+
+from torch import nn
+
+from ..classifier import Classifier
+from ..sigma import Sigma
+from ..teachers import ImageTeacher
+from ..tokens import num_chosen
+
+
+def pretraining_flops(
+    model: Sigma, *, num_masked: int, num_masks: int = 1, teacher: ImageTeacher | None = None
+) -> float:
+    """Operations of one clip: forward and backward pass of the model for each mask, one forward pass of the teacher."""
+    encoder, decoder = model.encoder, model.decoder
+    num_tokens = encoder.num_tokens
+    num_visible = num_tokens - num_masked
+    num_decoded = num_chosen(num_masked, model.decoder_mask_ratio)
+    embedding = _linear(num_visible, math.prod(encoder.tubelet) * 3, encoder.embed_dim)
+    passes = _blocks(encoder.blocks, num_visible, encoder.embed_dim)
+    passes += _linear(num_visible, encoder.embed_dim, decoder.head.in_features)
+    passes += _blocks(decoder.blocks, num_visible + num_decoded, decoder.head.in_features)
+    passes += _linear(num_decoded, decoder.head.in_features, decoder.head.out_features)
+    total = 2 * embedding + 3 * passes  # pixels need no gradient
+    trains = any(parameter.requires_grad for parameter in model.head.parameters())
+    layers = [
+        _linear(num_decoded, m.in_features, m.out_features) for m in model.head.modules() if isinstance(m, nn.Linear)
+    ]
+    total += 3 * sum(layers) - layers[0] if trains else sum(layers)
+    if model.prototypes is not None:
+        # The prediction is compared with a detached copy; the prototypes learn from the other branch.
+        num_prototypes = getattr(model.prototypes, "ds_shape", model.prototypes.shape)[0]  # ZeRO-3 leaves nothing of it
+        total += (5 if trains else 4) * _linear(num_decoded, decoder.head.out_features, num_prototypes)
+    return num_masks * total + (0 if teacher is None else teacher_flops(teacher))
+
+
+def teacher_flops(teacher: ImageTeacher) -> float:
+    """Operations of the forward pass over the frames of one clip."""
+    network, num_frames = teacher.network, teacher.grid[0]
+    num_patches = math.prod(network.patch_embed.grid_size)
+    embedding = _linear(num_patches, math.prod(network.patch_embed.patch_size) * 3, network.embed_dim)
+    tokens = num_patches + network.num_prefix_tokens
+    return num_frames * (embedding + _blocks(network.blocks, tokens, network.embed_dim))
+
+
+def classifier_flops(model: Classifier) -> float:
+    """Operations of one clip in training: of a frozen backbone those of its forward pass alone."""
+    embedding = _linear(model.num_tokens, math.prod(model.tubelet) * 3, model.embed_dim)
+    blocks = _blocks(model.blocks, model.num_tokens, model.embed_dim)
+    head = 3 * _linear(1, model.embed_dim, model.head.out_features)
+    return head + (embedding + blocks if model.backbone_frozen else 2 * embedding + 3 * blocks)
+
+
+def _linear(num_rows: int, in_dim: int, out_dim: int) -> float:
+    return 2.0 * num_rows * in_dim * out_dim
+
+
+def _blocks(blocks: nn.ModuleList | nn.Sequential, num_tokens: int, dim: int) -> float:
+    """Forward pass of a transformer: with a hidden width of 4 d, 24 d^2 + 4 N d for a token and block."""
+    block: Any = blocks[0]  # one of ours or timm's
+    linear = 4 * _linear(num_tokens, dim, dim) + 2 * _linear(num_tokens, dim, block.mlp.fc1.out_features)
+    attention = 2 * _linear(num_tokens, dim, num_tokens)
+    return len(blocks) * (linear + attention)

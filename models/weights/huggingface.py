@@ -1,0 +1,270 @@
+"""Our weights by the names of Hugging Face's VideoMAE (transformers), and back; what goes into its config files.
+
+Three of its classes are meant: VideoMAEForVideoClassification, VideoMAEForPreTraining (pixels only) and VideoMAEModel,
+the encoder alone. All computation is the same but for one number: transformers builds `fc_norm` and `decoder.norm` with
+epsilon 1e-5 whatever its config says, where the released models have 1e-6. An epsilon is no weight, so no file can hold
+it. The outputs of these norms differ by the factor sqrt((v + 1e-6) / (v + 1e-5)), 4.5e-6 / v relative for a variance v
+of their input, until `model.fc_norm.eps = 1e-6` is set. No rescaling of weights makes up for it: the fixed position
+table, which is added to the residual stream, cannot be rescaled with them.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from ..classifier import Classifier
+from ..registry import ModelError
+from ..sigma import Sigma
+from ..targets import IMAGENET_MEAN, IMAGENET_STD, PixelTarget
+
+CLASSIFIER, PRETRAINING, ENCODER = "VideoMAEForVideoClassification", "VideoMAEForPreTraining", "VideoMAEModel"
+
+_IN_BLOCK = {  # ours -> theirs
+    "norm1": "layernorm_before",
+    "attn.proj": "attention.output.dense",
+    "norm2": "layernorm_after",
+    "mlp.fc1": "intermediate.dense",
+    "mlp.fc2": "output.dense",
+}
+_OUTSIDE = {"patch_embed.proj": "embeddings.patch_embeddings.projection", "norm": "layernorm"}
+_HEAD = {"fc_norm": "fc_norm", "head": "classifier"}
+_DECODER = ("encoder_to_decoder.", "mask_token", "decoder.")
+
+_THEIR_BLOCK = re.compile(r"(?P<stack>encoder\.layer|decoder\.decoder_layers)\.(?P<index>\d+)\.(?P<rest>.+)")
+_THEIR_WEIGHT = re.compile(r"attention\.(?:attention\.)?(query|key|value)\.weight")
+_THEIR_BIAS = re.compile(r"attention\.(?:attention\.)?(q_bias|v_bias|query\.bias|value\.bias)")
+# The last two in transformers 4 and in all files on the hub, the first two in the memory of version 5.
+_BIASES = {"query.bias": "q_bias", "value.bias": "v_bias", "q_bias": "q_bias", "v_bias": "v_bias"}
+# Constants; and biases of the keys, zero in VideoMAE. One that is not zero cancels all the same: it adds one number to
+# the scores of a query with all keys, and the softmax does not see that.
+_DROPPED = re.compile(r"(^|\.)(position_embeddings|attention\.(attention\.)?(key\.bias|k_bias))$")
+_OUR_BLOCK = re.compile(r"(?P<stack>decoder\.)?blocks\.(?P<index>\d+)\.(?P<rest>.+)")
+
+
+def is_huggingface(names: Iterable[str]) -> bool:
+    """True if tensors of these names are a VideoMAE model of transformers."""
+    return any(_THEIR_BLOCK.fullmatch(name.removeprefix("videomae.")) for name in names)
+
+
+def dropped_names(names: Iterable[str]) -> list[str]:
+    """Those of transformers' names that `from_huggingface` leaves out: constants, and biases that cancel."""
+    return [name for name in names if _DROPPED.search(name)]
+
+
+def from_huggingface(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors of a transformers VideoMAE by native names.
+
+    Takes both names of the attention's biases, and names with or without `videomae.`. A model with a decoder gets the
+    names of a pre-training model, any other those of a classifier. What has no native name keeps its own, so that the
+    loader reports it.
+
+    Raises:
+        ModelError: two tensors of the same meaning.
+    """
+    encoder = "encoder." if any(name.startswith(_DECODER) for name in state) else ""
+    native: dict[str, torch.Tensor] = {}
+    attention: dict[str, dict[str, tuple[str, torch.Tensor]]] = {}  # qkv name -> part -> its name in the file, tensor
+    for name, value in state.items():
+        if _DROPPED.search(name):
+            continue
+        ours, part = _native_name(name, encoder)
+        if part:
+            attention.setdefault(ours, {})[part] = name, value
+        elif ours in native:
+            raise ModelError(f"two tensors for {ours}, one of them {name}: mend the file, it says two things at once")
+        else:
+            native[ours] = value
+    for name, parts in attention.items():
+        if len(parts) == 3:
+            native[name] = torch.cat([parts[part][1] for part in ("query", "key", "value")])
+        else:
+            native |= dict(parts.values())
+    if native and not any(name.endswith(".q_bias") for name in native):  # a network without these biases: zeros
+        for name, weight in [item for item in native.items() if item[0].endswith(".attn.qkv.weight")]:
+            zeros = weight.new_zeros(len(weight) // 3)
+            block = name.removesuffix("qkv.weight")
+            native |= {f"{block}q_bias": zeros, f"{block}v_bias": zeros.clone()}
+    return native
+
+
+def _native_name(name: str, encoder: str) -> tuple[str, str]:
+    """Our name of one of theirs, and which third of it that is: query, key, value, or '' for all."""
+    inner = name.removeprefix("videomae.")
+    if match := _THEIR_BLOCK.fullmatch(inner):
+        block = f"{'decoder.' if match['stack'].startswith('decoder') else encoder}blocks.{match['index']}."
+        rest = match["rest"]
+        if weight := _THEIR_WEIGHT.fullmatch(rest):
+            return f"{block}attn.qkv.weight", weight[1]
+        if bias := _THEIR_BIAS.fullmatch(rest):
+            return f"{block}attn.{_BIASES[bias[1]]}", ""
+        layer, _, kind = rest.rpartition(".")
+        for ours, theirs in _IN_BLOCK.items():
+            if layer == theirs:
+                return f"{block}{ours}.{kind}", ""
+        return name, ""
+    layer, _, kind = inner.rpartition(".")
+    for table, prefix in ((_OUTSIDE, encoder), (_HEAD, "")):
+        for ours, theirs in table.items():
+            if layer == theirs:
+                return f"{prefix}{ours}.{kind}", ""
+    return name, ""
+
+
+def architecture(state: Mapping[str, torch.Tensor]) -> str:
+    """The class of transformers that native tensors go into.
+
+    Of a pre-training model VideoMAEForPreTraining can hold what predicts pixels, without prototypes or projection
+    network; of any other only the encoder has a place there.
+    """
+    if not any(name.startswith("encoder.") for name in state):
+        return CLASSIFIER if "head.weight" in state else ENCODER
+    patches, prediction = state.get("encoder.patch_embed.proj.weight"), state.get("decoder.head.weight")
+    if patches is None or prediction is None:
+        return ENCODER
+    more = any(name == "prototypes" or name.startswith(("head.", "targets.")) for name in state)
+    return PRETRAINING if not more and prediction.shape[0] == patches[0].numel() else ENCODER
+
+
+def to_huggingface(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Native tensors by transformers' names, for the class that `architecture` says.
+
+    The biases are called q_bias and v_bias, as in all files on the hub: these names are read by transformers 4 and, as
+    it renames them, by 5.
+
+    Raises:
+        ModelError: tensors that transformers' VideoMAE has no place for, such as a layer scale.
+    """
+    kind = architecture(state)
+    if any(name.startswith("encoder.") for name in state):
+        decoder = {name: value for name, value in state.items() if name.startswith(_DECODER) and kind == PRETRAINING}
+        state = {name.removeprefix("encoder."): v for name, v in state.items() if name.startswith("encoder.")} | decoder
+    result: dict[str, torch.Tensor] = {}
+    homeless = []
+    for name, value in state.items():
+        renamed = _their_tensors(name, value, "" if kind == ENCODER else "videomae.")
+        result |= renamed
+        if not renamed:
+            homeless.append(name)
+    if homeless:
+        reason = ": it has no layer scale (--init_values)" if any("gamma_" in name for name in homeless) else ""
+        raise ModelError(
+            f"transformers' VideoMAE has no place for {', '.join(homeless[:3])}"
+            f"{' and more' * (len(homeless) > 3)}{reason}; --to safetensors can hold every model"
+        )
+    return result
+
+
+def _their_tensors(name: str, value: torch.Tensor, prefix: str) -> dict[str, torch.Tensor]:
+    """One native tensor by their names, three for fused attention weights; none where they have no such thing."""
+    layer, _, kind = name.rpartition(".")
+    if match := _OUR_BLOCK.fullmatch(name):
+        stack = "decoder.decoder_layers" if match["stack"] else f"{prefix}encoder.layer"
+        block, rest = f"{stack}.{match['index']}.", match["rest"]
+        if rest == "attn.qkv.weight":
+            parts = zip(("query", "key", "value"), value.chunk(3), strict=True)
+            return {f"{block}attention.attention.{part}.weight": third.clone() for part, third in parts}
+        if rest in ("attn.q_bias", "attn.v_bias"):
+            return {f"{block}attention.{rest.replace('attn', 'attention')}": value}
+        layer, _, kind = rest.rpartition(".")
+        return {f"{block}{_IN_BLOCK[layer]}.{kind}": value} if layer in _IN_BLOCK else {}
+    if layer in _OUTSIDE:
+        return {f"{prefix}{_OUTSIDE[layer]}.{kind}": value}
+    if layer in _HEAD:
+        return {f"{_HEAD[layer]}.{kind}": value}
+    return {name: value} if name.startswith(_DECODER) else {}
+
+
+def huggingface_config(
+    model: Classifier | Sigma, *, class_names: Sequence[str] = (), dtype: str = "float32"
+) -> dict[str, Any]:
+    """Content of config.json.
+
+    Args:
+        model: of a pre-training model other than for pixels the encoder is described.
+        class_names: by label, of a classifier; empty: LABEL_0 and so on, transformers' own placeholders.
+        dtype: of the weights in the file.
+
+    Raises:
+        ModelError: a model, or names, that transformers' VideoMAE cannot hold.
+    """
+    encoder = model if isinstance(model, Classifier) else model.encoder
+    _check_holdable(model)
+    kind = architecture(model.state_dict())
+    block: Any = encoder.blocks[0]
+    config: dict[str, Any] = {
+        "architectures": [kind],
+        "model_type": "videomae",
+        "hidden_size": encoder.embed_dim,
+        "num_hidden_layers": len(encoder.blocks),
+        "num_attention_heads": block.attn.num_heads,
+        "intermediate_size": block.mlp.fc1.out_features,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": block.mlp.drop.p,
+        "attention_probs_dropout_prob": block.attn.attn_drop,
+        "initializer_range": 0.02,
+        "layer_norm_eps": block.norm1.eps,
+        "image_size": encoder.clip_shape[-1],
+        "patch_size": encoder.tubelet[-1],
+        "num_channels": encoder.clip_shape[0],
+        "num_frames": encoder.clip_shape[1],
+        "tubelet_size": encoder.tubelet[0],
+        "qkv_bias": True,  # its name in transformers 4
+        "qv_bias": True,  # and in 5
+        "use_mean_pooling": isinstance(model, Classifier) and model.fc_norm is not None,
+        "dtype": dtype,
+    }
+    if isinstance(model, Classifier):
+        number = model.head.out_features
+        if class_names and len(class_names) != number:
+            raise ModelError(f"{len(class_names)} class names for {number} classes: give one name a class")
+        names = list(class_names) or [f"LABEL_{i}" for i in range(number)]
+        config["id2label"] = {str(i): name for i, name in enumerate(names)}
+        config["label2id"] = {name: i for i, name in enumerate(names)}
+    elif kind == PRETRAINING:
+        narrow = model.encoder_to_decoder.out_features
+        blocks: list[Any] = list(model.decoder.blocks)
+        config |= {
+            "decoder_hidden_size": narrow,
+            "decoder_num_hidden_layers": len(blocks),
+            "decoder_num_attention_heads": blocks[0].attn.num_heads if blocks else 1,
+            "decoder_intermediate_size": blocks[0].mlp.fc1.out_features if blocks else 4 * narrow,
+            "norm_pix_loss": isinstance(model.targets, PixelTarget) and model.targets.normalize,
+        }
+    return config
+
+
+def _check_holdable(model: Classifier | Sigma) -> None:
+    encoder = model if isinstance(model, Classifier) else model.encoder
+    if encoder.blocks[0].gamma_1 is not None:
+        raise ModelError("transformers' VideoMAE has no layer scale (--init_values): use --to safetensors")
+    if encoder.position_grid != encoder.grid:
+        raise ModelError(
+            f"the model uses the position table of {encoder.position_grid} tokens resampled to {encoder.grid}, but "
+            "transformers always uses the table of the clip's own size: use --to safetensors"
+        )
+    if isinstance(model, Classifier) and model.fc_dropout.p > 0:
+        raise ModelError(
+            f"transformers' VideoMAE has no dropout before the head (fc_drop_rate {model.fc_dropout.p}): make the "
+            "model without it, the weights and the predictions are the same"
+        )
+
+
+def preprocessor_config(model: Classifier | Sigma) -> dict[str, Any]:
+    """Content of preprocessor_config.json: frames in 0..255 to what the model takes."""
+    encoder = model if isinstance(model, Classifier) else model.encoder
+    size = encoder.clip_shape[-1]
+    return {
+        "image_processor_type": "VideoMAEImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": size},
+        "resample": 2,  # bilinear
+        "do_center_crop": True,
+        "crop_size": {"height": size, "width": size},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(IMAGENET_MEAN),
+        "image_std": list(IMAGENET_STD),
+    }

@@ -1,0 +1,234 @@
+"""Weights by the names of any layout in the wild into our models.
+
+Native names are those of the released SIGMA and VideoMAE files: a pre-training model's start with `encoder.`,
+`decoder.` and so on, a classifier's have no such prefix.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..classifier import Classifier
+from ..positions import Grid
+from ..registry import ModelError
+from ..sigma import Sigma
+from ..vit import VideoTransformer
+from .huggingface import from_huggingface, is_huggingface
+
+MIN_MATCHED = 0.95  # of the encoder's tensors; below this it is another architecture
+_WRAPPERS = ("module.", "_orig_mod.")  # left in names by DDP and torch.compile
+_ENCODERS = ("encoder.", "backbone.")
+_HEAD = ("fc_norm.", "head.", "norm.")
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What loading did, by the model's tensor names."""
+
+    matched: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    mismatched: tuple[str, ...]  # "name: shape in the file, shape in the model"
+    untrained: tuple[str, ...]  # of the encoder: those that keep their random values
+    positions: str  # of what grid the position table is, and whether it was resampled
+    digest: str  # `weights_hash` of what was loaded
+
+    def describe(self) -> str:
+        """One line, with the names where there are few."""
+        parts = [f"{len(self.matched)} tensors matched"]
+        for what in ("missing", "unexpected", "mismatched"):
+            names = getattr(self, what)
+            shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+            parts.append(f"{len(names)} {what}" + (f" ({shown})" if names else ""))
+        return "; ".join([*parts, f"positions {self.positions}", f"hash {self.digest}"])
+
+    @property
+    def has_head(self) -> bool:
+        """True if the classification head was in the file too."""
+        return "head.weight" in self.matched
+
+
+def weights_hash(state: Mapping[str, torch.Tensor]) -> str:
+    """Twelve hexadecimal digits that name these weights: of names, types, shapes and every bit, whatever the order."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        value = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def native_state(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors of any known layout by their native names: wrappers off, Hugging Face's names translated.
+
+    Raises:
+        ModelError: two tensors of one name.
+    """
+    state = dict(tensors)
+    while any(name.startswith(_WRAPPERS) for name in state):  # in any order
+        for wrapper in _WRAPPERS:
+            bare = {name.removeprefix(wrapper): value for name, value in state.items()}
+            if len(bare) < len(state):
+                twice = next(name for name in state if name.startswith(wrapper) and name.removeprefix(wrapper) in state)
+                raise ModelError(f"it holds {twice.removeprefix(wrapper)} twice, with and without {wrapper}")
+            state = bare
+    return from_huggingface(state) if is_huggingface(state) else state
+
+
+def encoder_state(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """By a classifier's names: of a pre-training model the encoder only, of a classifier everything."""
+    for encoder in _ENCODERS:
+        if any(name.startswith(encoder) for name in state):
+            return {name.removeprefix(encoder): value for name, value in state.items() if name.startswith(encoder)}
+    return dict(state)
+
+
+def trained_grid(args: Mapping[str, Any], tubelet: tuple[int, int, int]) -> Grid | None:
+    """Token grid whose position table the weights were trained with, from the options of their run; None if not said.
+
+    `position_grid` stands there if that run used a resampled table itself.
+
+    Raises:
+        ModelError: what it says is no grid.
+    """
+    grid = args.get("position_grid")
+    if grid:
+        if not isinstance(grid, list | tuple) or len(grid) != 3 or not all(isinstance(n, int) and n > 0 for n in grid):
+            raise ModelError(f"its position_grid is {grid!r}, not tokens in time, height and width")
+        return grid[0], grid[1], grid[2]
+    frames, size = args.get("num_frames"), args.get("input_size")
+    if not isinstance(frames, int) or not isinstance(size, int):
+        return None
+    if frames < 1 or size < 1 or frames % tubelet[0] or size % tubelet[1] or size % tubelet[2]:
+        raise ModelError(
+            f"it would be of clips of {frames} frames at {size} px, which tubelets of {'x'.join(map(str, tubelet))} do "
+            "not divide: check --pretrained_clip and --tubelet_size"
+        )
+    return frames // tubelet[0], size // tubelet[1], size // tubelet[2]
+
+
+def _check_heads(encoder: VideoTransformer, trained_with: Mapping[str, Any]) -> None:
+    """The tensors do not tell how many heads there are; what the file says has to be what the model has."""
+    block: Any = encoder.blocks[0]
+    said, own = trained_with.get("num_attention_heads"), block.attn.num_heads
+    if isinstance(said, int) and own != true_heads(said, encoder.embed_dim):
+        raise ModelError(f"it says {said} attention heads, the model has {own}: its outputs would be others")
+
+
+def true_heads(said: int, width: int) -> int:
+    """The number of heads, by what a file says: transformers' converter wrote 16 for ViT-S, which has 6."""
+    return 6 if (said, width) == (16, 384) else said
+
+
+def load_encoder(
+    model: Classifier, tensors: Mapping[str, torch.Tensor], *, trained_with: Mapping[str, Any] | None = None
+) -> LoadReport:
+    """Load what fits into a classifier, in place.
+
+    A head of another number of classes is left out, and so is the encoder's final norm by a model that pools instead
+    of it.
+
+    Args:
+        tensors: a classifier's or a pre-training model's, in any layout that `native_state` knows.
+        trained_with: options of the run that made them (see `trained_grid`); if they name another token grid than the
+            model's, the position table is resampled.
+
+    Raises:
+        ModelError: a tensor of the encoder has another shape, the patch embedding or more than 5 % of the others are
+            not there (names the first differences), or the heads are others.
+    """
+    state = encoder_state(native_state(tensors))
+    grid = trained_grid(trained_with or {}, model.tubelet)
+    _check_heads(model, trained_with or {})
+    return _load(model, state, grid=grid, optional=_HEAD, with_positions=(model,))
+
+
+def load_pretraining(
+    model: Sigma, tensors: Mapping[str, torch.Tensor], *, trained_with: Mapping[str, Any] | None = None
+) -> LoadReport:
+    """Load what fits into a pre-training model, in place: the encoder at least, and what else has the same shape.
+
+    Arguments and errors as for `load_encoder`.
+    """
+    state = native_state(tensors)
+    if not any(name.startswith("encoder.") for name in state):  # a classifier's, or a backbone alone
+        encoder = encoder_state(state)
+        state = {f"encoder.{n}": value for n, value in encoder.items() if not n.startswith(("head.", "fc_norm."))}
+    optional = ("encoder_to_decoder.", "mask_token", "decoder.", "head.", "prototypes", "encoder.norm.")
+    grid = trained_grid(trained_with or {}, model.encoder.tubelet)
+    _check_heads(model.encoder, trained_with or {})
+    return _load(model, state, grid=grid, optional=optional, with_positions=(model.encoder, model.decoder))
+
+
+def load_projection(model: Sigma, tensors: Mapping[str, torch.Tensor]) -> LoadReport:
+    """Load a pre-training model's projection network, all of it, in place; nothing else of the file is used.
+
+    Raises:
+        ModelError: the file has none, or one of other widths.
+    """
+    state = {name: value for name, value in native_state(tensors).items() if name.startswith("head.")}
+    expected = {f"head.{name}": value for name, value in model.head.state_dict().items()}
+    differing = [name for name in expected if name not in state or state[name].shape != expected[name].shape]
+    if differing or state.keys() != expected.keys():
+        shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in state.items() if value.ndim > 1)
+        raise ModelError(
+            f"its projection network ({shapes or 'none'}) is not the model's: check --projection_dims, "
+            "--decoder_num_classes, --tubelet_size and that the file is of --target_type mlp"
+        )
+    model.load_state_dict(state, strict=False)
+    return LoadReport(tuple(state), (), (), (), (), "not concerned", weights_hash(state))
+
+
+def _load(
+    model: nn.Module,
+    state: Mapping[str, torch.Tensor],
+    *,
+    grid: Grid | None,
+    optional: tuple[str, ...],
+    with_positions: tuple[Any, ...],
+) -> LoadReport:
+    """Load what fits; every tensor whose name does not start with one of `optional` has to."""
+    own = model.state_dict()
+    fitting = {name: value for name, value in state.items() if name in own and value.shape == own[name].shape}
+    mismatched = tuple(
+        f"{name}: {tuple(value.shape)} in the file, {tuple(own[name].shape)} in the model"
+        for name, value in state.items()
+        if name in own and value.shape != own[name].shape
+    )
+    wanted = [name for name in own if not name.startswith(optional)]
+    matched = sum(name in fitting for name in wanted)
+    misshapen = [row for row in mismatched if not row.startswith(optional)]
+    embedding = [name for name in wanted if "patch_embed." in name]
+    if misshapen or matched < MIN_MATCHED * len(wanted) or any(name not in fitting for name in embedding):
+        differences = misshapen + [f"{name} is not in the file" for name in wanted if name not in state]
+        raise ModelError(
+            f"another architecture: {matched} of the encoder's {len(wanted)} tensors fit. "
+            f"First differences: {'; '.join(differences[:3])}. Check --model, --tubelet_size and the file"
+        )
+    model.load_state_dict(fitting, strict=False)
+    own_grid = with_positions[0].grid
+    if grid is None:
+        positions = f"of {_times(own_grid)} tokens: the file does not say for what clips it was trained"
+    elif grid == own_grid:
+        positions = f"of {_times(own_grid)} tokens, as trained"
+    else:
+        positions = f"resampled from {_times(grid)} to {_times(own_grid)} tokens"
+        for part in with_positions:
+            part.resample_positions(grid)
+    return LoadReport(
+        matched=tuple(fitting),
+        missing=tuple(name for name in own if name not in state),
+        unexpected=tuple(name for name in state if name not in own),
+        mismatched=mismatched,
+        untrained=tuple(name for name in wanted if name not in fitting),
+        positions=positions,
+        digest=weights_hash(fitting),
+    )
+
+
+def _times(grid: Grid) -> str:
+    return "x".join(map(str, grid))

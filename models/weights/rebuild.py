@@ -1,0 +1,205 @@
+"""The model that a native state dict belongs to, made from the tensors' shapes and the options of its run."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..classifier import Classifier
+from ..registry import TARGET_TYPES, ModelError, create_model
+from ..sigma import Sigma
+from ..vit import VARIANTS, Variant
+from .load import trained_grid, true_heads
+
+_VARIANT = re.compile(r"(?:pretrain_videomae|pretrain_sigma|vit)_([a-z]+)_patch")
+State = Mapping[str, torch.Tensor]
+
+
+def rebuild(state: State, args: Mapping[str, Any]) -> Classifier | Sigma:
+    """Make the model of native tensors and load them strictly.
+
+    It is meant to be used or exported, in evaluation: rates of dropout and stochastic depth are 0.
+
+    Args:
+        state: of a classifier or a pre-training model, float types; the model's are float32.
+        args: options of the run that made them, as far as known. The tensors do not tell `num_frames` (default 16) and
+            `input_size` (224) nor, for widths not in `models.vit.VARIANTS`, `num_attention_heads` and
+            `decoder_num_attention_heads`; `target_type`, `normalize_target`, `sinkhorn_eps`, `sinkhorn_iterations` and
+            `position_grid` are used where they matter.
+
+    Raises:
+        ModelError: an encoder alone, tensors missing or left over, or sizes that no model here has.
+    """
+    prefix = "encoder." if any(name.startswith("encoder.") for name in state) else ""
+    _check_complete(state, prefix)
+    patches = state[f"{prefix}patch_embed.proj.weight"]
+    if patches.ndim != 5 or patches.shape[1] != 3 or patches.shape[3] != patches.shape[4]:
+        raise ModelError(
+            f"patch_embed.proj.weight {tuple(patches.shape)}: tubelets here are (width, 3, frames, patch, patch)"
+        )
+    width, _, frames, _, patch = patches.shape
+    sizes = _sizes(width, args)
+    # The name only gives defaults: every size is said.
+    name = f"base_patch{patch}_{_number(args, 'input_size', 224)}"
+    encoder_sizes = {
+        "embed_dim": width,
+        "depth": _depth(state, f"{prefix}blocks."),
+        "num_heads": _heads(width, sizes.num_heads if sizes else 0, args, "num_attention_heads"),
+    }
+    options: dict[str, Any] = {
+        "num_frames": _number(args, "num_frames", 16),
+        "tubelet_size": frames,
+        "init_values": 1.0 if f"{prefix}blocks.0.gamma_1" in state else 0.0,  # the scales themselves are loaded
+    }
+    ratio = state[f"{prefix}blocks.0.mlp.fc1.weight"].shape[0] / width
+    if prefix:
+        if ratio != 4:
+            raise ModelError(f"the encoder's MLPs are {ratio:g} times as wide as it: pre-training models have 4")
+        options |= {f"encoder_{option}": value for option, value in encoder_sizes.items()}
+        model = create_model(f"pretrain_videomae_{name}", **options, **_pretraining_options(state, args))
+    else:
+        options |= {"num_classes": len(state["head.weight"]), "use_mean_pooling": "fc_norm.weight" in state}
+        model = create_model(f"vit_{name}", mlp_ratio=ratio, **encoder_sizes, **options)
+    assert isinstance(model, Classifier | Sigma)
+    _load(model, state)
+    encoder = model.encoder if isinstance(model, Sigma) else model
+    grid = trained_grid(args, encoder.tubelet)
+    if grid is not None and grid != encoder.grid:
+        for part in (model.encoder, model.decoder) if isinstance(model, Sigma) else (model,):
+            part.resample_positions(grid)
+    return model.eval()
+
+
+def describe(state: State) -> str:
+    """What native tensors are, in words: classifier, pre-training model, or encoder alone.
+
+    Raises:
+        ModelError: none of these.
+    """
+    if not any(name.startswith("encoder.") for name in state):
+        if "head.weight" in state:
+            pooling = "mean pooling" if "fc_norm.weight" in state else "first token"
+            return f"classifier, {len(state['head.weight'])} classes, {pooling}"
+        return _encoder_alone(state, "")
+    if "decoder.head.weight" not in state:
+        return _encoder_alone(state, "encoder.")
+    if "prototypes" in state:
+        return f"pre-training model, {len(state['prototypes'])} prototypes (SIGMA)"
+    return "pre-training model, regression (VideoMAE)"
+
+
+def _encoder_alone(state: State, prefix: str) -> str:
+    _check_encoder(state, prefix)
+    return "encoder alone"
+
+
+def _check_encoder(state: State, prefix: str) -> None:
+    if f"{prefix}patch_embed.proj.weight" not in state or f"{prefix}blocks.0.mlp.fc1.weight" not in state:
+        first = ", ".join(list(state)[:3])
+        raise ModelError(f"not a model of this project: no patch_embed and blocks among its tensors ({first}, ...)")
+
+
+def _check_complete(state: State, prefix: str) -> None:
+    """Raise ModelError where the tensors that decide what to make are not there."""
+    _check_encoder(state, prefix)
+    wanted = ("decoder.head.weight", "encoder_to_decoder.weight", "mask_token") if prefix else ("head.weight",)
+    missing = [name for name in wanted if name not in state]
+    if missing:
+        raise ModelError(
+            f"an encoder alone ({', '.join(missing)} missing): no whole model can be made of it. Fine-tune it first "
+            "(--finetune FILE), or convert to sigma, safetensors or deepspeed-consolidated, which can hold any tensors"
+        )
+
+
+def _depth(state: State, prefix: str) -> int:
+    return len({name[len(prefix) :].partition(".")[0] for name in state if name.startswith(prefix)})
+
+
+def _number(args: Mapping[str, Any], name: str, default: int) -> int:
+    """An option's value, the default where it is not said; two equal ones, such as height and width, are one."""
+    value = args.get(name)
+    if isinstance(value, list | tuple) and value and all(item == value[0] for item in value):
+        value = value[0]
+    if value is not None and type(value) is not int:
+        raise ModelError(f"{name} {value} in the file's options: one whole number is needed")
+    return default if value is None else value
+
+
+def _sizes(width: int, args: Mapping[str, Any]) -> Variant | None:
+    """The named variant if it has this width, else the one that has; None if there is none."""
+    named = _VARIANT.match(str(args.get("model", "")).lower())
+    candidates: list[Variant] = [VARIANTS[named[1]]] if named and named[1] in VARIANTS else []
+    return next((sizes for sizes in [*candidates, *VARIANTS.values()] if sizes.embed_dim == width), None)
+
+
+def _heads(width: int, known: int, args: Mapping[str, Any], name: str) -> int:
+    """Heads of a stack: what the options say, else those of the size with this width."""
+    heads = true_heads(_number(args, name, 0), width) or known
+    if not heads:
+        known_widths = ", ".join(str(sizes.embed_dim) for sizes in VARIANTS.values())
+        raise ModelError(
+            f"width {width}: weights do not tell the number of heads, and it is no size of this project "
+            f"({known_widths}); the file must say {name}"
+        )
+    return heads
+
+
+def _pretraining_options(state: State, args: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of `build_pretraining_model` for decoder, targets and objective."""
+    narrow, predicted = state["mask_token"].shape[-1], len(state["decoder.head.weight"])
+    sizes = _sizes(state["encoder.patch_embed.proj.weight"].shape[0], args)
+    candidates = [sizes, *VARIANTS.values()] if sizes else list(VARIANTS.values())
+    known = next((s.decoder_num_heads for s in candidates if s.decoder_embed_dim == narrow), 0)
+    depth = _depth(state, "decoder.blocks.")
+    options = {
+        "decoder_embed_dim": narrow,
+        "decoder_depth": depth,
+        "decoder_num_heads": _heads(narrow, known, args, "decoder_num_attention_heads") if depth else 1,
+        "decoder_num_classes": predicted,
+        "target_type": _target_type(state, args),
+        "loss_func": "SWAV" if "prototypes" in state else "L2",
+        "projection_dims": _hidden_widths(state),
+        "normalize_target": bool(args.get("normalize_target", args.get("normlize_target", True))),
+    }
+    if "prototypes" in state:
+        options["num_prototypes"] = len(state["prototypes"])
+    return options | {name: args[name] for name in ("sinkhorn_eps", "sinkhorn_iterations") if args.get(name)}
+
+
+def _target_type(state: State, args: Mapping[str, Any]) -> str:
+    """`mlp` has a projection network; of the others the options say which, or else what is predicted."""
+    if "head.0.weight" in state:
+        return "mlp"
+    is_pixel_wide = len(state["decoder.head.weight"]) == state["encoder.patch_embed.proj.weight"][0].numel()
+    said = args.get("target_type")
+    if said in TARGET_TYPES and said != "mlp" and (said != "pixel" or is_pixel_wide):
+        return said
+    return "pixel" if is_pixel_wide and "prototypes" not in state else "dino_v1"
+
+
+def _hidden_widths(state: State) -> list[int]:
+    """Widths between the linear layers of the projection network, which are every other of its modules."""
+    layers = sorted(int(m[1]) for name in state if (m := re.fullmatch(r"head\.(\d+)\.weight", name)))
+    return [len(state[f"head.{layer}.weight"]) for layer in layers[:-1]]
+
+
+def _load(model: nn.Module, state: State) -> None:
+    """Load every tensor; raises ModelError with the first differences."""
+    own = model.state_dict()
+    differences = [f"{name} is missing" for name in own if name not in state]
+    differences += [f"{name} is not in the model" for name in state if name not in own]
+    differences += [
+        f"{name} is {tuple(state[name].shape)}, not {tuple(value.shape)}"
+        for name, value in own.items()
+        if name in state and state[name].shape != value.shape
+    ]
+    if differences:
+        raise ModelError(f"not a whole model of this project: {_first(differences)}")
+    model.load_state_dict(state, strict=True)
+
+
+def _first(differences: Iterable[str]) -> str:
+    rows = list(differences)
+    return "; ".join(rows[:3]) + (f"; and {len(rows) - 3} more" if len(rows) > 3 else "")

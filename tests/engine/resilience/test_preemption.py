@@ -1,0 +1,204 @@
+"""A run that is asked to stop stops behind an update, with a checkpoint, and goes on as if nothing had happened."""
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from processes import FINETUNE, PRETRAIN, gloo_world, run_in_processes, run_script, running, script_target
+from runs import load, records, same
+
+from engine import evaluation
+from engine.checkpointing.files import newest_valid
+from engine.distributed.world import World
+from engine.resilience.preemption import EXIT_CODE, SIGNALS, Preempted, StopRequests, requeue, safe_point
+
+CPU = World(0, 1, 0, torch.device("cpu"))
+TIMES = ("step_time", "data_time", "clips_per_second", "memory_gib", "tflops", "mfu")
+STATE = ("model", "optimizer", "scaler", "epoch", "step", "best", "rng")
+
+
+def without_times(folder):
+    return [{k: v for k, v in record.items() if not k.endswith(TIMES)} for record in records(folder)]
+
+
+def children(pid):
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def wait_for(condition, run):
+    while run.alive and not condition():
+        time.sleep(0.005)
+
+
+def interrupt(target, folder, rng, *, size):
+    """Start, and send one of the signals to one of the ranks at some moment after the first step; what came of it."""
+    log = folder / "log.txt"
+    lines = log.read_text().count("\n") if log.exists() else 0
+    with running(target, size=size) as run:
+        wait_for(lambda: log.exists() and log.read_text().count("\n") > lines, run)
+        time.sleep(rng.uniform(0, 0.3))
+        number, rank = rng.choice(SIGNALS), rng.randrange(size)
+        for _ in range(rng.choice((1, 2))):
+            if run.processes[rank].is_alive():
+                for pid in (*children(run.pids[rank]), run.pids[rank]):  # as from a terminal: loader workers too
+                    os.kill(pid, number)
+        return number, rank, run.finish()
+
+
+@pytest.mark.parametrize(("script", "size", "times"), [(PRETRAIN, 1, 8), (PRETRAIN, 2, 5), (FINETUNE, 1, 7)])
+def test_interrupted_again_and_again_it_ends_as_if_it_had_not_been(script, size, times, data, tmp_path):
+    """Twenty signals, at random moments of steps, decoding, validation and saving, to one rank, once or twice."""
+    rng = random.Random(f"{script} {size}")
+    epochs = {PRETRAIN: 24, FINETUNE: 10}[script]
+    changes = {"epochs": epochs, "batch_size": 4 // size, "drop_path": 0.5, "save_ckpt_freq": 5}
+    if script == FINETUNE:
+        changes |= {"batch_size": 2, "num_sample": 1, "num_workers": 2, "log_dir": tmp_path / "events"}
+    straight, cut = tmp_path / "straight", tmp_path / "cut"
+    finished = run_script(script, *data.flags(script, straight, **changes), size=size)
+    assert all(f.code == 0 for f in (finished if size > 1 else [finished]))
+    target = script_target(script, *data.flags(script, cut, **changes))
+    seen, step = 0, 0
+    for _ in range(times):
+        number, rank, ended = interrupt(target, cut, rng, size=size)
+        if all(f.code == 0 for f in ended):
+            break
+        assert [f.code for f in ended] == [EXIT_CODE] * size, (number, rank, [f.stderr[-2000:] for f in ended])
+        assert "stopped by SIG" in ended[0].stderr
+        newest = load(newest_valid(cut))
+        assert newest["step"] > step
+        step, seen = newest["step"], seen + 1
+    assert seen >= times // 2
+    finished = run_script(script, *data.flags(script, cut, **changes), size=size)
+    assert all(f.code == 0 for f in (finished if size > 1 else [finished]))
+    a, b = (load(folder / f"checkpoint-{epochs - 1}.pth") for folder in (straight, cut))
+    for key in STATE:
+        assert same(a[key], b[key]), key
+    assert without_times(cut) == without_times(straight)
+    assert not list(cut.glob("*.tmp"))
+
+
+def test_a_final_test_that_is_interrupted_is_done_again(data, tmp_path):
+    changes = {"epochs": 1, "warmup_epochs": 0}
+    script = script_target(FINETUNE, *data.flags(FINETUNE, tmp_path, **changes))
+    result = tmp_path / "test.json"
+
+    def interrupted():
+        predict_batch = evaluation.predict_batch
+
+        def asked_behind(*args, **kwargs):
+            if (tmp_path / "checkpoint-0.pth").exists():  # that is, behind the last validation
+                os.kill(os.getpid(), signal.SIGUSR1)
+            return predict_batch(*args, **kwargs)
+
+        evaluation.predict_batch = asked_behind
+        script()
+
+    (ended,) = run_in_processes(interrupted)
+    assert ended.code == EXIT_CODE, ended.stderr[-2000:]
+    assert "stopped by SIGUSR1; the same command tests again" in ended.stderr
+    assert (tmp_path / "checkpoint-0.pth").exists() and not result.exists()
+    (ended,) = run_in_processes(script)
+    assert ended.code == 0 and result.exists(), ended.stderr[-2000:]
+
+
+def poll_four_times(world):
+    polled = []
+    with StopRequests(world) as stop:
+        for step in range(4):
+            if world.rank == 1 and step == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            polled.append(stop.poll())
+        polled.append(stop.settle())
+    return polled
+
+
+def test_one_rank_that_is_asked_stops_all_behind_the_same_update():
+    assert gloo_world(poll_four_times) == [[0, 0, 15, 15, 15]] * 2
+
+
+def settle_after_a_signal(world):
+    with StopRequests(world) as stop:
+        os.kill(os.getpid(), signal.SIGINT if world.rank else signal.SIGUSR1)
+        return stop.settle()
+
+
+def test_settling_tells_of_what_was_noted_just_now():
+    assert gloo_world(settle_after_a_signal) == [signal.SIGUSR1] * 2
+
+
+def wait_while_slurm_is_asked(world, answer):
+    os.environ.update(ONE)
+    with StopRequests(world) as stop:
+        if world.is_main:
+            time.sleep(0.5)
+            answer.touch()
+        stop.wait_for_main(signal.SIGUSR1)
+        return answer.exists()
+
+
+def test_no_rank_leaves_before_slurm_was_asked(tmp_path):
+    """srun ends all processes when the first has ended: seen to end the main one's scontrol."""
+    assert gloo_world(wait_while_slurm_is_asked, tmp_path / "answer") == [True, True]
+
+
+def test_handlers_are_restored():
+    before = [signal.getsignal(number) for number in SIGNALS]
+    with StopRequests(CPU) as stop:
+        assert stop.poll() == 0
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            os.kill(os.getpid(), number)
+        assert stop.poll() == signal.SIGTERM  # nobody wants the job again, whoever else asked
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_at_once():
+    with StopRequests(CPU) as stop:
+        with pytest.raises(Preempted) as request, stop.at_once():
+            safe_point()
+            os.kill(os.getpid(), signal.SIGUSR1)
+            safe_point()
+        assert request.value.code == EXIT_CODE and request.value.asked == signal.SIGUSR1
+        with pytest.raises(Preempted), stop.at_once():  # the request came before
+            raise AssertionError
+        safe_point()  # outside it is only noted
+
+
+ONE = {"SLURM_JOB_ID": "7", "SIGMA_REQUEUE": "1"}
+ARRAY = ONE | {"SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "2"}
+USR1, TERM = signal.SIGUSR1, signal.SIGTERM
+
+
+@pytest.mark.parametrize(
+    ("asked", "environment", "called"),
+    [
+        (USR1, ONE, "requeue 7\n"),
+        (USR1, ARRAY, "requeue 5_2\n"),
+        (TERM, ONE, None),
+        (USR1, {}, None),
+        (USR1, ONE | {"SIGMA_REQUEUE": "0"}, None),
+        (USR1, {"SLURM_JOB_ID": "7"}, None),
+    ],
+)
+def test_requeue(asked, environment, called, tmp_path, monkeypatch):
+    """With a program called scontrol that writes down its arguments, and gets the signal with which slurm then ends the
+    job; tests/slurm has the real one."""
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/called\nkill -TERM $$\n')
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert requeue(asked, environment) is (called is not None)
+    assert ((tmp_path / "called").read_text() if called else None) == called
+    assert (tmp_path / "called").exists() is (called is not None)
+
+
+def test_failing_requeue_is_loud(tmp_path, monkeypatch, caplog):
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text("#!/bin/sh\necho not permitted >&2\nexit 1\n")
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert requeue(USR1, ONE) is False
+    assert "scontrol requeue 7 failed, submit the job again by hand: not permitted" in caplog.text

@@ -1,0 +1,41 @@
+"""A process that stalls ends with the stacks of its threads, and so do those that wait for it."""
+
+import time
+
+import torch
+from processes import run_in_processes
+
+from engine.distributed.world import all_reduce_sum, distributed
+from engine.resilience.watchdog import EXIT_CODE, beat, watchdog
+
+
+def stall_here():
+    time.sleep(60)
+
+
+def test_a_rank_that_sleeps_ends_all_ranks_with_their_stacks():
+    def target():
+        with distributed("cpu") as world, watchdog(1.0):
+            if world.rank == 1:
+                stall_here()
+            all_reduce_sum(torch.ones(1))  # waits for the other
+
+    ended = run_in_processes(target, size=2)
+    assert ended[1].code == EXIT_CODE
+    assert ended[0].code != 0  # its own watchdog's, or gloo's error when the other is gone
+    assert "stall_here" in ended[1].stderr and "--stall_timeout" in ended[1].stderr
+    assert ended[0].code != EXIT_CODE or "all_reduce_sum" in ended[0].stderr
+
+
+def test_progress_and_no_watchdog_are_left_alone():
+    def target():
+        with watchdog(0.6):
+            for _ in range(6):
+                time.sleep(0.2)
+                beat()
+        time.sleep(0.8)  # outside
+        with watchdog(0):
+            time.sleep(0.2)
+
+    (ended,) = run_in_processes(target)
+    assert ended.code == 0 and ended.stderr == ""

@@ -1,0 +1,255 @@
+"""Balanced assignment: against recorded plans, a float64 plan and POT, in degenerate cases, and over ranks.
+
+The Triton kernels run on the GPU if there is one, else in Triton's interpreter, which needs Triton but no GPU.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import ot
+import pytest
+import torch
+import torch.nn.functional as F
+from processes import gloo_world
+
+import models.sinkhorn.balance
+from engine.distributed.world import all_reduce_sum
+from models.sinkhorn.balance import SoftmaxPasses, StoredPasses, sinkhorn, sinkhorn_codes
+
+GOLDEN = Path(__file__).parents[2] / "golden"
+
+
+def cosines(num_samples, num_prototypes, seed=0, dim=16):
+    generator = torch.Generator().manual_seed(seed)
+    rows = F.normalize(torch.randn(num_samples, dim, generator=generator), dim=1)
+    return rows @ F.normalize(torch.randn(num_prototypes, dim, generator=generator), dim=1).T
+
+
+def naive(scores, epsilon, num_iters):
+    """design.md, section 5, in float64."""
+    plan = ((scores.double() - 1) / epsilon).exp()
+    for _ in range(num_iters):
+        plan = plan / plan.sum(dim=0)
+        plan = plan / plan.sum(dim=1, keepdim=True)
+    return plan
+
+
+@pytest.mark.parametrize("name", ["small", "wide", "3it"])
+def test_golden(name):
+    golden = np.load(GOLDEN / f"sinkhorn_{name}.npz")
+    scores = torch.from_numpy(golden["scores"])
+    options = {"epsilon": float(golden["eps"]), "num_iters": int(golden["iterations"])}
+    plan = sinkhorn(scores, **options)
+    np.testing.assert_allclose(plan, golden["q"], rtol=1e-3, atol=1e-6)
+    decided = golden["margin"] >= 1e-3
+    assert decided.mean() > 0.95
+    codes = sinkhorn_codes(scores, **options).numpy()
+    assert (codes[decided] == golden["assign"][decided]).all()
+    assert (codes == plan.argmax(dim=1).numpy()).mean() > 0.99
+
+
+@pytest.mark.parametrize(("shape", "num_iters"), [((64, 9), 1), ((64, 9), 2), ((40, 100), 10)])
+def test_equals_the_naive_form(shape, num_iters):
+    scores = cosines(*shape)
+    plan = sinkhorn(scores, epsilon=0.05, num_iters=num_iters)
+    torch.testing.assert_close(plan.double(), naive(scores, 0.05, num_iters), rtol=1e-4, atol=1e-7)
+
+
+def test_converges_to_pot():
+    """POT's plan has marginals 1/S and 1/K; ours, once converged, is S times that."""
+    scores = cosines(60, 8, dim=64)
+    expected = ot.sinkhorn(np.full(60, 1 / 60), np.full(8, 1 / 8), 1 - scores.double().numpy(), 0.1, stopThr=1e-12)
+    np.testing.assert_allclose(sinkhorn(scores, epsilon=0.1, num_iters=500), 60 * expected, rtol=1e-3, atol=1e-6)
+
+
+def test_rows_sum_to_one_and_prototypes_have_equal_mass():
+    scores = cosines(400, 20)
+    plan = sinkhorn(scores, epsilon=0.05, num_iters=100)
+    torch.testing.assert_close(plan.sum(dim=1), torch.ones(400))
+    torch.testing.assert_close(plan.sum(dim=0), torch.full((20,), 20.0), rtol=1e-3, atol=0)
+    unbalanced = torch.softmax(scores / 0.05, dim=1).sum(dim=0)
+    assert unbalanced.max() / unbalanced.min() > 3
+    assert plan.dtype == torch.float32
+
+
+@pytest.mark.parametrize("epsilon", [0.05, 0.005])
+@pytest.mark.parametrize(
+    "scores",
+    [
+        torch.full((30, 7), 0.3),  # constant features, prototypes all alike
+        cosines(1, 50).expand(30, 50),  # constant features
+        cosines(5, 100),  # fewer samples than prototypes
+        cosines(1, 3),
+        torch.cat((cosines(20, 6), torch.full((20, 1), -1.0)), dim=1),  # a prototype far from every sample
+        cosines(30, 9).bfloat16(),
+        cosines(30, 9).half(),
+    ],
+    ids=["all alike", "constant", "few samples", "one sample", "lonely prototype", "bfloat16", "float16"],
+)
+def test_degenerate_input_stays_finite(scores, epsilon):
+    for num_iters in (1, 3, 10):
+        plan = sinkhorn(scores, epsilon=epsilon, num_iters=num_iters)
+        assert torch.isfinite(plan).all() and (plan >= 0).all()
+        torch.testing.assert_close(plan.sum(dim=1), torch.ones(len(scores)))
+        codes = sinkhorn_codes(scores, epsilon=epsilon, num_iters=num_iters)
+        assert codes.dtype == torch.int64 and codes.shape == (len(scores),)
+        assert codes.min() >= 0 and codes.max() < scores.shape[1]
+
+
+def test_codes_are_the_argmax_of_the_plan():
+    """A ratio of plan entries is that of the scores and log u; only rounding in a near tie may choose another."""
+    for seed, epsilon in ((0, 0.05), (1, 0.03), (2, 0.01), (3, 0.5)):
+        scores = cosines(300, 40, seed)
+        plan = sinkhorn(scores, epsilon=epsilon, num_iters=5)
+        codes = sinkhorn_codes(scores, epsilon=epsilon, num_iters=5)
+        torch.testing.assert_close(plan.gather(1, codes[:, None])[:, 0], plan.amax(dim=1), rtol=1e-4, atol=0)
+
+
+def test_input_is_left_alone_and_no_gradient_is_kept():
+    scores = cosines(10, 4).requires_grad_()
+    before = scores.detach().clone()
+    assert not sinkhorn(scores, epsilon=0.05, num_iters=3).requires_grad
+    sinkhorn_codes(scores, epsilon=0.05, num_iters=3)
+    assert torch.equal(scores, before)
+
+
+def test_problems_side_by_side_are_those_alone():
+    both = torch.stack((cosines(300, 70), cosines(300, 70, seed=1)))
+    for epsilon in (0.05, 0.01):
+        options = {"epsilon": epsilon, "num_iters": 4}
+        plans, codes = sinkhorn(both, **options), sinkhorn_codes(both, **options)
+        assert plans.shape == both.shape and codes.shape == (2, 300)
+        for scores, plan, code in zip(both, plans, codes, strict=True):
+            assert torch.equal(sinkhorn(scores, **options), plan)
+            assert torch.equal(sinkhorn_codes(scores, **options), code)
+
+
+@pytest.mark.parametrize("epsilon", [0.05, 0.01])
+def test_order_of_the_samples_does_not_matter(epsilon):
+    scores = cosines(300, 20)
+    order = torch.randperm(300, generator=torch.Generator().manual_seed(0))
+    plan = sinkhorn(scores, epsilon=epsilon, num_iters=10)
+    shuffled = sinkhorn(scores[order], epsilon=epsilon, num_iters=10)
+    torch.testing.assert_close(shuffled, plan[order], rtol=1e-4, atol=1e-7)
+
+
+# ------------------------------------------------------------------------------------------- against the plan, float64
+
+
+def branches(num_samples, num_prototypes, kind, dim=32):
+    """(2, S, K) cosines of unit rows with prototypes that they are, or are not, gathered around."""
+    generator = torch.Generator().manual_seed(5)
+    prototypes = F.normalize(torch.randn(num_prototypes, dim, generator=generator), dim=1)
+    rows = torch.randn(2, num_samples, dim, generator=generator)
+    if kind == "clustered":
+        rows = 0.1 * rows + prototypes[torch.randint(num_prototypes, (2, num_samples), generator=generator)]
+    return F.normalize(rows, dim=2) @ prototypes.T
+
+
+def assert_codes_of_the_plan(codes_GS, scores_GSK, epsilon, num_iters=10):
+    for codes, scores in zip(codes_GS, scores_GSK, strict=True):
+        top = naive(scores, epsilon, num_iters).topk(2, dim=1)
+        same = codes.cpu() == top.indices[:, 0]
+        assert same.float().mean() >= 0.999
+        assert same[top.values[:, 0] - top.values[:, 1] > 1e-3].all()
+
+
+@pytest.mark.parametrize("kind", ["random", "clustered"])
+@pytest.mark.parametrize("passes", [SoftmaxPasses, StoredPasses])
+def test_codes_are_those_of_the_float64_plan(passes, kind, monkeypatch):
+    monkeypatch.setattr(models.sinkhorn.balance, "_passes", passes)
+    for scores in (branches(1000, 150, kind), branches(1000, 150, kind).half(), branches(1000, 150, kind)[:1]):
+        assert_codes_of_the_plan(sinkhorn_codes(scores, epsilon=0.05, num_iters=10), scores, 0.05)
+
+
+@pytest.mark.parametrize("epsilon", [0.03, 0.01, 0.005, 0.003])
+def test_codes_at_a_small_epsilon(epsilon):
+    """exp(-1 / epsilon), of a prototype at a right angle, is nothing in float32."""
+    scores = branches(700, 100, "random", dim=64)
+    assert_codes_of_the_plan(sinkhorn_codes(scores, epsilon=epsilon, num_iters=10), scores, epsilon)
+
+
+@pytest.fixture
+def triton_device(monkeypatch):
+    """Where the kernels can run; they are then used whatever the device of the scores."""
+    pytest.importorskip("triton", reason="Triton is not installed (pip install --target DIR triton; PYTHONPATH=DIR)")
+    from models.sinkhorn.triton_kernels import TritonPasses
+
+    monkeypatch.setattr(models.sinkhorn.balance, "_passes", TritonPasses)
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.mark.parametrize(("kind", "epsilon"), [("random", 0.05), ("clustered", 0.05), ("random", 0.02)])
+def test_triton_codes_are_those_of_the_float64_plan(triton_device, kind, epsilon):
+    scores = branches(50, 20, kind).half()
+    codes = sinkhorn_codes(scores.to(triton_device), epsilon=epsilon, num_iters=4)
+    assert codes.dtype == torch.int64
+    assert_codes_of_the_plan(codes, scores, epsilon, num_iters=4)
+
+
+def test_triton_in_degenerate_cases(triton_device):
+    for scores in (cosines(1, 3), cosines(0, 5), torch.full((4, 1), 0.3), torch.full((3, 7), torch.nan)):
+        codes = sinkhorn_codes(scores.half().to(triton_device), epsilon=0.05, num_iters=2)
+        assert codes.shape == (len(scores),) and ((codes >= 0) & (codes < scores.shape[1])).all()
+
+
+@pytest.mark.parametrize("triton", ["raise RuntimeError('Failed to find C compiler')", ""], ids=["broken", "empty"])
+def test_a_triton_that_does_not_run_is_done_without(triton, tmp_path):
+    (tmp_path / "triton.py").write_text(triton)
+    code = (
+        "import sys, warnings, torch, models.sinkhorn.balance as m\n"
+        f"sys.path.insert(0, {str(tmp_path)!r})\n"
+        "with warnings.catch_warnings(record=True) as said:\n"
+        "    print(*[m._kernels_run(torch.device('cpu')) for _ in range(2)], len(said), said[0].message)"
+    )
+    options = {"cwd": Path(__file__).parents[3], "env": {**os.environ, "TRITON_INTERPRET": "0"}}  # which would run
+    done = subprocess.run([sys.executable, "-c", code], **options, capture_output=True, text=True, check=True)
+    assert re.match(r"False False 1 Sinkhorn runs without its Triton kernels.*install a C compiler", done.stdout)
+
+
+def test_triton_masses_over_two_ranks(triton_device):
+    if triton_device == "cuda":
+        pytest.skip("the ranks are forked from this process, which CUDA does not survive")
+    scores = branches(30, 20, "random").half()
+    ranks = gloo_world(share, scores, [(0.05, (21, 9))], 4)
+    codes = torch.cat([case[0][1] for case in ranks], dim=1)
+    assert_codes_of_the_plan(codes, scores, 0.05, num_iters=4)
+
+
+# --------------------------------------------------------------------------------------------------------- over ranks
+
+
+def share(world, scores, cases, num_iters):
+    """For every epsilon and split: plan and codes of this rank's samples, and the sizes of what was reduced."""
+
+    def balance(epsilon, sizes):
+        own = scores.split(sizes, dim=-2)[world.rank]
+        reduced = []
+
+        def all_reduce(tensor):
+            reduced.append(tensor.numel())
+            return all_reduce_sum(tensor)
+
+        plan = sinkhorn(own, epsilon=epsilon, num_iters=num_iters, all_reduce=all_reduce_sum)
+        return plan, sinkhorn_codes(own, epsilon=epsilon, num_iters=num_iters, all_reduce=all_reduce), reduced
+
+    return [balance(*case) for case in cases]
+
+
+def test_two_ranks_balance_together():
+    """Also with unequal shares, and one that is empty; with one message an iteration for both problems."""
+    scores = torch.stack((cosines(61, 8), cosines(61, 8, seed=1)))
+    cases = [(epsilon, sizes) for epsilon in (0.05, 0.01) for sizes in ((31, 30), (0, 61))]
+    for (epsilon, _), *ranks in zip(cases, *gloo_world(share, scores, cases, 10), strict=True):
+        plans, codes, reduced = zip(*ranks, strict=True)
+        expected = sinkhorn(scores, epsilon=epsilon, num_iters=10)
+        torch.testing.assert_close(torch.cat(plans, dim=1), expected, rtol=1e-3, atol=1e-6)
+        assert torch.equal(torch.cat(codes, dim=1), sinkhorn_codes(scores, epsilon=epsilon, num_iters=10))
+        assert_codes_of_the_plan(torch.cat(codes, dim=1), scores, epsilon)
+        assert reduced == ([2 * 8] * 10,) * 2
+        alone = sinkhorn(scores[:, :31], epsilon=epsilon, num_iters=10)
+        assert (expected[:, :31] - alone).abs().max() > 0.01  # a rank by itself would have done something else

@@ -1,0 +1,395 @@
+"""Between our names and transformers' VideoMAE: the same numbers come out, in both directions."""
+
+import json
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file, save_file
+from transformers import (
+    VideoMAEConfig,
+    VideoMAEForPreTraining,
+    VideoMAEForVideoClassification,
+    VideoMAEImageProcessor,
+    VideoMAEModel,
+)
+
+from models import ModelError, create_model
+from models.targets import IMAGENET_MEAN, IMAGENET_STD
+from models.weights.huggingface import (
+    dropped_names,
+    from_huggingface,
+    huggingface_config,
+    is_huggingface,
+    preprocessor_config,
+    to_huggingface,
+)
+from models.weights.load import load_encoder, native_state
+from models.weights.model_card import model_card
+from models.weights.rebuild import rebuild
+
+ARGS = {"num_frames": 4, "input_size": 32}
+SIZES = {  # width, heads, depth, decoder width, its heads
+    "mini": (128, 4, 2, 64, 2),
+    "small": (384, 6, 1, 192, 3),
+}
+EXACT = {"rtol": 0, "atol": 1e-5}
+
+
+@torch.no_grad()
+def fill(model, seed=0):
+    """Weights as training leaves them: norms that scale and shift, biases, tokens of variance about 1."""
+    torch.manual_seed(seed)
+    for name, value in model.named_parameters():
+        if value.dim() > 1:
+            value.normal_(std=value[0].numel() ** -0.5)
+        elif "norm" in name and name.endswith("weight"):
+            value.normal_(mean=1, std=0.3)
+        else:
+            value.normal_(std=0.3)
+    return model.eval()
+
+
+def theirs(cls, size, **changes):
+    width, heads, depth, narrow, decoder_heads = SIZES[size]
+    config = VideoMAEConfig(
+        hidden_size=width,
+        num_attention_heads=heads,
+        num_hidden_layers=depth,
+        intermediate_size=4 * width,
+        image_size=32,
+        patch_size=8,
+        num_frames=4,
+        decoder_hidden_size=narrow,
+        decoder_num_attention_heads=decoder_heads,
+        decoder_num_hidden_layers=1,
+        decoder_intermediate_size=4 * narrow,
+        layer_norm_eps=1e-6,
+        num_labels=5,
+        **changes,
+    )
+    return fill(cls(config))
+
+
+def ours(kind, size="mini", **changes):
+    depth = SIZES[size][2]
+    if kind == "classifier":
+        model = create_model(f"vit_{size}_patch8_32", num_frames=4, depth=depth, num_classes=5, **changes)
+    else:
+        changes = {"target_type": "pixel", "loss_func": "L2", **changes} if kind == "pixel" else changes
+        name = f"pretrain_videomae_{size}_patch8_32"
+        changes = {"decoder_depth": 1, "num_prototypes": 7, "projection_dims": [16], **changes}
+        model = create_model(name, num_frames=4, encoder_depth=depth, **changes)
+    return fill(model)
+
+
+def clip(batch=2):
+    generator = torch.Generator().manual_seed(3)
+    return torch.randn(batch, 3, 4, 32, 32, generator=generator) * 1.5 + 0.5
+
+
+def mask(batch=2):
+    rows = torch.zeros(batch, 32, dtype=torch.bool)
+    for row in rows:
+        row[torch.randperm(32, generator=torch.Generator().manual_seed(4))[:20]] = True
+    return rows
+
+
+def swapped(clip_BCTHW):
+    return clip_BCTHW.transpose(1, 2)  # transformers has frames before colours
+
+
+def export(model, folder, **facts):
+    """What the converter writes, without the card."""
+    folder.mkdir()
+    save_file(to_huggingface(model.state_dict()), folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(huggingface_config(model, **facts)))
+    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor_config(model)))
+    return folder
+
+
+def load(cls, folder):
+    """By transformers, which must neither miss nor find anything."""
+    model, report = cls.from_pretrained(folder, output_loading_info=True)
+    assert not any(report[what] for what in ("missing_keys", "unexpected_keys", "mismatched_keys")), report
+    return model.eval()
+
+
+def saved(model, folder):
+    model.save_pretrained(folder)
+    return load_file(folder / "model.safetensors")
+
+
+def equal(a, b):
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) and a[name].dtype == b[name].dtype for name in a)
+
+
+# --------------------------------------------------------------------------------------------------- theirs into ours
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("pooled", [True, False])
+@torch.no_grad()
+def test_classifier_from_transformers(size, pooled, tmp_path):
+    source = theirs(VideoMAEForVideoClassification, size, use_mean_pooling=pooled)
+    state, file = source.state_dict(), saved(source, tmp_path / "saved")
+    in_memory, in_file = (any(name.endswith("q_bias") for name in names) for names in (state, file))
+    assert (in_memory, in_file) == (False, True)  # transformers 5 has both names itself
+    assert is_huggingface(state) and is_huggingface(file)
+    equal(from_huggingface(state), from_huggingface(file))
+    model = rebuild(native_state(file), ARGS)
+    assert model.blocks[0].attn.num_heads == SIZES[size][1]
+    if pooled:
+        source.fc_norm.eps = 1e-6
+    logits = model(clip())
+    assert logits.std() > 0.3
+    torch.testing.assert_close(logits, source(swapped(clip())).logits, **EXACT)
+
+
+@torch.no_grad()
+def test_what_the_other_epsilon_of_fc_norm_does():
+    """4.5e-6 / v relative: with tokens of variance 1 the logits agree to 1e-5 of their size all the same."""
+    source = theirs(VideoMAEForVideoClassification, "mini")
+    inputs = []
+    source.fc_norm.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
+    found = source(swapped(clip())).logits
+    assert source.fc_norm.eps == 1e-5
+    source.fc_norm.eps = 1e-6
+    expected = source(swapped(clip())).logits
+    torch.testing.assert_close(rebuild(from_huggingface(source.state_dict()), ARGS)(clip()), expected, **EXACT)
+    variance_B1 = inputs[0].var(dim=1, correction=0, keepdim=True)
+    assert variance_B1.min() > 0.1 and variance_B1.max() < 10
+    # The difference before norm bias, head bias: exactly the factor of the docstring.
+    constant = source.classifier(source.fc_norm.bias)
+    factor = torch.sqrt((variance_B1 + 1e-6) / (variance_B1 + 1e-5))
+    torch.testing.assert_close(found - constant, (expected - constant) * factor, rtol=0, atol=2e-6)
+    assert (found - expected).abs().max() < 1e-5 / variance_B1.min() * expected.abs().max()
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("normalized", [True, False])
+@torch.no_grad()
+def test_pretraining_from_transformers(size, normalized):
+    source = theirs(VideoMAEForPreTraining, size, use_mean_pooling=False, norm_pix_loss=normalized)
+    source.decoder.norm.eps = 1e-6
+    model = rebuild(from_huggingface(source.state_dict()), {**ARGS, "normalize_target": normalized})
+    out, expected = model(clip(), mask()), source(swapped(clip()), mask())
+    torch.testing.assert_close(out["predicted"], expected.logits, **EXACT)
+    torch.testing.assert_close(out["loss"], expected.loss, **EXACT)
+
+
+@torch.no_grad()
+def test_bare_model_and_key_biases():
+    """`VideoMAEModel` has no `videomae.`; a bias of the keys changes nothing."""
+    source = theirs(VideoMAEModel, "mini", use_mean_pooling=False)
+    state = source.state_dict()
+    assert not any(name.startswith("videomae.") for name in state)
+    model = ours("classifier", use_mean_pooling=False)
+    report = load_encoder(model, native_state(state))
+    assert set(report.missing) == {"head.weight", "head.bias"} and report.unexpected == report.mismatched == ()
+    tokens = super(type(model), model).forward(clip())
+    torch.testing.assert_close(tokens, source(swapped(clip())).last_hidden_state, **EXACT)
+    for layer in source.encoder.layer:
+        layer.attention.attention.key.bias = torch.nn.Parameter(torch.randn(128))
+    with_bias = source.state_dict()
+    assert dropped_names(with_bias) == [f"encoder.layer.{i}.attention.attention.key.bias" for i in range(2)]
+    equal(from_huggingface(with_bias), from_huggingface(state))
+    torch.testing.assert_close(tokens, source(swapped(clip())).last_hidden_state, **EXACT)
+
+
+def test_files_of_transformers_4():
+    """Made by hand from its names: q_bias and v_bias, zero biases of keys, tables of positions."""
+    source = theirs(VideoMAEForPreTraining, "mini", use_mean_pooling=False).state_dict()
+    old = {}
+    for name, value in source.items():
+        old[name.replace("query.bias", "q_bias").replace("value.bias", "v_bias")] = value
+        if name.endswith("query.bias"):
+            old[name.replace("query", "key")] = torch.zeros_like(value)
+    old["videomae.embeddings.position_embeddings"] = torch.zeros(1, 32, 128)
+    old["position_embeddings"] = torch.zeros(1, 32, 64)
+    assert len(dropped_names(old)) == 5
+    equal(from_huggingface(old), from_huggingface(source))
+    flat = {name.replace("attention.attention", "attention"): value for name, value in old.items()}
+    equal(from_huggingface(flat), from_huggingface(source))
+
+
+def test_what_has_no_native_name_keeps_its_own():
+    state = theirs(VideoMAEForVideoClassification, "mini").state_dict()
+    key = "videomae.encoder.layer.1.attention.attention.key.weight"
+    extra = {"videomae.encoder.layer.0.adapter.weight": torch.ones(2), "videomae.cls_token": torch.ones(3)}
+    native = from_huggingface({**state, **extra})
+    assert extra.keys() <= native.keys() and len(native) == len(from_huggingface(state)) + 2
+    with pytest.raises(ModelError, match=r"adapter\.weight is not in the model"):
+        rebuild(native, ARGS)
+    del state[key]
+    native = from_huggingface(state)
+    assert key.replace("key", "query") in native and "blocks.1.attn.qkv.weight" not in native
+    with pytest.raises(ModelError, match=r"blocks\.1\.attn\.qkv\.weight is missing"):
+        rebuild(native, ARGS)
+
+
+def test_one_bias_by_two_names():
+    state = theirs(VideoMAEForVideoClassification, "mini").state_dict()
+    state["videomae.encoder.layer.0.attention.attention.q_bias"] = torch.ones(128)
+    with pytest.raises(ModelError, match=r"two tensors for blocks\.0\.attn\.q_bias"):
+        from_huggingface(state)
+
+
+def test_native_names_are_not_theirs():
+    for kind in ("classifier", "pixel", "sigma"):
+        assert not is_huggingface(ours(kind).state_dict())
+
+
+# --------------------------------------------------------------------------------------------------- ours into theirs
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("pooled", [True, False])
+@torch.no_grad()
+def test_classifier_into_transformers(size, pooled, tmp_path):
+    model = ours("classifier", size, use_mean_pooling=pooled)
+    names = ["walk", "run", "jump", "sit", "Spaß haben"]
+    folder = export(model, tmp_path / "hf", class_names=names)
+    loaded = load(VideoMAEForVideoClassification, folder)
+    attention = loaded.videomae.encoder.layer[0].attention.attention
+    assert loaded.config.num_attention_heads == attention.num_attention_heads == SIZES[size][1]
+    assert [loaded.config.id2label[i] for i in range(5)] == names and loaded.config.label2id["jump"] == 2
+    if pooled:
+        assert loaded.fc_norm.eps == 1e-5
+        loaded.fc_norm.eps = 1e-6
+    torch.testing.assert_close(loaded(swapped(clip())).logits, model(clip()), **EXACT)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("normalized", [True, False])
+@torch.no_grad()
+def test_pixel_pretraining_into_transformers(size, normalized, tmp_path):
+    model = ours("pixel", size, normalize_target=normalized)
+    loaded = load(VideoMAEForPreTraining, export(model, tmp_path / "hf"))
+    assert loaded.config.decoder_num_attention_heads == SIZES[size][4]
+    loaded.decoder.norm.eps = 1e-6
+    out, found = model(clip(), mask()), loaded(swapped(clip()), mask())
+    torch.testing.assert_close(found.logits, out["predicted"], **EXACT)
+    torch.testing.assert_close(found.loss, out["loss"], **EXACT)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"target_type": "dino_v1"}, {"target_type": "mlp", "loss_func": "L2"}, {"target_type": "pixel"}],
+)
+@torch.no_grad()
+def test_of_sigma_the_encoder_goes_into_transformers(changes, tmp_path):
+    model = ours("sigma", **changes)
+    loaded = load(VideoMAEModel, export(model, tmp_path / "hf"))
+    torch.testing.assert_close(loaded(swapped(clip())).last_hidden_state, model.encoder(clip()), **EXACT)
+    native = from_huggingface(to_huggingface(model.state_dict()))
+    equal(native, model.encoder.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"), [("classifier", {}), ("classifier", {"use_mean_pooling": False}), ("pixel", {})]
+)
+def test_round_trips(kind, changes, tmp_path):
+    model = ours(kind, **changes)
+    state = model.state_dict()
+    equal(from_huggingface(to_huggingface(state)), state)
+    cls = {"classifier": VideoMAEForVideoClassification, "pixel": VideoMAEForPreTraining}[kind]
+    file = saved(load(cls, export(model, tmp_path / "ours")), tmp_path / "theirs")  # through transformers
+    equal(to_huggingface(state), file)
+    equal(from_huggingface(file), state)
+
+
+def test_config_says_all_that_transformers_would_else_fill_in():
+    config = huggingface_config(ours("pixel", "small"))
+    filled = VideoMAEConfig(**config).to_dict()
+    assert {name: filled[name] for name in config if name != "qkv_bias"} == {
+        name: value for name, value in config.items() if name != "qkv_bias"
+    }
+    assert config["num_attention_heads"] == 6 and config["decoder_num_attention_heads"] == 3
+    own = set(VideoMAEConfig.__annotations__)  # the fields that it does not share with other models
+    assert "layer_norm_eps" in own and own - {"model_type"} <= config.keys()
+
+
+def test_what_transformers_cannot_hold():
+    scaled = ours("classifier", init_values=0.1)
+    with pytest.raises(ModelError, match="layer scale"):
+        to_huggingface(scaled.state_dict())
+    with pytest.raises(ModelError, match="layer scale"):
+        huggingface_config(scaled)
+    resampled = ours("classifier")
+    resampled.resample_positions((4, 4, 4))
+    with pytest.raises(ModelError, match=r"position table of \(4, 4, 4\)"):
+        huggingface_config(resampled)
+    with pytest.raises(ModelError, match=r"fc_drop_rate 0\.5"):
+        huggingface_config(ours("classifier", fc_drop_rate=0.5))
+    with pytest.raises(ModelError, match="2 class names for 5 classes"):
+        huggingface_config(ours("classifier"), class_names=["a", "b"])
+    with pytest.raises(ModelError, match=r"no place for pos_embed"):
+        to_huggingface({**ours("classifier").state_dict(), "pos_embed": torch.ones(1)})
+
+
+def test_processor(tmp_path):
+    processor = VideoMAEImageProcessor.from_pretrained(export(ours("classifier"), tmp_path / "hf"))
+    frames = torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    values = processor(list(frames.numpy()), return_tensors="pt").pixel_values
+    mean, std = (torch.tensor(numbers).reshape(3, 1, 1) for numbers in (IMAGENET_MEAN, IMAGENET_STD))
+    torch.testing.assert_close(values[0], (frames / 255 - mean) / std, rtol=0, atol=1e-5)
+    wide = processor(list(torch.zeros(4, 3, 64, 80, dtype=torch.uint8).numpy()), return_tensors="pt").pixel_values
+    assert wide.shape == (1, 4, 3, 32, 32)
+
+
+# ------------------------------------------------------------------------------------------------------ the model card
+
+
+def test_card_says_what_the_weights_are():
+    model = ours("classifier", "small")
+    args = {"model": "vit_small_patch8_32", "lr": 5e-4, "finetune": "/home/me/secret.pth", "mixup": 0.8, "aa": None}
+    names = [f"class {i}" for i in range(5)]
+    text = model_card(model, name="mine", class_names=names, args=args, metrics={"test top-1": 71.25}, licence="MIT")
+    data = ModelCard(text).data
+    assert (data.license, data.library_name, data.pipeline_tag) == ("mit", "transformers", "video-classification")
+    for words in (
+        "6 heads",
+        "no CLS token",
+        "(B, 384)",
+        "(B, 32, 384)",
+        "| `--lr` | 0.0005 |",
+        "| test top-1 | 71.25 |",
+    ):
+        assert words in text, words
+    assert "under: MIT" in text and "class 0, class 1" in text
+    assert "secret" not in text and "--aa" not in text
+
+
+@pytest.mark.parametrize("licence", ["", "unknown"])
+def test_card_without_a_licence_says_so(licence):
+    text = model_card(ours("sigma"), name="mine", licence=licence)
+    assert ModelCard(text).data.license == "unknown"
+    assert "**Unknown.**" in text and "Find that out" in text and "CC-BY-NC-4.0" in text
+    assert "prototypes are left out" in text and "Not recorded" in text and "None were given" in text
+
+
+def test_card_with_a_licence_in_words():
+    data = ModelCard(model_card(ours("pixel"), name="mine", licence='BSD: "Clear"\ntext')).data
+    assert data.license == "other" and data.license_name == 'BSD: "Clear" text'
+
+
+@pytest.mark.parametrize("kind", ["classifier", "pixel", "sigma"])
+@torch.no_grad()
+def test_code_of_the_card_runs(kind, tmp_path):
+    model = ours(kind)
+    code = model_card(model, name="mine").split("```python\n")[1].split("```")[0]
+    frames = [torch.full((3, 32, 32), i, dtype=torch.uint8).numpy() for i in range(4)]
+    scope = {"list_of_frames": frames}
+    exec(code.replace("THIS_FOLDER", str(export(model, tmp_path / "hf"))), scope)
+    values = scope["inputs"].pixel_values
+    norm = {"classifier": "fc_norm", "pixel": "decoder.norm"}.get(kind)
+    assert norm is None or scope["model"].get_submodule(norm).eps == 1e-6
+    if kind == "classifier":
+        torch.testing.assert_close(scope["model"](values).logits, model(swapped(values)), **EXACT)
+    elif kind == "sigma":
+        torch.testing.assert_close(scope["model"](values).last_hidden_state, model.encoder(swapped(values)), **EXACT)
+    else:
+        predicted = model(swapped(values), mask(1))["predicted"]
+        torch.testing.assert_close(scope["model"](values, mask(1)).logits, predicted, **EXACT)
