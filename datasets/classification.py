@@ -1,11 +1,14 @@
 """Labelled samples: augmented clips for training, the middle clip for validation, all views of a video for testing."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
+
+from sigma_video.options import AT_LEAST_ONE, Options, option
 
 from .decoding.open import VideoReader, open_video
 from .lists.read import VideoList
@@ -24,6 +27,17 @@ from .sampling import (
 SAMPLERS = ("dense", "uniform")
 CHUNK_BYTES = 64 << 20  # full-size frames that a test video holds at a time: 10 of 1920 x 1080, 257 of 340 x 256
 FrameTransform = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewConfig(Options):
+    """How labelled videos are seen. What is None is the data set's: see `datasets.catalogue`."""
+
+    sampling: str | None = option(None, "how frames are drawn; default: the data set's", choices=SAMPLERS)
+    flip: bool | None = option(None, "mirror clips in training; default: the data set's", switch="value")
+    short_side_size: int = option(224, "videos are resized to this for testing", rule=AT_LEAST_ONE)
+    test_num_segment: int | None = option(None, "clips per video; default: the data set's", rule=AT_LEAST_ONE)
+    test_num_crop: int | None = option(None, "crops per clip; default: the data set's", rule=AT_LEAST_ONE)
 
 
 def _check_sampler(sampler: str) -> None:

@@ -1,6 +1,5 @@
 """What a person looks at while a run goes on, besides the numbers: the bar, TensorBoard's pictures, a profile."""
 
-import argparse
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -117,7 +116,6 @@ def _add_histogram(writer: SummaryWriter, name: str, tensors: Iterable[torch.Ten
 
 
 def build_sight(
-    args: argparse.Namespace,
     world: World,
     backend: Backend,
     schedule: Schedule,
@@ -125,11 +123,17 @@ def build_sight(
     *,
     first_step: int,
     draw: Draw | None,
+    profile_steps: int,
+    output_dir: str,
 ) -> Sight:
-    """The `Sight` of a run of which `first_step` steps are done."""
+    """The `Sight` of a run of which `first_step` steps are done.
+
+    Args:
+        profile_steps: steps that are profiled, into `profile` in the output folder; 0: none.
+    """
     profile = None
-    if args.profile and world.is_main:
-        profile = Profile(Path(args.output_dir) / "profile", num_steps=args.profile, device=world.device)
+    if profile_steps and world.is_main:
+        profile = Profile(Path(output_dir) / "profile", num_steps=profile_steps, device=world.device)
     return Sight(
         bar=Bar(world=world, first_step=first_step, total_steps=schedule.total_steps),
         profile=profile,
