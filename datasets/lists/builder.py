@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from .entries import MAX_CLASSES, MOST, NO_LABEL, AnnotationError, Entry, at
+from ..errors import AnnotationError
+from .entries import MAX_CLASSES, MOST, NO_LABEL, Entry, at
 
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 _WHOLE = (float("nan"), float("nan"))  # span of a whole video

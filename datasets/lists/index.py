@@ -20,8 +20,8 @@ from typing import IO, Any, TypeVar, overload
 
 import numpy as np
 
+from ..errors import AnnotationError
 from .builder import Columns
-from .entries import AnnotationError
 from .video_list import Span
 
 _MAGIC = b"SIGMA list 3\n"

@@ -13,27 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..errors import AnnotationError
 from .builder import Columns, ListBuilder
-from .checks import check_files, check_labels, count_classes, count_overlap, read_class_names
-from .entries import NO_LABEL, AnnotationError, FileFinder, find_root, is_absolute
+from .entries import FileFinder, find_root, is_absolute
 from .formats import LIST_FORMATS, READERS, detect
 from .formats_official import Where
 from .index import ColumnFile, NumberColumn, PathColumn, SetColumn, SpanColumn, identity, sha256_of, write_columns
 from .video_list import VideoList
-
-__all__ = [
-    "INDEX_FROM",
-    "LIST_FORMATS",
-    "NO_LABEL",
-    "AnnotationError",
-    "VideoList",
-    "check_files",
-    "check_labels",
-    "count_classes",
-    "count_overlap",
-    "read_class_names",
-    "read_list",
-]
 
 logger = logging.getLogger(__name__)
 

@@ -6,8 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..catalogue import DataSet
-from .entries import AnnotationError
-from .read import VideoList, check_files, count_classes, count_overlap, read_class_names, read_list
+from ..errors import AnnotationError
+from .checks import check_files, count_classes, count_overlap, read_class_names
+from .read import read_list
+from .video_list import VideoList
 
 _ENDINGS = (".csv", ".jsonl", ".json", ".tsv", ".txt")
 _OFFICIAL = {  # names that data sets give their lists; none publishes test labels, so that val stands for test

@@ -15,19 +15,13 @@ import pytest
 from processes import run_in_processes
 
 from datasets.decoding.shards import write_shard
+from datasets.errors import AnnotationError
 from datasets.lists import index as list_index
 from datasets.lists import read as annotations
 from datasets.lists.builder import Columns
+from datasets.lists.checks import check_files, check_labels, count_classes, count_overlap, read_class_names
 from datasets.lists.index import Column
-from datasets.lists.read import (
-    AnnotationError,
-    check_files,
-    check_labels,
-    count_classes,
-    count_overlap,
-    read_class_names,
-    read_list,
-)
+from datasets.lists.read import read_list
 
 
 @pytest.fixture
