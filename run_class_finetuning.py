@@ -15,12 +15,13 @@ from torch import nn
 
 from datasets.catalogue import DataSet, get_data_set
 from datasets.classification import TrainDataset, ValDataset, ViewDataset
-from datasets.decoding.open import DecodeError, describe_decoder
-from datasets.decoding.shards import ShardError
-from datasets.lists.read import AnnotationError, VideoList, check_labels
+from datasets.decoding.open import describe_decoder
+from datasets.errors import AnnotationError, DecodeError, LoaderError, ShardError
+from datasets.lists.checks import check_labels
 from datasets.lists.splits import choose_num_classes, describe_overlap, describe_part, read_parts
+from datasets.lists.video_list import VideoList
 from datasets.loading.loaders import DevicePrefetcher, build_eval_loader, build_train_loader
-from datasets.loading.workers import LoaderError, loader_errors
+from datasets.loading.workers import loader_errors
 from datasets.transforms.mixup import build_mixup
 from datasets.transforms.presets import TrainTransform, ValTransform, ViewTransform
 from engine import config

@@ -10,9 +10,10 @@ from torch.utils.data import Dataset
 
 from sigma_video.options import AT_LEAST_ONE, Options, option
 
-from .decoding.open import VideoReader, open_video
-from .lists.read import VideoList
+from .decoding.open import open_video
+from .decoding.reader import VideoReader
 from .lists.spans import frames_within
+from .lists.video_list import VideoList
 from .loading.workers import reading
 from .pretraining import decode_or_replace, sample_rng
 from .sampling import (

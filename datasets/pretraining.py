@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from .decoding.open import DecodeError, open_video, resolve_decoder
-from .lists.read import VideoList
+from .decoding.open import open_video, resolve_decoder
+from .errors import DecodeError
 from .lists.spans import frames_within
-from .lists.video_list import Span, sample_name
+from .lists.video_list import Span, VideoList, sample_name
 from .loading.workers import reading, worker_number
 from .masks.flow_guided import guided_mask, neighbour_pairs
 from .masks.motion_fields import crop_motion

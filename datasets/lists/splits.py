@@ -8,9 +8,11 @@ from pathlib import Path
 from sigma_video.options import AT_LEAST_ONE, Options, option
 
 from ..catalogue import DataSet
-from .entries import AnnotationError
+from ..errors import AnnotationError
+from .checks import check_files, count_classes, count_overlap, read_class_names
 from .formats import LIST_FORMATS
-from .read import VideoList, check_files, count_classes, count_overlap, read_class_names, read_list
+from .read import read_list
+from .video_list import VideoList
 
 _ENDINGS = (".csv", ".jsonl", ".json", ".tsv", ".txt")
 _OFFICIAL = {  # names that data sets give their lists; none publishes test labels, so that val stands for test

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from sigma_video.options import NOT_NEGATIVE, Options, option
 
-from ..lists.read import AnnotationError
+from ..errors import AnnotationError
 from ..transforms.presets import normalize_clips
 from .permutation import KeyedPermutation
 from .workers import (

@@ -22,7 +22,9 @@ from av.video.stream import VideoStream
 
 from ..decoding.frame_index import FrameIndex, index_from_packets
 from ..decoding.nal_units import is_h264_reference
-from ..decoding.open import DecodeError, PyAVReader, as_decode_error, open_container, video_stream
+from ..decoding.pyav import PyAVReader, open_container, video_stream
+from ..decoding.reader import as_decode_error
+from ..errors import DecodeError
 from .motion_fields import FIELDS, Distances, follow, reference_distances, turn, velocities
 
 _PROBED_FRAMES = 32

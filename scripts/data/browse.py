@@ -20,10 +20,12 @@ from PIL import Image, ImageDraw, ImageFont
 
 from datasets.catalogue import CATALOGUE, get_data_set
 from datasets.classification import TrainDataset
-from datasets.decoding.open import DecodeError
+from datasets.errors import AnnotationError, DecodeError
+from datasets.lists.checks import read_class_names
+from datasets.lists.entries import NO_LABEL
 from datasets.lists.formats import LIST_FORMATS
-from datasets.lists.read import NO_LABEL, AnnotationError, VideoList, read_class_names, read_list
-from datasets.lists.video_list import sample_name
+from datasets.lists.read import read_list
+from datasets.lists.video_list import VideoList, sample_name
 from datasets.masks.masks import MASKS
 from datasets.masks.motion_vectors import has_motion_vectors
 from datasets.pretraining import PretrainDataset

@@ -8,8 +8,9 @@ import random
 import pytest
 
 from datasets.catalogue import get_data_set
+from datasets.errors import AnnotationError
 from datasets.lists.formats import LIST_FORMATS, detect
-from datasets.lists.read import AnnotationError, read_list
+from datasets.lists.read import read_list
 from datasets.lists.splits import choose_num_classes, describe_overlap, describe_part, find_list, read_parts
 from engine import config
 

@@ -11,8 +11,7 @@ import torch
 from processes import run_in_processes
 from torch.utils.data import Dataset
 
-from datasets.decoding.open import DecodeError
-from datasets.lists.read import AnnotationError
+from datasets.errors import AnnotationError, DecodeError
 from datasets.loading.loaders import (
     Batch,
     DevicePrefetcher,

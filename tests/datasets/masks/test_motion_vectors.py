@@ -6,10 +6,12 @@ import pytest
 import torch
 from moving_videos import write_moving_square
 
-from datasets.decoding.open import DecodeError, open_video
+from datasets.decoding.nal_units import is_h264_reference
+from datasets.decoding.open import open_video
+from datasets.errors import DecodeError
 from datasets.masks.flow_guided import neighbour_pairs
 from datasets.masks.motion_fields import CELL, FIELDS, crop_motion, follow, reference_distances, turn, velocities
-from datasets.masks.motion_vectors import MotionReader, has_motion_vectors, is_h264_reference
+from datasets.masks.motion_vectors import MotionReader, has_motion_vectors
 
 START, SIDE = (4, 6), 40
 SQUARES = {  # name -> keywords of write_moving_square
