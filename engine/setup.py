@@ -1,12 +1,13 @@
 """From options and a model to a trainer that stands where the last run left off."""
 
 import dataclasses
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import nn
@@ -32,6 +33,8 @@ from .resilience.bad_videos import Quarantine
 from .resilience.nonfinite import NonFiniteGuard
 from .resilience.preemption import StopRequests
 from .training import Forward, Trainer, Watch
+
+logger = logging.getLogger(__name__)
 
 R = TypeVar("R", bound=TrainingConfig)
 
@@ -137,24 +140,38 @@ def place_model(config: TrainingConfig, world: World, model: nn.Module) -> None:
         model.to(world.device)
 
 
+class LoadReport(Protocol):
+    """What loading weights into a model did."""
+
+    @property
+    def untrained(self) -> Sequence[str]:
+        """Tensors of the encoder that keep their random values."""
+
+    def describe(self) -> str:
+        """One line for the log."""
+
+
 def load_weights(
-    path: str | Path, start: StartConfig, load: Callable[[Weights], Any], *, key: str | None = None
-) -> tuple[Weights, Any]:
-    """Read a file's weights and load them into a model; whatever `load` refuses names the file.
+    path: str | Path, start: StartConfig, load: Callable[[Weights], LoadReport], *, key: str | None = None
+) -> Weights:
+    """Read a file's weights, and load them into a model by `load`; says what it did.
 
     Args:
-        load: puts them into the model; returns a report, or raises ValueError.
         key: in place of `--model_key`.
 
     Raises:
-        ConfigError: `load` refused them.
+        ConfigError: `load` refused them, by a ValueError.
         CheckpointError: the file cannot be read.
     """
     weights = read_weights(path, model_key=start.model_key if key is None else key, trust=start.trust_checkpoint)
     try:
-        return weights, load(weights)
+        report = load(weights)
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from error
+    logger.info("weights of %s (%s): %s", path, weights.kind, report.describe())
+    if report.untrained:
+        logger.warning("%d tensors of the encoder are not in %s: %s", len(report.untrained), path, report.untrained)
+    return weights
 
 
 def build_backend(config: TrainingConfig, world: World, model: nn.Module, optimizer: torch.optim.Optimizer) -> Backend:

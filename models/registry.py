@@ -5,6 +5,7 @@ It is not timm's: registering `vit_base_patch16_224` there would overwrite timm'
 
 import dataclasses
 import re
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from torch import nn
@@ -43,42 +44,48 @@ def create_model(name: str, *, all_reduce: AllReduce | None = None, **overrides:
         ModelError: unknown name, or options that do not fit together.
         TypeError: an override that no field has.
     """
-    match = _NAME.fullmatch(name.lower())
-    if match is None or match["variant"] not in VARIANTS:
-        raise ModelError(
-            f"--model {name}: unknown. Names are pretrain_videomae_VARIANT_patchP_SIZE (pre-training) and "
-            f"vit_VARIANT_patchP_SIZE (classification), VARIANT one of {', '.join(VARIANTS)}; "
-            f"for example pretrain_videomae_base_patch16_224"
-        )
-    sizes = VARIANTS[match["variant"]]
-    given = {name: value for name, value in overrides.items() if value is not None}
-    options = {"img_size": int(match["size"]), "patch_size": int(match["patch"]), **given}
+    named = _parse(name)
+    given = {key.removeprefix("encoder_"): value for key, value in overrides.items() if value is not None}
+    options = {"img_size": named.img_size, **given}
     try:
-        if match["kind"] == "vit":
-            return _build_classifier(sizes, options)
-        options = {name.removeprefix("encoder_"): value for name, value in options.items()}
-        return _build_pretraining_model(sizes, options, all_reduce)
+        encoder = _take(EncoderConfig, options)
+        if named.is_classifier:
+            head = _take(HeadConfig, options)
+            _refuse_unknown(options)
+            return build_classifier(name, encoder, head)
+        parts = _take(DecoderConfig, options), _take(TargetConfig, options), _take(ObjectiveConfig, options)
+        _refuse_unknown(options)
+        return build_pretraining_model(name, encoder, *parts, all_reduce=all_reduce)
     except OptionError as error:
         raise ModelError(str(error)) from error
 
 
-def _build_pretraining_model(sizes: Variant, options: dict[str, Any], all_reduce: AllReduce | None) -> Sigma:
+def build_pretraining_model(
+    name: str,
+    encoder: EncoderConfig,
+    decoder: DecoderConfig,
+    targets: TargetConfig,
+    objective: ObjectiveConfig,
+    *,
+    all_reduce: AllReduce | None = None,
+) -> Sigma:
     """SIGMA, or VideoMAE with pixel targets. An image teacher's features are given to the model's `forward`.
 
     With `target_type="mlp", loss_func="L2"` both networks can agree on a constant, and do: the collapsing baseline of
     the paper (unless `freeze_projection` is called).
-    """
-    encoder = _take(EncoderConfig, options, embed_dim=sizes.embed_dim, depth=sizes.depth, num_heads=sizes.num_heads)
-    decoder = _take(
-        DecoderConfig,
-        options,
-        decoder_embed_dim=sizes.decoder_embed_dim,
-        decoder_num_heads=sizes.decoder_num_heads,
-    )
-    targets, objective = _take(TargetConfig, options), _take(ObjectiveConfig, options)
-    _refuse_unknown(options)
 
-    video_encoder = VideoTransformer(encoder)
+    Raises:
+        ModelError, OptionError: no such pre-training model, or options that do not fit together.
+    """
+    named = _parse(name)
+    if named.is_classifier:
+        raise ModelError(f"--model {name} is a classifier: pre-training models are called pretrain_videomae_...")
+    video_encoder = VideoTransformer(named.complete(encoder))
+    decoder = _fill(
+        decoder,
+        decoder_embed_dim=named.sizes.decoder_embed_dim,
+        decoder_num_heads=named.sizes.decoder_num_heads,
+    )
     kind, tubelet = TARGETS[targets.target_type], video_encoder.tubelet
     pixel_dim = 3 * tubelet[0] * tubelet[1] * tubelet[2]
     feature_dim = pixel_dim if kind.from_pixels else video_encoder.embed_dim
@@ -87,7 +94,9 @@ def _build_pretraining_model(sizes: Variant, options: dict[str, Any], all_reduce
         raise ModelError(f"--target_type pixel predicts {pixel_dim} values a tubelet, not {embedding_dim}")
     return Sigma(
         encoder=video_encoder,
-        decoder=Decoder(decoder, grid=video_encoder.grid, out_dim=embedding_dim, use_checkpoint=encoder.use_checkpoint),
+        decoder=Decoder(
+            decoder, grid=video_encoder.grid, out_dim=embedding_dim, use_checkpoint=encoder.use_checkpoint
+        ),
         # The MLP is defined on standardised tubelets; only for pixel regression are raw values a choice.
         targets=PixelTarget(tubelet, normalize=targets.normalize_target or kind.projects) if kind.from_pixels else None,
         projection=(
@@ -99,21 +108,63 @@ def _build_pretraining_model(sizes: Variant, options: dict[str, Any], all_reduce
     )
 
 
-def _build_classifier(sizes: Variant, options: dict[str, Any]) -> Classifier:
-    """Encoder and linear head."""
-    encoder = _take(EncoderConfig, options, embed_dim=sizes.embed_dim, depth=sizes.depth, num_heads=sizes.num_heads)
-    head = _take(HeadConfig, options)
-    _refuse_unknown(options)
+def build_classifier(name: str, encoder: EncoderConfig, head: HeadConfig) -> Classifier:
+    """Encoder and linear head.
+
+    Raises:
+        ModelError, OptionError: no such classifier, or options that do not fit together.
+    """
+    named = _parse(name)
+    if not named.is_classifier:
+        raise ModelError(f"--model {name} is for pre-training: classifiers are called vit_...")
     if head.num_classes is None:
         raise ModelError("a classifier needs its number of classes: give num_classes (--nb_classes)")
-    return Classifier(encoder, head)
+    return Classifier(named.complete(encoder), head)
 
 
-def _take(cls: type[C], options: dict[str, Any], **defaults: Any) -> C:
-    """The fields of a configuration, taken out of the options; what they do not name has these defaults."""
+@dataclass(frozen=True)
+class _Named:
+    """What the name of a model says."""
+
+    is_classifier: bool
+    sizes: Variant
+    patch_size: int
+    img_size: int
+
+    def complete(self, encoder: EncoderConfig) -> EncoderConfig:
+        """The options of an encoder, with what they leave open."""
+        sizes = self.sizes
+        return _fill(
+            encoder,
+            patch_size=self.patch_size,
+            embed_dim=sizes.embed_dim,
+            depth=sizes.depth,
+            num_heads=sizes.num_heads,
+        )
+
+
+def _parse(name: str) -> _Named:
+    match = _NAME.fullmatch(name.lower())
+    if match is None or match["variant"] not in VARIANTS:
+        raise ModelError(
+            f"--model {name}: unknown. Names are pretrain_videomae_VARIANT_patchP_SIZE (pre-training) and "
+            f"vit_VARIANT_patchP_SIZE (classification), VARIANT one of {', '.join(VARIANTS)}; "
+            f"for example pretrain_videomae_base_patch16_224"
+        )
+    return _Named(match["kind"] == "vit", VARIANTS[match["variant"]], int(match["patch"]), int(match["size"]))
+
+
+def _fill(config: C, **values: Any) -> C:
+    """A configuration in which these fields have these values where they were None."""
+    open_fields = {name: value for name, value in values.items() if getattr(config, name) is None}
+    return dataclasses.replace(config, **open_fields)  # type: ignore[type-var]
+
+
+def _take(cls: type[C], options: dict[str, Any]) -> C:
+    """The fields of a configuration, taken out of the options."""
     names = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     given = {name: options.pop(name) for name in names & options.keys()}
-    return cls(**{**defaults, **{n: tuple(v) if isinstance(v, list) else v for n, v in given.items()}})
+    return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
 
 
 def _refuse_unknown(options: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ grid of a frame, N = t * h * w tokens, M masked tokens, F target-feature width.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import timm
@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional
 
 from .registry import ModelError
-from .targets import standardize_
+from .targets import TargetConfig, standardize_
 from .tokens import Tubelet, gather_tokens, split_by_mask
 
 
@@ -72,6 +72,20 @@ def find_teacher(target_type: str, name: str) -> Teacher:
 def teacher_dim(target_type: str, name: str) -> int:
     """F, the width of a teacher's features, without building it. Raises ModelError for an unknown pair."""
     return find_teacher(target_type, name).feature_dim
+
+
+def with_teacher_dim(targets: TargetConfig) -> TargetConfig:
+    """The options with the embedding width that the image teacher gives: its features are compared as they are.
+
+    Raises:
+        ModelError: another width was asked for, or there is no such teacher.
+    """
+    if not targets.uses_teacher:
+        return targets
+    width = teacher_dim(targets.target_type, targets.teacher)
+    if targets.decoder_num_classes not in (None, width):
+        raise ModelError(f"--decoder_num_classes {targets.decoder_num_classes}: the teacher gives {width}")
+    return replace(targets, decoder_num_classes=width)
 
 
 class ImageTeacher(nn.Module):
