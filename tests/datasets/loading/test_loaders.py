@@ -22,7 +22,7 @@ from datasets.loading.loaders import (
     collate,
 )
 from datasets.loading.workers import init_worker
-from datasets.pretraining import sample_rng
+from datasets.samples import sample_rng
 from datasets.transforms.presets import IMAGENET_MEAN, IMAGENET_STD
 
 NUM_SAMPLES = 23
