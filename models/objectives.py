@@ -16,8 +16,9 @@ from .sinkhorn.prototype_loss import prototype_cross_entropy, prototype_scores
 class SwappedClusterPrediction(nn.Module):
     """Each branch predicts the other's balanced cluster assignment (arXiv 2407.15447, section 3; cf. arXiv 2006.09882).
 
-    The cross-entropy's targets are the codes, the argmax of the transport plan, as in the released code (protocols 6,
-    row 2). Prototypes learn from the projection network's branch only; the prediction is compared with a detached copy.
+    The cross-entropy's targets are the codes, the argmax of the transport plan, as in engine_for_pretraining.py of
+    the released code. Prototypes learn from the projection network's branch only; the prediction is compared with a
+    detached copy.
     """
 
     uses_prototypes = True
@@ -42,7 +43,7 @@ class SwappedClusterPrediction(nn.Module):
         """Losses and codes.
 
         `prototypes_KP` is brought to unit rows in place: the gradient is taken at the normalised point, not through the
-        normalisation (protocols 2).
+        normalisation (`normalize_prototypes` in modeling_pretrain.py of the released code).
 
         Returns:
             `loss`, `video_loss` (the prediction against the target's codes), `target_loss` (the reverse), all scalars,

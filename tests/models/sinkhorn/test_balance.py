@@ -30,7 +30,7 @@ def cosines(num_samples, num_prototypes, seed=0, dim=16):
 
 
 def naive(scores, epsilon, num_iters):
-    """design.md, section 5, in float64."""
+    """Rows and columns of the plan rescaled by turns (arXiv 1306.0895, algorithm 1), in float64."""
     plan = ((scores.double() - 1) / epsilon).exp()
     for _ in range(num_iters):
         plan = plan / plan.sum(dim=0)
