@@ -89,10 +89,11 @@ def with_teacher_dim(targets: TargetConfig) -> TargetConfig:
 
 
 class ImageTeacher(nn.Module):
-    """Features of a frozen ViT at the masked places, standardised per clip and channel (protocols 2).
+    """Features of a frozen ViT at the masked places, standardised per clip and channel over all tokens.
 
     The network runs in the dtype of its weights, outside autocast, and always in inference mode. The features are the
-    tokens after its final norm, without class and register tokens, of the first frame of every tubelet.
+    tokens after its final norm, without class and register tokens, of the first frame of every tubelet
+    (engine_for_pretraining.py of the released code).
 
     Args:
         network: a ViT of timm, made for the clip's frame size.
