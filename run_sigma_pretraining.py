@@ -19,7 +19,8 @@ from datasets.masks.motion_vectors import check_motion_vectors
 from datasets.pretraining import PretrainDataset
 from datasets.sampling import ClipConfig
 from datasets.transforms.presets import PretrainAugmentConfig, PretrainTransform
-from engine.checkpointing.read_weights import read_weights
+from engine.checkpointing.checkpoint import CheckpointConfig
+from engine.checkpointing.read_weights import Weights, read_weights
 from engine.checkpointing.resume import is_finished
 from engine.compilation import compile_blocks
 from engine.config import RunFacts, TrainingConfig
@@ -29,18 +30,19 @@ from engine.dry_run import rehearse
 from engine.errors import ConfigError, bad_options
 from engine.monitoring.collapse import CollapseWatch
 from engine.monitoring.metrics import log_table
+from engine.optim import OptimConfig
 from engine.pretraining import PretrainingForward
 from engine.setup import (
     Instruments,
     TrainingSet,
     build_trainer,
-    load_weights,
     model_init_context,
     place_model,
     prepare,
     run_script,
 )
 from engine.training import fit
+from engine.weights import load_weights
 from models import ModelError
 from models.analysis.figures import pretraining_pictures
 from models.analysis.flops import pretraining_flops
@@ -51,7 +53,7 @@ from models.sigma import Sigma
 from models.targets import TargetConfig
 from models.teachers import ImageTeacher, build_teacher, with_teacher_dim
 from models.vit import EncoderConfig
-from models.weights.load import load_pretraining, load_projection, native_state
+from models.weights.load import LoadReport, load_pretraining, load_projection, native_state
 from sigma_video.options import OptionError, group, option
 
 logger = logging.getLogger(__name__)
@@ -61,10 +63,10 @@ logger = logging.getLogger(__name__)
 class PretrainingConfig(TrainingConfig):
     """Pre-train SIGMA (default) or VideoMAE (--target_type pixel)."""
 
-    optim = group(
+    optim: OptimConfig = group(
         "optimization", batch_size=16, epochs=800, lr=1.5e-4, min_lr=1e-5, warmup_epochs=40, opt_betas=(0.9, 0.95)
     )
-    checkpoint = group("checkpoints", save_ckpt_freq=50)
+    checkpoint: CheckpointConfig = group("checkpoints", save_ckpt_freq=50)
     model: str = option("pretrain_videomae_base_patch16_224", "name of the model")
     encoder: EncoderConfig = group("encoder", without=("drop", "attn_drop_rate"))
     decoder: DecoderConfig = group("decoder")
@@ -79,9 +81,7 @@ class PretrainingConfig(TrainingConfig):
     def __post_init__(self) -> None:
         mask_type = self.masks.mask_type
         if mask_type.startswith("motion") and self.clip.num_frames < 2:
-            raise OptionError(
-                f"--mask_type {mask_type}: --num_frames {self.clip.num_frames} is a clip without motion"
-            )
+            raise OptionError(f"--mask_type {mask_type}: --num_frames {self.clip.num_frames} is a clip without motion")
         if mask_type == "motion_vectors" and self.loader.decoder == "decord":
             raise OptionError("--mask_type motion_vectors: decord does not give them; use --decoder pyav")
 
@@ -94,15 +94,14 @@ def build_model(config: PretrainingConfig, world: World, facts: RunFacts) -> Sig
         model = build_pretraining_model(
             config.model, config.encoder, config.decoder, targets, config.objective, all_reduce=all_reduce_sum
         )
+
+    def load(weights: Weights) -> LoadReport:
+        return load_pretraining(model, weights.tensors, trained_with=start.trained_with(weights.args))
+
     if start.finetune:
-        weights = load_weights(
-            start.finetune,
-            start,
-            lambda found: load_pretraining(model, found.tensors, trained_with=start.trained_with(found.args)),
-        )
-        facts.licence = weights.licence
+        facts.licence = load_weights(start.finetune, start, load).licence
     if targets.mlp_preloading:
-        load_weights(targets.mlp_preloading, start, lambda found: load_projection(model, found.tensors))
+        load_weights(targets.mlp_preloading, start, lambda weights: load_projection(model, weights.tensors))
         model.freeze_projection()
     facts.position_grid = list(model.encoder.position_grid)
     if targets.target_type == "mlp" and config.objective.loss_func == "L2" and not targets.mlp_preloading:
@@ -156,7 +155,7 @@ def build_data(
     with bad_options("--decoder"):
         facts.decoder_used = describe_decoder(config.loader.decoder)
     with bad_options("--mask_ratio"):
-        config.masks.draw(model.encoder.grid, np.random.default_rng(0))
+        config.masks.num_masked(model.encoder.grid)
     videos = config.lists.read()
     missing = on_main_process(world, lambda: check_files(videos, at_most=50_000))
     if config.masks.mask_type == "motion_vectors":

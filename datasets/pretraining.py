@@ -58,7 +58,7 @@ class PretrainDataset(Dataset):
         self.num_repeats, self.num_masks = clip.num_sample, masks.num_masks
         self.num_frames, self.sampling_rate = clip.num_frames, clip.sampling_rate
         self.seed, self.decoder = seed, decoder
-        self.num_masked = int(masks.draw(grid, np.random.default_rng(0)).sum())  # of N tokens, in every sample
+        self.num_masked = masks.num_masked(grid)  # of N tokens, in every sample
 
     def __len__(self) -> int:
         return len(self.videos)

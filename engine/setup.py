@@ -1,19 +1,16 @@
 """From options and a model to a trainer that stands where the last run left off."""
 
 import dataclasses
-import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from .checkpointing.checkpoint import Checkpointer, Ema, TrainState
-from .checkpointing.read_weights import StartConfig, Weights, read_weights
 from .checkpointing.resume import resume
 from .config import RunFacts, TrainingConfig
 from .distributed.ddp import Backend, set_matmul_precision
@@ -21,7 +18,7 @@ from .distributed.deepspeed import DeepSpeedBackend, load_deepspeed, sharded_fro
 from .distributed.launch import was_restarted
 from .distributed.world import World, distributed, seed_everything, use_deterministic_algorithms
 from .dry_run import scratch_output
-from .errors import ConfigError, user_errors
+from .errors import user_errors
 from .flags import parse
 from .monitoring.device_peaks import work_of
 from .monitoring.metrics import Meter, RunLog, setup_logging
@@ -33,8 +30,6 @@ from .resilience.bad_videos import Quarantine
 from .resilience.nonfinite import NonFiniteGuard
 from .resilience.preemption import StopRequests
 from .training import Forward, Trainer, Watch
-
-logger = logging.getLogger(__name__)
 
 R = TypeVar("R", bound=TrainingConfig)
 
@@ -138,40 +133,6 @@ def place_model(config: TrainingConfig, world: World, model: nn.Module) -> None:
     """Move the model to the device; in ZeRO stage 3 the back end does it, in shares."""
     if config.run.stage != 3:
         model.to(world.device)
-
-
-class LoadReport(Protocol):
-    """What loading weights into a model did."""
-
-    @property
-    def untrained(self) -> Sequence[str]:
-        """Tensors of the encoder that keep their random values."""
-
-    def describe(self) -> str:
-        """One line for the log."""
-
-
-def load_weights(
-    path: str | Path, start: StartConfig, load: Callable[[Weights], LoadReport], *, key: str | None = None
-) -> Weights:
-    """Read a file's weights, and load them into a model by `load`; says what it did.
-
-    Args:
-        key: in place of `--model_key`.
-
-    Raises:
-        ConfigError: `load` refused them, by a ValueError.
-        CheckpointError: the file cannot be read.
-    """
-    weights = read_weights(path, model_key=start.model_key if key is None else key, trust=start.trust_checkpoint)
-    try:
-        report = load(weights)
-    except ValueError as error:
-        raise ConfigError(f"{path}: {error}") from error
-    logger.info("weights of %s (%s): %s", path, weights.kind, report.describe())
-    if report.untrained:
-        logger.warning("%d tensors of the encoder are not in %s: %s", len(report.untrained), path, report.untrained)
-    return weights
 
 
 def build_backend(config: TrainingConfig, world: World, model: nn.Module, optimizer: torch.optim.Optimizer) -> Backend:

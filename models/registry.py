@@ -94,9 +94,7 @@ def build_pretraining_model(
         raise ModelError(f"--target_type pixel predicts {pixel_dim} values a tubelet, not {embedding_dim}")
     return Sigma(
         encoder=video_encoder,
-        decoder=Decoder(
-            decoder, grid=video_encoder.grid, out_dim=embedding_dim, use_checkpoint=encoder.use_checkpoint
-        ),
+        decoder=Decoder(decoder, grid=video_encoder.grid, out_dim=embedding_dim, use_checkpoint=encoder.use_checkpoint),
         # The MLP is defined on standardised tubelets; only for pixel regression are raw values a choice.
         targets=PixelTarget(tubelet, normalize=targets.normalize_target or kind.projects) if kind.from_pixels else None,
         projection=(

@@ -114,6 +114,14 @@ class MaskConfig(Options):
                 "leave one of them out"
             )
 
+    def num_masked(self, grid: Grid) -> int:
+        """How many of a clip's N tokens are masked.
+
+        Raises:
+            ValueError: none would be, or all.
+        """
+        return int(self.draw(grid, np.random.default_rng(0)).sum())
+
     def draw(self, grid: Grid, rng: np.random.Generator) -> np.ndarray:
         """A mask, bool (N,), True = masked.
 

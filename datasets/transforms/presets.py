@@ -278,6 +278,20 @@ class TrainTransform:
         self.augment = RandAugment(aa, interpolation=interpolation) if aa not in ("", "none") else None
         self.erase = RandomErasing(erase_prob, mode=erase_mode, count=erase_count)
 
+    @classmethod
+    def from_config(cls, config: AugmentConfig, *, size: int, flip: bool) -> "TrainTransform":
+        """The augmentation of a run's options. Raises ValueError for a RandAugment string that cannot be read."""
+        return cls(
+            size,
+            aa=config.aa,
+            flip=flip,
+            erase_prob=config.reprob,
+            erase_mode=config.remode,
+            erase_count=config.recount,
+            min_area=config.min_area,
+            interpolation=config.train_interpolation,
+        )
+
     def __call__(self, frames: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         """uint8 (T, 3, H, W) -> uint8 (T, 3, size, size)."""
         if self.augment is not None:
