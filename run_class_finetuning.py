@@ -129,7 +129,7 @@ def read_lists(config: FinetuningConfig, world: World, facts: RunFacts) -> Data:
         for name in config.task.parts()
     }
     once = partial(on_main_process, world)
-    options = {"root": asked.data_root, "list_format": asked.list_format, "once": once}
+    options: dict[str, Any] = {"root": asked.data_root, "list_format": asked.list_format, "once": once}
     if config.task.eval:
         options["names_of_weights"] = partial(names_of_weights, config)
     lists, missing = read_parts(folders, class_folder=Path(asked.data_path), **options)
