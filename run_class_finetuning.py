@@ -33,11 +33,12 @@ from engine.compilation import compile_blocks
 from engine.distributed.ddp import autocast, set_matmul_precision
 from engine.distributed.world import World, distributed, on_main_process, use_deterministic_algorithms
 from engine.dry_run import Passes, rehearse, rehearse_test, scratch_output
-from engine.errors import ConfigError, bad_options, user_errors
+from engine.errors import ConfigError, as_config_error, user_errors
 from engine.evaluation import VideoPredictions, predict, predict_batches
+from engine.files import replace_text
 from engine.finetuning import ClassificationForward
-from engine.monitoring.metrics import log_table, replace_text, setup_logging
-from engine.resilience.preemption import until_asked
+from engine.monitoring.metrics import log_table, setup_logging
+from engine.resilience.preemption import exit_on_preemption
 from engine.resilience.watchdog import watchdog
 from engine.setup import build_trainer, making_model, place_model
 from engine.training import fit
@@ -93,7 +94,7 @@ def read_lists(args: argparse.Namespace, world: World) -> Data:
         facts["overlap"] = overlap
     means = f"{args.sampling} sampling, stride {args.sampling_rate}, flip {'on' if args.flip else 'off'}, "
     views = f"{args.test_num_segment} clips x {args.test_num_crop} crops at test"
-    with bad_options("--decoder"):
+    with as_config_error("--decoder"):
         args.decoder_used = describe_decoder(args.decoder)  # also for the run's record
     log_table("data", {"data set": f"{row.name}: {means}{views}", **facts, "decoder": args.decoder_used})
     return Data(row, counts, lists, class_names)
@@ -214,7 +215,7 @@ def build_loaders(args: argparse.Namespace, world: World, data: Data) -> dict[st
     }
     loaders: dict[str, Any] = {}
     if "train" in data.lists:
-        with bad_options():  # --aa
+        with as_config_error():  # --aa
             transform = TrainTransform(
                 args.input_size,
                 aa=args.aa,
@@ -249,7 +250,7 @@ def train(
     Returns:
         The trained model under '' and, with `--model_ema`, the average of its weights under '_ema'.
     """
-    with bad_options():  # --cutmix_minmax
+    with as_config_error():  # --cutmix_minmax
         mixup = build_mixup(
             mixup=args.mixup,
             cutmix=args.cutmix,
@@ -270,7 +271,7 @@ def train(
         videos=data.lists["train"].paths,
         repeats=args.num_sample,
         layer_decay=1.0 if args.linear_probing else args.layer_decay,
-        draw=lambda batch, out: (clip_pictures(batch.clip, frame_step=args.tubelet_size), {}),
+        figure_fn=lambda batch, out: (clip_pictures(batch.clip, frame_step=args.tubelet_size), {}),
         flops_per_clip=classifier_flops(model),
         ema=ema,
         record={"class_names": data.class_names, **{name: lst.describe() for name, lst in data.lists.items()}},
@@ -392,7 +393,7 @@ def main(args: argparse.Namespace, world: World) -> None:
     loaders = build_loaders(args, world, data)
     models = load_for_test(args, world, data, model) if args.eval else train(args, world, data, model, loaders)
     if not args.dry_run:
-        with until_asked(world), watchdog(args.stall_timeout):
+        with exit_on_preemption(world), watchdog(args.stall_timeout):
             test(args, world, data, models, loaders)
     elif args.eval:
         rehearse_test(passes(args, world, models, loaders), world=world)

@@ -32,8 +32,8 @@ from engine.distributed.world import (
     use_deterministic_algorithms,
 )
 from engine.dry_run import rehearse, scratch_output
-from engine.errors import ConfigError, bad_options, user_errors
-from engine.monitoring.collapse import CollapseWatch
+from engine.errors import ConfigError, as_config_error, user_errors
+from engine.monitoring.collapse import CollapseDetector
 from engine.monitoring.metrics import log_table, setup_logging
 from engine.pretraining import PretrainingForward
 from engine.setup import build_trainer, making_model, place_model
@@ -172,9 +172,9 @@ def check_motion_vectors(videos: VideoList) -> None:
 def build_data(args: argparse.Namespace, world: World, model: Sigma) -> tuple[VideoList, PretrainDataset]:
     """The list, checked, and the data set over it."""
     mask_fn = MASKS[args.mask_type]
-    with bad_options("--mask_ratio"):
+    with as_config_error("--mask_ratio"):
         mask = mask_fn(model.encoder.grid, args.mask_ratio, np.random.default_rng(0))
-    with bad_options("--decoder"):
+    with as_config_error("--decoder"):
         args.decoder_used = describe_decoder(args.decoder)  # also for the run's record
     root = args.data_root or (args.data_path if args.data_path_csv else "")
     videos = read_list(args.data_path_csv or args.data_path, root=root, list_format=args.list_format)
@@ -247,12 +247,14 @@ def main(args: argparse.Namespace, world: World) -> None:
         num_batches=len(loader),
         videos=videos.paths,
         repeats=args.num_sample,
-        watch=CollapseWatch(
+        diagnostics_fn=CollapseDetector(
             None if model.prototypes is None else args.num_prototypes,
-            speaks=world.is_main,
-            watch_cosine=args.target_type != "pixel",
+            log_warnings=world.is_main,
+            check_cosine=args.target_type != "pixel",
         ),
-        draw=lambda batch, out: pretraining_pictures(model, batch.clip.repeat_interleave(args.num_masks, dim=0), out),
+        figure_fn=lambda batch, out: pretraining_pictures(
+            model, batch.clip.repeat_interleave(args.num_masks, dim=0), out
+        ),
         flops_per_clip=pretraining_flops(
             model, num_masked=int(base_mask.sum()), num_masks=args.num_masks, teacher=teacher
         ),

@@ -8,7 +8,9 @@ from torch import nn
 
 from .errors import ConfigError
 
-_FORMS = 32  # of a block, at most: of encoder and decoder, without stochastic depth, in evaluation, its last batches
+_RECOMPILE_LIMIT = (
+    32  # of a block, at most: of encoder and decoder, without stochastic depth, in evaluation, its last batches
+)
 
 
 def compile_blocks(device: torch.device, *stacks: Iterable[nn.Module]) -> None:
@@ -28,7 +30,7 @@ def compile_blocks(device: torch.device, *stacks: Iterable[nn.Module]) -> None:
     # All blocks share one code object, and so one limit. (torch.compiler.config has this setting too, but not in torch
     # 2.10.)
     settings = torch._dynamo.config
-    settings.recompile_limit = max(settings.recompile_limit, _FORMS)
+    settings.recompile_limit = max(settings.recompile_limit, _RECOMPILE_LIMIT)
 
 
 def _check_compiler(device: torch.device) -> None:

@@ -19,7 +19,8 @@ from .distributed.ddp import AMP_DTYPES, check_amp
 from .distributed.deepspeed import DEFAULT_STAGE, STAGES
 from .distributed.world import World
 from .errors import ConfigError
-from .monitoring.metrics import log_table, replace_text
+from .files import replace_text
+from .monitoring.metrics import log_table
 from .resilience.nonfinite import POLICIES
 from .schedules import Schedule
 

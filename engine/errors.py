@@ -27,7 +27,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # what writing r
 
 
 @contextlib.contextmanager
-def bad_options(flag: str = "") -> Iterator[None]:
+def as_config_error(flag: str = "") -> Iterator[None]:
     """Turn what a constructor says of an option, handed to it as it was typed, into a ConfigError.
 
     Args:

@@ -26,14 +26,14 @@ def parameter_groups(model: nn.Module, *, weight_decay: float, layer_decay: floa
     Returns:
         Groups with `params`, `weight_decay`, `lr_scale` and `name`.
     """
-    keep: set[str] = getattr(model, "no_weight_decay", set)()
+    no_decay_names: set[str] = getattr(model, "no_weight_decay", set)()
     num_blocks = len({match[1] for name, _ in model.named_parameters() if (match := _BLOCK.match(name))})
     groups: dict[str, dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         ndim = len(getattr(parameter, "ds_shape", parameter.shape))  # in ZeRO stage 3 the tensor itself is empty
-        decayed = ndim > 1 and not name.endswith(".bias") and name not in keep
+        decayed = ndim > 1 and not name.endswith(".bias") and name not in no_decay_names
         depth = layer_index(name, num_blocks) if layer_decay < 1 else num_blocks + 1
         key = f"layer_{depth}_{'decay' if decayed else 'no_decay'}"
         group = groups.setdefault(

@@ -13,19 +13,19 @@ from . import config
 from .checkpointing.checkpoint import Checkpointer, Ema, TrainState
 from .checkpointing.resume import resume
 from .distributed.ddp import Backend
-from .distributed.deepspeed import DeepSpeedBackend, load_deepspeed, sharded_from_the_start
+from .distributed.deepspeed import DeepSpeedBackend, load_deepspeed, zero3_init
 from .distributed.launch import was_restarted
 from .distributed.world import World, seed_everything
-from .monitoring.device_peaks import work_of
+from .monitoring.device_peaks import model_flops
 from .monitoring.metrics import Meter, RunLog
-from .monitoring.monitor import Draw, build_sight
+from .monitoring.monitor import FigureFn, build_monitor
 from .monitoring.wandb import start_wandb
 from .optim import build_optimizer, parameter_groups
-from .resilience.bad_videos import Quarantine
+from .resilience.bad_videos import BadVideoLog
 from .resilience.nonfinite import NonFiniteGuard
-from .resilience.preemption import StopRequests
+from .resilience.preemption import PreemptionHandler
 from .schedules import Schedule
-from .training import Forward, Trainer, Watch
+from .training import DiagnosticsFn, ForwardFn, Trainer
 
 
 def making_model(args: argparse.Namespace, world: World) -> AbstractContextManager[Any]:
@@ -38,7 +38,7 @@ def making_model(args: argparse.Namespace, world: World) -> AbstractContextManag
     if stage is not None:
         load_deepspeed(world)
     loads = args.finetune or getattr(args, "mlp_preloading", "")
-    return sharded_from_the_start(world=world) if stage == 3 and not loads else nullcontext()
+    return zero3_init(world=world) if stage == 3 and not loads else nullcontext()
 
 
 def place_model(args: argparse.Namespace, world: World, model: nn.Module) -> None:
@@ -62,14 +62,14 @@ def build_trainer(
     args: argparse.Namespace,
     world: World,
     model: nn.Module,
-    forward: Forward,
+    forward: ForwardFn,
     *,
     num_batches: int,
     videos: Sequence[Any],
     repeats: int = 1,
     layer_decay: float = 1.0,
-    watch: Watch | None = None,
-    draw: Draw | None = None,
+    diagnostics_fn: DiagnosticsFn | None = None,
+    figure_fn: FigureFn | None = None,
     flops_per_clip: float,
     ema: Ema | None = None,
     record: Mapping[str, Any],
@@ -83,8 +83,8 @@ def build_trainer(
         videos: paths of the list.
         repeats: clips per video in a batch.
         layer_decay: learning-rate factor from block to block.
-        watch: looks at the outputs of log steps.
-        draw: makes TensorBoard's pictures.
+        diagnostics_fn: looks at the outputs of log steps.
+        figure_fn: makes TensorBoard's pictures.
         flops_per_clip: operations of a training step, for one clip.
         ema: average of the weights, updated after every update.
         record: facts for the run's record, beside its options.
@@ -110,27 +110,27 @@ def build_trainer(
     config.write_run_record(args, world, **record)
     config.log_plan(args, world, schedule, model, total_batch=total_batch, repeats=repeats)
     resumed_step = state.step - ("validate" in (state.unfinished or {}))  # its line is there, or will be
-    log = RunLog(args.output_dir, args.log_dir, world=world, resumed_step=resumed_step, also=start_wandb(args, world))
+    log = RunLog(args.output_dir, args.log_dir, world=world, resumed_step=resumed_step, sink=start_wandb(args, world))
     return Trainer(
         backend=backend,
         state=state,
         schedule=schedule,
         meter=_build_meter(args, world, schedule, clips_per_step=total_batch * repeats, flops_per_clip=flops_per_clip),
         log=log,
-        quarantine=Quarantine(
+        bad_videos=BadVideoLog(
             args.output_dir, num_videos=len(videos), max_bad_fraction=args.max_bad_fraction, world=world
         ),
         checkpointer=_checkpointer(args, world, in_checkpoint),
         guard=NonFiniteGuard(
             args.on_nonfinite, limit=args.nonfinite_limit, output_dir=args.output_dir, world=world, paths=videos
         ),
-        stop=StopRequests(world),
+        preemption=PreemptionHandler(world),
         forward=forward,
         update_freq=args.update_freq,
         restore=lambda: resume_from("", True) or bool(args.resume and resume_from(args.resume, True)),
         stall_timeout=args.stall_timeout,
-        watch=watch,
-        sight=build_sight(args, world, backend, schedule, log, first_step=state.step, draw=draw),
+        diagnostics_fn=diagnostics_fn,
+        monitor=build_monitor(args, world, backend, schedule, log, first_step=state.step, figure_fn=figure_fn),
     )
 
 
@@ -142,7 +142,7 @@ def _build_meter(
         log_every=args.print_freq,
         total_steps=schedule.total_steps,
         clips_per_step=clips_per_step,
-        work=work_of(flops_per_clip, world=world, amp=config.default_amp(args, world)),
+        flops=model_flops(flops_per_clip, world=world, amp=config.default_amp(args, world)),
     )
 
 

@@ -13,20 +13,20 @@ from .checkpointing.checkpoint import Checkpointer, TrainState
 from .distributed.ddp import Backend
 from .errors import CheckpointError, NonFiniteError
 from .monitoring.metrics import Meter, RunLog
-from .monitoring.monitor import Sight
-from .resilience.bad_videos import Quarantine
-from .resilience.nonfinite import NonFiniteGuard, RollBack
-from .resilience.preemption import FAILED, Preempted, StopRequests, describe, requeue
-from .resilience.watchdog import beat, watchdog
+from .monitoring.monitor import TrainingMonitor
+from .resilience.bad_videos import BadVideoLog
+from .resilience.nonfinite import NonFiniteGuard, RollbackRequested
+from .resilience.preemption import SAVE_FAILED, Preempted, PreemptionHandler, requeue_job, signal_name
+from .resilience.watchdog import heartbeat, watchdog
 from .schedules import Schedule
 
 logger = logging.getLogger(__name__)
 
 # The (possibly wrapped) model and a batch in; a dict with "loss" out. Its scalars are averaged and logged.
-Forward = Callable[[nn.Module, Any], dict[str, torch.Tensor]]
+ForwardFn = Callable[[nn.Module, Any], dict[str, torch.Tensor]]
 
 
-class Watch(Protocol):
+class DiagnosticsFn(Protocol):
     """Looks at the outputs of log steps; returns numbers to log beside the means."""
 
     def __call__(self, out: Mapping[str, torch.Tensor], *, step: int, after_warmup: bool) -> dict[str, float]: ...
@@ -44,16 +44,16 @@ class Trainer:
     schedule: Schedule
     meter: Meter
     log: RunLog
-    quarantine: Quarantine
+    bad_videos: BadVideoLog
     checkpointer: Checkpointer
     guard: NonFiniteGuard
-    stop: StopRequests
-    forward: Forward
+    preemption: PreemptionHandler
+    forward: ForwardFn
     update_freq: int
     restore: Callable[[], bool]
     stall_timeout: float = 0.0
-    watch: Watch | None = None
-    sight: Sight | None = None
+    diagnostics_fn: DiagnosticsFn | None = None
+    monitor: TrainingMonitor | None = None
 
     def train_one_epoch(self, loader: Any, epoch: int) -> dict[str, float]:
         """One pass over `loader`, or the rest of it where training was cut off inside the epoch.
@@ -67,35 +67,37 @@ class Trainer:
         for left in reversed(range(self.schedule.steps_per_epoch - self.state.step_in_epoch)):
             step = self.state.step
             is_log_step = self.meter.is_log_step(step) or left == 0
-            lr, watched = self.update(batches, epoch, watch=self.watch if is_log_step else None)
-            beat()
+            lr, diagnostics = self.update(batches, epoch, diagnostics_fn=self.diagnostics_fn if is_log_step else None)
+            heartbeat()
             if is_log_step or self.backend.device.type == "cpu":  # elsewhere this would wait for the device
-                self.guard.look()
+                self.guard.check()
                 self.backend.check_finite(step)
             if is_log_step:
-                self.state.scaler_skips += self.backend.take_scaler_skips()
-                self.quarantine.check()
-                record = self.meter.flush(step, epoch=epoch, lr=lr, watched=watched)
+                self.state.scaler_skips += self.backend.pop_scaler_skips()
+                self.bad_videos.check()
+                record = self.meter.flush(step, epoch=epoch, lr=lr, diagnostics=diagnostics)
                 if left:
                     self.log.write(step + 1, **record)
-            asked = self.stop.poll(failed=self.checkpointer.failed)
-            if left and (asked or self.checkpointer.is_due_in_epoch(self.state)):
+            signum = self.preemption.poll(save_failed=self.checkpointer.failed)
+            if left and (signum or self.checkpointer.is_due_in_epoch(self.state)):
                 self.save_in_epoch(loader.sampler)
-            if left and asked:
-                self.leave(asked)
+            if left and signum:
+                self.exit_preempted(signum)
         return {**record, **self.meter.epoch_means()}
 
-    def update(self, batches: Iterator[Any], epoch: int, *, watch: Watch | None) -> tuple[float, dict[str, float]]:
-        """One optimizer step from `update_freq` batches: the learning rate, and what `watch` saw in the last of them.
+    def update(
+        self, batches: Iterator[Any], epoch: int, *, diagnostics_fn: DiagnosticsFn | None
+    ) -> tuple[float, dict[str, float]]:
+        """One optimizer step from `update_freq` batches: the learning rate and the diagnostics of the last batch.
 
-        Without `watch` it does not wait for the device.
+        Without `diagnostics_fn` it does not wait for the device.
         """
         backend, state = self.backend, self.state
         lr = self.schedule.apply(backend.optimizer, state.step - state.scaler_skips)
         indices, outputs = [], []
         for micro in range(self.update_freq):
             batch = self.next_batch(batches, epoch)
-            if state.step in self.guard.passed_over:
+            if state.step in self.guard.skipped_steps:
                 continue
             indices.append(batch.index)
             batch = batch.to(backend.device)
@@ -104,72 +106,74 @@ class Trainer:
                     out = self.forward(backend.model, batch)
                 backend.backward(out["loss"], update_freq=self.update_freq)
             outputs.append({name: value.detach() for name, value in out.items() if value.ndim == 0})
-        watched: dict[str, float] = {}
+        diagnostics: dict[str, float] = {}
         if outputs:
             # Without a warm-up the first epoch counts as one: an untrained model stands at chance, and should.
             warmed_up = state.step >= max(self.schedule.warmup, self.schedule.steps_per_epoch)
-            watched = watch(out, step=state.step, after_warmup=warmed_up) if watch else {}
-            if self.sight is not None:
-                self.sight.before_step(batch, out, step=state.step)
+            diagnostics = diagnostics_fn(out, step=state.step, after_warmup=warmed_up) if diagnostics_fn else {}
+            if self.monitor is not None:
+                self.monitor.before_step(batch, out, step=state.step)
             norm = backend.step()
-            made = {"finite": backend.last_finite, "grad_norm": norm}
-            self.guard.remember(state.step, epoch=epoch, lr=lr, **made, indices=indices, outputs=outputs)
+            made = {"is_finite": backend.last_update_finite, "grad_norm": norm}
+            self.guard.record(state.step, epoch=epoch, lr=lr, **made, indices=indices, outputs=outputs)
             means = {name: torch.stack([part[name] for part in outputs]).mean() for name in outputs[0]}
-            counts = backend.last_finite & norm.isfinite()
-            self.meter.add({**means, "grad_norm": norm}, counts=counts)
-        self.meter.count_step(counts if outputs else False)
+            is_finite = backend.last_update_finite & norm.isfinite()
+            self.meter.add({**means, "grad_norm": norm}, is_finite=is_finite)
+        self.meter.count_step(is_finite if outputs else False)
         state.step += 1
-        if state.ema is not None and outputs and not backend.left_out_last():
+        if state.ema is not None and outputs and not backend.last_update_skipped():
             state.ema.update(backend.module, step=state.step)
-        if self.sight is not None:
-            self.sight.after_step(state.step)
-        return lr, watched
+        if self.monitor is not None:
+            self.monitor.after_step(state.step)
+        return lr, diagnostics
 
     def next_batch(self, batches: Iterator[Any], epoch: int) -> Any:
         """A batch, in host memory; the wait for it is timed, and what could not be decoded is taken note of."""
         waited = time.perf_counter()
         batch = next(batches)
         self.meter.add_data_time(time.perf_counter() - waited)
-        self.quarantine.record(batch.failures, epoch=epoch)
+        self.bad_videos.record(batch.failures, epoch=epoch)
         return batch
 
     def save_in_epoch(self, sampler: Any) -> None:
         """A checkpoint from which the epoch goes on behind this step."""
-        self.guard.look()
+        self.guard.check()
         done = self.state.step_in_epoch * self.update_freq
         self.checkpointer.after_step(self.state, sampler=sampler.state_dict(done), meter=self.meter.state_dict())
 
-    def leave(self, asked: int, *, together: bool = True) -> NoReturn:
+    def exit_preempted(self, signum: int, *, all_ranks: bool = True) -> NoReturn:
         """End this process, for a signal or because a checkpoint cannot be written, with all that was saved on disk.
 
         Args:
-            together: all ranks do so here.
+            all_ranks: all ranks do so here.
 
         Raises:
             Preempted: always, but for
             CheckpointError: it cannot be written.
         """
-        if together:
+        if all_ranks:
             self.checkpointer.finish()
         else:
             self.checkpointer.wait()
         self.close()
-        assert asked < FAILED  # `finish` raises otherwise
-        if self.quarantine.world.is_main:
+        assert signum < SAVE_FAILED  # `finish` raises otherwise
+        if self.bad_videos.world.is_main:
             logger.info(
-                "stopped by %s after %d steps; the same command goes on from there", describe(asked), self.state.step
+                "stopped by %s after %d steps; the same command goes on from there",
+                signal_name(signum),
+                self.state.step,
             )
-            requeue(asked)
-        self.stop.wait_for_main(asked)
-        raise Preempted(asked)
+            requeue_job(signum)
+        self.preemption.wait_for_requeue(signum)
+        raise Preempted(signum)
 
     def close(self) -> None:
         """Write what profile and logs still hold."""
-        if self.sight is not None:
-            self.sight.close()
+        if self.monitor is not None:
+            self.monitor.close()
         self.log.close()
 
-    def go_on_in_epoch(self, sampler: Any) -> None:
+    def resume_in_epoch(self, sampler: Any) -> None:
         """Put sampler and meters where the checkpoint that was made inside an epoch has them.
 
         Raises:
@@ -182,9 +186,9 @@ class Trainer:
             sampler.load_state_dict(unfinished["sampler"])
         except ValueError as error:
             raise CheckpointError(f"{error}, or go on from the end of an epoch with --resume") from error
-        self.meter.load_state_dicts(unfinished["meters"], world=self.quarantine.world)
+        self.meter.load_state_dicts(unfinished["meters"], world=self.bad_videos.world)
 
-    def roll_back(self) -> None:
+    def rollback(self) -> None:
         """To the last checkpoint, in memory and in the logs.
 
         Raises:
@@ -222,17 +226,17 @@ def fit(
     state, epochs = trainer.state, trainer.schedule.epochs
     if state.epoch + 1 >= epochs and not state.unfinished:
         logger.info("training is finished already: epoch %d of %d is done", state.epoch + 1, epochs)
-    with trainer.checkpointer.writer, trainer.stop, watchdog(trainer.stall_timeout):
+    with trainer.checkpointer.writer, trainer.preemption, watchdog(trainer.stall_timeout):
         if state.unfinished and "validate" in state.unfinished:
             record, state.unfinished = state.unfinished["validate"], None
             finish_epoch(trainer, record, validate)
         while state.epoch + 1 < epochs:
             try:
-                trainer.go_on_in_epoch(loader.sampler)
+                trainer.resume_in_epoch(loader.sampler)
                 loader.sampler.set_epoch(state.epoch + 1)
                 record = trainer.train_one_epoch(loader, state.epoch + 1)
-            except RollBack:
-                trainer.roll_back()
+            except RollbackRequested:
+                trainer.rollback()
                 loader.sampler.set_epoch(-1)  # else it would take the epoch for the one it has just resumed
                 continue
             state.epoch += 1
@@ -245,24 +249,24 @@ def fit(
 
 def finish_epoch(trainer: Trainer, record: dict[str, float], validate: Callable[[], dict[str, float]] | None) -> None:
     """Validate, log and save the epoch just trained, whose `record` this is; leave if the run was asked to stop."""
-    state, stop = trainer.state, trainer.stop
+    state, preemption = trainer.state, trainer.preemption
     improved = False
     if validate is not None:
         try:
-            with stop.at_once():
+            with preemption.interruptible():
                 results = validate()
         except Preempted as request:
-            trainer.leave(request.asked, together=False)
+            trainer.exit_preempted(request.signum, all_ranks=False)
         improved = results["val/top1"] > state.best
         state.best = max(state.best, results["val/top1"])
         record = {**record, **results}
         logger.info("epoch %d  %s  best %.2f", state.epoch, _line(results), state.best)
     trainer.log.write(state.step, **record)
-    asked = stop.settle(failed=trainer.checkpointer.failed)
+    signum = preemption.poll_blocking(save_failed=trainer.checkpointer.failed)
     last = state.epoch + 1 == trainer.schedule.epochs
-    trainer.checkpointer.after_epoch(state, last=last, improved=improved, stopping=bool(asked))
-    if asked and not last:
-        trainer.leave(asked)
+    trainer.checkpointer.after_epoch(state, last=last, improved=improved, stopping=bool(signum))
+    if signum and not last:
+        trainer.exit_preempted(signum)
 
 
 def _line(values: dict[str, float]) -> str:

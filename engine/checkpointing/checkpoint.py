@@ -15,7 +15,7 @@ from ..distributed.ddp import Backend
 from ..distributed.world import World, gather_objects
 from ..errors import CheckpointError
 from .files import BEST, epoch_name, remove_older_steps, step_name
-from .io import Writer
+from .io import AsyncWriter
 from .random_state import random_state
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class Checkpointer:
     extra: dict[str, Any]
     save_steps: int = 0
     keep: int = 2
-    writer: Writer = field(default_factory=Writer)
+    writer: AsyncWriter = field(default_factory=AsyncWriter)
 
     @property
     def failed(self) -> bool:
@@ -102,7 +102,7 @@ class Checkpointer:
         if improved:
             self._save(state, BEST)
         if stopping or self._is_due(state.step):
-            self._save(state, step_name(state.epoch + 1, 0), passing=True)
+            self._save(state, step_name(state.epoch + 1, 0), temporary=True)
 
     def is_due_in_epoch(self, state: TrainState) -> bool:
         """True where `after_step` is to be called: never at the last step of an epoch, which is not done with then."""
@@ -116,12 +116,12 @@ class Checkpointer:
             meter: sums of this rank, from which the epoch's means go on.
         """
         unfinished = {"step": state.step_in_epoch, "sampler": dict(sampler), "meters": gather_objects(dict(meter))}
-        self._save(state, step_name(state.epoch + 1, state.step_in_epoch), passing=True, unfinished=unfinished)
+        self._save(state, step_name(state.epoch + 1, state.step_in_epoch), temporary=True, unfinished=unfinished)
 
     def before_validation(self, state: TrainState, record: Mapping[str, float]) -> None:
         """Save an epoch that is trained and not yet validated, with what is to be logged of it."""
         unfinished = {"validate": dict(record)}
-        self._save(state, step_name(state.epoch, state.steps_per_epoch), passing=True, unfinished=unfinished)
+        self._save(state, step_name(state.epoch, state.steps_per_epoch), temporary=True, unfinished=unfinished)
 
     def finish(self) -> None:
         """Wait until all is on the disk. Every rank must call this.
@@ -148,9 +148,9 @@ class Checkpointer:
         return self.save_steps > 0 and step % self.save_steps == 0
 
     def _save(
-        self, state: TrainState, name: str, *, also_best: bool = False, passing: bool = False, **extra: Any
+        self, state: TrainState, name: str, *, also_best: bool = False, temporary: bool = False, **extra: Any
     ) -> None:
-        """Save under a name, of which with `passing` only the newest are kept, and with `also_best` as the best."""
+        """Save under a name, of which with `temporary` only the newest are kept, and with `also_best` as the best."""
         if not self.output_dir:
             return
         self.finish()
@@ -164,8 +164,8 @@ class Checkpointer:
         def when_written() -> None:
             logger.info("saved %s (%s)", path, place)
             if also_best:
-                _put_as(path, path.with_name(BEST))
-            if passing:
+                _link_or_copy(path, path.with_name(BEST))
+            if temporary:
                 remove_older_steps(path, keep=self.keep)
 
         # Training changes the weights while they are written, so the writer gets copies of its own.
@@ -173,7 +173,7 @@ class Checkpointer:
         self.writer.submit(path, copied, then=when_written)
 
 
-def _put_as(path: Path, other: Path) -> None:
+def _link_or_copy(path: Path, other: Path) -> None:
     """Give a file a second name, in one step; where the file system knows no links, a copy."""
     temporary = other.with_name(other.name + ".tmp")
     temporary.unlink(missing_ok=True)

@@ -23,13 +23,13 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError
-from .io import read
+from .io import read_checkpoint
 
 _SHARD = re.compile(r"(?:bf16_|fp16_)?zero_pp_rank_(\d+)_mp_rank_00_(model|optim)_states\.pt")
 _WHOLE = "mp_rank_00_model_states.pt"
-_NOT_READ = "saved with model, pipeline or expert parallelism; only DeepSpeed's own tools make one model of that"
+_UNSUPPORTED = "saved with model, pipeline or expert parallelism; only DeepSpeed's own tools make one model of that"
 _OTHER_PARALLELISM = re.compile(r"(layer_\d+|expp_rank_\d+|.*mp_rank_(?!00_)\d+).*_states\.pt")
-_OWN_ENTRIES = frozenset(  # of a model file; whatever else is there is the training script's
+_DEEPSPEED_KEYS = frozenset(  # of a model file; whatever else is there is the training script's
     {
         *("module", "buffer_names", "optimizer", "param_shapes", "frozen_param_shapes", "frozen_param_fragments"),
         *("shared_params", "lr_scheduler", "data_sampler", "random_ltd", "skipped_steps", "global_steps"),
@@ -40,17 +40,17 @@ _OWN_ENTRIES = frozenset(  # of a model file; whatever else is there is the trai
 )
 
 
-class _Unused:
+class _Placeholder:
     """Takes the place of an object that real folders hold and that no weight depends on."""
 
 
 # Names of DeepSpeed's classes in its files, and what is made of such objects here.
 _STAND_INS: list[Any] = [
     (int, "deepspeed.runtime.zero.config.ZeroStageEnum"),
-    (_Unused, "deepspeed.runtime.fp16.loss_scaler.LossScaler"),
-    (_Unused, "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler"),
-    (_Unused, "deepspeed.utils.tensor_fragment.fragment_address"),
-    (_Unused, "deepspeed.runtime.bf16_optimizer.fragment_address"),  # its place in earlier versions
+    (_Placeholder, "deepspeed.runtime.fp16.loss_scaler.LossScaler"),
+    (_Placeholder, "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler"),
+    (_Placeholder, "deepspeed.utils.tensor_fragment.fragment_address"),
+    (_Placeholder, "deepspeed.runtime.bf16_optimizer.fragment_address"),  # its place in earlier versions
 ]
 
 Tensors = dict[str, torch.Tensor]
@@ -77,22 +77,22 @@ def read_deepspeed(path: str | Path, *, trust: bool = False) -> tuple[Tensors, i
     folder = path.parent if path.is_file() else _tag_folder(path)
     main = path if path.is_file() and not _SHARD.fullmatch(path.name) else _model_file(folder)
     in_parts = _SHARD.fullmatch(main.name) is not None  # stage 3
-    content = _read(main, trust=trust)
+    content = _read_file(main, trust=trust)
     try:
         if content.get("mp_world_size", 1) != 1:
-            raise CheckpointError(f"{main}: {_NOT_READ}")
+            raise CheckpointError(f"{main}: {_UNSUPPORTED}")
         if not in_parts and not content.get("param_shapes"):
             return _in_float32(content["module"]), 0, _client_state(content)
-        ranks, stage = _masters(folder, content, trust=trust)
+        ranks, stage = _read_master_weights(folder, content, trust=trust)
         if in_parts != (stage == 3):
             raise CheckpointError(f"{folder}: {main.name} is not of ZeRO stage {stage}, as its other files are")
         if in_parts:
-            models = [_read(file, trust=trust) for file in _files_by_rank(folder, "model", len(ranks))]
+            models = [_read_file(file, trust=trust) for file in _files_by_rank(folder, "model", len(ranks))]
             # Parameters are empty in `module` here, as no rank has a whole one.
             tensors = _in_float32({name: content["module"][name] for name in content["buffer_names"]})
-            tensors |= _join_frozen(models) | _join_parameters(content["param_shapes"], ranks)
+            tensors |= _merge_frozen(models) | _merge_parameters(content["param_shapes"], ranks)
         else:
-            tensors = _in_float32(content["module"]) | _join_groups(content["param_shapes"], ranks)
+            tensors = _in_float32(content["module"]) | _merge_groups(content["param_shapes"], ranks)
         for name, stored_as in (content.get("shared_params") or {}).items():
             tensors[name] = tensors[stored_as]
         return tensors, stage, _client_state(content)
@@ -130,7 +130,7 @@ def _model_file(folder: Path) -> Path:
     """The model file of rank 0. Raises where the folder holds two runs' files or a kind that is not read."""
     names = sorted(file.name for file in folder.iterdir())
     if other := next((name for name in names if _OTHER_PARALLELISM.fullmatch(name)), None):
-        raise CheckpointError(f"{folder / other}: {_NOT_READ}")
+        raise CheckpointError(f"{folder / other}: {_UNSUPPORTED}")
     found = [name for name in names if name == _WHOLE or ((m := _SHARD.fullmatch(name)) and m[2] == "model")]
     if _WHOLE in found and len(found) > 1:
         raise CheckpointError(f"{folder}: holds {_WHOLE} and {found[-1]}: files of two runs, of ZeRO stage 3 and not")
@@ -170,15 +170,15 @@ def _files_by_rank(folder: Path, kind: str, world_size: int, *, exactly: bool = 
     return [by_rank[rank] for rank in range(world_size)]
 
 
-def _read(file: Path, *, trust: bool) -> dict[str, Any]:
+def _read_file(file: Path, *, trust: bool) -> dict[str, Any]:
     """Content of a file. Objects of unknown types are made only if it cannot be read otherwise, and with `trust`."""
     with torch.serialization.safe_globals(_STAND_INS):
         try:
-            return read(file)
+            return read_checkpoint(file)
         except CheckpointError:
             if not trust:
                 raise
-            return read(file, trust=True)
+            return read_checkpoint(file, trust=True)
 
 
 def _client_state(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -186,7 +186,7 @@ def _client_state(content: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in content.items():
         if isinstance(value, argparse.Namespace):
             value = {option: given for option, given in vars(value).items() if _is_plain(given)}
-        if name not in _OWN_ENTRIES and _is_plain(value):
+        if name not in _DEEPSPEED_KEYS and _is_plain(value):
             state[name] = value
     return state
 
@@ -203,22 +203,22 @@ def _is_plain(value: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class _Rank:
+class _RankState:
     """What one rank's optimizer file says."""
 
     vectors: list[torch.Tensor]  # float32, one per group of parameters
-    fillings: list[list[int]] | None  # values after each parameter that are none, by group; None: there are none
+    paddings: list[list[int]] | None  # values after each parameter that are none, by group; None: there are none
     world_size: int
     stage: int
 
 
-def _masters(folder: Path, content: Mapping[str, Any], *, trust: bool) -> tuple[list[_Rank], int]:
+def _read_master_weights(folder: Path, content: Mapping[str, Any], *, trust: bool) -> tuple[list[_RankState], int]:
     """Master weights of every rank, and the stage."""
     first = _files_by_rank(folder, "optim", 1, exactly=False)[0]
-    ranks = [_rank(first, content, trust=trust)]
+    ranks = [_read_rank(first, content, trust=trust)]
     world_size, stage = ranks[0].world_size, ranks[0].stage
     for file in _files_by_rank(folder, "optim", world_size)[1:]:
-        rank = _rank(file, content, trust=trust)
+        rank = _read_rank(file, content, trust=trust)
         if (rank.world_size, rank.stage) != (world_size, stage):
             raise CheckpointError(
                 f"{file}: saved by {rank.world_size} ranks in ZeRO stage {rank.stage}, but {first.name} by "
@@ -228,13 +228,13 @@ def _masters(folder: Path, content: Mapping[str, Any], *, trust: bool) -> tuple[
     return ranks, stage
 
 
-def _rank(file: Path, content: Mapping[str, Any], *, trust: bool) -> _Rank:
-    state = _read(file, trust=trust)["optimizer_state_dict"]
+def _read_rank(file: Path, content: Mapping[str, Any], *, trust: bool) -> _RankState:
+    state = _read_file(file, trust=trust)["optimizer_state_dict"]
     counts = state["partition_count"]
     # DeepSpeed's optimizer for bfloat16 in stage 1 does not write the stage.
     stage = state["zero_stage"] if "zero_stage" in state else content["ds_config"]["zero_optimization"]["stage"]
     vectors = state["fp32_flat_groups" if stage == 3 else "single_partition_of_fp32_groups"]
-    return _Rank(
+    return _RankState(
         [vector.detach() for vector in vectors],
         state.get("param_alignment_paddings"),
         world_size=max(counts) if isinstance(counts, list) else int(counts),
@@ -247,23 +247,23 @@ def _in_float32(tensors: Mapping[str, Any]) -> Tensors:
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
 
 
-def _join_groups(shapes_by_group: Sequence[Mapping[str, Sequence[int]]], ranks: Sequence[_Rank]) -> Tensors:
+def _merge_groups(shapes_by_group: Sequence[Mapping[str, Sequence[int]]], ranks: Sequence[_RankState]) -> Tensors:
     """Stages 1 and 2: each group's vector lies across the ranks, one parameter after the other."""
     tensors = {}
-    fillings_by_group = ranks[0].fillings or [[0] * len(shapes) for shapes in shapes_by_group]
+    paddings_by_group = ranks[0].paddings or [[0] * len(shapes) for shapes in shapes_by_group]
     vectors_by_group = zip(*(rank.vectors for rank in ranks), strict=True)
-    for shapes, fillings, vectors in zip(shapes_by_group, fillings_by_group, vectors_by_group, strict=True):
+    for shapes, paddings, vectors in zip(shapes_by_group, paddings_by_group, vectors_by_group, strict=True):
         flat, start = torch.cat(vectors), 0
-        for (name, shape), filling in zip(shapes.items(), fillings, strict=True):
+        for (name, shape), padding in zip(shapes.items(), paddings, strict=True):
             size = math.prod(shape)
             tensors[name] = flat[start : start + size].view(tuple(shape)).float().clone()
-            start += size + filling
+            start += size + padding
         # The end may be filled up to a multiple of twice the number of ranks.
-        _check_used(start, len(flat), spare=-start % (2 * len(ranks)))
+        _check_length(start, len(flat), spare=-start % (2 * len(ranks)))
     return tensors
 
 
-def _join_parameters(shapes_by_group: Sequence[Mapping[str, Sequence[int]]], ranks: Sequence[_Rank]) -> Tensors:
+def _merge_parameters(shapes_by_group: Sequence[Mapping[str, Sequence[int]]], ranks: Sequence[_RankState]) -> Tensors:
     """Stage 3: each parameter lies across the ranks, in equal parts."""
     flats = [torch.cat(rank.vectors) for rank in ranks]
     tensors, start = {}, 0
@@ -273,11 +273,11 @@ def _join_parameters(shapes_by_group: Sequence[Mapping[str, Sequence[int]]], ran
         tensors[name] = torch.cat([flat[start : start + part] for flat in flats])[:size].view(tuple(shape)).float()
         start += part
     for flat in flats:
-        _check_used(start, len(flat), spare=0)
+        _check_length(start, len(flat), spare=0)
     return tensors
 
 
-def _join_frozen(models: Sequence[Mapping[str, Any]]) -> Tensors:
+def _merge_frozen(models: Sequence[Mapping[str, Any]]) -> Tensors:
     """Stage 3: parameters without an optimizer lie in the model files, also in equal parts."""
     tensors = {}
     for name, shape in (models[0].get("frozen_param_shapes") or {}).items():
@@ -286,6 +286,6 @@ def _join_frozen(models: Sequence[Mapping[str, Any]]) -> Tensors:
     return tensors
 
 
-def _check_used(used: int, available: int, *, spare: int) -> None:
+def _check_length(used: int, available: int, *, spare: int) -> None:
     if not used <= available <= used + spare:
         raise ValueError(f"{available} values saved, {used} expected")

@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 BEST = "checkpoint-best.pth"
 _FILE = re.compile(r"checkpoint-(\d+)(?:-step(\d+))?\.pth")
-_BROKEN = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError)  # of a damaged archive
+_ARCHIVE_ERRORS = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError)  # of a damaged archive
 
 
 def epoch_name(epoch: int) -> str:
@@ -39,7 +39,9 @@ def remove_older_steps(written: Path, *, keep: int) -> None:
 
     Damaged ones do not count: should the one just written turn out to be damaged too, there is still another.
     """
-    older = [path for place, path in _checkpoints(written.parent) if place[1] != math.inf and place < _place(written)]
+    older = [
+        path for place, path in _checkpoints(written.parent) if place[1] != math.inf and place < _position(written)
+    ]
     kept = 1
     while older and kept < keep:
         if len(older) == 1:
@@ -63,7 +65,7 @@ def remove(path: Path) -> None:
         logger.warning("%s: could not be removed (%s)", path, error.strerror)
 
 
-def _place(path: Path) -> tuple[int, float]:
+def _position(path: Path) -> tuple[int, float]:
     """Where in training a file was made: its epoch, and the steps done in that, all of them if it does not say."""
     match = _FILE.fullmatch(path.name)
     assert match is not None
@@ -72,7 +74,7 @@ def _place(path: Path) -> tuple[int, float]:
 
 def _checkpoints(output_dir: str | Path) -> list[tuple[tuple[int, float], Path]]:
     """The checkpoints in a folder with their places, the earliest first."""
-    return sorted((_place(p), p) for p in Path(output_dir).glob("checkpoint-*.pth") if _FILE.fullmatch(p.name))
+    return sorted((_position(p), p) for p in Path(output_dir).glob("checkpoint-*.pth") if _FILE.fullmatch(p.name))
 
 
 def find_damage(path: Path) -> str:
@@ -88,6 +90,6 @@ def find_damage(path: Path) -> str:
             return "" if legacy else "not a checkpoint, or cut off"
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
-    except _BROKEN as error:
+    except _ARCHIVE_ERRORS as error:
         return f"damaged ({error})"
     return f"damaged: {broken} fails its checksum" if broken else ""

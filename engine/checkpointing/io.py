@@ -17,11 +17,11 @@ from .files import find_damage, remove_leftovers
 
 logger = logging.getLogger(__name__)
 
-PAUSES = (1.0, 5.0)  # seconds before trying to write again: a network file system may have hiccups
-_REFUSED = re.compile(r"\bGLOBAL (\S+)")  # in what torch says of a pickle that needs more than tensors
+RETRY_DELAYS = (1.0, 5.0)  # seconds before trying to write again: a network file system may have hiccups
+_REFUSED_GLOBAL = re.compile(r"\bGLOBAL (\S+)")  # in what torch says of a pickle that needs more than tensors
 
 
-def write(path: Path, content: Mapping[str, Any]) -> None:
+def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
     """Write a file that is whole when it gets its name: on the disk, and read back to compare its checksums.
 
     Raises:
@@ -39,10 +39,10 @@ def write(path: Path, content: Mapping[str, Any]) -> None:
     _sync_folder(path.parent)
 
 
-class Writer:
+class AsyncWriter:
     """Writes on a thread of its own, one file after the other, while training goes on.
 
-    A file that cannot be written is tried again after PAUSES; then `failed` is True, and `wait` raises.
+    A file that cannot be written is tried again after RETRY_DELAYS; then `failed` is True, and `wait` raises.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class Writer:
         self._running: Future[None] | None = None
         self._error: CheckpointError | None = None
 
-    def __enter__(self) -> "Writer":
+    def __enter__(self) -> "AsyncWriter":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -81,9 +81,9 @@ class Writer:
             raise self._error
 
     def _write(self, path: Path, content: Mapping[str, Any], then: Callable[[], None]) -> None:
-        for pause in (*PAUSES, None):
+        for pause in (*RETRY_DELAYS, None):
             try:
-                write(path, content)
+                write_checkpoint(path, content)
                 then()
             except (OSError, RuntimeError) as error:  # RuntimeError: torch's archive writer
                 if pause is None:
@@ -113,7 +113,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def read(path: str | Path, *, trust: bool = False) -> dict[str, Any]:
+def read_checkpoint(path: str | Path, *, trust: bool = False) -> dict[str, Any]:
     """The content of a checkpoint file, tensors in host memory.
 
     Only tensors and plain types are unpickled, unless the user says with `trust` (`--trust_checkpoint`) that any code
@@ -136,15 +136,15 @@ def read(path: str | Path, *, trust: bool = False) -> dict[str, Any]:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=not trust)
     except Exception as error:  # torch raises many types on a file that is not a checkpoint
-        raise CheckpointError(f"{path}: {_unreadable(error)}") from error
+        raise CheckpointError(f"{path}: {_explain_load_error(error)}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a dictionary")
     return content
 
 
-def _unreadable(error: Exception) -> str:
+def _explain_load_error(error: Exception) -> str:
     """Why `torch.load` failed, and what can be done if it is for an object that the file holds."""
-    if refused := _REFUSED.search(str(error)):
+    if refused := _REFUSED_GLOBAL.search(str(error)):
         return (
             f"holds an object of type {refused[1]}, which can run code when it is read. If you trust whoever made the "
             "file: --trust_checkpoint"

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..errors import CheckpointError
 from .deepspeed_folder import read_deepspeed
-from .io import read
+from .io import read_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -58,22 +58,22 @@ def read_weights(path: str | Path, *, model_key: str = DEFAULT_KEY, trust: bool 
     """
     path = Path(path)
     if path.is_file() and path.suffix != ".safetensors" and not path.name.endswith("_model_states.pt"):
-        content = read(path, trust=trust)
-        return Weights(_chosen(content, model_key, path), "torch file", **_facts(content, path))
+        content = read_checkpoint(path, trust=trust)
+        return Weights(_select_state_dict(content, model_key, path), "torch file", **_metadata(content, path))
     if not path.exists():
         raise CheckpointError(f"{path}: no such checkpoint file or folder")
     if model_key != DEFAULT_KEY:
         raise CheckpointError(f"{path}: --model_key {model_key} is for .pth files, others hold one set of weights")
     if path.suffix == ".safetensors":
-        tensors, facts = _safetensors(path)
+        tensors, facts = _read_safetensors(path)
         return Weights(tensors, "safetensors file", **facts)
     if (path / "config.json").is_file() and not any(path.glob("*_model_states.pt")):
-        return _huggingface_folder(path, trust=trust)
+        return _read_huggingface(path, trust=trust)
     tensors, stage, content = read_deepspeed(path, trust=trust)
-    return Weights(tensors, f"DeepSpeed folder (ZeRO {stage})", **_facts(content, path))
+    return Weights(tensors, f"DeepSpeed folder (ZeRO {stage})", **_metadata(content, path))
 
 
-def _chosen(content: Mapping[str, Any], model_key: str, path: Path) -> dict[str, torch.Tensor]:
+def _select_state_dict(content: Mapping[str, Any], model_key: str, path: Path) -> dict[str, torch.Tensor]:
     asked = [key for key in model_key.split("|") if key in content]
     for weights in [content[key] for key in asked] or [content]:
         if isinstance(weights, Mapping):
@@ -84,7 +84,7 @@ def _chosen(content: Mapping[str, Any], model_key: str, path: Path) -> dict[str,
     raise CheckpointError(f"{path}: no weights under the key {model_key}: its keys are {keys}")
 
 
-def _facts(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
+def _metadata(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
     args = content.get("args")
     args = args if isinstance(args, Mapping) else getattr(args, "__dict__", {})
     names = content.get("class_names") or []
@@ -94,7 +94,7 @@ def _facts(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
     return {"args": dict(args), "class_names": list(map(str, names)), "licence": str(licence)}
 
 
-def _safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Tensors of a file, and the facts in its header, where they are texts."""
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
@@ -114,39 +114,39 @@ def _safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
             facts[name] = json.loads(header.get(name, "null"))
         except json.JSONDecodeError:
             logger.warning("%s: its header's %s are not ours, and not used", path, name)
-    return tensors, _facts(facts, path)
+    return tensors, _metadata(facts, path)
 
 
-def _huggingface_folder(folder: Path, *, trust: bool) -> Weights:
+def _read_huggingface(folder: Path, *, trust: bool) -> Weights:
     """`config.json` with `model.safetensors` (in one or several parts), or with `pytorch_model.bin`."""
-    config = _json(folder / "config.json")
+    config = _read_json(folder / "config.json")
     _check_config(config, folder / "config.json")
     return Weights(
-        _huggingface_tensors(folder, trust=trust),
+        _read_huggingface_tensors(folder, trust=trust),
         "Hugging Face folder",
-        args={ours: _plain(config[theirs], folder) for theirs, ours in _CONFIG_ARGS.items() if theirs in config},
+        args={ours: _single_size(config[theirs], folder) for theirs, ours in _CONFIG_ARGS.items() if theirs in config},
         class_names=_class_names(config.get("id2label") or {}, folder),
         licence=_licence(folder / "README.md"),
     )
 
 
-def _huggingface_tensors(folder: Path, *, trust: bool) -> dict[str, torch.Tensor]:
+def _read_huggingface_tensors(folder: Path, *, trust: bool) -> dict[str, torch.Tensor]:
     if (folder / "model.safetensors").is_file():
-        return _safetensors(folder / "model.safetensors")[0]
+        return _read_safetensors(folder / "model.safetensors")[0]
     if (folder / "model.safetensors.index.json").is_file():
-        parts = _json(folder / "model.safetensors.index.json").get("weight_map", {})
+        parts = _read_json(folder / "model.safetensors.index.json").get("weight_map", {})
         tensors: dict[str, torch.Tensor] = {}
         for file in sorted(set(parts.values())):
-            tensors |= _safetensors(folder / file)[0]
+            tensors |= _read_safetensors(folder / file)[0]
         if missing := [name for name in parts if name not in tensors]:
             raise CheckpointError(f"{folder}: {len(missing)} tensors of its index are in no part, first {missing[0]}")
         return tensors
     if (folder / "pytorch_model.bin").is_file():
-        return _chosen(read(folder / "pytorch_model.bin", trust=trust), DEFAULT_KEY, folder)
+        return _select_state_dict(read_checkpoint(folder / "pytorch_model.bin", trust=trust), DEFAULT_KEY, folder)
     raise CheckpointError(f"{folder}: has config.json, but neither model.safetensors nor pytorch_model.bin")
 
 
-def _json(file: Path) -> dict[str, Any]:
+def _read_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:  # ValueError: no JSON, or no UTF-8
@@ -167,7 +167,7 @@ def _check_config(config: Mapping[str, Any], file: Path) -> None:
         )
 
 
-def _plain(value: Any, folder: Path) -> Any:
+def _single_size(value: Any, folder: Path) -> Any:
     """A size that is given once for each side, as one number: clips are square."""
     if not isinstance(value, list):
         return value

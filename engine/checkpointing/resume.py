@@ -10,13 +10,13 @@ from ..distributed.world import World, gather_objects
 from ..errors import CheckpointError
 from .checkpoint import TrainState
 from .files import epoch_name, newest_valid
-from .io import read
+from .io import read_checkpoint
 from .random_state import set_random_state
 
 logger = logging.getLogger(__name__)
 
 # No tensor's shape would tell that these have changed, and the model would be another one.
-_FIXED = {
+_MODEL_OPTIONS = {
     "model",
     "target_type",
     "loss_func",
@@ -30,7 +30,7 @@ _FIXED = {
     "use_mean_pooling",
     "opt",
 }
-_OF_NO_WEIGHT = {"resume", "auto_resume", "local_rank", "output_dir", "log_dir", "run_name", "finetune", "licence"}
+_IGNORED_OPTIONS = {"resume", "auto_resume", "local_rank", "output_dir", "log_dir", "run_name", "finetune", "licence"}
 
 
 def is_finished(output_dir: str, epochs: int, world: World, *, results: str = "") -> bool:
@@ -63,7 +63,7 @@ def resume(
     The main process chooses, and all ranks read the file that it chose.
 
     Args:
-        trust: see `checkpoint_io.read`.
+        trust: see `read_checkpoint`.
         options: of this run, to compare with those in the file.
         fingerprint: of the list that is trained on now; "": not known.
         num_sample: clips of each video now; 0: not known.
@@ -85,7 +85,7 @@ def resume(
         path, why = found, "the newest whole checkpoint there"
     if path is None:
         return None
-    content = read(path, trust=trust)
+    content = read_checkpoint(path, trust=trust)
     _compare_options(saved_options(content), options or {}, path=path)
     _check_samples(content, path=path, fingerprint=fingerprint, num_sample=num_sample)
     restore(state, content, world=world, path=path)
@@ -108,10 +108,10 @@ def _compare_options(before: Mapping[str, Any], now: Mapping[str, Any], *, path:
     """
     changed = {
         name: (_plain(before[name]), _plain(now[name]))
-        for name in sorted((before.keys() & now.keys()) - _OF_NO_WEIGHT)
+        for name in sorted((before.keys() & now.keys()) - _IGNORED_OPTIONS)
         if _plain(before[name]) != _plain(now[name])
     }
-    fixed = [name for name in changed if name in _FIXED and before[name] is not None]
+    fixed = [name for name in changed if name in _MODEL_OPTIONS and before[name] is not None]
     if fixed:
         told = "; ".join(f"{name} {changed[name][0]}, now {changed[name][1]}" for name in fixed)
         raise CheckpointError(

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ..errors import ConfigError, NonFiniteError
 from .world import World, all_reduce_sum
 
-MIN_SCALE = 2.0**-20  # of fp16's loss scaler, which begins at 2^16
+MIN_LOSS_SCALE = 2.0**-20  # of fp16's loss scaler, which begins at 2^16
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "none": torch.float32}
 
 
@@ -52,8 +52,9 @@ class Backend:
         model: called in a forward pass.
         module: the model itself.
         optimizer: whose `param_groups` the schedule writes to.
-        last_finite: () bool on the device: whether the last update's loss, and outside fp16 its gradient, were finite.
-        updates_left_out: () int64 on the device: how many were left out for that.
+        last_update_finite: () bool on the device: False if the last update's loss, or outside fp16 its
+            gradient, was NaN or Inf.
+        num_skipped_updates: () int64 on the device: how many were left out for that.
     """
 
     def __init__(
@@ -75,11 +76,11 @@ class Backend:
         self.stop_on_nonfinite = stop_on_nonfinite
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=amp == "fp16")
-        self.last_finite = torch.ones((), dtype=torch.bool, device=world.device)
-        self.updates_left_out = torch.zeros((), dtype=torch.int64, device=world.device)
-        self._skipped_by_scaler = torch.zeros_like(self.updates_left_out)
-        self._left_out = torch.zeros_like(self.last_finite)
-        self._bad_losses = torch.zeros((), device=world.device)  # of this rank, since the last step
+        self.last_update_finite = torch.ones((), dtype=torch.bool, device=world.device)
+        self.num_skipped_updates = torch.zeros((), dtype=torch.int64, device=world.device)
+        self._num_scaler_skips = torch.zeros_like(self.num_skipped_updates)
+        self._skip_update = torch.zeros_like(self.last_update_finite)
+        self._num_nonfinite_losses = torch.zeros((), device=world.device)  # of this rank, since the last step
         self.model = self._wrap(model)
 
     def _wrap(self, model: nn.Module) -> nn.Module:
@@ -103,7 +104,7 @@ class Backend:
 
     def backward(self, loss: torch.Tensor, *, update_freq: int) -> None:
         """Add the gradient of loss / update_freq."""
-        self._bad_losses += ~torch.isfinite(loss.detach())
+        self._num_nonfinite_losses += ~torch.isfinite(loss.detach())
         self.scaler.scale(loss / update_freq).backward()
 
     def step(self) -> torch.Tensor:
@@ -112,56 +113,56 @@ class Backend:
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         if self.clip_grad is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip_grad, norm)
-        self._decide(self._bad_loss_anywhere(), norm)
-        self._leave_out(self._left_out)
+        self._decide_skip(self._any_nonfinite_loss(), norm)
+        self._set_found_inf(self._skip_update)
         self.optimizer.step()
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 
-    def _bad_loss_anywhere(self) -> torch.Tensor:
+    def _any_nonfinite_loss(self) -> torch.Tensor:
         """() bool: whether a loss since the last step was not finite, on any rank."""
-        bad = all_reduce_sum(self._bad_losses) if self.world.size > 1 else self._bad_losses
-        self._bad_losses = torch.zeros_like(bad)
+        bad = all_reduce_sum(self._num_nonfinite_losses) if self.world.size > 1 else self._num_nonfinite_losses
+        self._num_nonfinite_losses = torch.zeros_like(bad)
         return bad > 0
 
-    def _must_leave_out(self, bad_loss: torch.Tensor) -> torch.Tensor:
+    def _must_skip(self, nonfinite_loss: torch.Tensor) -> torch.Tensor:
         """() bool: whether an update is left out whatever its gradient is."""
-        return bad_loss | (self.updates_left_out > 0) if self.stop_on_nonfinite else bad_loss
+        return nonfinite_loss | (self.num_skipped_updates > 0) if self.stop_on_nonfinite else nonfinite_loss
 
-    def _decide(self, bad_loss: torch.Tensor, norm: torch.Tensor) -> None:
+    def _decide_skip(self, nonfinite_loss: torch.Tensor, norm: torch.Tensor) -> None:
         """Note what is to become of an update, and count it. Ranks share loss flag and norm, so they decide alike."""
         infinite = ~torch.isfinite(norm)
         scaling = self.scaler.is_enabled()
-        bad = bad_loss if scaling else bad_loss | infinite
-        left_out = self._must_leave_out(bad)
-        self.updates_left_out += left_out
+        bad = nonfinite_loss if scaling else nonfinite_loss | infinite
+        skip = self._must_skip(bad)
+        self.num_skipped_updates += skip
         if scaling:
-            self._skipped_by_scaler += infinite & ~left_out
-        self.last_finite = ~bad
-        self._left_out = left_out | infinite
+            self._num_scaler_skips += infinite & ~skip
+        self.last_update_finite = ~bad
+        self._skip_update = skip | infinite
 
-    def _leave_out(self, left_out: torch.Tensor) -> None:
+    def _set_found_inf(self, skip: torch.Tensor) -> None:
         # Fused optimizers skip the update where this tensor is 1: the protocol between torch's scaler and them.
-        self.optimizer.found_inf = left_out.float()  # type: ignore[attr-defined]
+        self.optimizer.found_inf = skip.float()  # type: ignore[attr-defined]
         self.optimizer.grad_scale = None  # type: ignore[attr-defined]
 
-    def take_scaler_skips(self) -> int:
+    def pop_scaler_skips(self) -> int:
         """Updates that fp16's scaler left out to find its scale, since this was asked last. Waits for the device."""
         if not self.scaler.is_enabled():
             return 0
-        number = int(self._skipped_by_scaler)
-        self._skipped_by_scaler.zero_()
+        number = int(self._num_scaler_skips)
+        self._num_scaler_skips.zero_()
         return number
 
-    def left_out_last(self) -> bool:
+    def last_update_skipped(self) -> bool:
         """True if the last update was left out.
 
         Waits for the device where training goes on after such an update. Elsewhere on a GPU it does not look:
         `check_finite` stops the run before anything is saved.
         """
         goes_on = self.scaler.is_enabled() or not self.stop_on_nonfinite
-        return (goes_on or self.device.type == "cpu") and bool(self._left_out)
+        return (goes_on or self.device.type == "cpu") and bool(self._skip_update)
 
     def check_finite(self, step: int) -> None:
         """Raise NonFiniteError if the run has to stop for a loss or gradient so far. Waits for the device.
@@ -169,9 +170,9 @@ class Backend:
         With fp16 the scaler leaves such updates out and halves its scale, as it should now and then; only a scale that
         has come down to nothing says that the loss itself is not finite.
         """
-        if self.scaler.is_enabled() and self.scaler.get_scale() < MIN_SCALE:
+        if self.scaler.is_enabled() and self.scaler.get_scale() < MIN_LOSS_SCALE:
             raise NonFiniteError(f"step {step}: the loss stays infinite or NaN in fp16; use --amp bf16 or none")
-        if self.stop_on_nonfinite and (number := int(self.updates_left_out)):
+        if self.stop_on_nonfinite and (number := int(self.num_skipped_updates)):
             raise NonFiniteError(
                 f"step {step}: the loss or its gradient is not finite ({number} updates were left out, the weights "
                 "were not touched by them). Try a lower --lr, a longer --warmup_epochs, --clip_grad 1, or --amp none"
@@ -194,10 +195,10 @@ class Backend:
         }
 
     def _scaler_state(self) -> dict[str, Any]:
-        """The scaler's, and what it left out since `take_scaler_skips`: the schedule is going to hear of that."""
+        """The scaler's, and what it left out since `pop_scaler_skips`: the schedule is going to hear of that."""
         if not self.scaler.is_enabled():
             return {}
-        return {**self.scaler.state_dict(), "skipped": int(self._skipped_by_scaler)}
+        return {**self.scaler.state_dict(), "skipped": int(self._num_scaler_skips)}
 
     def load_training_state(self, content: Mapping[str, Any]) -> None:
         """Put back, in place, what `training_state` gave, of any back end and number of ranks. Every rank must call it.
@@ -208,21 +209,21 @@ class Backend:
         Raises:
             RuntimeError, ValueError, KeyError or TypeError: it is of another model, optimizer or precision.
         """
-        groups = self._groups()
+        groups = self._param_groups()
         if [group["params"] for group in content["optimizer"]["param_groups"]] != [g["params"] for g in groups]:
             raise ValueError("the parameters are grouped in another way")
         self._load_model(content["model"])
-        self._load_moments(content["optimizer"], groups)
+        self._load_optimizer_state(content["optimizer"], groups)
         self.scaler.load_state_dict(content["scaler"])
-        self._skipped_by_scaler.fill_(content["scaler"].get("skipped", 0))
-        self.updates_left_out.zero_()
+        self._num_scaler_skips.fill_(content["scaler"].get("skipped", 0))
+        self.num_skipped_updates.zero_()
 
-    def _groups(self) -> list[dict[str, Any]]:
+    def _param_groups(self) -> list[dict[str, Any]]:
         """The optimizer's groups as in its `state_dict`, parameters as their numbers."""
         return self.optimizer.state_dict()["param_groups"]
 
     def _load_model(self, state: Mapping[str, torch.Tensor]) -> None:
         self.module.load_state_dict(state, strict=True)
 
-    def _load_moments(self, saved: Mapping[str, Any], groups: list[dict[str, Any]]) -> None:
+    def _load_optimizer_state(self, saved: Mapping[str, Any], groups: list[dict[str, Any]]) -> None:
         self.optimizer.load_state_dict({**saved, "param_groups": groups})

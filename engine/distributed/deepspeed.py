@@ -1,6 +1,6 @@
 """DeepSpeed's ZeRO behind the protocol of the back ends. DeepSpeed is imported when it is asked for, not before.
 
-Stage 0 keeps everything whole on every rank, as DDP does; stage 1 shares the optimizer's state out over the ranks, 2
+Stage 0 keeps everything whole on every rank, as DDP does; stage 1 shards the optimizer's state out over the ranks, 2
 the gradients too, and 3 the weights too. Weights, gradients and sums over ranks are float32 and forward passes run
 under torch's autocast, all as with DDP: so the losses are the same, and so are the checkpoints.
 """
@@ -73,8 +73,8 @@ def deepspeed_config(*, stage: int, amp: str, clip_grad: float | None) -> dict[s
     }
 
 
-def sharded_from_the_start(*, world: World) -> AbstractContextManager[Any]:
-    """Around the making of a model for stage 3: of each layer every rank keeps its share only."""
+def zero3_init(*, world: World) -> AbstractContextManager[Any]:
+    """Around the making of a model for stage 3: of each layer every rank keeps its shard only."""
     config = deepspeed_config(stage=3, amp="none", clip_grad=None)
     return load_deepspeed(world).zero.Init(config_dict_or_path=config)
 
@@ -108,7 +108,7 @@ class DeepSpeedBackend(Backend):
 
     def _wrap(self, model: nn.Module) -> nn.Module:
         numbers = {id(parameter): number for number, parameter in enumerate(self.parameters)}
-        self._numbers = [[numbers[id(p)] for p in group["params"]] for group in self.optimizer.param_groups]
+        self._param_ids = [[numbers[id(p)] for p in group["params"]] for group in self.optimizer.param_groups]
         config = deepspeed_config(stage=self.stage, amp=self.amp, clip_grad=self.clip_grad)
         if self.stage == 3:
             if not any(hasattr(p, "ds_id") for p in model.parameters()):
@@ -118,21 +118,21 @@ class DeepSpeedBackend(Backend):
             model=model, optimizer=self.optimizer, config=config, dist_init_required=False
         )[0]
         if self.stage > 0:
-            self._begin_moments()
+            self._init_optimizer_state()
         return self.engine
 
-    def _begin_moments(self) -> None:
-        """The optimizer's state over this rank's share of the parameters, which it would make in its first step."""
+    def _init_optimizer_state(self) -> None:
+        """The optimizer's state over this rank's shard of the parameters, which it would make in its first step."""
         sharded = self.engine.optimizer
-        shares = sharded.fp32_partitioned_groups_flat if self.stage == 3 else sharded.single_partition_of_fp32_groups
+        shards = sharded.fp32_partitioned_groups_flat if self.stage == 3 else sharded.single_partition_of_fp32_groups
         self.optimizer.state.clear()  # SGD's, over the parameters as they were
-        for share in shares:
+        for shard in shards:
             names = ("exp_avg", "exp_avg_sq") if isinstance(self.optimizer, torch.optim.AdamW) else ("momentum_buffer",)
-            state = {name: torch.zeros_like(share, requires_grad=False) for name in names}
+            state = {name: torch.zeros_like(shard, requires_grad=False) for name in names}
             if "exp_avg" in names:
-                state["step"] = torch.zeros((), dtype=torch.float32, device=share.device)
-            self.optimizer.state[share] = state
-        self._moments = names
+                state["step"] = torch.zeros((), dtype=torch.float32, device=shard.device)
+            self.optimizer.state[shard] = state
+        self._state_names = names
         if self.stage < 3:
             sharded._lazy_init_hp_params_optimizer_state()  # so that they can be read and set before the first step
 
@@ -143,26 +143,26 @@ class DeepSpeedBackend(Backend):
 
     def backward(self, loss: torch.Tensor, *, update_freq: int) -> None:
         """Add the gradient of loss / update_freq."""
-        self._bad_losses += ~torch.isfinite(loss.detach())
+        self._num_nonfinite_losses += ~torch.isfinite(loss.detach())
         self.engine.backward(loss / update_freq, scale_wrt_gas=False)
 
     def step(self) -> torch.Tensor:
         """Clip, update, clear the gradients. Returns the norm of the whole gradient before clipping, on the device."""
-        bad_loss = self._bad_loss_anywhere()
+        nonfinite_loss = self._any_nonfinite_loss()
         if self.stage == 0:
             norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
-            self._decide(bad_loss, norm)
-            self._leave_out(self._left_out)
+            self._decide_skip(nonfinite_loss, norm)
+            self._set_found_inf(self._skip_update)
             self.engine.step()
             return norm
-        self._leave_out(self._must_leave_out(bad_loss))
-        self._take_in_unit_rows()
+        self._set_found_inf(self._must_skip(nonfinite_loss))
+        self._refresh_master_weights()
         self.engine.step()  # leaves the update out by itself where the norm is not finite, on all ranks alike
         norm = torch.as_tensor(self.engine.get_global_grad_norm(), dtype=torch.float32, device=self.device)
-        self._decide(bad_loss, norm)
+        self._decide_skip(nonfinite_loss, norm)
         return norm
 
-    def _take_in_unit_rows(self) -> None:
+    def _refresh_master_weights(self) -> None:
         """Start the update from the weights as the forward pass left them: ZeRO updates a copy of its own."""
         if self.stage == 3:
             for name in getattr(self.module, "unit_rows", set)():
@@ -186,42 +186,42 @@ class DeepSpeedBackend(Backend):
         """As of `Backend`; on other ranks than the main one it is empty where the state is shared out."""
         if self.stage == 0:
             return super().training_state()
-        model, moments = self.model_state(), self._whole_moments()
+        model, moments = self.model_state(), self._gather_optimizer_state()
         if not self.world.is_main:
             return {}
         return {
             "model": model,
-            "optimizer": {"state": moments, "param_groups": self._groups()},
+            "optimizer": {"state": moments, "param_groups": self._param_groups()},
             "scaler": self._scaler_state(),
         }
 
-    def _whole_moments(self) -> dict[int, dict[str, torch.Tensor]]:
+    def _gather_optimizer_state(self) -> dict[int, dict[str, torch.Tensor]]:
         """The optimizer's state by the parameters' numbers, in host memory; one parameter at a time is made whole."""
         moments: dict[int, dict[str, torch.Tensor]] = {}
-        share = next(iter(self.optimizer.state.values()))  # each has the same number of steps
+        shard = next(iter(self.optimizer.state.values()))  # each has the same number of steps
         for number, parameter in enumerate(self.parameters):
-            moments[number] = {"step": share["step"].to("cpu", copy=True)} if "step" in share else {}
-            for name in self._moments:
+            moments[number] = {"step": shard["step"].to("cpu", copy=True)} if "step" in shard else {}
+            for name in self._state_names:
                 whole = self.deepspeed.utils.safe_get_full_optimizer_state(parameter, name)
                 if self.world.is_main:
                     moments[number][name] = whole.to("cpu", copy=True)
         return moments
 
-    def _groups(self) -> list[dict[str, Any]]:
+    def _param_groups(self) -> list[dict[str, Any]]:
         if self.stage == 0:
-            return super()._groups()
-        groups = zip(self.optimizer.param_groups, self._numbers, strict=True)
+            return super()._param_groups()
+        groups = zip(self.optimizer.param_groups, self._param_ids, strict=True)
         return [{**group, "params": list(numbers)} for group, numbers in groups]
 
     def _load_model(self, state: Mapping[str, torch.Tensor]) -> None:
         if self.stage < 3:
             super()._load_model(state)
         else:
-            self._load_shares(state)
+            self._load_sharded_model(state)
         if self.stage > 0:
             self.engine.optimizer.refresh_fp32_params()
 
-    def _load_shares(self, state: Mapping[str, torch.Tensor]) -> None:
+    def _load_sharded_model(self, state: Mapping[str, torch.Tensor]) -> None:
         own = self.module.state_dict()
         parameters = dict(self.module.named_parameters(remove_duplicate=False))
         shapes = {
@@ -238,23 +238,23 @@ class DeepSpeedBackend(Backend):
             with self.deepspeed.zero.GatheredParameters([parameters[name]], modifier_rank=0), torch.no_grad():
                 parameters[name].copy_(state[name])
 
-    def _load_moments(self, saved: Mapping[str, Any], groups: list[dict[str, Any]]) -> None:
+    def _load_optimizer_state(self, saved: Mapping[str, Any], groups: list[dict[str, Any]]) -> None:
         if self.stage == 0:
-            super()._load_moments(saved, groups)
+            super()._load_optimizer_state(saved, groups)
             return
         for number, state in saved["state"].items():
-            for name in self._moments:
-                self._set_moment(self.parameters[number], name, state[name].to(self.device))
+            for name in self._state_names:
+                self._set_optimizer_state(self.parameters[number], name, state[name].to(self.device))
             if "step" in state:  # the same for all
-                for share in self.optimizer.state.values():
-                    share["step"].copy_(state["step"])
+                for shard in self.optimizer.state.values():
+                    shard["step"].copy_(state["step"])
 
-    def _set_moment(self, parameter: Any, name: str, whole: torch.Tensor) -> None:
+    def _set_optimizer_state(self, parameter: Any, name: str, whole: torch.Tensor) -> None:
         if self.stage < 3:
             self.deepspeed.utils.safe_set_full_optimizer_state(parameter, whole, name)
             return
-        # This rank's share of it. DeepSpeed's function for whole ones fails where the ranks' shares are not equal.
+        # This rank's shard of it. DeepSpeed's function for whole ones fails where the ranks' shards are not equal.
         size = parameter.ds_tensor.numel()
         filled = F.pad(whole.flatten(), (0, size * self.world.size - whole.numel()))
-        share = filled.narrow(0, size * self.world.rank, size)
-        self.deepspeed.utils.safe_set_local_optimizer_state(parameter, share, name)
+        shard = filled.narrow(0, size * self.world.rank, size)
+        self.deepspeed.utils.safe_set_local_optimizer_state(parameter, shard, name)

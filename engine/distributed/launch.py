@@ -7,28 +7,33 @@ from dataclasses import dataclass
 from ..errors import ConfigError
 
 # Slurm's numbers for a batch script, the shell of salloc and the like, none of which is a step of several tasks.
-FIRST_SPECIAL_STEP = 0xFFFFFFF0
+FIRST_RESERVED_STEP = 0xFFFFFFF0
 
 
 @dataclass(frozen=True)
-class Launch:
+class LaunchEnv:
     """A process among `size`; where these meet, if there are several; and who started them."""
 
     rank: int
     size: int
     local_rank: int
-    started_by: str  # torchrun (or whoever sets its variables), srun, or python
-    address: str = ""
-    port: int = 0
+    launcher: str  # torchrun (or whoever sets its variables), srun, or python
+    master_addr: str = ""
+    master_port: int = 0
 
     @property
-    def variables(self) -> dict[str, str]:
+    def torchrun_env(self) -> dict[str, str]:
         """What torchrun would have set: torch, and what else joins the processes, reads it."""
-        numbers = {"RANK": self.rank, "WORLD_SIZE": self.size, "LOCAL_RANK": self.local_rank, "MASTER_PORT": self.port}
-        return {"MASTER_ADDR": self.address} | {name: str(number) for name, number in numbers.items()}
+        numbers = {
+            "RANK": self.rank,
+            "WORLD_SIZE": self.size,
+            "LOCAL_RANK": self.local_rank,
+            "MASTER_PORT": self.master_port,
+        }
+        return {"MASTER_ADDR": self.master_addr} | {name: str(number) for name, number in numbers.items()}
 
 
-def launch_from(env: Mapping[str, str]) -> Launch:
+def read_launch_env(env: Mapping[str, str]) -> LaunchEnv:
     """Rank, world size, local rank and meeting point from environment variables.
 
     RANK and WORLD_SIZE come first: below torchrun inside a slurm task they are right, and slurm's are not. Slurm's
@@ -37,7 +42,7 @@ def launch_from(env: Mapping[str, str]) -> Launch:
     Raises:
         ConfigError: variables that contradict each other, or nowhere to meet.
     """
-    in_step = _is_task_of_a_step(env)
+    in_step = _is_multi_task_step(env)
     given = [name for name in ("RANK", "WORLD_SIZE") if name in env]
     # Many batch scripts export WORLD_SIZE before srun; it says nothing new then.
     if len(given) == 1 and not (in_step and env.get("WORLD_SIZE") == env["SLURM_NTASKS"]):
@@ -51,7 +56,7 @@ def launch_from(env: Mapping[str, str]) -> Launch:
     elif in_step:
         launch = _from_srun(env)
     else:
-        return Launch(0, 1, 0, "python")
+        return LaunchEnv(0, 1, 0, "python")
     if not 0 <= launch.rank < launch.size:
         raise ConfigError(f"rank {launch.rank} of {launch.size} processes: RANK and WORLD_SIZE contradict each other")
     return launch
@@ -63,19 +68,19 @@ def was_restarted(env: Mapping[str, str]) -> bool:
     return any(count.isdigit() and int(count) > 0 for count in counts)
 
 
-def _from_torchrun(env: Mapping[str, str]) -> Launch:
+def _from_torchrun(env: Mapping[str, str]) -> LaunchEnv:
     rank, size, local_rank = _number(env, "RANK"), _number(env, "WORLD_SIZE"), _number(env, "LOCAL_RANK", default="0")
     if size > 1 and not ("MASTER_ADDR" in env and "MASTER_PORT" in env):
         raise ConfigError(
             f"WORLD_SIZE={size}, but MASTER_ADDR and MASTER_PORT are not set: start with torchrun or srun, "
             "or set them to the address of rank 0 and a free port there"
         )
-    return Launch(
+    return LaunchEnv(
         rank, size, local_rank, "torchrun", env.get("MASTER_ADDR", ""), _number(env, "MASTER_PORT", default="0")
     )
 
 
-def _is_task_of_a_step(env: Mapping[str, str]) -> bool:
+def _is_multi_task_step(env: Mapping[str, str]) -> bool:
     """Whether srun has started this as one of several tasks; seen in slurm 22.05.
 
     A batch script and the shell of salloc have SLURM_NTASKS, but no step; salloc's interactive step has a number of its
@@ -84,10 +89,10 @@ def _is_task_of_a_step(env: Mapping[str, str]) -> bool:
     if "SLURM_PROCID" not in env or not env.get("SLURM_STEP_ID", "").isdigit():
         return False
     tasks = env.get("SLURM_STEP_NUM_TASKS", "1")
-    return int(env["SLURM_STEP_ID"]) < FIRST_SPECIAL_STEP and tasks != "1" and tasks == env.get("SLURM_NTASKS")
+    return int(env["SLURM_STEP_ID"]) < FIRST_RESERVED_STEP and tasks != "1" and tasks == env.get("SLURM_NTASKS")
 
 
-def _from_srun(env: Mapping[str, str]) -> Launch:
+def _from_srun(env: Mapping[str, str]) -> LaunchEnv:
     size, nodes = _number(env, "SLURM_NTASKS"), _number(env, "SLURM_STEP_NUM_NODES", default="1")
     per_node = _number(env, "SLURM_NTASKS_PER_NODE", default=str(size // nodes))
     if per_node * nodes != size:
@@ -100,7 +105,7 @@ def _from_srun(env: Mapping[str, str]) -> Launch:
         raise ConfigError(f"srun started {size} tasks, but neither MASTER_ADDR nor SLURM_STEP_NODELIST is set")
     # Other jobs on the node, and other steps of this one, get another port; all lie below those given out on request.
     port = 12000 + (_number(env, "SLURM_JOB_ID", default="0") + 997 * int(env["SLURM_STEP_ID"])) % 20000
-    return Launch(
+    return LaunchEnv(
         _number(env, "SLURM_PROCID"),
         size,
         _number(env, "SLURM_LOCALID"),

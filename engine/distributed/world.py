@@ -18,10 +18,10 @@ import torch
 import torch.distributed as dist
 
 from ..errors import ConfigError
-from .launch import Launch, launch_from
+from .launch import LaunchEnv, read_launch_env
 
-JOIN_TIMEOUT = datetime.timedelta(minutes=10)  # the machines of a job do not start in the same minute
-TIMEOUT = datetime.timedelta(minutes=30)  # of every collective
+RENDEZVOUS_TIMEOUT = datetime.timedelta(minutes=10)  # the machines of a job do not start in the same minute
+COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=30)  # of every collective
 
 T = TypeVar("T")
 
@@ -41,7 +41,7 @@ class World:
         return self.rank == 0
 
 
-def choose_device(name: str, launch: Launch) -> torch.device:
+def choose_device(name: str, launch: LaunchEnv) -> torch.device:
     """`auto`: this rank's GPU if there is one, else the CPU. A GPU that is asked for must exist."""
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
@@ -51,7 +51,7 @@ def choose_device(name: str, launch: Launch) -> torch.device:
     if name != "cuda":
         raise ConfigError(f"--device {name}: choose from auto, cpu, cuda")
     # Slurm may show each task its own GPU only, which is number 0 for all of them.
-    number = 0 if available == 1 and launch.started_by == "srun" else launch.local_rank
+    number = 0 if available == 1 and launch.launcher == "srun" else launch.local_rank
     if number >= available:
         raise ConfigError(
             f"--device cuda: local rank {number} needs a GPU of its own, {available} found; "
@@ -68,18 +68,18 @@ def distributed(device_name: str) -> Iterator[World]:
         ConfigError: no GPU for this rank, variables of the launcher that contradict each other, or processes that do
             not find each other.
     """
-    launch = launch_from(os.environ)
+    launch = read_launch_env(os.environ)
     device = choose_device(device_name, launch)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    with _variables(launch):
+    with _torchrun_env(launch):
         if launch.size > 1:
-            _join(launch, device)
+            _init_process_group(launch, device)
         try:
             yield World(launch.rank, launch.size, launch.local_rank, device)
         except BaseException as error:
             if launch.size > 1:
-                _leave_at_once(error)
+                _exit_immediately(error)
             raise
         if dist.is_initialized():
             gc.collect()  # collect DDP's reducer first: its threads abort the interpreter if they outlive the group
@@ -88,9 +88,9 @@ def distributed(device_name: str) -> Iterator[World]:
 
 
 @contextmanager
-def _variables(launch: Launch) -> Iterator[None]:
+def _torchrun_env(launch: LaunchEnv) -> Iterator[None]:
     """Under srun alone, torchrun's variables, which torch and DeepSpeed read."""
-    added = {k: v for k, v in launch.variables.items() if k not in os.environ} if launch.started_by == "srun" else {}
+    added = {k: v for k, v in launch.torchrun_env.items() if k not in os.environ} if launch.launcher == "srun" else {}
     os.environ.update(added)
     try:
         yield
@@ -99,34 +99,34 @@ def _variables(launch: Launch) -> Iterator[None]:
             del os.environ[name]
 
 
-def _join(launch: Launch, device: torch.device) -> None:
+def _init_process_group(launch: LaunchEnv, device: torch.device) -> None:
     """Meet the other processes, and make the process group with them."""
     try:
-        store, *_ = next(dist.rendezvous("env://", timeout=JOIN_TIMEOUT))
+        store, *_ = next(dist.rendezvous("env://", timeout=RENDEZVOUS_TIMEOUT))
         # After a restart torchrun's store still holds the addresses of processes that are gone.
         store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
         _check_same_device(store, launch, device)
-        store.set_timeout(TIMEOUT)
+        store.set_timeout(COLLECTIVE_TIMEOUT)
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
             store=store,
             rank=launch.rank,
             world_size=launch.size,
-            timeout=TIMEOUT,
+            timeout=COLLECTIVE_TIMEOUT,
         )
     except dist.DistError as error:
         raise ConfigError(
-            f"rank {launch.rank} of {launch.size}, started by {launch.started_by}: not all of them met at MASTER_ADDR "
-            f"{launch.address}, MASTER_PORT {launch.port} within {JOIN_TIMEOUT}. Did all start, can all reach this "
-            f"address, is the port free there? ({str(error).splitlines()[0]})"
+            f"rank {launch.rank} of {launch.size}, started by {launch.launcher}: not all of them met at MASTER_ADDR "
+            f"{launch.master_addr}, MASTER_PORT {launch.master_port} within {RENDEZVOUS_TIMEOUT}. Did all start, can "
+            f"all reach this address, is the port free there? ({str(error).splitlines()[0]})"
         ) from error
 
 
-def _check_same_device(store: dist.Store, launch: Launch, device: torch.device) -> None:
+def _check_same_device(store: dist.Store, launch: LaunchEnv, device: torch.device) -> None:
     """Raise ConfigError if some ranks have a GPU and others do not: each kind would wait for the other for ever."""
     names = [f"device of rank {rank}" for rank in range(launch.size)]
     store.set(names[launch.rank], device.type)
-    store.wait(names, JOIN_TIMEOUT)
+    store.wait(names, RENDEZVOUS_TIMEOUT)
     without = [rank for rank, kind in enumerate(store.multi_get(names)) if kind != b"cuda"]
     if 0 < len(without) < launch.size:
         raise ConfigError(
@@ -135,7 +135,7 @@ def _check_same_device(store: dist.Store, launch: Launch, device: torch.device) 
         )
 
 
-def _leave_at_once(error: BaseException) -> NoReturn:
+def _exit_immediately(error: BaseException) -> NoReturn:
     """End this process without leaving the group, which would wait for ranks that wait in a collective for this one.
 
     Its end is what tells the launcher to stop them.

@@ -8,11 +8,11 @@ import time
 from ..distributed.world import World
 
 BAR_WIDTH = 24
-REDRAWN_AFTER = 0.2  # seconds: a terminal at the other end of a slow line must not hold up the training
+MIN_REDRAW_INTERVAL = 0.2  # seconds: a terminal at the other end of a slow line must not hold up the training
 _ERASE = "\r\x1b[2K"  # to the start of the line, and clear it
 
 
-class Console(logging.StreamHandler):
+class ConsoleHandler(logging.StreamHandler):
     """Log lines on stderr. `show` writes a line that the next one, or the next log line, takes the place of.
 
     A file or a pipe gets log lines alone: no carriage return ever reaches it.
@@ -26,7 +26,7 @@ class Console(logging.StreamHandler):
     def show(self, text: str) -> None:
         """Show a line until something else is written; more often than the eye can follow is left out."""
         now = time.monotonic()
-        if self.is_terminal and (self.shown_at is None or now - self.shown_at >= REDRAWN_AFTER):
+        if self.is_terminal and (self.shown_at is None or now - self.shown_at >= MIN_REDRAW_INTERVAL):
             self.stream.write(_ERASE + text)
             self.stream.flush()
             self.shown_at = now
@@ -38,7 +38,7 @@ class Console(logging.StreamHandler):
         super().emit(record)
 
 
-class Bar:
+class ProgressBar:
     """A run's progress as a line on the main process's terminal, where there is one.
 
     Args:
@@ -49,7 +49,7 @@ class Bar:
         self.first_step, self.total_steps = first_step, total_steps
         self.since = time.monotonic()
         handlers = logging.getLogger().handlers if world.is_main else []
-        self.consoles = [h for h in handlers if isinstance(h, Console)]
+        self.consoles = [h for h in handlers if isinstance(h, ConsoleHandler)]
 
     def show(self, step: int) -> None:
         """Show that `step` of the run's steps are done. Does not wait for the device."""

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,13 +11,14 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from ..distributed.world import World, all_reduce_sum
-from .console import Console, format_seconds
-from .device_peaks import Work
+from ..files import replace_text
+from .console import ConsoleHandler, format_seconds
+from .device_peaks import ModelFlops
 
 logger = logging.getLogger(__name__)
 
 
-class Sink(Protocol):
+class MetricSink(Protocol):
     """Another place where the records go: Weights & Biases is one."""
 
     def write(self, step: int, values: Mapping[str, float]) -> None: ...
@@ -40,16 +40,16 @@ class RunLog:
         *,
         world: World,
         resumed_step: int = 0,
-        also: Sink | None = None,
+        sink: MetricSink | None = None,
     ) -> None:
-        self.also = also
+        self.sink = sink
         self.path = Path(output_dir) / "log.txt" if output_dir and world.is_main else None
         if self.path is not None and self.path.exists():
-            self._drop_after(resumed_step)
+            self._truncate_after(resumed_step)
         writes_events = log_dir and world.is_main
         self.writer = SummaryWriter(log_dir, purge_step=resumed_step + 1) if writes_events else None
 
-    def _drop_after(self, step: int) -> None:
+    def _truncate_after(self, step: int) -> None:
         """Forget what an interrupted run logged after its last checkpoint: these steps are done again."""
         assert self.path is not None
         kept = []
@@ -66,7 +66,7 @@ class RunLog:
     def rewind(self, step: int) -> None:
         """Forget what was logged after a step: training goes on from there once more."""
         if self.path is not None and self.path.exists():
-            self._drop_after(step)
+            self._truncate_after(step)
         if self.writer is not None:
             self.writer.close()
             self.writer = SummaryWriter(self.writer.log_dir, purge_step=step + 1)
@@ -79,15 +79,15 @@ class RunLog:
         if self.writer is not None:
             for name, value in values.items():
                 self.writer.add_scalar(name, value, step)
-        if self.also is not None:
-            self.also.write(step, values)
+        if self.sink is not None:
+            self.sink.write(step, values)
 
     def close(self) -> None:
         """Flush the events."""
         if self.writer is not None:
             self.writer.close()
-        if self.also is not None:
-            self.also.close()
+        if self.sink is not None:
+            self.sink.close()
 
 
 class Meter:
@@ -102,10 +102,10 @@ class Meter:
     """
 
     def __init__(
-        self, *, prefix: str, log_every: int, total_steps: int, clips_per_step: int, work: Work | None = None
+        self, *, prefix: str, log_every: int, total_steps: int, clips_per_step: int, flops: ModelFlops | None = None
     ) -> None:
         self.prefix = prefix
-        self.work = work
+        self.flops = flops
         self.log_every = log_every
         self.total_steps = total_steps
         self.clips_per_step = clips_per_step
@@ -118,9 +118,9 @@ class Meter:
 
     def restart_clock(self) -> None:
         """Begin to time the steps until the next flush."""
-        self.clocked = 0
+        self.steps_since_flush = 0
         self.data_time = 0.0
-        self.since = time.perf_counter()
+        self.flushed_at = time.perf_counter()
 
     def state_dict(self) -> dict[str, Any]:
         """The sums of this rank, in host memory: those since the last flush, and those of the epoch up to it."""
@@ -147,48 +147,48 @@ class Meter:
         """True every `log_every` steps."""
         return (step + 1) % self.log_every == 0
 
-    def add(self, values: dict[str, torch.Tensor], *, counts: torch.Tensor | None = None) -> None:
+    def add(self, values: dict[str, torch.Tensor], *, is_finite: torch.Tensor | None = None) -> None:
         """Add scalars to the current step's (device tensors; no host synchronisation).
 
         Args:
-            counts: bool scalar; where it is False the means leave this step out, as `count_step` has to be told too.
+            is_finite: bool scalar; where it is False the means leave this step out, as `count_step` has to be told too.
         """
         for name, value in values.items():
             value = value.detach().float()
-            _accumulate(self.sums, name, value if counts is None else torch.where(counts, value, 0.0))
+            _accumulate(self.sums, name, value if is_finite is None else torch.where(is_finite, value, 0.0))
 
     def add_data_time(self, seconds: float) -> None:
         """Time the step waited for its data."""
         self.data_time += seconds
 
-    def count_step(self, counts: torch.Tensor | bool = True) -> None:
-        """The current step is done; `counts`: see `add`."""
-        self.count = self.count + (counts.float() if isinstance(counts, torch.Tensor) else int(counts))
-        self.clocked += 1
+    def count_step(self, is_finite: torch.Tensor | bool = True) -> None:
+        """The current step is done; `is_finite`: see `add`."""
+        self.count = self.count + (is_finite.float() if isinstance(is_finite, torch.Tensor) else int(is_finite))
+        self.steps_since_flush += 1
 
     def flush(
-        self, step: int, *, epoch: int, lr: float, watched: Mapping[str, float] | None = None
+        self, step: int, *, epoch: int, lr: float, diagnostics: Mapping[str, float] | None = None
     ) -> dict[str, float]:
         """Mean over the steps since the last flush and over ranks, printed and returned. Waits for the device.
 
         Args:
-            watched: numbers of this step alone, printed and returned beside the means.
+            diagnostics: numbers of this step alone, printed and returned beside the means.
         """
         means = _mean_over_ranks(self.sums, self.count)
         for name, value in self.sums.items():
             _accumulate(self.epoch_sums, name, value)
         self.epoch_count = self.epoch_count + self.count
-        seconds = time.perf_counter() - self.since
-        self.timed_steps, self.timed_seconds = self.timed_steps + self.clocked, self.timed_seconds + seconds
+        seconds = time.perf_counter() - self.flushed_at
+        self.timed_steps, self.timed_seconds = self.timed_steps + self.steps_since_flush, self.timed_seconds + seconds
         remaining = (self.total_steps - step - 1) * self.timed_seconds / self.timed_steps
         rates = {
             "lr": lr,
-            "step_time": seconds / self.clocked,
-            "data_time": self.data_time / self.clocked,
-            "clips_per_second": self.clips_per_step * self.clocked / seconds,
+            "step_time": seconds / self.steps_since_flush,
+            "data_time": self.data_time / self.steps_since_flush,
+            "clips_per_second": self.clips_per_step * self.steps_since_flush / seconds,
         }
-        if self.work is not None:
-            rates |= self.work.rates(rates["clips_per_second"])
+        if self.flops is not None:
+            rates |= self.flops.throughput(rates["clips_per_second"])
         if torch.cuda.is_available():
             rates["memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
         logger.info(
@@ -198,15 +198,17 @@ class Meter:
             self.total_steps,
             "  ".join(f"{name} {value:.4f}" for name, value in means.items()),
             lr,
-            _in_words(rates),
+            _format_rates(rates),
             format_seconds(remaining),
         )
-        watched = watched or {}
-        if watched:
-            logger.info("step %d  %s", step + 1, "  ".join(f"{name} {value:.4g}" for name, value in watched.items()))
+        diagnostics = diagnostics or {}
+        if diagnostics:
+            logger.info(
+                "step %d  %s", step + 1, "  ".join(f"{name} {value:.4g}" for name, value in diagnostics.items())
+            )
         self.sums, self.count = {}, 0
         self.restart_clock()
-        found = {**means, **watched, **rates}
+        found = {**means, **diagnostics, **rates}
         return {"epoch": epoch, **{f"{self.prefix}/{name}": value for name, value in found.items()}}
 
     def epoch_means(self) -> dict[str, float]:
@@ -216,7 +218,7 @@ class Meter:
         return {f"{self.prefix}_epoch/{name}": value for name, value in means.items()}
 
 
-def _in_words(rates: Mapping[str, float]) -> str:
+def _format_rates(rates: Mapping[str, float]) -> str:
     """Times, rates and memory as the console shows them."""
     words = "{step_time:.3f} s/step (data {data_time:.3f})  {clips_per_second:.1f} clips/s"
     words += "  {tflops:.3g} TFLOP/s" if "tflops" in rates else ""
@@ -239,16 +241,9 @@ def _mean_over_ranks(sums: dict[str, torch.Tensor], count: torch.Tensor | float)
     return dict(zip(sums, means, strict=True))
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write a text file in one step: a process that is killed leaves the old one."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
-
-
 def setup_logging(world: World, output_dir: str) -> None:
     """INFO to the console (and `console.txt`) on the main process, warnings from the others."""
-    handlers: list[logging.Handler] = [Console()]
+    handlers: list[logging.Handler] = [ConsoleHandler()]
     if world.is_main and output_dir:
         handlers.append(logging.FileHandler(Path(output_dir) / "console.txt"))
     logging.basicConfig(

@@ -13,19 +13,19 @@ from torch.utils.tensorboard import SummaryWriter
 from ..distributed.ddp import Backend
 from ..distributed.world import World
 from ..schedules import Schedule
-from .console import Bar
+from .console import ProgressBar
 from .metrics import RunLog
-from .profiling import Profile
+from .profiling import StepProfiler
 
 # A batch on the device and the model's outputs for it -> pictures, uint8 (C, height, width), and values of which
 # histograms are made, by name.
-Draw = Callable[[Any, Mapping[str, torch.Tensor]], tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]]
+FigureFn = Callable[[Any, Mapping[str, torch.Tensor]], tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]]
 
 NUM_BINS = 64
 _BLOCK = re.compile(r"((?:\w+\.)*blocks\.\d+)\.")
 
 
-class Sight:
+class TrainingMonitor:
     """Looks at every step from outside. Only at the last step of an epoch, and with events to write, does it wait.
 
     Args:
@@ -33,22 +33,22 @@ class Sight:
         profile: of a few steps, if one is asked for.
         log: where events go to, if any are written.
         backend: has the weights and gradients, which are summed up by block.
-        draw: makes pictures and values of a batch; None for none.
+        figure_fn: makes pictures and values of a batch; None for none.
         steps_per_epoch: optimizer steps.
     """
 
     def __init__(
         self,
         *,
-        bar: Bar,
-        profile: Profile | None,
+        bar: ProgressBar,
+        profile: StepProfiler | None,
         log: RunLog,
         backend: Backend,
-        draw: Draw | None,
+        figure_fn: FigureFn | None,
         steps_per_epoch: int,
     ) -> None:
         self.bar, self.profile, self.log = bar, profile, log
-        self.backend, self.draw, self.steps_per_epoch = backend, draw, steps_per_epoch
+        self.backend, self.figure_fn, self.steps_per_epoch = backend, figure_fn, steps_per_epoch
 
     def before_step(self, batch: Any, out: Mapping[str, torch.Tensor], *, step: int) -> None:
         """Call when the gradients are there and the optimizer has not moved yet, at every step.
@@ -60,7 +60,7 @@ class Sight:
         writer = self.log.writer
         if writer is None or (step + 1) % self.steps_per_epoch:
             return
-        pictures, values = self.draw(batch, out) if self.draw else ({}, {})
+        pictures, values = self.figure_fn(batch, out) if self.figure_fn else ({}, {})
         for name, picture in pictures.items():
             writer.add_image(name, picture.cpu(), step + 1)
         for name, numbers in values.items():
@@ -116,7 +116,7 @@ def _add_histogram(writer: SummaryWriter, name: str, tensors: Iterable[torch.Ten
     )
 
 
-def build_sight(
+def build_monitor(
     args: argparse.Namespace,
     world: World,
     backend: Backend,
@@ -124,17 +124,17 @@ def build_sight(
     log: RunLog,
     *,
     first_step: int,
-    draw: Draw | None,
-) -> Sight:
-    """The `Sight` of a run of which `first_step` steps are done."""
+    figure_fn: FigureFn | None,
+) -> TrainingMonitor:
+    """The `TrainingMonitor` of a run of which `first_step` steps are done."""
     profile = None
     if args.profile and world.is_main:
-        profile = Profile(Path(args.output_dir) / "profile", num_steps=args.profile, device=world.device)
-    return Sight(
-        bar=Bar(world=world, first_step=first_step, total_steps=schedule.total_steps),
+        profile = StepProfiler(Path(args.output_dir) / "profile", num_steps=args.profile, device=world.device)
+    return TrainingMonitor(
+        bar=ProgressBar(world=world, first_step=first_step, total_steps=schedule.total_steps),
         profile=profile,
         log=log,
         backend=backend,
-        draw=draw,
+        figure_fn=figure_fn,
         steps_per_epoch=schedule.steps_per_epoch,
     )

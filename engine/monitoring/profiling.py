@@ -9,10 +9,10 @@ from torch.profiler import ProfilerActivity, profile, schedule
 logger = logging.getLogger(__name__)
 
 WARMUP_STEPS = 3  # allocations, compilation, the loader's first batches: not what later steps are like
-TOP_OPERATIONS = 15
+TOP_OPS = 15
 
 
-class Profile:
+class StepProfiler:
     """Records `num_steps` steps after the warm-up; then the trace is written and training goes on without.
 
     The trace, `trace-STEPS-steps.json` in `folder`, is for https://ui.perfetto.dev or chrome://tracing; the operations
@@ -54,5 +54,5 @@ class Profile:
         path = self.folder / f"trace-{number}-steps.json"
         profiler.export_chrome_trace(str(path))
         order = "self_device_time_total" if self.on_gpu else "self_cpu_time_total"
-        table = profiler.key_averages().table(sort_by=order, row_limit=TOP_OPERATIONS, max_name_column_width=50)
+        table = profiler.key_averages().table(sort_by=order, row_limit=TOP_OPS, max_name_column_width=50)
         logger.info("profile of %d steps: %s\n%s", number, path, table)

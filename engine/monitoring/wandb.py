@@ -9,7 +9,7 @@ from typing import Any
 
 from ..distributed.world import World
 from ..errors import ConfigError
-from .metrics import replace_text
+from ..files import replace_text
 
 ID_FILE = "wandb_id.txt"  # in the output folder: a run that is resumed there goes on in the same run
 

@@ -12,10 +12,10 @@ from ..errors import BadVideosError
 
 logger = logging.getLogger(__name__)
 
-ALLOWED_ANYWAY = 3  # a tiny data set is not given up for its first bad file
+MIN_LIMIT = 3  # a tiny data set is not given up for its first bad file
 
 
-class Quarantine:
+class BadVideoLog:
     """The bad videos of all ranks; each goes once to `bad_videos.txt`: path, reason, worker, epoch, with tabs between.
 
     A rank writes what it meets at once; at log steps the ranks tell each other.
@@ -24,17 +24,17 @@ class Quarantine:
     def __init__(self, output_dir: str, *, num_videos: int, max_bad_fraction: float, world: World) -> None:
         self.file = Path(output_dir) / "bad_videos.txt" if output_dir else None
         self.num_videos = num_videos
-        self.limit = max(int(max_bad_fraction * num_videos), ALLOWED_ANYWAY)
+        self.limit = max(int(max_bad_fraction * num_videos), MIN_LIMIT)
         self.world = world
         self.reasons: dict[str, str] = {}  # of all ranks, as far as they have told
-        self.untold: dict[str, str] = {}  # of this rank
+        self.unsynced: dict[str, str] = {}  # of this rank
 
     def record(self, failures: Iterable[tuple[str, str, int]], *, epoch: int) -> None:
         """Take note of what this rank met: (path, reason, number of the worker, -1 for none)."""
         for path, reason, worker in failures:
-            if path in self.reasons or path in self.untold:
+            if path in self.reasons or path in self.unsynced:
                 continue
-            self.untold[path] = reason
+            self.unsynced[path] = reason
             logger.warning("undecodable video, another one takes its place: %s: %s", path, reason)
             if self.file is not None:
                 place = f"rank {self.world.rank}" + (f" worker {worker}" if worker >= 0 else "")
@@ -46,11 +46,11 @@ class Quarantine:
         Raises:
             BadVideosError: on all ranks, if they know more different videos than the limit together.
         """
-        if not int(all_reduce_sum(torch.tensor(len(self.untold), device=self.world.device))):
+        if not int(all_reduce_sum(torch.tensor(len(self.unsynced), device=self.world.device))):
             return
-        for told in gather_objects(self.untold):
+        for told in gather_objects(self.unsynced):
             self.reasons |= told
-        self.untold = {}
+        self.unsynced = {}
         if len(self.reasons) > self.limit:
             examples = "; ".join(f"{path}: {reason}" for path, reason in list(self.reasons.items())[:3])
             listed = f" All are listed in {self.file}." if self.file else ""

@@ -23,18 +23,18 @@ POLICIES = ("stop", "skip", "rollback")
 _REMEDY = "Try a lower --lr, a longer --warmup_epochs, --clip_grad 1, or --amp none"
 
 
-class RollBack(Exception):
+class RollbackRequested(Exception):
     """Training is to go on from the last checkpoint, without the bad updates. Raised on all ranks."""
 
 
 @dataclass
-class _Update:
+class _UpdateRecord:
     """What is kept of an update until the host looks: tensors of one number on the device, the rest in host memory."""
 
     step: int
     epoch: int
     lr: float
-    finite: torch.Tensor
+    is_finite: torch.Tensor
     grad_norm: torch.Tensor
     indices: list[torch.Tensor] = field(default_factory=list)
     outputs: list[dict[str, torch.Tensor]] = field(default_factory=list)
@@ -57,17 +57,17 @@ class NonFiniteGuard:
         self.folder = Path(output_dir) if output_dir else None
         self.world = world
         self.paths = paths
-        self.passed_over: set[int] = set()  # steps whose batches are not trained on, after a rollback
-        self.number = 0
-        self._updates: list[_Update] = []
+        self.skipped_steps: set[int] = set()  # steps whose batches are not trained on, after a rollback
+        self.num_skipped = 0
+        self._pending: list[_UpdateRecord] = []
 
-    def remember(
+    def record(
         self,
         step: int,
         *,
         epoch: int,
         lr: float,
-        finite: torch.Tensor,
+        is_finite: torch.Tensor,
         grad_norm: torch.Tensor,
         indices: list[torch.Tensor],
         outputs: list[dict[str, torch.Tensor]],
@@ -75,47 +75,49 @@ class NonFiniteGuard:
         """Keep an update in mind; does not wait for the device.
 
         Args:
-            finite: bool scalar, the same on all ranks: whether the update took place.
+            is_finite: bool scalar, the same on all ranks: whether the update took place.
             indices: of each batch's videos in the list, in host memory.
             outputs: scalars of each batch.
         """
-        self._updates.append(_Update(step, epoch, lr, finite, grad_norm, indices, outputs))
+        self._pending.append(_UpdateRecord(step, epoch, lr, is_finite, grad_norm, indices, outputs))
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Act on the updates since the last look. Waits for the device; every rank must call it.
 
         Raises:
             NonFiniteError: the policy is to stop, or the limit is passed. On all ranks.
-            RollBack: the policy is to roll back. On all ranks.
+            RollbackRequested: the policy is to roll back. On all ranks.
         """
-        updates, self._updates = self._updates, []
+        updates, self._pending = self._pending, []
         if not updates:
             return
-        finite = torch.stack([update.finite for update in updates]).tolist()
+        finite = torch.stack([update.is_finite for update in updates]).tolist()
         bad = [update for update, ok in zip(updates, finite, strict=True) if not ok]
         if bad:
-            self._act(bad)
+            self._apply_policy(bad)
 
-    def _act(self, bad: list[_Update]) -> None:
+    def _apply_policy(self, bad: list[_UpdateRecord]) -> None:
         if self.policy == "stop":
             bad = bad[:1]  # those behind it were left out because of it
-        own = [self._write(update) for update in bad]
+        own = [self._write_report(update) for update in bad]
         ranks = [rank for rank, lost in enumerate(gather_objects(any(own))) if lost]
         steps = ", ".join(str(update.step + 1) for update in bad)
         whose = f"of rank {', '.join(map(str, ranks))} is" if ranks else "is finite, the gradient"
         written = f" Their videos and losses are in {self.folder}/nonfinite-step*.json." if self.folder else ""
-        said = f"step {steps}: the loss {whose} not finite; the weights were not touched.{written}"
-        self.number += len(bad)
+        message = f"step {steps}: the loss {whose} not finite; the weights were not touched.{written}"
+        self.num_skipped += len(bad)
         if self.policy == "stop":
-            raise NonFiniteError(f"{said} {_REMEDY}")
-        if self.number > self.limit:
-            raise NonFiniteError(f"{said} These are {self.number}, and --nonfinite_limit is {self.limit}. {_REMEDY}")
-        logger.warning("%s --on_nonfinite %s: %d of %d", said, self.policy, self.number, self.limit)
+            raise NonFiniteError(f"{message} {_REMEDY}")
+        if self.num_skipped > self.limit:
+            raise NonFiniteError(
+                f"{message} These are {self.num_skipped}, and --nonfinite_limit is {self.limit}. {_REMEDY}"
+            )
+        logger.warning("%s --on_nonfinite %s: %d of %d", message, self.policy, self.num_skipped, self.limit)
         if self.policy == "rollback":
-            self.passed_over |= {update.step for update in bad}
-            raise RollBack(said)
+            self.skipped_steps |= {update.step for update in bad}
+            raise RollbackRequested(message)
 
-    def _write(self, update: _Update) -> bool:
+    def _write_report(self, update: _UpdateRecord) -> bool:
         """Write down an update; whether one of this rank's losses was not finite."""
         outputs = [{name: float(value) for name, value in part.items()} for part in update.outputs]
         if self.folder is not None:
@@ -125,10 +127,10 @@ class NonFiniteGuard:
                 "epoch": update.epoch,
                 "rank": self.world.rank,
                 "lr": update.lr,
-                "grad_norm": _plain(float(update.grad_norm)),
+                "grad_norm": _json_number(float(update.grad_norm)),
                 "batches": [
                     {
-                        **{name: _plain(value) for name, value in part.items()},
+                        **{name: _json_number(value) for name, value in part.items()},
                         "videos": {int(i): str(self.paths[int(i)]) for i in index},
                     }
                     for part, index in zip(outputs, update.indices, strict=True)
@@ -142,6 +144,6 @@ class NonFiniteGuard:
         return not all(math.isfinite(part["loss"]) for part in outputs)
 
 
-def _plain(value: float) -> float | str:
+def _json_number(value: float) -> float | str:
     """JSON has no NaN and no infinity."""
     return value if math.isfinite(value) else str(value)

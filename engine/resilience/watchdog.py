@@ -12,17 +12,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 EXIT_CODE = 124  # that of the `timeout` command
-_last_beat = [time.monotonic()]
+_last_heartbeat = [time.monotonic()]
 
 
-def beat() -> None:
+def heartbeat() -> None:
     """Tell the watchdog that there is progress; called after every update and every batch of an evaluation."""
-    _last_beat[0] = time.monotonic()
+    _last_heartbeat[0] = time.monotonic()
 
 
 @contextmanager
 def watchdog(seconds: float) -> Iterator[None]:
-    """A context in which the process ends if `beat` is not called for so many seconds; 0: for ever.
+    """A context in which the process ends if `heartbeat` is not called for so many seconds; 0: for ever.
 
     It is a thread and not faulthandler's timer, which the loader's workers need, and which must not run while they are
     forked.
@@ -31,7 +31,7 @@ def watchdog(seconds: float) -> Iterator[None]:
         yield
         return
     done = threading.Event()
-    beat()
+    heartbeat()
     thread = threading.Thread(target=_watch, args=(seconds, done), name="watchdog", daemon=True)
     thread.start()
     try:
@@ -43,7 +43,7 @@ def watchdog(seconds: float) -> Iterator[None]:
 
 def _watch(seconds: float, done: threading.Event) -> None:
     while not done.wait(min(seconds / 10, 5.0)):
-        if time.monotonic() - _last_beat[0] > seconds:
+        if time.monotonic() - _last_heartbeat[0] > seconds:
             # Not through logging, whose lock a stalled thread may hold.
             sys.stderr.write(
                 f"error: no progress for {seconds:g} seconds (--stall_timeout). This process ends; the same command "

@@ -29,7 +29,7 @@ from datasets.masks.motion_vectors import has_motion_vectors
 from datasets.pretraining import PretrainDataset
 from datasets.transforms.presets import PretrainTransform, TrainTransform
 from engine.config import finetuning_parser, pretraining_parser
-from engine.errors import ConfigError, bad_options, user_errors
+from engine.errors import ConfigError, as_config_error, user_errors
 from scripts.data.jobs import positive
 
 MASK_TYPES = [name for name in MASKS if name != "motion"]  # that needs a network and the training device
@@ -148,7 +148,7 @@ def rows_of(videos: VideoList, index: int, names: Sequence[str], args: argparse.
     if label != NO_LABEL:
         title += f"   label {label}" + (f": {names[label]}" if label < len(names) else "")
     try:
-        with bad_options():
+        with as_config_error():
             rows = pretraining_rows(videos, index, args)
             tuned = finetuning_rows(videos, index, args) if label != NO_LABEL else []
     except DecodeError as error:

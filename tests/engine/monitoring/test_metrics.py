@@ -11,7 +11,7 @@ from runs import records
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from engine.distributed.world import World
-from engine.monitoring.metrics import Meter, RunLog, format_seconds, log_table, replace_text, setup_logging
+from engine.monitoring.metrics import Meter, RunLog, format_seconds, log_table, setup_logging
 
 CPU = World(0, 1, 0, torch.device("cpu"))
 
@@ -130,7 +130,7 @@ def test_another_place_gets_the_same_records(tmp_path):
             self.is_closed = True
 
     place = Place()
-    log = RunLog(str(tmp_path), None, world=CPU, also=place)
+    log = RunLog(str(tmp_path), None, world=CPU, sink=place)
     for step in (1, 2):
         log.write(step, loss=step / 2)
     log.close()
@@ -142,13 +142,6 @@ def test_only_the_main_process_writes(tmp_path):
     log.write(1, loss=1.0)
     log.close()
     assert list(tmp_path.iterdir()) == []
-
-
-def test_replace_text(tmp_path):
-    file = tmp_path / "a.txt"
-    replace_text(file, "one")
-    replace_text(file, "two")
-    assert file.read_text() == "two" and list(tmp_path.iterdir()) == [file]
 
 
 @pytest.mark.parametrize("rank", [0, 1])
