@@ -147,24 +147,21 @@ class Meter:
         """True every `log_every` steps."""
         return (step + 1) % self.log_every == 0
 
-    def add(self, values: dict[str, torch.Tensor], *, is_finite: torch.Tensor | None = None) -> None:
-        """Add scalars to the current step's (device tensors; no host synchronisation).
+    def add_step(self, values: Mapping[str, torch.Tensor], *, is_finite: torch.Tensor | bool = True) -> None:
+        """Add the scalars of an optimizer step (device tensors; does not synchronize with the device).
 
         Args:
-            is_finite: bool scalar; where it is False the means leave this step out, as `count_step` has to be told too.
+            is_finite: bool scalar, the same on all ranks; a step where it is False is excluded from the means.
         """
         for name, value in values.items():
             value = value.detach().float()
-            _accumulate(self.sums, name, value if is_finite is None else torch.where(is_finite, value, 0.0))
+            _accumulate(self.sums, name, value if is_finite is True else torch.where(is_finite, value, 0.0))
+        self.count = self.count + (is_finite.float() if isinstance(is_finite, torch.Tensor) else int(is_finite))
+        self.steps_since_flush += 1
 
     def add_data_time(self, seconds: float) -> None:
         """Time the step waited for its data."""
         self.data_time += seconds
-
-    def count_step(self, is_finite: torch.Tensor | bool = True) -> None:
-        """The current step is done; `is_finite`: see `add`."""
-        self.count = self.count + (is_finite.float() if isinstance(is_finite, torch.Tensor) else int(is_finite))
-        self.steps_since_flush += 1
 
     def flush(
         self, step: int, *, epoch: int, lr: float, diagnostics: Mapping[str, float] | None = None

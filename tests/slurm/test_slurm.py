@@ -130,7 +130,7 @@ def test_preempted_requeued_and_gone_on_exactly(launcher, times, options, cluste
     shown = cluster.wait(name)
     text = out.read_text()
     assert (shown["JobState"], shown["Restarts"]) == ("COMPLETED", str(times)), text
-    assert text.count(f"scontrol requeue {name}: slurm will start this job again") == times
+    assert text.count(f"scontrol requeue {name}: slurm will restart this job") == times
     assert text.count("resumed from") == times
     assert [row["step"] for row in records(folder)] == list(range(1, 241))
     losses = [[row["train/loss"] for row in records(run)] for run in (folder, long_run)]

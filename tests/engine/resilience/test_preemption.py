@@ -106,7 +106,7 @@ def test_a_final_test_that_is_interrupted_is_done_again(data, tmp_path):
 
     (ended,) = run_in_processes(interrupted)
     assert ended.code == EXIT_CODE, ended.stderr[-2000:]
-    assert "stopped by SIGUSR1; the same command tests again" in ended.stderr
+    assert "stopped by SIGUSR1 while testing; the same command tests again" in ended.stderr
     assert (tmp_path / "checkpoint-0.pth").exists() and not result.exists()
     (ended,) = run_in_processes(script)
     assert ended.code == 0 and result.exists(), ended.stderr[-2000:]
