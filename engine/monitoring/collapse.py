@@ -1,4 +1,4 @@
-"""Watches for collapse: representations that tell tokens no longer apart, with a loss that looks settled.
+"""Detect representation collapse: features that no longer distinguish tokens while the loss looks converged.
 
 Letters: B clips, M masked tokens, P embedding width, S = B * M tokens of all ranks, K prototypes.
 """
@@ -14,20 +14,20 @@ from ..distributed.world import all_reduce_sum
 
 logger = logging.getLogger(__name__)
 
-CHANCE_LOSS_RATIO = 0.98  # of ln K: a cross-entropy above it says nothing about the code
-MIN_USED_RATIO = 0.1  # of those that could be in use
-MAX_MEAN_COSINE = 0.95  # mean cosine between features
+CHANCE_LOSS_RATIO = 0.98  # of ln K: a cross-entropy above it is no better than chance
+MIN_USED_RATIO = 0.1  # of the prototypes that could be used
+MAX_MEAN_COSINE = 0.95  # mean cosine similarity between features
 
 
 def code_statistics(codes: torch.Tensor, num_prototypes: int) -> dict[str, float]:
-    """How evenly the tokens of all ranks are spread over the prototypes.
+    """Usage statistics of the prototypes over the tokens of all ranks.
 
     Args:
-        codes: any shape, int64: the prototype of each token of this rank.
+        codes: any shape, int64: prototype index of each token of this rank.
 
     Returns:
         `entropy` of the mean assignment in nats, `perplexity` (its exponential), `prototypes_used`, and
-        `num_usable`: as many as there are prototypes or, if fewer, tokens.
+        `num_usable`: the minimum of the numbers of prototypes and tokens.
     """
     counts_K = torch.zeros(num_prototypes, device=codes.device)
     counts_K = all_reduce_sum(
@@ -44,9 +44,9 @@ def code_statistics(codes: torch.Tensor, num_prototypes: int) -> dict[str, float
 
 
 def mean_cosine(features_BMP: torch.Tensor) -> float:
-    """Mean cosine between all pairs of different tokens, over all ranks: 1 where all point the same way.
+    """Mean cosine similarity over all pairs of different tokens of all ranks; 1 if all are parallel.
 
-    The sum over pairs is |sum of unit vectors|^2 less the S pairs of a token with itself.
+    The sum over pairs is |sum of unit vectors|^2 minus S, for the pairs of a token with itself.
     """
     unit_SP = F.normalize(features_BMP.detach().float().flatten(0, 1), dim=-1)
     total = torch.cat((unit_SP.sum(dim=0), unit_SP.new_tensor([len(unit_SP)])))
@@ -55,14 +55,14 @@ def mean_cosine(features_BMP: torch.Tensor) -> float:
 
 
 class CollapseDetector:
-    """Statistics of one step's outputs over all ranks, and a warning in words when they speak of collapse.
+    """Computes statistics of one step's outputs over all ranks, and warns if they indicate collapse.
 
-    A warning is given when a condition begins to hold, not again while it lasts.
+    A warning is logged when a condition becomes true, and not again while it remains true.
 
     Args:
         num_prototypes: K; None for an objective without prototypes.
-        check_cosine: False where features may be alike without harm: those of pixels, which are all positive.
-        log_warnings: False on all processes but one: they take part in the counting only.
+        check_cosine: False for features that are similar by nature, such as pixels, which are all positive.
+        log_warnings: True on one rank only; the others take part in the collectives.
     """
 
     def __init__(self, num_prototypes: int | None, *, check_cosine: bool = True, log_warnings: bool = True) -> None:
@@ -72,19 +72,19 @@ class CollapseDetector:
         self._active_warnings: set[str] = set()
 
     def __call__(self, out: Mapping[str, torch.Tensor], *, step: int, after_warmup: bool) -> dict[str, float]:
-        """Statistics by name. Waits for the device; every rank must call it.
+        """Statistics by name. Synchronizes with the device; every rank must call it.
 
         Args:
             out: the model's outputs: `predicted` and `projected` (B, M, P) and, with prototypes, `video_loss`,
                 `target_loss`, `codes_video` and `codes_target` (B, M).
-            after_warmup: before it a loss at chance is no reason to warn.
+            after_warmup: warn only then; before, a loss at chance is expected.
         """
         statistics = {f"cosine_{name}": mean_cosine(out[name]) for name in ("predicted", "projected")}
         warnings = {
             f"{name} features are all alike": f"mean cosine {statistics[f'cosine_{name}']:.3f} between two tokens"
             for name in ("predicted", "projected")
-            # With prototypes the codes tell more: what all features share costs SIGMA nothing, and a run that learns
-            # may have a mean cosine of 0.99 (seen in the demo).
+            # With prototypes the codes are the better indicator: a component common to all features does no harm in
+            # SIGMA, and a run that learns may have a mean cosine of 0.99 (observed in the demo).
             if self.num_prototypes is None and self.check_cosine and statistics[f"cosine_{name}"] > MAX_MEAN_COSINE
         }
         if self.num_prototypes is not None:
@@ -98,7 +98,7 @@ class CollapseDetector:
     def _check_codes(
         self, out: Mapping[str, torch.Tensor], branch: str, statistics: dict[str, float]
     ) -> dict[str, str]:
-        """Add the statistics of one branch to `statistics`; what is alarming in them."""
+        """Add the statistics of one branch to `statistics`; return warnings about them."""
         assert self.num_prototypes is not None
         of_codes = code_statistics(out[f"codes_{branch}"], self.num_prototypes)
         num_usable = of_codes.pop("num_usable")

@@ -1,4 +1,4 @@
-"""Weights & Biases, if asked for with `--wandb PROJECT`: what `log.txt` has, in one run over all restarts."""
+"""Weights & Biases logging (`--wandb PROJECT`): the records of `log.txt`, in one run over all restarts."""
 
 import argparse
 import importlib.util
@@ -11,11 +11,11 @@ from ..distributed.world import World
 from ..errors import ConfigError
 from ..files import replace_text
 
-ID_FILE = "wandb_id.txt"  # in the output folder: a run that is resumed there goes on in the same run
+ID_FILE = "wandb_id.txt"  # in the output folder: resuming there continues the same wandb run
 
 
 def check_wandb(args: argparse.Namespace) -> None:
-    """Raise ConfigError if `--wandb` is asked for and cannot be."""
+    """Raise ConfigError if `--wandb` is given and cannot work."""
     if not args.wandb:
         return
     if not args.output_dir:
@@ -25,29 +25,29 @@ def check_wandb(args: argparse.Namespace) -> None:
 
 
 class WandbLog:
-    """Takes the records of a run. Steps that a resumed run does again are ignored there, as they are the same."""
+    """Sends records to a wandb run, which ignores steps that a resumed run repeats: they are the same."""
 
     def __init__(self, run: Any) -> None:
         self.run = run
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """One record."""
+        """Log one record."""
         self.run.log(dict(values), step=step)
 
     def close(self) -> None:
-        """Send what is left."""
+        """Finish the run, uploading what is left."""
         self.run.finish()
 
 
 def start_wandb(args: argparse.Namespace, world: World) -> WandbLog | None:
-    """The run of `--wandb`, begun or gone on with, on the main process; None on the others and without the flag.
+    """Start or resume the wandb run on rank 0; None on other ranks and without `--wandb`.
 
     Raises:
-        ConfigError: wandb refuses: no account on this machine, no network, no such project.
+        ConfigError: wandb fails: not logged in, no network, no such project.
     """
     if not args.wandb or args.dry_run or not world.is_main:
         return None
-    import wandb  # only who asks for it needs it
+    import wandb  # optional dependency
 
     file = Path(args.output_dir) / ID_FILE
     if not file.exists():
