@@ -31,12 +31,12 @@ from engine.config import RunFacts, TrainingConfig
 from engine.distributed.ddp import autocast
 from engine.distributed.world import World, on_main_process
 from engine.dry_run import evaluation_passes, rehearse, rehearse_test
-from engine.errors import bad_options
+from engine.errors import as_config_error
 from engine.evaluation import Evaluator
 from engine.finetuning import ClassificationForward, FinetuneConfig
 from engine.monitoring.metrics import log_table
 from engine.optim import OptimConfig
-from engine.resilience.preemption import until_asked
+from engine.resilience.preemption import exit_on_preemption
 from engine.resilience.watchdog import watchdog
 from engine.setup import (
     Instruments,
@@ -141,7 +141,7 @@ def read_lists(config: FinetuningConfig, world: World, facts: RunFacts) -> Data:
     rows = {name: describe_part(videos, spec, name, missing[name]) for name, videos in lists.items()}
     if overlap := once(lambda: describe_overlap(lists)):
         rows["overlap"] = overlap
-    with bad_options("--decoder"):
+    with as_config_error("--decoder"):
         facts.decoder_used = describe_decoder(config.loader.decoder)
     log_table(
         "data",
@@ -211,7 +211,7 @@ def build_loaders(config: FinetuningConfig, world: World, data: Data) -> dict[st
     """A loader for each list."""
     kwargs = config.loader.kwargs(rank=world.rank, world_size=world.size, device=world.device)
     seed, batch_size = config.run.seed, config.optim.batch_size
-    with bad_options():  # --aa
+    with as_config_error():  # --aa
         datasets = build_datasets(
             data.lists, config.clip, config.views, config.augmentation, seed=seed, decoder=config.loader.decoder
         )
@@ -268,7 +268,7 @@ def train(
         ),
         instruments=Instruments(
             flops_per_clip=classifier_flops(model),
-            draw=lambda batch, out: (clip_pictures(batch.clip, frame_step=config.encoder.tubelet_size), {}),
+            figure_fn=lambda batch, out: (clip_pictures(batch.clip, frame_step=config.encoder.tubelet_size), {}),
         ),
         facts=facts,
         layer_decay=1.0 if task.linear_probing else task.layer_decay,
@@ -311,7 +311,7 @@ def main(config: FinetuningConfig, world: World) -> None:
         models = train(config, world, data, model, evaluator=evaluator, facts=facts)
     if not run.dry_run:
         tested = {} if facts.tested is None else {"weights": facts.tested}
-        with until_asked(world), watchdog(run.stall_timeout):
+        with exit_on_preemption(world), watchdog(run.stall_timeout):
             evaluator.test(models, output_dir=run.output_dir, views_are=config.views.describe_test(), facts=tested)
     elif task.eval:
         rehearse_test(evaluation_passes(evaluator, models, {"test": 1}), world=world)

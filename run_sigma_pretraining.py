@@ -27,8 +27,8 @@ from engine.config import RunFacts, TrainingConfig
 from engine.distributed.ddp import AMP_DTYPES
 from engine.distributed.world import World, all_reduce_sum, main_process_first, on_main_process
 from engine.dry_run import rehearse
-from engine.errors import ConfigError, bad_options
-from engine.monitoring.collapse import CollapseWatch
+from engine.errors import ConfigError, as_config_error
+from engine.monitoring.collapse import CollapseDetector
 from engine.monitoring.metrics import log_table
 from engine.optim import OptimConfig
 from engine.pretraining import PretrainingForward
@@ -152,9 +152,9 @@ def build_data(
     config: PretrainingConfig, world: World, model: Sigma, facts: RunFacts
 ) -> tuple[VideoList, PretrainDataset]:
     """The list, checked, and the data set over it."""
-    with bad_options("--decoder"):
+    with as_config_error("--decoder"):
         facts.decoder_used = describe_decoder(config.loader.decoder)
-    with bad_options("--mask_ratio"):
+    with as_config_error("--mask_ratio"):
         config.masks.num_masked(model.encoder.grid)
     videos = config.lists.read()
     missing = on_main_process(world, lambda: check_files(videos, at_most=50_000))
@@ -224,12 +224,12 @@ def main(config: PretrainingConfig, world: World) -> None:
             flops_per_clip=pretraining_flops(
                 model, num_masked=dataset.num_masked, num_masks=masks.num_masks, teacher=teacher
             ),
-            watch=CollapseWatch(
+            diagnostics_fn=CollapseDetector(
                 None if model.prototypes is None else config.objective.num_prototypes,
-                speaks=world.is_main,
-                watch_cosine=config.targets.target_type != "pixel",
+                log_warnings=world.is_main,
+                check_cosine=config.targets.target_type != "pixel",
             ),
-            draw=lambda batch, out: pretraining_pictures(
+            figure_fn=lambda batch, out: pretraining_pictures(
                 model, batch.clip.repeat_interleave(masks.num_masks, dim=0), out
             ),
         ),

@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench import common, released
 from bench.common import Cell, Clock
 from bench.ours import DROP_PATH, OurStep, build_model, one_process, teacher_network
-from engine.monitoring.device_peaks import peak_flops
+from engine.monitoring.device_peaks import device_peak_flops
 from engine.optim import parameter_groups
 from models.vit import VARIANTS
 
@@ -183,7 +183,7 @@ def rows_of(cell: Cell, options: argparse.Namespace, device: torch.device, rates
         way, step = ways[name], stages["step"]
         amp = name.rpartition(", ")[2]
         kind = amp if amp in rates else ("none" if device.type == "cpu" else options.amp[-1])  # of the baseline
-        peak = peak_flops(torch.cuda.get_device_name(device), kind) if device.type == "cuda" else None
+        peak = device_peak_flops(torch.cuda.get_device_name(device), kind) if device.type == "cuda" else None
         own = way.clips / step
         flops = own * common.gigaflops(cell) * 1e9
         rows.append(

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from .checkpointing.checkpoint import Checkpointer
-from .checkpointing.io import read
+from .checkpointing.io import read_checkpoint
 from .checkpointing.resume import restore
 from .config import RunConfig
 from .distributed.world import World, barrier, gather_objects
@@ -25,7 +25,7 @@ from .errors import NonFiniteError
 from .evaluation import Evaluator
 from .monitoring.console import format_seconds
 from .monitoring.metrics import log_table, setup_logging
-from .resilience.nonfinite import RollBack
+from .resilience.nonfinite import RollbackRequested
 from .training import Trainer
 
 logger = logging.getLogger(__name__)
@@ -135,11 +135,11 @@ def _train(trainer: Trainer, loader: Any) -> tuple[float, float]:
     times = []
     for number in range(STEPS):
         trainer.meter.restart_clock()
-        trainer.update(batches, 0, watch=trainer.watch if number + 1 == STEPS else None)
+        trainer.update(batches, 0, diagnostics_fn=trainer.diagnostics_fn if number + 1 == STEPS else None)
         record = trainer.meter.flush(number, epoch=0, lr=trainer.schedule.lr_at(number))  # waits for the device
         try:
-            trainer.guard.look()
-        except RollBack as said:  # to where? nothing has been saved
+            trainer.guard.check()
+        except RollbackRequested as said:  # to where? nothing has been saved
             raise NonFiniteError(str(said)) from said
         times.append((record["train/step_time"], record["train/data_time"]))
     return min(times[1:])
@@ -166,7 +166,7 @@ def _save_and_load(trainer: Trainer, world: World, *, validates: bool) -> dict[s
         checkpointer.finish()
     saved = time.perf_counter()
     (path,) = folder.glob("checkpoint-*.pth")
-    restore(state, read(path), world=world, path=path)
+    restore(state, read_checkpoint(path), world=world, path=path)
     loaded = time.perf_counter()
     state.epoch = epoch
     size, free = path.stat().st_size, shutil.disk_usage(folder).free

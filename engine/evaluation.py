@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from .distributed.world import World, gather_objects
-from .monitoring.metrics import replace_text
-from .resilience.preemption import safe_point
-from .resilience.watchdog import beat
+from .files import replace_text
+from .resilience.preemption import raise_if_preempted
+from .resilience.watchdog import heartbeat
 
 logger = logging.getLogger(__name__)
 
@@ -127,8 +127,8 @@ def predict(
     )
     for number, (batch, probabilities) in enumerate(predictions, start=1):
         num_views = batch.views
-        beat()
-        safe_point()
+        heartbeat()
+        raise_if_preempted()
         rows += zip(batch.index.tolist(), batch.label.tolist(), probabilities.cpu().numpy(), strict=True)
         if number % log_every == 0:
             logger.info("tested %d of %d batches", number, len(loader))

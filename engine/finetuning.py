@@ -1,4 +1,4 @@
-"""Fine-tuning and probing: classification losses on labelled clips."""
+"""Fine-tuning and linear probing: classification losses."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,11 +38,11 @@ class FinetuneConfig(Options):
 
 
 class ClassificationForward:
-    """Cross-entropy of a batch, in float32: with mixed clips and soft targets, or with smoothed labels.
+    """Cross-entropy in float32, with mixup or with label smoothing.
 
     Args:
-        mixup: (clips, labels) -> (mixed clips, soft targets (B, K)); None for none.
-        smoothing: label smoothing where there is no mixup (which smooths its targets itself).
+        mixup: (clips, labels) -> (mixed clips, soft targets (B, K)); None to disable.
+        smoothing: label smoothing without mixup (mixup smooths its own targets).
     """
 
     def __init__(self, mixup: Mixup | None, smoothing: float) -> None:
@@ -50,7 +50,7 @@ class ClassificationForward:
         self.smoothing = smoothing
 
     def __call__(self, model: nn.Module, batch: Any) -> dict[str, torch.Tensor]:
-        """`loss`, and without mixup also `top1`: the share of right predictions in percent."""
+        """`loss`, and without mixup also `top1`: accuracy in percent."""
         if self.mixup is not None:
             clips, targets = self.mixup(batch.clip, batch.label)
             return {"loss": F.cross_entropy(model(clips).float(), targets)}

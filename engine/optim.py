@@ -1,4 +1,4 @@
-"""Parameter groups for the optimizer."""
+"""Parameter groups and optimizer."""
 
 import re
 from dataclasses import dataclass
@@ -93,7 +93,7 @@ class OptimConfig(Options):
 
 
 def layer_index(name: str, num_blocks: int) -> int:
-    """Depth of a parameter of a classifier: 0 for the embedding, k + 1 for block k, num_blocks + 1 for the rest."""
+    """Layer index for layer-wise decay: 0 for the embedding, k + 1 for block k, num_blocks + 1 for the rest."""
     block = _BLOCK.match(name)
     if block:
         return int(block[1]) + 1
@@ -103,21 +103,21 @@ def layer_index(name: str, num_blocks: int) -> int:
 def parameter_groups(model: nn.Module, *, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
     """Groups of the trainable parameters by depth and by whether they are decayed.
 
-    Vectors, biases and what the model's `no_weight_decay()` names are not decayed. The learning rate of depth i is
-    scaled by layer_decay^(num_blocks + 1 - i): each group's `lr_scale`, which the schedule multiplies with. So does
-    optim_factory.py of the released code (github.com/QUVA-Lab/SIGMA, commit 9876f09).
+    1-D parameters, biases and names in the model's `no_weight_decay()` get no weight decay. The learning rate of layer
+    i is scaled by layer_decay^(num_blocks + 1 - i), in the group's `lr_scale`. So does optim_factory.py of the released
+    code (github.com/QUVA-Lab/SIGMA, commit 9876f09).
 
     Returns:
         Groups with `params`, `weight_decay`, `lr_scale` and `name`.
     """
-    keep: set[str] = getattr(model, "no_weight_decay", set)()
+    no_decay_names: set[str] = getattr(model, "no_weight_decay", set)()
     num_blocks = len({match[1] for name, _ in model.named_parameters() if (match := _BLOCK.match(name))})
     groups: dict[str, dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        ndim = len(getattr(parameter, "ds_shape", parameter.shape))  # in ZeRO stage 3 the tensor itself is empty
-        decayed = ndim > 1 and not name.endswith(".bias") and name not in keep
+        ndim = len(getattr(parameter, "ds_shape", parameter.shape))  # with ZeRO stage 3 the tensor itself is empty
+        decayed = ndim > 1 and not name.endswith(".bias") and name not in no_decay_names
         depth = layer_index(name, num_blocks) if layer_decay < 1 else num_blocks + 1
         key = f"layer_{depth}_{'decay' if decayed else 'no_decay'}"
         group = groups.setdefault(
@@ -137,16 +137,15 @@ def parameter_groups(model: nn.Module, *, weight_decay: float, layer_decay: floa
 def build_optimizer(
     groups: list[dict[str, Any]], *, opt: str, lr: float, betas: tuple[float, float], eps: float, momentum: float
 ) -> torch.optim.Optimizer:
-    """AdamW (decoupled decay) or SGD with Nesterov momentum, over `parameter_groups`' result.
+    """AdamW or SGD with Nesterov momentum, for the result of `parameter_groups`.
 
-    The fused forms are needed, not only faster: they can leave out an update by a flag on the device (see
-    Backend.step).
+    The fused implementations are required: they can skip an update by a flag on the device (see `Backend.step`).
     """
     if opt == "adamw":
         return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=True)
     if opt == "sgd":
         optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=True, fused=True)
-        for group in groups:  # torch leaves these uninitialised if the very first update is left out
+        for group in groups:  # torch leaves these uninitialized if the first update is skipped
             for parameter in group["params"]:
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         return optimizer

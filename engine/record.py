@@ -15,7 +15,8 @@ import torch
 
 from .config import TrainingConfig
 from .distributed.world import World
-from .monitoring.metrics import log_table, replace_text
+from .files import replace_text
+from .monitoring.metrics import log_table
 from .schedules import Schedule
 
 logger = logging.getLogger(__name__)

@@ -14,22 +14,22 @@ from .checkpointing.checkpoint import Checkpointer, Ema, TrainState
 from .checkpointing.resume import resume
 from .config import RunFacts, TrainingConfig
 from .distributed.ddp import Backend, set_matmul_precision
-from .distributed.deepspeed import DeepSpeedBackend, load_deepspeed, sharded_from_the_start
+from .distributed.deepspeed import DeepSpeedBackend, load_deepspeed, zero3_init
 from .distributed.launch import was_restarted
 from .distributed.world import World, distributed, seed_everything, use_deterministic_algorithms
 from .dry_run import scratch_output
 from .errors import user_errors
 from .flags import parse
-from .monitoring.device_peaks import work_of
+from .monitoring.device_peaks import model_flops
 from .monitoring.metrics import Meter, RunLog, setup_logging
-from .monitoring.monitor import Draw, build_sight
+from .monitoring.monitor import FigureFn, build_monitor
 from .monitoring.wandb import start_wandb
 from .optim import parameter_groups
 from .record import log_plan, write_run_record
-from .resilience.bad_videos import Quarantine
+from .resilience.bad_videos import BadVideoLog
 from .resilience.nonfinite import NonFiniteGuard
-from .resilience.preemption import StopRequests
-from .training import Forward, Trainer, Watch
+from .resilience.preemption import PreemptionHandler
+from .training import DiagnosticsFn, ForwardFn, Trainer
 
 R = TypeVar("R", bound=TrainingConfig)
 
@@ -105,13 +105,13 @@ class Instruments:
 
     Attributes:
         flops_per_clip: operations of a training step, for one clip.
-        watch: looks at the outputs of log steps.
-        draw: makes TensorBoard's pictures.
+        diagnostics_fn: looks at the outputs of log steps.
+        figure_fn: makes TensorBoard's pictures.
     """
 
     flops_per_clip: float
-    watch: Watch | None = None
-    draw: Draw | None = None
+    diagnostics_fn: DiagnosticsFn | None = None
+    figure_fn: FigureFn | None = None
 
 
 def model_init_context(config: TrainingConfig, world: World, *, loads: bool) -> AbstractContextManager[Any]:
@@ -126,7 +126,7 @@ def model_init_context(config: TrainingConfig, world: World, *, loads: bool) -> 
     stage = config.run.stage
     if stage is not None:
         load_deepspeed(world)
-    return sharded_from_the_start(world=world) if stage == 3 and not loads else nullcontext()
+    return zero3_init(world=world) if stage == 3 and not loads else nullcontext()
 
 
 def place_model(config: TrainingConfig, world: World, model: nn.Module) -> None:
@@ -155,7 +155,7 @@ def build_trainer(
     *,
     model_name: str,
     model: nn.Module,
-    forward: Forward,
+    forward: ForwardFn,
     data: TrainingSet,
     instruments: Instruments,
     facts: RunFacts,
@@ -188,7 +188,7 @@ def build_trainer(
     resumed_step = state.step - ("validate" in (state.unfinished or {}))  # its line is there, or will be
     project = "" if run.dry_run else run.wandb
     also = start_wandb(project, world, output_dir=run.output_dir, run_name=run.run_name, options=args)
-    log = RunLog(run.output_dir, run.log_dir, world=world, resumed_step=resumed_step, also=also)
+    log = RunLog(run.output_dir, run.log_dir, world=world, resumed_step=resumed_step, sink=also)
     return Trainer(
         backend=backend,
         state=state,
@@ -198,10 +198,10 @@ def build_trainer(
             log_every=run.print_freq,
             total_steps=schedule.total_steps,
             clips_per_step=total_batch * data.repeats,
-            work=work_of(instruments.flops_per_clip, world=world, amp=backend.amp),
+            flops=model_flops(instruments.flops_per_clip, world=world, amp=backend.amp),
         ),
         log=log,
-        quarantine=Quarantine(
+        bad_videos=BadVideoLog(
             run.output_dir, num_videos=len(data.videos), max_bad_fraction=run.max_bad_fraction, world=world
         ),
         checkpointer=Checkpointer(
@@ -216,19 +216,19 @@ def build_trainer(
         guard=NonFiniteGuard(
             run.on_nonfinite, limit=run.nonfinite_limit, output_dir=run.output_dir, world=world, paths=data.videos
         ),
-        stop=StopRequests(world),
+        preemption=PreemptionHandler(world),
         forward=forward,
         update_freq=optim.update_freq,
         restore=lambda: resume_from("", True) or bool(saving.resume and resume_from(saving.resume, True)),
         stall_timeout=run.stall_timeout,
-        watch=instruments.watch,
-        sight=build_sight(
+        diagnostics_fn=instruments.diagnostics_fn,
+        monitor=build_monitor(
             world,
             backend,
             schedule,
             log,
             first_step=state.step,
-            draw=instruments.draw,
+            figure_fn=instruments.figure_fn,
             profile_steps=run.profile,
             output_dir=run.output_dir,
         ),

@@ -16,7 +16,7 @@ from datasets.masks.masks import MaskConfig
 from datasets.pretraining import PretrainDataset
 from datasets.sampling import ClipConfig
 from datasets.transforms.presets import IMAGENET_MEAN, IMAGENET_STD, PretrainTransform, normalize_clips
-from engine.checkpointing.io import read
+from engine.checkpointing.io import read_checkpoint
 from models import create_model
 from models.objectives import SwappedClusterPrediction
 from models.sigma import Sigma
@@ -27,7 +27,7 @@ NUM_CLIPS = 64  # that the prototypes are compared with
 
 def load_model(path: Path) -> tuple[Sigma, dict]:
     """A pre-training model from its checkpoint, and the options it was made with."""
-    content = read(path)
+    content = read_checkpoint(path)
     args = content["args"]
     model = create_model(
         args["model"],

@@ -1,4 +1,4 @@
-"""Weights & Biases, if asked for with `--wandb PROJECT`: what `log.txt` has, in one run over all restarts."""
+"""Weights & Biases logging (`--wandb PROJECT`): the records of `log.txt`, in one run over all restarts."""
 
 import uuid
 from collections.abc import Mapping
@@ -7,37 +7,37 @@ from typing import Any
 
 from ..distributed.world import World
 from ..errors import ConfigError
-from .metrics import replace_text
+from ..files import replace_text
 
-ID_FILE = "wandb_id.txt"  # in the output folder: a run that is resumed there goes on in the same run
+ID_FILE = "wandb_id.txt"  # in the output folder: resuming there continues the same wandb run
 
 
 class WandbLog:
-    """Takes the records of a run. Steps that a resumed run does again are ignored there, as they are the same."""
+    """Sends records to a wandb run, which ignores steps that a resumed run repeats: they are the same."""
 
     def __init__(self, run: Any) -> None:
         self.run = run
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """One record."""
+        """Log one record."""
         self.run.log(dict(values), step=step)
 
     def close(self) -> None:
-        """Send what is left."""
+        """Finish the run, uploading what is left."""
         self.run.finish()
 
 
 def start_wandb(
     project: str, world: World, *, output_dir: str, run_name: str, options: Mapping[str, Any]
 ) -> WandbLog | None:
-    """The run in a project, begun or resumed, on the main process; None on the others and without a project.
+    """Start or resume the wandb run on rank 0; None on other ranks and without a project.
 
     Raises:
-        ConfigError: wandb refuses: no account on this machine, no network, no such project.
+        ConfigError: wandb fails: not logged in, no network, no such project.
     """
     if not project or not world.is_main:
         return None
-    import wandb  # only who asks for it needs it
+    import wandb  # optional dependency
 
     file = Path(output_dir) / ID_FILE
     if not file.exists():

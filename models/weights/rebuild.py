@@ -44,7 +44,7 @@ def rebuild(state: State, args: Mapping[str, Any]) -> Classifier | Sigma:
     sizes = _sizes(width, args)
     # The name only gives defaults: every size is said.
     name = f"base_patch{patch}_{_number(args, 'input_size', 224)}"
-    encoder_sizes = {
+    encoder_sizes: dict[str, Any] = {
         "embed_dim": width,
         "depth": _depth(state, f"{prefix}blocks."),
         "num_heads": _heads(width, sizes.num_heads if sizes else 0, args, "num_attention_heads"),

@@ -1,4 +1,4 @@
-"""Draw what the model gets: `python scripts/data/browse.py lists/train.csv clips.png`.
+"""FigureFn what the model gets: `python scripts/data/browse.py lists/train.csv clips.png`.
 
 For some videos of a list, one picture with a row for the clip of pre-training, a row for each kind of mask (what the
 encoder sees of the clip; hidden tokens are grey), and, where the list has labels, rows with the augmented clips of
@@ -31,7 +31,7 @@ from datasets.masks.motion_vectors import has_motion_vectors
 from datasets.pretraining import PretrainDataset
 from datasets.sampling import ClipConfig
 from datasets.transforms.presets import PretrainTransform, TrainTransform
-from engine.errors import ConfigError, bad_options, user_errors
+from engine.errors import ConfigError, as_config_error, user_errors
 from engine.flags import build_parser
 from run_class_finetuning import FinetuningConfig
 from run_sigma_pretraining import PretrainingConfig
@@ -148,7 +148,7 @@ def rows_of(videos: VideoList, index: int, names: Sequence[str], args: argparse.
     if label != NO_LABEL:
         title += f"   label {label}" + (f": {names[label]}" if label < len(names) else "")
     try:
-        with bad_options():
+        with as_config_error():
             rows = pretraining_rows(videos, index, args)
             tuned = finetuning_rows(videos, index, args) if label != NO_LABEL else []
     except DecodeError as error:
@@ -161,7 +161,7 @@ def draw(rows: Sequence[Row], columns: int, side: int) -> Image.Image:
     font = ImageFont.load_default(_TEXT - 4)
     heights = [_TEXT + _GAP + (side + _GAP if row.frames is not None else 0) for row in rows]
     sheet = Image.new("RGB", (columns * (side + _GAP) + _GAP, sum(heights) + _GAP), "white")
-    pen, top = ImageDraw.Draw(sheet), _GAP
+    pen, top = ImageDraw.FigureFn(sheet), _GAP
     for row, height in zip(rows, heights, strict=True):
         pen.text((_GAP, top), row.text, fill="black", font=font)
         if row.frames is not None:

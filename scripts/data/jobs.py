@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 
 from engine.errors import ConfigError
-from engine.monitoring.metrics import replace_text
+from engine.files import replace_text
 
 Result: TypeAlias = dict[str, Any]  # what a task gave; {"error": reason} if its input is bad
 _POLL = 1.0  # seconds between two looks at the clock
