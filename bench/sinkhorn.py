@@ -25,10 +25,8 @@ import torch
 import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from peak import peak_bytes
-
+from bench.peak import peak_bytes
 from bench.released import ITERATIONS, TEMPERATURE, plan_codes
 from engine.distributed.ddp import set_matmul_precision
 from models.objectives import SwappedClusterPrediction
