@@ -99,7 +99,7 @@ class Decoder(nn.Module):
 
 
 class Pretraining(nn.Module):
-    """Clip and mask -> predictions at the masked places."""
+    """Clip and mask -> predictions at the masked positions."""
 
     def __init__(self, cell: Cell, head: nn.Module, prototypes: torch.Tensor | None, out_dim: int) -> None:
         super().__init__()

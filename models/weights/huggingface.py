@@ -1,11 +1,11 @@
-"""Our weights by the names of Hugging Face's VideoMAE (transformers), and back; what goes into its config files.
+"""Weights to and from Hugging Face's VideoMAE (transformers), and the content of its config files.
 
-Three of its classes are meant: VideoMAEForVideoClassification, VideoMAEForPreTraining (pixels only) and VideoMAEModel,
-the encoder alone. All computation is the same but for one number: transformers builds `fc_norm` and `decoder.norm` with
-epsilon 1e-5 whatever its config says, where the released models have 1e-6. An epsilon is no weight, so no file can hold
-it. The outputs of these norms differ by the factor sqrt((v + 1e-6) / (v + 1e-5)), 4.5e-6 / v relative for a variance v
-of their input, until `model.fc_norm.eps = 1e-6` is set. No rescaling of weights makes up for it: the fixed position
-table, which is added to the residual stream, cannot be rescaled with them.
+Three of its classes are covered: VideoMAEForVideoClassification, VideoMAEForPreTraining (pixels only) and
+VideoMAEModel, the encoder alone. The computation differs in one constant: transformers builds `fc_norm` and
+`decoder.norm` with epsilon 1e-5 whatever its config says, where the released models have 1e-6. An epsilon is no weight,
+so no file can hold it. The outputs of these norms differ by the factor sqrt((v + 1e-6) / (v + 1e-5)), 4.5e-6 / v
+relative for a variance v of their input, until `model.fc_norm.eps = 1e-6` is set. No rescaling of weights compensates
+for it: the fixed position table, which is added to the residual stream, cannot be rescaled with them.
 """
 
 import re

@@ -50,7 +50,7 @@ class PretrainingCase:
         )
 
     def inputs(self, video_seed, mask_seed, feature_seed):
-        """Clip, mask and, for the feature case, the standardised features at the masked places."""
+        """Clip, mask and, for the feature case, the standardised features at the masked positions."""
         batch, size = self.config["batch"], self.config["size"]
         clip = torch.from_numpy(weights.video(video_seed, batch, 16, size))
         patches = (size // 16) ** 2
