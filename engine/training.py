@@ -148,8 +148,15 @@ class Trainer:
             self.monitor.before_step(batch, out, step=state.step)
         grad_norm = backend.step()
         is_finite = backend.last_update_finite
-        facts = {"epoch": epoch, "lr": lr, "is_finite": is_finite, "grad_norm": grad_norm}
-        self.guard.record(state.step, **facts, indices=indices, outputs=outputs)
+        self.guard.record(
+            state.step,
+            epoch=epoch,
+            lr=lr,
+            is_finite=is_finite,
+            grad_norm=grad_norm,
+            indices=indices,
+            outputs=outputs,
+        )
         self.meter.add_step({**mean_of(outputs), "grad_norm": grad_norm}, is_finite=is_finite & grad_norm.isfinite())
         state.step += 1
         if state.ema is not None and not backend.last_update_skipped():

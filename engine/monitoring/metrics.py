@@ -155,7 +155,9 @@ class Meter:
         """
         for name, value in values.items():
             value = value.detach().float()
-            _accumulate(self.sums, name, value if is_finite is True else torch.where(is_finite, value, 0.0))
+            if isinstance(is_finite, torch.Tensor):
+                value = torch.where(is_finite, value, 0.0)
+            _accumulate(self.sums, name, value)
         self.count = self.count + (is_finite.float() if isinstance(is_finite, torch.Tensor) else int(is_finite))
         self.steps_since_flush += 1
 

@@ -93,7 +93,7 @@ def _zero_biases(native: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The attention's biases, zero, of a network that was made without them."""
     if any(name.endswith(".q_bias") for name in native):
         return {}
-    biases = {}
+    biases: dict[str, torch.Tensor] = {}
     for name, weight in native.items():
         if name.endswith(".attn.qkv.weight"):
             block = name.removesuffix("qkv.weight")
