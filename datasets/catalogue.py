@@ -6,7 +6,7 @@ The values are defaults: every one of them but the name has a flag of its own.
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .lists.entries import AnnotationError
+from .errors import AnnotationError
 
 Metric = Literal["top1", "mean_per_class", "mAP", "MAE", "mIoU"]
 

@@ -17,10 +17,11 @@ def cosine_schedule(
     warmup_steps: int = -1,
     start: float = 0.0,
 ) -> float:
-    """Linear warm-up from `start` to `base`, both included, then a cosine towards `final` (protocols 1.6).
+    """Linear warm-up from `start` to `base`, both included, then a cosine towards `final`.
 
-    A one-step warm-up has `start`. `warmup_steps` > 0 overrides `warmup_epochs`. As in the released code, the first
-    step after the warm-up has `base` again, and `final` would be reached one step after the last.
+    A one-step warm-up has `start`. `warmup_steps` > 0 overrides `warmup_epochs`. The first step after the warm-up has
+    `base` again, and `final` would be reached one step after the last, as with `cosine_scheduler` of the released code
+    (utils.py, github.com/QUVA-Lab/SIGMA, commit 9876f09).
 
     Args:
         step: optimizer steps done, 0 ... epochs * steps_per_epoch - 1.

@@ -3,8 +3,12 @@
 Letters: B clips, N tokens = V visible + M masked, E decoder width, P prediction width.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import nn
+
+from sigma_video.options import AT_LEAST_ONE, RATE, OptionError, Options, option
 
 from .layers import Block
 from .positions import Grid, resampled_table
@@ -12,27 +16,35 @@ from .tokens import gather_tokens
 from .vit import run_blocks
 
 
+@dataclass(frozen=True, kw_only=True)
+class DecoderConfig(Options):
+    """Size of the decoder, and how many of the masked tokens it predicts. None: what goes with the encoder."""
+
+    decoder_embed_dim: int | None = option(None, rule=AT_LEAST_ONE)
+    decoder_depth: int = option(4, "transformer blocks of the decoder", rule=AT_LEAST_ONE)
+    decoder_num_heads: int | None = option(None, rule=AT_LEAST_ONE)
+    decoder_mask_ratio: float = option(0.0, "part of the masked tokens that is not decoded", rule=RATE)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        width, heads = self.decoder_embed_dim, self.decoder_num_heads
+        if width is not None and heads is not None and width % heads:
+            raise OptionError(f"decoder width {width} is not a multiple of its {heads} heads")
+
+
 class Decoder(nn.Module):
     """Transformer over all tokens of the clip, read out at the masked ones."""
 
     pos_embed: torch.Tensor
 
-    def __init__(
-        self,
-        *,
-        grid: Grid,
-        embed_dim: int,
-        depth: int,
-        num_heads: int,
-        out_dim: int,
-        mlp_ratio: float = 4.0,
-        use_checkpoint: bool = False,
-    ) -> None:
+    def __init__(self, config: DecoderConfig, *, grid: Grid, out_dim: int, use_checkpoint: bool = False) -> None:
         super().__init__()
+        embed_dim, num_heads = config.decoder_embed_dim, config.decoder_num_heads
+        assert embed_dim and num_heads  # `create_model` fills them in
         self.grid = grid
         self.use_checkpoint = use_checkpoint
         self.register_buffer("pos_embed", resampled_table(grid, grid, embed_dim), persistent=False)
-        self.blocks = nn.ModuleList(Block(embed_dim, num_heads, mlp_ratio=mlp_ratio) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(embed_dim, num_heads) for _ in range(config.decoder_depth))
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
         self.head = nn.Linear(embed_dim, out_dim)
 

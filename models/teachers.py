@@ -6,7 +6,7 @@ grid of a frame, N = t * h * w tokens, M masked tokens, F target-feature width.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import timm
@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional
 
 from .registry import ModelError
-from .targets import standardize_
+from .targets import TargetConfig, standardize_
 from .tokens import Tubelet, gather_tokens, split_by_mask
 
 
@@ -74,11 +74,26 @@ def teacher_dim(target_type: str, name: str) -> int:
     return find_teacher(target_type, name).feature_dim
 
 
+def with_teacher_dim(targets: TargetConfig) -> TargetConfig:
+    """The options with the embedding width that the image teacher gives: its features are compared as they are.
+
+    Raises:
+        ModelError: another width was asked for, or there is no such teacher.
+    """
+    if not targets.uses_teacher:
+        return targets
+    width = teacher_dim(targets.target_type, targets.teacher)
+    if targets.decoder_num_classes not in (None, width):
+        raise ModelError(f"--decoder_num_classes {targets.decoder_num_classes}: the teacher gives {width}")
+    return replace(targets, decoder_num_classes=width)
+
+
 class ImageTeacher(nn.Module):
-    """Features of a frozen ViT at the masked places, standardised per clip and channel (protocols 2).
+    """Features of a frozen ViT at the masked places, standardised per clip and channel over all tokens.
 
     The network runs in the dtype of its weights, outside autocast, and always in inference mode. The features are the
-    tokens after its final norm, without class and register tokens, of the first frame of every tubelet.
+    tokens after its final norm, without class and register tokens, of the first frame of every tubelet
+    (engine_for_pretraining.py of the released code).
 
     Args:
         network: a ViT of timm, made for the clip's frame size.

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import DecodeError
 from .nal_units import is_h264_restart
 from .pyav import PyAVReader, open_container, video_stream
-from .reader import DecodeError, VideoReader, as_decode_error, is_shard_member, read_member
+from .reader import VideoReader, as_decode_error, is_shard_member, read_member
 
 _INSTALL = {
     "decord": "it has wheels for Linux on x86-64 only",

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from sigma_video.options import AT_LEAST_ONE, NOT_NEGATIVE, Options, option
+
 from ..distributed.ddp import Backend
 from ..distributed.world import World, gather_objects
 from ..errors import CheckpointError
@@ -19,6 +21,19 @@ from .io import AsyncWriter
 from .random_state import random_state
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig(Options):
+    """When checkpoints are written, and which one a run resumes from."""
+
+    resume: str = option("", "resume from this checkpoint", metavar="FILE")
+    auto_resume: bool = option(
+        True, "resume from the newest valid checkpoint in --output_dir", switch="pair", off="--no_auto_resume"
+    )
+    save_ckpt_freq: int = option(help="save every so many epochs, and at the end", rule=AT_LEAST_ONE, metavar="EPOCHS")
+    save_ckpt_steps: int = option(0, "also save every so many updates; 0: do not", rule=NOT_NEGATIVE, metavar="STEPS")
+    keep_ckpts: int = option(2, "checkpoints inside epochs that are kept, the newest", rule=AT_LEAST_ONE, metavar="N")
 
 
 class Ema(Protocol):

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from sigma_video.options import AT_LEAST_ONE, Options, option
+
 from ..errors import CheckpointError
 from .deepspeed_folder import read_deepspeed
 from .io import read_checkpoint
@@ -32,6 +34,28 @@ _CONFIG_ARGS = {
     "decoder_num_attention_heads": "decoder_num_attention_heads",
     "norm_pix_loss": "normalize_target",
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartConfig(Options):
+    """The weights that training starts from."""
+
+    finetune: str = option("", "checkpoint or safetensors file, Hugging Face or DeepSpeed folder", metavar="PATH")
+    model_key: str = option(DEFAULT_KEY, "where the weights lie in a checkpoint file")
+    pretrained_clip: tuple[int, int] | None = option(
+        None,
+        "clip that these weights were trained on, where their file does not say; default: what the file says",
+        rule=AT_LEAST_ONE,
+        metavar=("FRAMES", "SIZE"),
+    )
+    trust_checkpoint: bool = option(False, "unpickle objects of checkpoint files too: they can run any code")
+
+    def trained_with(self, recorded: Mapping[str, Any]) -> dict[str, Any]:
+        """Options that given weights were trained with: those that their file records, or `--pretrained_clip`."""
+        if self.pretrained_clip is None:
+            return dict(recorded)
+        frames, size = self.pretrained_clip
+        return {**recorded, "num_frames": frames, "input_size": size, "position_grid": None}
 
 
 @dataclass(frozen=True)

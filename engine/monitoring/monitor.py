@@ -1,6 +1,5 @@
 """Live monitoring of a run besides its metrics: progress bar, TensorBoard images and histograms, profiler."""
 
-import argparse
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -117,7 +116,6 @@ def _add_histogram(writer: SummaryWriter, name: str, tensors: Iterable[torch.Ten
 
 
 def build_monitor(
-    args: argparse.Namespace,
     world: World,
     backend: Backend,
     schedule: Schedule,
@@ -125,11 +123,17 @@ def build_monitor(
     *,
     first_step: int,
     figure_fn: FigureFn | None,
+    profile_steps: int,
+    output_dir: str,
 ) -> TrainingMonitor:
-    """`TrainingMonitor` of a run that starts at `first_step`."""
+    """`TrainingMonitor` of a run that starts at `first_step`.
+
+    Args:
+        profile_steps: steps to profile, into `profile` in the output folder; 0: none.
+    """
     profile = None
-    if args.profile and world.is_main:
-        profile = StepProfiler(Path(args.output_dir) / "profile", num_steps=args.profile, device=world.device)
+    if profile_steps and world.is_main:
+        profile = StepProfiler(Path(output_dir) / "profile", num_steps=profile_steps, device=world.device)
     return TrainingMonitor(
         bar=ProgressBar(world=world, first_step=first_step, total_steps=schedule.total_steps),
         profile=profile,

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from ..classifier import Classifier
-from ..registry import TARGET_TYPES, ModelError, create_model
+from ..registry import ModelError, create_model
 from ..sigma import Sigma
+from ..targets import TARGET_TYPES
 from ..vit import VARIANTS, Variant
 from .load import trained_grid, true_heads
 

@@ -20,16 +20,21 @@ from PIL import Image, ImageDraw, ImageFont
 
 from datasets.catalogue import CATALOGUE, get_data_set
 from datasets.classification import TrainDataset
-from datasets.decoding.open import DecodeError
+from datasets.errors import AnnotationError, DecodeError
+from datasets.lists.checks import read_class_names
+from datasets.lists.entries import NO_LABEL
 from datasets.lists.formats import LIST_FORMATS
-from datasets.lists.read import NO_LABEL, AnnotationError, VideoList, read_class_names, read_list
-from datasets.lists.video_list import sample_name
-from datasets.masks.masks import MASKS
+from datasets.lists.read import read_list
+from datasets.lists.video_list import VideoList, sample_name
+from datasets.masks.masks import MASKS, MaskConfig
 from datasets.masks.motion_vectors import has_motion_vectors
 from datasets.pretraining import PretrainDataset
+from datasets.sampling import ClipConfig
 from datasets.transforms.presets import PretrainTransform, TrainTransform
-from engine.config import finetuning_parser, pretraining_parser
 from engine.errors import ConfigError, as_config_error, user_errors
+from engine.flags import build_parser
+from run_class_finetuning import FinetuningConfig
+from run_sigma_pretraining import PretrainingConfig
 from scripts.data.jobs import positive
 
 MASK_TYPES = [name for name in MASKS if name != "motion"]  # that needs a network and the training device
@@ -73,12 +78,10 @@ def parser() -> argparse.ArgumentParser:
     finetuning.add_argument("--num_sample", type=positive, help="augmentations of each clip")
     finetuning.add_argument("--aa")
     finetuning.add_argument("--reprob", type=float)
-    defaults = vars(pretraining_parser().parse_args(["--data_path", ""]))
-    tuned = vars(finetuning_parser().parse_args(["--data_path", ""]))
     shared = ("seed", "num_frames", "input_size", "tubelet_size", "sampling_rate", "mask_ratio", "augmentation")
-    options.set_defaults(
-        **{name: defaults[name] for name in shared}, **{name: tuned[name] for name in ("num_sample", "aa", "reprob")}
-    )
+    for cls, names in ((PretrainingConfig, shared), (FinetuningConfig, ("num_sample", "aa", "reprob"))):
+        theirs = build_parser(cls)
+        options.set_defaults(**{name: theirs.get_default(name) for name in names})
     return options
 
 
@@ -99,13 +102,10 @@ def pretraining_rows(videos: VideoList, index: int, args: argparse.Namespace) ->
     for name in MASK_TYPES:
         dataset = PretrainDataset(
             videos,
+            ClipConfig(num_frames=args.num_frames, sampling_rate=args.sampling_rate),
+            MaskConfig(mask_type=name, mask_ratio=args.mask_ratio),
             transform=PretrainTransform(args.input_size, args.augmentation),
-            mask_fn=MASKS[name],
             grid=grid,
-            mask_ratio=args.mask_ratio,
-            motion=name == "motion_vectors",
-            num_frames=args.num_frames,
-            sampling_rate=args.sampling_rate,
             seed=args.seed,
             decoder="pyav",  # the motion vectors come from it
         )

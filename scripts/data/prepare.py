@@ -34,11 +34,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from datasets.catalogue import CATALOGUE
-from datasets.decoding.shards import ShardError
+from datasets.errors import AnnotationError, ShardError
+from datasets.lists.checks import check_files
 from datasets.lists.formats import LIST_FORMATS
-from datasets.lists.read import AnnotationError, VideoList, check_files, read_list
+from datasets.lists.read import read_list
 from datasets.lists.subsets import GYM_LABELS, check_known_subset, draw_subset, select, select_labels
-from datasets.lists.video_list import sample_name
+from datasets.lists.video_list import VideoList, sample_name
 from engine.errors import ConfigError, user_errors
 from engine.files import replace_text
 from scripts.data.jobs import positive

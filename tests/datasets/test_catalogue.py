@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from datasets.catalogue import CATALOGUE, get_data_set
+from datasets.errors import AnnotationError
 from datasets.lists.formats import READERS
-from datasets.lists.read import AnnotationError
 
 RELEASED = {"Kinetics-400", "SSV2", "UCF101", "HMDB51", "DIV48", "GYM99", "FXS1", "UBS1"}
 IMAGES = {"ImageNet-1K", "CIFAR-100"}

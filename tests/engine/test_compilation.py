@@ -14,9 +14,9 @@ from processes import FINETUNE, PRETRAIN, gloo_world, run_script
 from runs import load, same, series
 
 import run_class_finetuning
-from engine import config
 from engine.compilation import compile_blocks
 from engine.errors import ConfigError
+from engine.flags import parse
 from models import create_model
 
 cannot_compile = pytest.mark.skipif(" " in torch.__file__, reason="torch cannot compile from a path with a blank")
@@ -117,7 +117,7 @@ def without_compiler(world, argv):
 
     settings.cpp.cxx, settings.force_disable_caches = ("no-such-compiler",), True
     with pytest.raises(ConfigError) as caught:
-        run_class_finetuning.main(config.finetuning_parser().parse_args(argv), world)
+        run_class_finetuning.main(parse(run_class_finetuning.FinetuningConfig, argv), world)
     return str(caught.value)
 
 

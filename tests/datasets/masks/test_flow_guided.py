@@ -9,9 +9,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torchvision.models.optical_flow import raft_small
 
+from datasets.errors import FlowError
 from datasets.masks.flow_guided import (
     MIN_FLOW_SIDE,
-    FlowError,
     MotionGuide,
     base_map,
     flow_model,
@@ -170,7 +170,7 @@ def follows(velocity, flow):
 
 @pytest.mark.parametrize("velocity", [(8, 0), (0, -8), (-8, 8)])
 def test_visible_patches_move_with_the_pattern(velocity):
-    """By one patch a frame, in both directions of time; and no longer if any half of the flow is turned round (G1)."""
+    """By one patch a frame, in both directions of time; and no longer if any half of the flow is turned round."""
     flow = uniform_flow(5, 56, 56, velocity)
     assert follows(velocity, flow)
     for half in (slice(0, 2), slice(2, 4)):
