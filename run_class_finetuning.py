@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from datasets.catalogue import DataSet, get_data_set
+from datasets.catalogue import DatasetSpec, get_dataset_spec
 from datasets.classification import ViewConfig, build_datasets
 from datasets.decoding.open import describe_decoder
 from datasets.errors import DATA_ERRORS
@@ -100,7 +100,7 @@ class FinetuningConfig(TrainingConfig):
 
     def resolved(self) -> "FinetuningConfig":
         """The options with what they leave to the data set, and without the back end of a run that does not train."""
-        clip, views = self.views.for_data_set(self.clip, get_data_set(self.lists.data_set))
+        clip, views = self.views.for_data_set(self.clip, get_dataset_spec(self.lists.data_set))
         run = dataclasses.replace(self.run, enable_deepspeed=False, zero_stage=None) if self.task.eval else self.run
         return dataclasses.replace(self, clip=clip, views=views, run=run)
 
@@ -115,7 +115,7 @@ class FinetuningConfig(TrainingConfig):
 class Data:
     """The lists of a run (None where the run does not need one), and what they mean."""
 
-    spec: DataSet
+    spec: DatasetSpec
     num_classes: int
     lists: dict[str, VideoList]
     class_names: list[str]
@@ -123,13 +123,13 @@ class Data:
 
 def read_lists(config: FinetuningConfig, world: World, facts: RunFacts) -> Data:
     """Read and check the lists that this run needs."""
-    spec, asked = get_data_set(config.lists.data_set), config.lists
+    spec, asked = get_dataset_spec(config.lists.data_set), config.lists
     folders = {
         name: Path(asked.data_path if name == "train" else asked.eval_data_path or asked.data_path)
         for name in config.task.parts()
     }
     once = partial(on_main_process, world)
-    options = {"root": asked.data_root, "list_format": asked.list_format, "once": once}
+    options: dict[str, Any] = {"root": asked.data_root, "list_format": asked.list_format, "once": once}
     if config.task.eval:
         options["names_of_weights"] = partial(names_of_weights, config)
     lists, missing = read_parts(folders, class_folder=Path(asked.data_path), **options)
@@ -138,7 +138,7 @@ def read_lists(config: FinetuningConfig, world: World, facts: RunFacts) -> Data:
         check_labels(videos, num_classes)
     named = next((videos.class_names for videos in lists.values() if videos.class_names), ())
     class_names = list(named) or [str(label) for label in range(num_classes)]
-    rows = {name: describe_part(videos, spec, name, missing[name]) for name, videos in lists.items()}
+    rows = {name: describe_part(videos, spec, part=name, num_missing=missing[name]) for name, videos in lists.items()}
     if overlap := once(lambda: describe_overlap(lists)):
         rows["overlap"] = overlap
     with as_config_error("--decoder"):

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from sigma_video.options import AT_LEAST_ONE, Options, option
 
-from .catalogue import DataSet
+from .catalogue import DatasetSpec
 from .decoding.open import open_video
 from .decoding.reader import VideoReader
 from .lists.spans import frames_within
@@ -43,7 +43,7 @@ class ViewConfig(Options):
     test_num_segment: int | None = option(None, "clips per video; default: the data set's", rule=AT_LEAST_ONE)
     test_num_crop: int | None = option(None, "crops per clip; default: the data set's", rule=AT_LEAST_ONE)
 
-    def for_data_set(self, clip: ClipConfig, spec: DataSet) -> tuple[ClipConfig, "ViewConfig"]:
+    def for_data_set(self, clip: ClipConfig, spec: DatasetSpec) -> tuple[ClipConfig, "ViewConfig"]:
         """Both options, with what they leave to the data set."""
         views = replace(
             self,

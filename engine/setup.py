@@ -138,7 +138,7 @@ def place_model(config: TrainingConfig, world: World, model: nn.Module) -> None:
 def build_backend(config: TrainingConfig, world: World, model: nn.Module, optimizer: torch.optim.Optimizer) -> Backend:
     """DDP, a single process, or DeepSpeed where `--enable_deepspeed` asks for it."""
     run = config.run
-    common = {
+    common: dict[str, Any] = {
         "world": world,
         "amp": run.amp_on(world.device),
         "clip_grad": config.optim.clip_grad,

@@ -29,8 +29,8 @@ class HeadConfig(Options):
 class Classifier(VideoTransformer):
     """Logits (B, K) of clips (B, 3, T, H, W).
 
-    With mean pooling the encoder's final norm is left out and a fresh one follows the pooling; without it, the first
-    token after the final norm is used, as the released code's `--use_cls` does.
+    With mean pooling, a fresh norm after the pooling replaces the encoder's final norm; without it, the head reads the
+    first token after the final norm, as with `--use_cls` of the released code.
     """
 
     def __init__(self, encoder: EncoderConfig, head: HeadConfig) -> None:
@@ -41,7 +41,7 @@ class Classifier(VideoTransformer):
         self.head = nn.Linear(self.embed_dim, head.num_classes)
         self.backbone_frozen = False
         self.apply(_truncated_normal)
-        # Also by `apply`, within which DeepSpeed makes parameters whole that it has shared out.
+        # By `apply` too: inside it DeepSpeed gathers the parameters that ZeRO-3 has sharded.
         self.head.apply(partial(_scale, factor=head.init_scale))
 
     def forward_features(self, clip_BCTHW: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The narrow decoder: visible tokens and mask tokens in, predictions at the masked places out.
+"""The narrow decoder: visible tokens and mask tokens in, predictions at the masked positions out.
 
 Letters: B clips, N tokens = V visible + M masked, E decoder width, P prediction width.
 """
@@ -33,7 +33,7 @@ class DecoderConfig(Options):
 
 
 class Decoder(nn.Module):
-    """Transformer over all tokens of the clip, read out at the masked ones."""
+    """Transformer over all tokens of the clip, with predictions for the masked ones."""
 
     pos_embed: torch.Tensor
 
@@ -49,7 +49,7 @@ class Decoder(nn.Module):
         self.head = nn.Linear(embed_dim, out_dim)
 
     def resample_positions(self, trained: Grid) -> None:
-        """Use the position table of the grid that the weights were trained on, resampled to this decoder's grid."""
+        """Resample the position table of the grid that the weights were trained on to this decoder's grid."""
         self.pos_embed = resampled_table(trained, self.grid, self.head.in_features).to(self.pos_embed)
 
     def forward(
@@ -59,19 +59,19 @@ class Decoder(nn.Module):
         visible_BV: torch.Tensor,
         masked_BM: torch.Tensor,
     ) -> torch.Tensor:
-        """Predict at the masked places.
+        """Predict at the masked positions.
 
         Args:
-            visible_BVE: encoded visible tokens, brought to the decoder's width.
-            mask_token: (1, 1, E), stands in for every masked token.
+            visible_BVE: encoded visible tokens, projected to the decoder's width.
+            mask_token: (1, 1, E), replaces every masked token.
             visible_BV: their positions in the clip, int64.
             masked_BM: the masked tokens' positions, int64.
 
         Returns:
             (B, M, P), in the order of `masked_BM`.
         """
-        seen = visible_BVE + gather_tokens(self.pos_embed, visible_BV)
-        unseen = mask_token + gather_tokens(self.pos_embed, masked_BM)
-        tokens = torch.cat((seen, unseen.to(seen.dtype)), dim=1)
+        visible = visible_BVE + gather_tokens(self.pos_embed, visible_BV)
+        masked = mask_token + gather_tokens(self.pos_embed, masked_BM)
+        tokens = torch.cat((visible, masked.to(visible.dtype)), dim=1)
         tokens = run_blocks(self.blocks, tokens, use_checkpoint=self.use_checkpoint)
         return self.head(self.norm(tokens[:, visible_BV.shape[1] :]))

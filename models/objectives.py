@@ -109,7 +109,10 @@ class Regression(nn.Module):
         return {"loss": F.mse_loss(predicted_BMP.float(), projected_BMP.float())}
 
 
-OBJECTIVES = {"SWAV": SwappedClusterPrediction, "L2": Regression}
+OBJECTIVES: dict[str, type[SwappedClusterPrediction] | type[Regression]] = {
+    "SWAV": SwappedClusterPrediction,
+    "L2": Regression,
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""What the decoder has to tell about a masked place: its pixels, or features of a frozen image teacher.
+"""What is predicted at the masked positions: pixels here, features of a frozen image teacher in teachers.py.
 
 Letters: B clips, C channels, T H W frames and pixels, N tokens, M masked tokens, F target-feature width.
 """
@@ -119,7 +119,7 @@ class PixelTarget(nn.Module):
 
     @torch.no_grad()
     def forward(self, clip_BCTHW: torch.Tensor, masked_BM: torch.Tensor) -> torch.Tensor:
-        pixels_BMCP = patchify(clip_BCTHW, self.tubelet, masked_BM).float()  # a copy: what follows may be in place
+        pixels_BMCP = patchify(clip_BCTHW, self.tubelet, masked_BM).float()  # a copy, so the following may be in place
         pixels_BMCP.mul_(self.std).add_(self.mean)
         if self.normalize:
             standardize_(pixels_BMCP, dim=-1)

@@ -117,7 +117,7 @@ def why_missing(decoder: str) -> str:
     return ""
 
 
-def doubts(path: str, decoder: str) -> Iterator[str]:
+def known_issues(path: str, decoder: str) -> Iterator[str]:
     """What a back end is known to get wrong that a file has, from its header and packets; see DATASET.md for the table.
 
     Raises:

@@ -15,7 +15,7 @@ import stat
 from collections.abc import Callable
 
 from ..errors import DecodeError
-from .alternatives import DecordReader, FallbackReader, TorchCodecReader, doubts, why_missing
+from .alternatives import DecordReader, FallbackReader, TorchCodecReader, known_issues, why_missing
 from .image_folder import FrameReader, is_image
 from .pyav import PyAVReader
 from .reader import VideoReader, as_decode_error, is_shard_member
@@ -89,7 +89,7 @@ def open_video(path: str | os.PathLike[str], *, decoder: str = "auto") -> VideoR
 def _open_file(path: str, name: str) -> VideoReader:
     if name == "pyav":
         return PyAVReader(path)
-    reason = next(doubts(path, name), None)
+    reason = next(known_issues(path, name), None)
     if reason is None:
         try:
             return FallbackReader(path, BACKENDS[name](path))

@@ -11,7 +11,8 @@ import numpy as np
 
 from ..errors import AnnotationError
 from .columns import Columns
-from .entries import MAX_CLASSES, MOST, NO_LABEL, Entry, at
+from .entries import LABEL_LIMIT, MAX_CLASSES, NO_LABEL, Entry
+from .text_files import at
 
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 _WHOLE = (float("nan"), float("nan"))  # span of a whole video
@@ -169,9 +170,9 @@ class ListBuilder:
 
     def _take_names_as_numbers(self) -> None:
         """Labels that are texts, as of json, but all of them whole numbers."""
-        values = {number: int(name) if len(name) < 20 else MOST for name, number in self.numbers.items()}
+        values = {number: int(name) if len(name) < 20 else LABEL_LIMIT for name, number in self.numbers.items()}
         for number, value in values.items():
-            if not 0 <= value < MOST:
+            if not 0 <= value < LABEL_LIMIT:
                 place = self.labels.index(number)
                 name = list(self.numbers)[number]
                 raise AnnotationError(

@@ -1,4 +1,4 @@
-"""Draw what the model gets: `python scripts/data/browse.py lists/train.csv clips.png`.
+"""FigureFn what the model gets: `python scripts/data/browse.py lists/train.csv clips.png`.
 
 For some videos of a list, one picture with a row for the clip of pre-training, a row for each kind of mask (what the
 encoder sees of the clip; hidden tokens are grey), and, where the list has labels, rows with the augmented clips of
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from datasets.catalogue import CATALOGUE, get_data_set
+from datasets.catalogue import CATALOGUE, get_dataset_spec
 from datasets.classification import TrainDataset
 from datasets.errors import AnnotationError, DecodeError
 from datasets.lists.checks import read_class_names
@@ -123,13 +123,13 @@ def pretraining_rows(videos: VideoList, index: int, args: argparse.Namespace) ->
 
 def finetuning_rows(videos: VideoList, index: int, args: argparse.Namespace) -> list[Row]:
     """The augmented clips of a labelled video."""
-    row = get_data_set(args.data_set)
+    spec = get_dataset_spec(args.data_set)
     dataset = TrainDataset(
         videos,
-        transform=TrainTransform(args.input_size, aa=args.aa, flip=row.flip, erase_prob=args.reprob),
-        sampler=row.sampler,
+        transform=TrainTransform(args.input_size, aa=args.aa, flip=spec.flip, erase_prob=args.reprob),
+        sampler=spec.sampler,
         num_frames=args.num_frames,
-        sampling_rate=row.sampling_rate,
+        sampling_rate=spec.sampling_rate,
         num_repeats=args.num_sample,
         seed=args.seed,
     )
@@ -161,7 +161,7 @@ def draw(rows: Sequence[Row], columns: int, side: int) -> Image.Image:
     font = ImageFont.load_default(_TEXT - 4)
     heights = [_TEXT + _GAP + (side + _GAP if row.frames is not None else 0) for row in rows]
     sheet = Image.new("RGB", (columns * (side + _GAP) + _GAP, sum(heights) + _GAP), "white")
-    pen, top = ImageDraw.Draw(sheet), _GAP
+    pen, top = ImageDraw.FigureFn(sheet), _GAP
     for row, height in zip(rows, heights, strict=True):
         pen.text((_GAP, top), row.text, fill="black", font=font)
         if row.frames is not None:

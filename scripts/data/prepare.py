@@ -178,7 +178,7 @@ def take_subset(subset: str, form: str, lists: Mapping[str, VideoList]) -> dict[
 def published_size(form: str, part: str, videos: VideoList) -> int | None:
     """How many videos the published list has, if it is known; a data set is known by its format and classes."""
     rows = [row for row in CATALOGUE.values() if row.list_format == form and row.num_classes == videos.num_classes]
-    return rows[0].known(part) if len(rows) == 1 else None
+    return rows[0].published_size(part) if len(rows) == 1 else None
 
 
 def report(part: str, videos: VideoList, missing: set[str], known: int | None) -> list[str]:

@@ -1,6 +1,7 @@
 """Data sets on real encoded files: determinism, replacement of broken videos, views."""
 
 import pickle
+from dataclasses import fields
 from pathlib import Path
 
 import av
@@ -62,18 +63,15 @@ def videos(folder) -> VideoList:
     return make_list(folder, [f"video {video}.mp4" for video in range(NUM_VIDEOS)])
 
 
-def pretrain_dataset(
-    videos: VideoList, *, seed: int = 0, num_frames: int = 4, num_sample: int = 1, decoder: str = "auto", **masks
-) -> PretrainDataset:
-    return PretrainDataset(
-        videos,
-        ClipConfig(num_frames=num_frames, sampling_rate=3, num_sample=num_sample),
-        MaskConfig(**{"mask_ratio": 0.75, **masks}),
-        transform=PretrainTransform(32),
-        grid=(2, 4, 4),
-        seed=seed,
-        decoder=decoder,
+def pretrain_dataset(videos: VideoList, **changes) -> PretrainDataset:
+    """Over these videos; changes to the fields of the clip, of the masks, or to the other arguments."""
+    options = {"transform": PretrainTransform(32), "grid": (2, 4, 4), "seed": 0}
+    options |= {"num_frames": 4, "sampling_rate": 3, "mask_ratio": 0.75} | changes
+    clip, masks = (
+        cls(**{field.name: options.pop(field.name) for field in fields(cls) if field.name in options})
+        for cls in (ClipConfig, MaskConfig)
     )
+    return PretrainDataset(videos, clip, masks, **options)
 
 
 def train_dataset(videos: VideoList, **changes) -> TrainDataset:
