@@ -103,16 +103,12 @@ def layer_index(name: str, num_blocks: int) -> int:
 def parameter_groups(model: nn.Module, *, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
     """Groups of the trainable parameters by depth and by whether they are decayed.
 
-        1-D parameters, biases and names in the model's `no_weight_decay()` get no weight decay. The learning rate of layer
-    <<<<<<< HEAD
-        i is scaled by layer_decay^(num_blocks + 1 - i), in the group's `lr_scale`, as in optim_factory.py of the released
-    =======
-        i is scaled by layer_decay^(num_blocks + 1 - i), in the group's `lr_scale`. So does optim_factory.py of the released
-    >>>>>>> w_config
-        code (github.com/QUVA-Lab/SIGMA, commit 9876f09).
+    1-D parameters, biases and names in the model's `no_weight_decay()` get no weight decay. The learning rate of layer
+    i is scaled by layer_decay^(num_blocks + 1 - i), in the group's `lr_scale`. So does optim_factory.py of the released
+    code (github.com/QUVA-Lab/SIGMA, commit 9876f09).
 
-        Returns:
-            Groups with `params`, `weight_decay`, `lr_scale` and `name`.
+    Returns:
+        Groups with `params`, `weight_decay`, `lr_scale` and `name`.
     """
     no_decay_names: set[str] = getattr(model, "no_weight_decay", set)()
     num_blocks = len({match[1] for name, _ in model.named_parameters() if (match := _BLOCK.match(name))})

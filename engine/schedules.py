@@ -19,18 +19,12 @@ def cosine_schedule(
 ) -> float:
     """Linear warm-up from `start` to `base`, both included, then a cosine towards `final`.
 
-    <<<<<<< HEAD
-        A one-step warm-up has `start`. `warmup_steps` > 0 overrides `warmup_epochs`. The first step after the warm-up has
-        `base` again, and `final` would be reached one step after the last, as with `cosine_scheduler` of the released code
-        (utils.py, github.com/QUVA-Lab/SIGMA, commit 9876f09).
-    =======
-        A one-step warm-up has `start`. `warmup_steps` > 0 overrides `warmup_epochs`. As in `cosine_scheduler` of the
-        released code (utils.py, github.com/QUVA-Lab/SIGMA, commit 9876f09), the first step after the warm-up has `base`
-        again, and `final` would be reached one step after the last.
-    >>>>>>> w_config
+    A one-step warm-up has `start`. `warmup_steps` > 0 overrides `warmup_epochs`. As in `cosine_scheduler` of the
+    released code (utils.py, github.com/QUVA-Lab/SIGMA, commit 9876f09), the first step after the warm-up has `base`
+    again, and `final` would be reached one step after the last.
 
-        Args:
-            step: optimizer steps done, 0 ... epochs * steps_per_epoch - 1.
+    Args:
+        step: optimizer steps done, 0 ... epochs * steps_per_epoch - 1.
     """
     warmup = warmup_steps if warmup_steps > 0 else warmup_epochs * steps_per_epoch
     if step < warmup:

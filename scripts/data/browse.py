@@ -1,4 +1,4 @@
-"""FigureFn what the model gets: `python scripts/data/browse.py lists/train.csv clips.png`.
+"""Draw what the model gets: `python scripts/data/browse.py lists/train.csv clips.png`.
 
 For some videos of a list, one picture with a row for the clip of pre-training, a row for each kind of mask (what the
 encoder sees of the clip; hidden tokens are grey), and, where the list has labels, rows with the augmented clips of
@@ -161,7 +161,7 @@ def draw(rows: Sequence[Row], columns: int, side: int) -> Image.Image:
     font = ImageFont.load_default(_TEXT - 4)
     heights = [_TEXT + _GAP + (side + _GAP if row.frames is not None else 0) for row in rows]
     sheet = Image.new("RGB", (columns * (side + _GAP) + _GAP, sum(heights) + _GAP), "white")
-    pen, top = ImageDraw.FigureFn(sheet), _GAP
+    pen, top = ImageDraw.Draw(sheet), _GAP
     for row, height in zip(rows, heights, strict=True):
         pen.text((_GAP, top), row.text, fill="black", font=font)
         if row.frames is not None:
