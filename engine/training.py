@@ -149,13 +149,7 @@ class Trainer:
         grad_norm = backend.step()
         is_finite = backend.last_update_finite
         self.guard.record(
-            state.step,
-            epoch=epoch,
-            lr=lr,
-            is_finite=is_finite,
-            grad_norm=grad_norm,
-            indices=indices,
-            outputs=outputs,
+            state.step, epoch=epoch, lr=lr, is_finite=is_finite, grad_norm=grad_norm, indices=indices, outputs=outputs
         )
         self.meter.add_step({**mean_of(outputs), "grad_norm": grad_norm}, is_finite=is_finite & grad_norm.isfinite())
         state.step += 1
@@ -181,7 +175,7 @@ class Trainer:
         """Consume the batches of an update that was not finite before a rollback, without training on them."""
         for _ in range(self.update_freq):
             self.next_batch(batches, epoch)
-        self.meter.add_step({}, is_finite=False)
+        self.meter.skip_step()
         self.state.step += 1
         if self.monitor is not None:
             self.monitor.after_step(self.state.step)
