@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from av.container import InputContainer
 
 from ..errors import DecodeError
 from .nal_units import is_h264_restart
@@ -118,7 +119,7 @@ def why_missing(decoder: str) -> str:
 
 
 def known_issues(path: str, decoder: str) -> Iterator[str]:
-    """What a back end is known to get wrong that a file has, from its header and packets; see DATASET.md for the table.
+    """Why a back end is known to decode a file wrongly, from its header and packets; see DATASET.md for the table.
 
     Raises:
         DecodeError: the file cannot be opened.
@@ -132,12 +133,17 @@ def known_issues(path: str, decoder: str) -> Iterator[str]:
             yield NO_TIMES
         if any(packet.is_discard for packet in packets) or min(filter(None, times), default=0) < 0:
             yield HIDDEN_FRAMES
-        if sum(not other.disposition & other.disposition.attached_pic for other in container.streams.video) > 1:
+        if _num_video_streams(container) > 1:
             yield SEVERAL_STREAMS
         if _has_open_gops(packets, codec.extradata if codec.name == "h264" else None):
             yield OPEN_GOP
         if decoder == "decord" and codec.name not in _OLD_CODECS:
             yield NEW_CODEC
+
+
+def _num_video_streams(container: InputContainer) -> int:
+    """Streams of moving pictures; cover art is none."""
+    return sum(not stream.disposition & stream.disposition.attached_pic for stream in container.streams.video)
 
 
 def _has_open_gops(packets: list[Any], h264_extradata: bytes | None) -> bool:

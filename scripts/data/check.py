@@ -26,12 +26,13 @@ from datasets.classification import CHUNK_BYTES
 from datasets.decoding.open import open_video
 from datasets.errors import AnnotationError, DecodeError
 from datasets.lists.spans import frames_within
-from datasets.lists.video_list import Span, sample_name
+from datasets.lists.video_list import Span, VideoList, sample_name
 from engine.errors import user_errors
 from engine.monitoring.metrics import replace_text
-from scripts.data.jobs import Job, Result, Task, add_job_flags, run_tasks
+from scripts.data.jobs import Job, JobOptions, add_job_flags, job_options
 from scripts.data.lists import absolute, add_list_flags, read_lists, write_lists
 from scripts.data.media import CLIP_FRAMES, CLIP_STRIDE, clip_seconds, decode_all, describe, is_video_file
+from scripts.data.processes import Result, Task, run_tasks
 from scripts.data.reencode import Recipe, encode
 from scripts.data.reports import by_reason, failures, shares, spread, write_failures
 
@@ -109,6 +110,13 @@ def time_sample(path: str) -> Result:
         return {"error": error.reason}
 
 
+def time_samples(paths: Sequence[str], *, timeout: float) -> list[Timing]:
+    """Timings of some videos, one after another; those that fail are left out."""
+    tasks = [Task(path, path) for path in paths]
+    results = [result for _, result in run_tasks(tasks, time_sample, workers=min(1, len(tasks)), timeout=timeout)]
+    return [Timing(result["now"], result["after"]) for result in results if "error" not in result]
+
+
 # ------------------------------------------------------------------------------------------------- the report
 
 
@@ -167,24 +175,28 @@ def samples(results: Mapping[str, Result], works: Mapping[str, Work], count: int
     return [good[place * len(good) // count] for place in range(count)]
 
 
-def run(args: argparse.Namespace) -> None:
-    """What the command line asks for."""
-    lists = read_lists(args)
-    out = Path(args.out or Path(args.lists[0]).absolute().parent / "checked").absolute()
+def check_lists(lists: Sequence[VideoList], out: Path, *, full: bool, num_timed: int, options: JobOptions) -> None:
+    """Check the videos of lists; write the lists without the bad ones, and the report.
+
+    Args:
+        lists: as they were read.
+        out: the output folder.
+        full: decode every frame.
+        num_timed: videos whose decoding is timed.
+        options: of the job.
+    """
     videos = dict.fromkeys((absolute(path), span) for each in lists for path, span in each.samples())
-    works = {sample_name(path, span): Work(path, args.full, span) for path, span in videos}
-    plan = {"tool": "check", "lists": [each.fingerprint for each in lists], "full": args.full}
-    job = Job(out, [Task(name, work) for name, work in works.items()], plan, args)
-    if not args.merge:
+    works = {sample_name(path, span): Work(path, full, span) for path, span in videos}
+    plan = {"tool": "check", "lists": [each.fingerprint for each in lists], "full": full}
+    job = Job(out, [Task(name, work) for name, work in works.items()], plan=plan, options=options)
+    if not options.merge:
         job.run(check)
-    if args.part is not None:
+    if options.part is not None:
         return
     results = job.results()
     counts = write_lists(out, lists, {path: path for path, _ in videos}, without=failures(results).keys())
     write_failures(out / "bad_videos.txt", results)
-    chosen = [Task(path, path) for path in samples(results, works, args.samples)]
-    timed = [result for _, result in run_tasks(chosen, time_sample, workers=min(1, len(chosen)), timeout=args.timeout)]
-    timings = [Timing(result["now"], result["after"]) for result in timed if "error" not in result]
+    timings = time_samples(samples(results, works, num_timed), timeout=options.timeout)
     text = report(results, timings, counts)
     replace_text(out / "report.txt", text)
     print(f"{text}\nThe lists without the bad videos and this report are in {out}")
@@ -193,7 +205,10 @@ def run(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     with user_errors(AnnotationError):
-        run(parser().parse_args(argv))
+        args = parser().parse_args(argv)
+        lists = read_lists(args.lists, root=args.data_root, list_format=args.list_format)
+        out = Path(args.out or Path(args.lists[0]).absolute().parent / "checked").absolute()
+        check_lists(lists, out, full=args.full, num_timed=args.samples, options=job_options(args))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from engine.monitoring.metrics import replace_text
-from scripts.data.jobs import Result
+from scripts.data.processes import Result
 
 _NUMBERS = re.compile(r"\d+")
 _SHOWN = 20  # kinds of reasons
