@@ -28,12 +28,12 @@ class PretrainDataset(Dataset):
     Args:
         videos: the list; labels are not used.
         transform: crops the frames, and with them the motion.
-        mask_fn: (grid, mask_ratio, rng) -> bool (N,), True = masked; see `masking.MASKS`.
+        mask_fn: (grid, mask_ratio, rng) -> bool (N,), True = masked; see `masks.MASKS`.
         grid: tokens in time, height and width; N is their product.
         mask_ratio: part of the tokens that is masked.
         num_repeats: R, crops and masks of each decoded clip.
         num_masks: G, masks of each crop.
-        motion: let the masks follow the motion vectors of the video; `mask_fn` must draw tube masks then.
+        motion: move the masks along the motion vectors of the video; `mask_fn` must then draw tube masks.
         num_frames: T, frames of a clip.
         sampling_rate: distance between the frames of a clip.
         seed: of the run; at least 0.
@@ -92,7 +92,7 @@ class PretrainDataset(Dataset):
         return {"clip": clip, "mask": mask, "index": index, "failures": failures}
 
     def _read(self, path: str, span: Span | None, rng: np.random.Generator) -> tuple[torch.Tensor, np.ndarray | None]:
-        """The frames of a clip, and where masks follow it, the motion towards its middle frame."""
+        """The frames of a clip, and the motion towards its middle frame where masks follow it; else None."""
         if self.pairs is None:
             with open_video(path, decoder=self.decoder) as video:
                 return video.get_frames(self._draw(frames_within(video, path, span), rng)), None

@@ -1,4 +1,4 @@
-"""The other back ends, decord and torchcodec, which are wrong about some files, and what tells these files apart."""
+"""The other back ends, decord and torchcodec, and the properties of files that they decode wrongly."""
 
 import functools
 import importlib
@@ -18,8 +18,8 @@ _INSTALL = {
     "decord": "it has wheels for Linux on x86-64 only",
     "torchcodec": "pip install torchcodec, and FFmpeg's shared libraries, see INSTALL.md",
 }
-_INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # containers that tell time and place of every frame
-_OLD_CODECS = ("h264", "hevc", "mpeg4", "vp8", "vp9")  # that decord is right about
+_INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # containers with the time and position of every frame
+_OLD_CODECS = ("h264", "hevc", "mpeg4", "vp8", "vp9")  # that decord decodes correctly
 NO_TIMES = "the container is not MP4, MOV, Matroska or WebM, or frames have no times of their own"
 HIDDEN_FRAMES = "an edit list hides frames (a cut with `-c copy`, for example)"
 SEVERAL_STREAMS = "it has several video streams"

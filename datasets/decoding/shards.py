@@ -43,7 +43,7 @@ def read_member(path: str) -> bytes:
         if content is not None:
             return content
         if attempt == 0:
-            _open.cache_clear()  # the shard was written anew since it was opened, perhaps
+            _open.cache_clear()  # the shard may have been rewritten since it was opened
     raise ShardError(f"{shard}: no member '{member}' where its index has it: delete {shard}{INDEX_SUFFIX}")
 
 
@@ -100,7 +100,7 @@ class _Shard:
             return None
         reason = find_fault(index, self.size)
         if reason:
-            logger.warning("%s%s %s: made anew from the shard", self.path, INDEX_SUFFIX, reason)
+            logger.warning("%s%s %s: rebuilt from the shard", self.path, INDEX_SUFFIX, reason)
         return None if reason else index
 
     def _make_index(self) -> bytes:
@@ -148,5 +148,5 @@ class _Shard:
 
 
 _open = functools.lru_cache(maxsize=MAX_OPEN)(_Shard)
-# What belongs to another process is opened anew: clients of remote storage do not survive a fork.
+# A forked process opens shards again: clients of remote storage do not survive a fork.
 os.register_at_fork(after_in_child=_open.cache_clear)

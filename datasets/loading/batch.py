@@ -1,4 +1,4 @@
-"""A batch of clips, and how samples are put together to one."""
+"""A batch of clips, and its collation."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from .workers import MAIN_PROCESS, worker_number
 
 @dataclass
 class Batch:
-    """Clips with what belongs to them.
+    """Clips with their masks or labels.
 
     Attributes:
         clip: uint8 (B, T, 3, H, W); after `to`, normalised float32 (B, 3, T, H, W). B counts clips: repeats and views
@@ -82,7 +82,7 @@ def collate(items: Sequence[dict[str, Any]]) -> Batch:
 def collate_in_worker(items: Sequence[dict[str, Any]]) -> Batch:
     """`collate`, and in a worker into shared memory at once.
 
-    Otherwise a thread of the worker's queue would do it, whose error, where there is no room left, nobody hears of.
+    Otherwise a thread of the worker's queue would do it, and its error where shared memory is full would be lost.
     """
     batch = collate(items)
     if worker_number() != MAIN_PROCESS:

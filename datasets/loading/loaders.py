@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .batch import Batch, collate_in_worker
 from .samplers import EvalSampler, TrainSampler
-from .workers import DECODE_TIMEOUT, SeededByEpoch, init_worker, requests_held_back, set_timeout, watch_folder
+from .workers import DECODE_TIMEOUT, SeededByEpoch, init_worker, set_timeout, stop_signals_blocked, watch_folder
 
 _TIMEOUTS_PER_BATCH = 10  # of a clip: after so long without a batch the loader gives up
 _LEAST_TIMEOUT = 5.0  # seconds; workers have to start before they can give a batch
@@ -126,10 +126,10 @@ def build_eval_loader(
 
 
 class _DataLoader(DataLoader):
-    """Starts its workers so that signals to all processes of a run do not end them."""
+    """Starts its workers with stop signals blocked, so that signals to all processes of a run do not end them."""
 
     def __iter__(self) -> Any:
-        with requests_held_back():
+        with stop_signals_blocked():
             return super().__iter__()
 
 

@@ -13,7 +13,7 @@ _STEPS_AT_ONCE = 64  # whose order is computed in one go
 
 
 class TrainSampler(Sampler[tuple[int, int]]):
-    """The share of one rank in a seeded order of the videos, as (epoch, index).
+    """The samples of one rank, (epoch, index), in a seeded random order of the videos.
 
     Step g of an epoch uses videos g*B .. (g+1)*B of the epoch's order, B = batch_size * world_size, and rank r the r-th
     part of them: the global batch depends on B only. Videos that do not fill a last global batch are left out of that
@@ -47,7 +47,7 @@ class TrainSampler(Sampler[tuple[int, int]]):
             self.epoch, self.start_step = epoch, 0
 
     def state_dict(self, finished_steps: int = 0) -> dict[str, int]:
-        """What resumes this order.
+        """The state that this order is resumed from.
 
         Args:
             finished_steps: batches of the current epoch that were trained on. The caller knows: workers fetch ahead.
@@ -60,7 +60,7 @@ class TrainSampler(Sampler[tuple[int, int]]):
         }
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on behind the videos that a `state_dict` has done with, on any number of ranks.
+        """Resume after the videos that a `state_dict` has finished, on any number of ranks.
 
         Raises:
             ValueError: another list length or seed, so that the order would differ; or a place in the epoch at which no
@@ -69,13 +69,13 @@ class TrainSampler(Sampler[tuple[int, int]]):
         for name, flag in (("num_samples", "the list"), ("seed", "--seed")):
             if state[name] != getattr(self, name):
                 raise ValueError(
-                    f"cannot go on in the order of the samples: {name} was {state[name]} and is now "
+                    f"cannot resume the order of the samples: {name} was {state[name]} and is now "
                     f"{getattr(self, name)}; keep {flag}"
                 )
         position = state["position"]
         if position % self.global_batch or not 0 <= position <= self.num_steps * self.global_batch:
             raise ValueError(
-                f"cannot go on after {position} videos of the epoch: global_batch is now {self.global_batch}; keep "
+                f"cannot resume after {position} videos of the epoch: global_batch is now {self.global_batch}; keep "
                 "--batch_size x ranks"
             )
         self.epoch, self.start_step = state["epoch"], position // self.global_batch

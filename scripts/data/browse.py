@@ -1,4 +1,4 @@
-"""Draw what the model gets: `python scripts/data/browse.py lists/train.csv clips.png`.
+"""Draw the clips and masks that the model is trained on: `python scripts/data/browse.py lists/train.csv clips.png`.
 
 For some videos of a list, one picture with a row for the clip of pre-training, a row for each kind of mask (what the
 encoder sees of the clip; hidden tokens are grey), and, where the list has labels, rows with the augmented clips of

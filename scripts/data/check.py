@@ -7,7 +7,7 @@ The first, middle and last frame of each video are decoded; with --full all fram
   report.txt       counts by reason, codecs, sizes, rates, distances of key frames, what decoding costs here, and
                    whether scripts/data/reencode.py would pay
 
-The same command goes on where it was stopped. On a cluster give `--part 1/8` to `--part 8/8` on eight machines, then
+The same command resumes where it was stopped. On a cluster give `--part 1/8` to `--part 8/8` on eight machines, then
 run once with `--merge`: scripts/slurm/prepare.sbatch does it.
 """
 
@@ -36,7 +36,7 @@ from scripts.data.processes import Result, Task, run_tasks
 from scripts.data.reencode import Recipe, encode
 from scripts.data.reports import by_reason, failures, shares, spread, write_failures
 
-_PAYS = 1.5  # times faster that decoding has to become for the advice to encode anew
+_PAYS = 1.5  # times faster that decoding has to become for the advice to re-encode
 _QUANTITIES = {
     "frames": "frames",
     "seconds": "seconds",
@@ -63,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--out", metavar="FOLDER", help="default: `checked` beside the first list")
     options.add_argument("--full", action="store_true", help="decode every frame, not three of each video")
     options.add_argument(
-        "--samples", type=int, default=5, help="videos that are timed, now and encoded anew (default: 5; 0: none)"
+        "--samples", type=int, default=5, help="videos that are timed, as they are and re-encoded (default: 5; 0: none)"
     )
     add_job_flags(options)
     return options
@@ -92,7 +92,7 @@ def check(work: Work) -> Result:
 
 
 class Timing(NamedTuple):
-    """Seconds that a clip takes, as the video is and encoded anew."""
+    """Seconds that a clip takes, as the video is and re-encoded."""
 
     now: float
     after: float
@@ -157,12 +157,12 @@ def _costs(timings: Sequence[Timing], num_videos: int) -> list[str]:
         f"A clip ({CLIP_FRAMES} frames, every {CLIP_STRIDE}th) takes {1000 * now:.3g} ms on one core of this machine, "
         f"{1 / now:.3g} clips/s (median of {len(timings)} videos);",
         f"an epoch of {num_videos:,} clips {num_videos * now / 3600:.3g} core hours.",
-        f"Encoded anew (scripts/data/reencode.py) these clips decode {gain:.2g} times as fast.",
+        f"Re-encoded (scripts/data/reencode.py), these clips decode {gain:.2g} times as fast.",
     ]
     if gain >= _PAYS:
         return [
             *lines,
-            "Advice: encode anew if decoding limits the training (`data` in its log close to the step time).",
+            "Advice: re-encode if decoding limits the training (`data` in its log close to the step time).",
         ]
     return [*lines, "Advice: leave the videos as they are."]
 

@@ -3,7 +3,7 @@
 A job is a list of tasks. Each result is appended, as a line of JSON, to `results-1of1.jsonl` in the output folder the
 moment it is there, so that the same command resumes where it was stopped. `--part 2/8` does every eighth task, from the
 second on, and writes `results-2of8.jsonl`: eight such commands, on as many machines as share the folder, do the job.
-`--merge` then makes the final files of all results; without `--part` that follows by itself.
+`--merge` then makes the final files of all results; without `--part` that is done at the end.
 """
 
 import argparse
@@ -174,7 +174,7 @@ class Job:
         if missing:
             raise ConfigError(
                 f"{self.folder}: {len(missing)} of {len(self.tasks)} results are missing, for example of {missing[0]}: "
-                "run the parts that are not done (the same command goes on), then --merge"
+                "run the parts that are not done (the same command resumes), then --merge"
             )
         return {task.key: found[task.key] for task in self.tasks}
 

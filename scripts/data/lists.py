@@ -79,7 +79,7 @@ def records(videos: VideoList) -> Iterator[dict[str, Any]]:
 def write_lists(
     folder: Path, lists: Sequence[VideoList], paths: Mapping[str, str], *, without: Set[str] = frozenset()
 ) -> dict[str, int]:
-    """Write every list anew, without the videos that are not in `paths`, and `labels.txt` if classes have names.
+    """Write every list again, without the videos that are not in `paths`, and `labels.txt` if classes have names.
 
     Args:
         folder: exists.

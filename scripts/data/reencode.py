@@ -1,4 +1,4 @@
-"""Encode videos anew so that clips of them decode fast: `python scripts/data/reencode.py lists/train.csv OUT`.
+"""Re-encode videos so that clips of them decode fast: `python scripts/data/reencode.py lists/train.csv OUT`.
 
 Every video becomes an H.264 file below OUT/videos: short side 256 (smaller ones keep their size), a key frame every 12
 frames and where the scene changes, x264's `fastdecode`, five B-frames between others, from which no frame is built, no
@@ -6,7 +6,7 @@ audio. Every frame is kept, with its time; a phone's rotation is applied, and wh
 gets new lists of the same names, labels.txt, and failed.txt with the videos that could not be decoded and are not in
 the lists. FFmpeg comes with PyAV: no ffmpeg program is needed.
 
-The same command goes on where it was stopped. On a cluster give `--part 1/8` to `--part 8/8` on eight machines, then
+The same command resumes where it was stopped. On a cluster give `--part 1/8` to `--part 8/8` on eight machines, then
 run once with `--merge`: scripts/slurm/prepare.sbatch does it.
 """
 
@@ -187,7 +187,7 @@ def _output_stream(container: OutputContainer, source: str, upright: Uprighter, 
 
 
 def encode(source: str, target: str, recipe: Recipe) -> Result:
-    """Encode a video anew; the new file appears whole.
+    """Re-encode a video; the new file appears only when it is complete.
 
     Returns:
         "frames", "height", "width" and "bytes" of the new file.
@@ -252,7 +252,7 @@ def num_packets(path: str) -> int:
 def reencode(work: Work) -> Result:
     """`encode`, for a job."""
     if not is_video_file(work.source):
-        return {"error": "a folder of frames: nothing to encode anew"}
+        return {"error": "a folder of frames: nothing to re-encode"}
     try:
         return {"target": work.target, **encode(*work)}
     except DecodeError as error:

@@ -1,4 +1,4 @@
-"""What the tools tell of many files: failures by reason, and the middle and ends of a quantity."""
+"""Summaries over many files: failures by reason, shares, and quantiles."""
 
 import re
 from collections import Counter

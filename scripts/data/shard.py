@@ -5,7 +5,7 @@ files of about --shard_size with an index beside each, and OUT new lists of the 
 Training reads them as it reads files: in any order, with the same samples. The shards may be moved, to object storage
 too, if the paths in the lists are changed with them. OUT/failed.txt lists the videos that could not be read.
 
-The same command goes on where it was stopped. On a cluster give `--part 1/8` to `--part 8/8` on eight machines, then
+The same command resumes where it was stopped. On a cluster give `--part 1/8` to `--part 8/8` on eight machines, then
 run once with `--merge`: scripts/slurm/prepare.sbatch does it.
 """
 
