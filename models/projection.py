@@ -5,11 +5,12 @@ from itertools import pairwise
 
 from torch import nn
 
-HIDDEN_DIMS = (1024, 1024, 512)
 
+def projection_mlp(in_dim: int, out_dim: int, hidden_dims: Sequence[int]) -> nn.Sequential:
+    """Linear layers with GELU between: in_dim -> hidden_dims -> out_dim (arXiv 2407.15447).
 
-def projection_mlp(in_dim: int, out_dim: int, hidden_dims: Sequence[int] = HIDDEN_DIMS) -> nn.Sequential:
-    """Linear layers with GELU between: in_dim -> hidden_dims -> out_dim (arXiv 2407.15447; sizes in protocols 2)."""
+    The released code (modeling_pretrain.py) has 1536-1024-1024-512-256.
+    """
     widths = [in_dim, *hidden_dims, out_dim]
     layers: list[nn.Module] = []
     for width, next_width in pairwise(widths):

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from datasets.synthetic import generate  # noqa: E402  (needs the repository on the path)
-from engine.monitoring.metrics import replace_text  # noqa: E402
+from engine.files import replace_text  # noqa: E402
 from scripts.demo_pictures import draw_pictures  # noqa: E402
 
 BATCH = 32

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 
 from datasets.lists.read import read_list
-from datasets.masks.masks import tube_mask
+from datasets.masks.masks import MaskConfig
 from datasets.pretraining import PretrainDataset
+from datasets.sampling import ClipConfig
 from datasets.transforms.presets import IMAGENET_MEAN, IMAGENET_STD, PretrainTransform, normalize_clips
-from engine.checkpointing.io import read
+from engine.checkpointing.io import read_checkpoint
 from models import create_model
 from models.objectives import SwappedClusterPrediction
 from models.sigma import Sigma
@@ -26,7 +27,7 @@ NUM_CLIPS = 64  # that the prototypes are compared with
 
 def load_model(path: Path) -> tuple[Sigma, dict]:
     """A pre-training model from its checkpoint, and the options it was made with."""
-    content = read(path)
+    content = read_checkpoint(path)
     args = content["args"]
     model = create_model(
         args["model"],
@@ -52,12 +53,10 @@ def sample_clips(model: Sigma, args: dict, data: Path) -> tuple[torch.Tensor, to
     """Clips and masks as pre-training sees them: (B, T, 3, H, W) uint8 and (B, N) bool."""
     dataset = PretrainDataset(
         read_list(data / "val.csv"),
+        ClipConfig(num_frames=args["num_frames"], sampling_rate=args["sampling_rate"]),
+        MaskConfig(mask_ratio=args["mask_ratio"]),
         transform=PretrainTransform(args["input_size"], args["augmentation"]),
-        mask_fn=tube_mask,
         grid=model.encoder.grid,
-        mask_ratio=args["mask_ratio"],
-        num_frames=args["num_frames"],
-        sampling_rate=args["sampling_rate"],
         seed=0,
     )
     items = [dataset[(0, index)] for index in range(min(NUM_CLIPS, len(dataset)))]

@@ -8,7 +8,9 @@ from importlib.metadata import packages_distributions
 import pytest
 from processes import FINETUNE, PRETRAIN, ROOT, fresh
 
-from engine import config
+from engine.flags import build_parser
+from run_class_finetuning import FinetuningConfig
+from run_sigma_pretraining import PretrainingConfig
 
 SOURCES = sorted(
     path for folder in ("models", "datasets", "engine") for path in (ROOT / folder).rglob("*.py")
@@ -146,7 +148,7 @@ def test_the_local_datasets_package_wins(tmp_path):
 
 # ------------------------------------------------------------------------------------------------ documents, recipes
 
-PARSERS = {PRETRAIN: config.pretraining_parser(), FINETUNE: config.finetuning_parser()}
+PARSERS = {PRETRAIN: build_parser(PretrainingConfig), FINETUNE: build_parser(FinetuningConfig)}
 DOCUMENTS = sorted(ROOT.glob("*.md")) + sorted((ROOT / "scripts").rglob("*.sh"))
 
 

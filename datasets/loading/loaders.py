@@ -6,10 +6,13 @@ of workers, and a global batch the same whatever the number of ranks it is split
 
 import functools
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
+
+from sigma_video.options import NOT_NEGATIVE, Options, option
 
 from .batch import Batch, collate_in_worker
 from .samplers import EvalSampler, TrainSampler
@@ -17,6 +20,32 @@ from .workers import DECODE_TIMEOUT, SeededByEpoch, init_worker, set_timeout, st
 
 _TIMEOUTS_PER_BATCH = 10  # of a clip: after so long without a batch the loader gives up
 _LEAST_TIMEOUT = 5.0  # seconds; workers have to start before they can give a batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderConfig(Options):
+    """How batches come about."""
+
+    decoder: str = option("auto", "video decoder", choices=("auto", "decord", "pyav", "torchcodec"))
+    num_workers: int = option(10, "loader processes per rank", rule=NOT_NEGATIVE)
+    decode_timeout: float = option(
+        60.0,
+        "end the run, naming the video, when reading a clip takes longer; 0: wait for ever",
+        rule=NOT_NEGATIVE,
+        metavar="SECONDS",
+    )
+    gpu_prefetch: bool = option(False, "copy the next batch to the GPU on a stream of its own")
+    pin_mem: bool = option(True, "page-locked host memory for batches", switch="pair", off="--no_pin_mem")
+
+    def kwargs(self, *, rank: int, world_size: int, device: torch.device) -> dict[str, Any]:
+        """Keyword arguments of `build_train_loader` and `build_eval_loader` for one rank."""
+        return {
+            "rank": rank,
+            "world_size": world_size,
+            "num_workers": self.num_workers,
+            "pin_memory": self.pin_mem and device.type == "cuda",
+            "decode_timeout": self.decode_timeout,
+        }
 
 
 def _build_loader(

@@ -27,12 +27,15 @@ from datasets.lists.entries import NO_LABEL
 from datasets.lists.formats import LIST_FORMATS
 from datasets.lists.read import read_list
 from datasets.lists.video_list import VideoList, sample_name
-from datasets.masks.masks import MASKS
+from datasets.masks.masks import MASKS, MaskConfig
 from datasets.masks.motion_vectors import has_motion_vectors
 from datasets.pretraining import PretrainDataset
+from datasets.sampling import ClipConfig
 from datasets.transforms.presets import PretrainTransform, TrainTransform
-from engine.config import finetuning_parser, pretraining_parser
-from engine.errors import ConfigError, bad_options, user_errors
+from engine.errors import ConfigError, as_config_error, user_errors
+from engine.flags import build_parser
+from run_class_finetuning import FinetuningConfig
+from run_sigma_pretraining import PretrainingConfig
 from scripts.data.jobs import positive
 
 MASK_TYPES = [name for name in MASKS if name != "motion"]  # that needs a network and the training device
@@ -108,12 +111,10 @@ def parser() -> argparse.ArgumentParser:
     finetuning.add_argument("--num_sample", type=positive, help="augmentations of each clip")
     finetuning.add_argument("--aa")
     finetuning.add_argument("--reprob", type=float)
-    defaults = vars(pretraining_parser().parse_args(["--data_path", ""]))
-    tuned = vars(finetuning_parser().parse_args(["--data_path", ""]))
     shared = ("seed", "num_frames", "input_size", "tubelet_size", "sampling_rate", "mask_ratio", "augmentation")
-    options.set_defaults(
-        **{name: defaults[name] for name in shared}, **{name: tuned[name] for name in ("num_sample", "aa", "reprob")}
-    )
+    for cls, names in ((PretrainingConfig, shared), (FinetuningConfig, ("num_sample", "aa", "reprob"))):
+        theirs = build_parser(cls)
+        options.set_defaults(**{name: theirs.get_default(name) for name in names})
     return options
 
 
@@ -134,13 +135,10 @@ def pretraining_rows(videos: VideoList, index: int, options: ClipOptions) -> lis
     for name in MASK_TYPES:
         dataset = PretrainDataset(
             videos,
+            ClipConfig(num_frames=options.num_frames, sampling_rate=options.sampling_rate),
+            MaskConfig(mask_type=name, mask_ratio=options.mask_ratio),
             transform=PretrainTransform(options.input_size, options.augmentation),
-            mask_fn=MASKS[name],
             grid=grid,
-            mask_ratio=options.mask_ratio,
-            motion=name == "motion_vectors",
-            num_frames=options.num_frames,
-            sampling_rate=options.sampling_rate,
             seed=options.seed,
             decoder="pyav",  # the motion vectors come from it
         )
@@ -185,7 +183,7 @@ def rows_of(videos: VideoList, index: int, *, names: Sequence[str], options: Cli
     if label != NO_LABEL:
         title += f"   label {label}" + (f": {names[label]}" if label < len(names) else "")
     try:
-        with bad_options():
+        with as_config_error():
             rows = pretraining_rows(videos, index, options)
             tuned = finetuning_rows(videos, index, options) if label != NO_LABEL else []
     except DecodeError as error:
@@ -198,7 +196,7 @@ def draw(rows: Sequence[Row], columns: int, side: int) -> Image.Image:
     font = ImageFont.load_default(_TEXT - 4)
     heights = [_TEXT + _GAP + (side + _GAP if row.frames is not None else 0) for row in rows]
     sheet = Image.new("RGB", (columns * (side + _GAP) + _GAP, sum(heights) + _GAP), "white")
-    pen, top = ImageDraw.Draw(sheet), _GAP
+    pen, top = ImageDraw.FigureFn(sheet), _GAP
     for row, height in zip(rows, heights, strict=True):
         pen.text((_GAP, top), row.text, fill="black", font=font)
         if row.frames is not None:

@@ -28,7 +28,7 @@ from datasets.errors import AnnotationError, DecodeError
 from datasets.lists.spans import frames_within
 from datasets.lists.video_list import Span, VideoList, sample_name
 from engine.errors import user_errors
-from engine.monitoring.metrics import replace_text
+from engine.files import replace_text
 from scripts.data.jobs import Job, JobOptions, add_job_flags, job_options
 from scripts.data.lists import absolute, add_list_flags, read_lists, write_lists
 from scripts.data.media import CLIP_FRAMES, CLIP_STRIDE, clip_seconds, decode_all, describe, is_video_file

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from engine.errors import ConfigError
-from engine.monitoring.metrics import replace_text
+from engine.files import replace_text
 from scripts.data.processes import Result, Task, run_tasks
 from scripts.data.progress import Progress
 

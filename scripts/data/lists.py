@@ -13,7 +13,7 @@ from datasets.lists.formats import LIST_FORMATS
 from datasets.lists.read import read_list
 from datasets.lists.video_list import VideoList, sample_name
 from engine.errors import ConfigError
-from engine.monitoring.metrics import replace_text
+from engine.files import replace_text
 
 
 def add_list_flags(parser: argparse.ArgumentParser) -> None:

@@ -41,7 +41,7 @@ from datasets.lists.read import read_list
 from datasets.lists.subsets import GYM_LABELS, check_known_subset, draw_subset, select, select_labels
 from datasets.lists.video_list import VideoList, sample_name
 from engine.errors import ConfigError, user_errors
-from engine.monitoring.metrics import replace_text
+from engine.files import replace_text
 from scripts.data.jobs import positive
 from scripts.data.lists import absolute, is_plain, records, write_list
 

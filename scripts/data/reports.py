@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from engine.monitoring.metrics import replace_text
+from engine.files import replace_text
 from scripts.data.processes import Result
 
 _NUMBERS = re.compile(r"\d+")

@@ -9,10 +9,9 @@ import pytest
 
 from datasets.catalogue import get_dataset_spec
 from datasets.errors import AnnotationError
-from datasets.lists.formats import LIST_FORMATS, detect
+from datasets.lists.formats import detect
 from datasets.lists.read import read_list
 from datasets.lists.splits import choose_num_classes, describe_overlap, describe_part, find_list, read_parts
-from engine import config
 
 
 @pytest.fixture
@@ -30,10 +29,6 @@ def write(tmp_path):
 
 def rows(videos):
     return list(zip((path.removeprefix("/d/") for path in videos.paths), videos.labels, strict=True))
-
-
-def test_names_of_the_flag():
-    assert tuple(LIST_FORMATS) == tuple(config.LIST_FORMATS)
 
 
 # ------------------------------------------------------------------------------------------------- csv

@@ -6,13 +6,13 @@ from processes import gloo_world
 
 from engine.distributed.world import World
 from engine.errors import BadVideosError
-from engine.resilience.bad_videos import ALLOWED_ANYWAY, Quarantine
+from engine.resilience.bad_videos import MIN_LIMIT, BadVideoLog
 
 ALONE = World(0, 1, 0, torch.device("cpu"))
 
 
 def quarantine_of(folder, num_videos=1000, world=ALONE):
-    return Quarantine(str(folder), num_videos=num_videos, max_bad_fraction=0.005, world=world)
+    return BadVideoLog(str(folder), num_videos=num_videos, max_bad_fraction=0.005, world=world)
 
 
 def test_each_video_is_listed_once_with_reason_worker_and_epoch(tmp_path, caplog):
@@ -32,7 +32,7 @@ def test_odd_names_keep_the_columns(tmp_path):
     assert lines == [b"a b .mp4\ttwo lines\trank 0 worker 0\tepoch 1", b"\xff.mp4\tnot text\trank 0 worker 0\tepoch 1"]
 
 
-@pytest.mark.parametrize(("num_videos", "limit"), [(10, ALLOWED_ANYWAY), (1000, 5), (10_000, 50)])
+@pytest.mark.parametrize(("num_videos", "limit"), [(10, MIN_LIMIT), (1000, 5), (10_000, 50)])
 def test_stops_above_its_limit(num_videos, limit, tmp_path):
     q = quarantine_of(tmp_path, num_videos)
     for number in range(limit):
@@ -45,7 +45,7 @@ def test_stops_above_its_limit(num_videos, limit, tmp_path):
 
 
 def test_without_a_folder():
-    q = Quarantine("", num_videos=1, max_bad_fraction=0, world=ALONE)
+    q = BadVideoLog("", num_videos=1, max_bad_fraction=0, world=ALONE)
     q.record([(f"{number}.mp4", "empty", 0) for number in range(4)], epoch=0)
     with pytest.raises(BadVideosError):
         q.check()
