@@ -310,7 +310,7 @@ def shard_paths(files: Sequence[Path], folder: Path) -> list[str] | None:
     """The files in one shard; None where this version has no shards."""
     if not has_shards():
         return None
-    from datasets.decoding.shards import write_shards
+    from datasets.decoding.shard_writing import write_shards
 
     return write_shards([(file.name, file) for file in files], folder, shard_size=1 << 30)
 

@@ -83,7 +83,7 @@ class PretrainDataset(Dataset):
         return {"clip": clip, "mask": mask, "index": index, "failures": failures}
 
     def _read(self, path: str, span: Span | None, rng: np.random.Generator) -> tuple[torch.Tensor, np.ndarray | None]:
-        """The frames of a clip, and where masks follow it, the motion towards its middle frame."""
+        """The frames of a clip, and the motion towards its middle frame where masks follow it; else None."""
         if self.pairs is None:
             with open_video(path, decoder=self.decoder) as video:
                 return video.get_frames(self._draw(frames_within(video, path, span), rng)), None

@@ -3,7 +3,7 @@
 A clip is a grid of t x h x w tokens, flattened with w fastest: N = t*h*w. A mask is bool (N,), True = masked.
 The number of masked tokens depends on the grid and the ratio alone, never on the draw, so masks stack to a batch.
 
-Masks that follow the motion of a clip start from a tube mask drawn here; see `motion.py` for what is made of it.
+Masks that follow the motion of a clip start from a tube mask drawn here; `flow_guided.py` propagates it.
 """
 
 from collections.abc import Callable
@@ -82,7 +82,7 @@ def _shuffled(num_tokens: int, num_masked: int, rng: np.random.Generator) -> np.
 
 
 # By --mask_type: what draws the mask of a sample, with as many tokens masked as are in the end. For "motion" it is made
-# to follow the clip on the training device (`motion.MotionGuide`), for "motion_vectors" in the data set.
+# to follow the clip on the training device (`flow_guided.MotionGuide`), for "motion_vectors" in the data set.
 MASKS: dict[str, Callable[[Grid, float, np.random.Generator], np.ndarray]] = {
     "tube": tube_mask,
     "random": random_mask,

@@ -15,7 +15,7 @@ from datasets.decoding.open import open_video
 from datasets.errors import DecodeError
 from datasets.lists.read import read_list
 from datasets.lists.video_list import VideoList
-from datasets.loading.loaders import collate
+from datasets.loading.batch import collate
 from datasets.masks.masks import MASKS, MaskConfig, tube_mask
 from datasets.pretraining import PretrainDataset
 from datasets.samples import MAX_REPLACEMENTS, sample_rng

@@ -7,7 +7,7 @@ import torch
 from processes import FINETUNE, run_script
 from runs import load, same
 
-from datasets.loading.loaders import Batch
+from datasets.loading.batch import Batch
 from engine.checkpointing.checkpoint import Checkpointer, TrainState
 from engine.distributed.ddp import Backend
 from engine.distributed.world import World

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from processes import PRETRAIN, run_script
 from runs import series
 
-from datasets.loading.loaders import Batch
+from datasets.loading.batch import Batch
 from datasets.transforms.mixup import MixupConfig, build_mixup
 from engine.finetuning import ClassificationForward
 from engine.pretraining import PretrainingForward

@@ -8,7 +8,7 @@ from PIL import Image
 
 from datasets.classification import TrainDataset, ValDataset, ViewDataset
 from datasets.decoding.open import open_video
-from datasets.decoding.shards import write_shard
+from datasets.decoding.shard_writing import write_shard
 from datasets.errors import DecodeError
 from datasets.lists.read import read_list
 from datasets.lists.spans import frames_within
