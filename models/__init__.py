@@ -1,6 +1,6 @@
 """The method as plain PyTorch modules: no rank, no argparse, no logger, no file names."""
 
-import compat  # noqa: F401  (before anything that imports torchvision)
+import sigma_video.compat  # noqa: F401  (before anything that imports torchvision)
 
 from .registry import ModelError, create_model
 
