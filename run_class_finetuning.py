@@ -13,14 +13,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from datasets.catalogue import DataSet, get_data_set
+from datasets.catalogue import DatasetSpec, get_dataset_spec
 from datasets.classification import TrainDataset, ValDataset, ViewDataset
-from datasets.decoding.open import DecodeError, describe_decoder
-from datasets.decoding.shards import ShardError
-from datasets.lists.read import AnnotationError, VideoList, check_labels
+from datasets.decoding.open import describe_decoder
+from datasets.errors import AnnotationError, DecodeError, LoaderError, ShardError
+from datasets.lists.checks import check_labels
 from datasets.lists.splits import choose_num_classes, describe_overlap, describe_part, read_parts
+from datasets.lists.video_list import VideoList
 from datasets.loading.loaders import DevicePrefetcher, build_eval_loader, build_train_loader
-from datasets.loading.workers import LoaderError, loader_errors
+from datasets.loading.workers import loader_errors
 from datasets.transforms.mixup import build_mixup
 from datasets.transforms.presets import TrainTransform, ValTransform, ViewTransform
 from engine import config
@@ -54,7 +55,7 @@ logger = logging.getLogger(__name__)
 class Data:
     """The lists of a run (None where the run does not need one), and what they mean."""
 
-    row: DataSet
+    row: DatasetSpec
     num_classes: int
     lists: dict[str, VideoList]
     class_names: list[str]
@@ -62,7 +63,7 @@ class Data:
 
 def read_lists(args: argparse.Namespace, world: World) -> Data:
     """Read and check the lists that this run needs; fills in the flags that the data set decides."""
-    row = get_data_set(args.data_set)
+    row = get_dataset_spec(args.data_set)
     args.sampling = args.sampling or row.sampler
     args.flip = row.flip if args.flip is None else args.flip
     args.sampling_rate = args.sampling_rate or row.sampling_rate
@@ -88,7 +89,7 @@ def read_lists(args: argparse.Namespace, world: World) -> Data:
         check_labels(videos, counts)
     named = next((videos.class_names for videos in lists.values() if videos.class_names), ())
     class_names = list(named) or [str(label) for label in range(counts)]
-    facts = {name: describe_part(videos, row, name, missing[name]) for name, videos in lists.items()}
+    facts = {name: describe_part(videos, row, part=name, num_missing=missing[name]) for name, videos in lists.items()}
     if overlap := once(lambda: describe_overlap(lists)):
         facts["overlap"] = overlap
     means = f"{args.sampling} sampling, stride {args.sampling_rate}, flip {'on' if args.flip else 'off'}, "

@@ -7,12 +7,14 @@ from contextlib import nullcontext
 import numpy as np
 import torch
 
-from datasets.decoding.open import DecodeError, describe_decoder
-from datasets.decoding.shards import ShardError
-from datasets.lists.read import AnnotationError, VideoList, check_files, read_list
+from datasets.decoding.open import describe_decoder
+from datasets.errors import AnnotationError, DecodeError, FlowError, LoaderError, ShardError
+from datasets.lists.checks import check_files
+from datasets.lists.read import read_list
+from datasets.lists.video_list import VideoList
 from datasets.loading.loaders import DevicePrefetcher, build_train_loader
-from datasets.loading.workers import LoaderError, loader_errors
-from datasets.masks.flow_guided import FlowError, MotionGuide, flow_model
+from datasets.loading.workers import loader_errors
+from datasets.masks.flow_guided import MotionGuide, flow_model
 from datasets.masks.masks import MASKS
 from datasets.masks.motion_vectors import has_motion_vectors
 from datasets.pretraining import PretrainDataset

@@ -38,7 +38,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from datasets.classification import ViewDataset
 from datasets.decoding.open import open_video, resolve_decoder
 from datasets.lists.read import read_list
-from datasets.pretraining import sample_rng
+from datasets.samples import sample_rng
 from datasets.sampling import crop_offsets, dense_test_indices, draw_pretrain_clip
 from datasets.transforms.presets import (
     IMAGENET_MEAN,

@@ -1,31 +1,31 @@
-"""What the training and the evaluation have to know about a data set: one row each.
+"""The data sets: one row each, with what training and evaluation need to know.
 
-The values are defaults: every one of them but the name has a flag of its own.
+The values are defaults: each of them but the name can be changed by a flag.
 """
 
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .lists.entries import AnnotationError
+from .errors import AnnotationError
 
 Metric = Literal["top1", "mean_per_class", "mAP", "MAE", "mIoU"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataSet:
-    """A row of the catalogue.
+class DatasetSpec:
+    """A data set: classes, sampling, test views, metric and list format.
 
     Attributes:
         name: what `--data_set` takes.
         num_classes: None where only the list can tell, or where there are no classes.
-        sampler: "dense" takes frames a stride apart, "uniform" one from each of as many segments (datasets.sampling).
-        sampling_rate: frames between two frames of a dense clip.
-        flip: whether a mirrored video keeps its label.
-        test_num_segment, test_num_crop: clips of a video, and crops of a clip, that are averaged at test time.
-        metric: what the published numbers are: "top1" over videos, "mean_per_class" (of the classes in the test list),
+        sampler: "dense" takes frames a stride apart, "uniform" one from each segment of the video (datasets.sampling).
+        sampling_rate: the stride of a dense clip, in frames.
+        flip: whether a horizontally flipped video keeps its label.
+        test_num_segment, test_num_crop: clips per video and crops per clip that are averaged at test time.
+        metric: the published metric: "top1" over videos, "mean_per_class" accuracy (over the classes in the test list),
             "mAP" over classes, "MAE" relative to the count, "mIoU" over clips.
-        list_format: `--list_format` of the lists it is published with; "" if those are not lists of videos.
-        known_train, known_val: videos in the lists that published numbers come from; None where there is no one list.
+        list_format: `--list_format` of the published lists; "" if those are not lists of videos.
+        num_train, num_val: videos in the published lists; None where there is no single list.
     """
 
     name: str
@@ -37,20 +37,20 @@ class DataSet:
     test_num_crop: int = 3
     metric: Metric = "top1"
     list_format: str = ""
-    known_train: int | None = None
-    known_val: int | None = None
+    num_train: int | None = None
+    num_val: int | None = None
 
-    def known(self, part: str) -> int | None:
-        """Videos in the known list of "train", "val" or "test": val and test are the same list."""
-        return self.known_train if part == "train" else self.known_val
+    def published_size(self, part: str) -> int | None:
+        """Videos in the published list of "train", or of "val" and "test", which are one list; None if unknown."""
+        return self.num_train if part == "train" else self.num_val
 
 
 _IMAGES: Any = {"sampling_rate": 1, "test_num_segment": 1, "test_num_crop": 1, "list_format": "folder"}
 _OBJECTS: Any = {"num_classes": None, "sampling_rate": 1, "flip": False, "test_num_segment": 1, "test_num_crop": 1}
 _ROWS = (
-    DataSet(name="Kinetics-400", num_classes=400, list_format="kinetics", known_train=240_436, known_val=19_796),
-    # "moving left to right" must not be mirrored
-    DataSet(
+    DatasetSpec(name="Kinetics-400", num_classes=400, list_format="kinetics", num_train=240_436, num_val=19_796),
+    # "moving left to right" must not be flipped
+    DatasetSpec(
         name="SSV2",
         num_classes=174,
         sampler="uniform",
@@ -58,54 +58,54 @@ _ROWS = (
         flip=False,
         test_num_segment=2,
         list_format="ssv2",
-        known_train=168_913,
-        known_val=24_777,
+        num_train=168_913,
+        num_val=24_777,
     ),
-    DataSet(name="UCF101", num_classes=101, list_format="ucf101", known_train=9_537, known_val=3_783),  # split 1
-    DataSet(name="HMDB51", num_classes=51, list_format="hmdb51", known_train=3_570, known_val=1_530),  # split 1
-    DataSet(name="DIV48", num_classes=48),
-    DataSet(name="GYM99", num_classes=99, list_format="gym", known_train=20_484, known_val=8_521),
+    DatasetSpec(name="UCF101", num_classes=101, list_format="ucf101", num_train=9_537, num_val=3_783),  # split 1
+    DatasetSpec(name="HMDB51", num_classes=51, list_format="hmdb51", num_train=3_570, num_val=1_530),  # split 1
+    DatasetSpec(name="DIV48", num_classes=48),
+    DatasetSpec(name="GYM99", num_classes=99, list_format="gym", num_train=20_484, num_val=8_521),
     # floor exercise and uneven bars, parts of GYM99: see datasets/lists/subsets.py
-    DataSet(name="FXS1", num_classes=11, metric="mean_per_class", list_format="gym", known_train=1_882, known_val=777),
-    DataSet(
-        name="UBS1", num_classes=15, metric="mean_per_class", list_format="gym", known_train=3_511, known_val=1_471
+    DatasetSpec(name="FXS1", num_classes=11, metric="mean_per_class", list_format="gym", num_train=1_882, num_val=777),
+    DatasetSpec(
+        name="UBS1", num_classes=15, metric="mean_per_class", list_format="gym", num_train=3_511, num_val=1_471
     ),
-    # a clip of 16 frames spans 10 s; 10 x 3 views, of which each class takes the highest score
-    DataSet(
+    # a clip of 16 frames spans 10 s; of the 10 x 3 views each class takes the maximum score
+    DatasetSpec(
         name="Charades",
         num_classes=157,
         sampling_rate=16,
         test_num_segment=10,
         metric="mAP",
         list_format="charades",
-        known_train=7_985,
-        known_val=1_863,
+        num_train=7_985,
+        num_val=1_863,
     ),
-    DataSet(
+    DatasetSpec(
         name="UCFRep",
         num_classes=None,
         test_num_segment=1,
         test_num_crop=1,
         metric="MAE",
-        known_train=421,
-        known_val=105,
+        num_train=421,
+        num_val=105,
     ),
-    DataSet(name="ImageNet-1K", num_classes=1000, known_train=1_281_167, known_val=50_000, **_IMAGES),
-    DataSet(name="CIFAR-100", num_classes=100, known_train=50_000, known_val=10_000, **_IMAGES),
-    DataSet(name="DAVIS", metric="mIoU", known_val=30, **_OBJECTS),  # 2017, 480p
-    DataSet(name="YTVOS", metric="mIoU", known_train=2_776, known_val=695, **_OBJECTS),  # 2018, 80/20 split
+    DatasetSpec(name="ImageNet-1K", num_classes=1000, num_train=1_281_167, num_val=50_000, **_IMAGES),
+    DatasetSpec(name="CIFAR-100", num_classes=100, num_train=50_000, num_val=10_000, **_IMAGES),
+    DatasetSpec(name="DAVIS", metric="mIoU", num_val=30, **_OBJECTS),  # 2017, 480p
+    DatasetSpec(name="YTVOS", metric="mIoU", num_train=2_776, num_val=695, **_OBJECTS),  # 2018, 80/20 split
     # datasets/synthetic.py: left and right are classes
-    DataSet(name="Synthetic", num_classes=10, sampling_rate=1, flip=False, test_num_segment=2),
-    DataSet(name="custom", num_classes=None),
+    DatasetSpec(name="Synthetic", num_classes=10, sampling_rate=1, flip=False, test_num_segment=2),
+    DatasetSpec(name="custom", num_classes=None),
 )
 CATALOGUE = {row.name: row for row in _ROWS}
 
 
-def get_data_set(name: str) -> DataSet:
-    """The row of a data set.
+def get_dataset_spec(name: str) -> DatasetSpec:
+    """The data set of a name, as given to `--data_set`.
 
     Raises:
-        AnnotationError: there is no such row.
+        AnnotationError: there is none.
     """
     if name not in CATALOGUE:
         raise AnnotationError(

@@ -7,11 +7,12 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from .decoding.open import VideoReader, open_video
-from .lists.read import VideoList
+from .decoding.open import open_video
+from .decoding.reader import VideoReader
 from .lists.spans import frames_within
+from .lists.video_list import Span, VideoList
 from .loading.workers import reading
-from .pretraining import decode_or_replace, sample_rng
+from .samples import read_or_replace, sample_rng
 from .sampling import (
     dense_test_indices,
     draw_dense_train_clip,
@@ -69,6 +70,12 @@ class TrainDataset(Dataset):
     def __len__(self) -> int:
         return len(self.videos)
 
+    def _read(self, path: str, span: Span | None, rng: np.random.Generator) -> torch.Tensor:
+        """The frames of one clip, uint8 (T, 3, H, W)."""
+        with open_video(path, decoder=self.decoder) as video:
+            frames = frames_within(video, path, span)
+            return video.get_frames(frames.start + self._draw(len(frames), rng))
+
     def _draw(self, length: int, rng: np.random.Generator) -> np.ndarray:
         if self.sampler == "uniform":
             return uniform_train_indices(length, self.num_frames, rng)
@@ -83,8 +90,8 @@ class TrainDataset(Dataset):
         """
         epoch, asked = key
         rng = sample_rng(self.seed, epoch, asked)
-        frames, index, failures = decode_or_replace(
-            self.videos, asked, rng, draw=lambda length: self._draw(length, rng), decoder=self.decoder
+        frames, index, failures = read_or_replace(
+            self.videos, asked, rng=rng, read=lambda path, span: self._read(path, span, rng)
         )
         rngs = [rng] + [sample_rng(self.seed, epoch, asked, repeat) for repeat in range(1, self.num_repeats)]
         clips = torch.stack([self.transform(frames, rng) for rng in rngs])

@@ -1,79 +1,23 @@
 """Pre-training samples: a clip and the mask of its tokens, from a video list."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from .decoding.open import DecodeError, open_video, resolve_decoder
-from .lists.read import VideoList
+from .decoding.open import open_video, resolve_decoder
 from .lists.spans import frames_within
-from .lists.video_list import Span, sample_name
-from .loading.workers import reading, worker_number
+from .lists.video_list import Span, VideoList
 from .masks.flow_guided import guided_mask, neighbour_pairs
 from .masks.motion_fields import crop_motion
 from .masks.motion_vectors import MotionReader
+from .samples import read_or_replace, sample_rng
 from .sampling import draw_pretrain_clip
 from .transforms.presets import PretrainTransform
 
-MAX_REPLACEMENTS = 10
 _CELLS_PER_PATCH = 4  # along a side: resolution at which motion vectors carry a mask
-
-Failure = tuple[str, str, int]  # path (and span), reason, worker
-
-T = TypeVar("T")
-
-
-def sample_rng(seed: int, epoch: int, index: int, repeat: int = 0) -> np.random.Generator:
-    """The random stream of one sample: no other state decides what a sample looks like."""
-    return np.random.default_rng([seed, epoch, index, repeat])
-
-
-def decode_or_replace(
-    videos: VideoList, index: int, rng: np.random.Generator, *, draw: Callable[[int], np.ndarray], decoder: str
-) -> tuple[torch.Tensor, int, list[Failure]]:
-    """The frames of one clip; a video that cannot be decoded is replaced by another, drawn from `rng`.
-
-    Args:
-        videos: the list.
-        index: the video asked for.
-        rng: the sample's own stream.
-        draw: number of frames in the video, or in the part that is meant -> indices of the clip's frames among these.
-        decoder: back end, see `open_video`.
-
-    Returns:
-        frames uint8 (T, 3, H, W); the index of the video they come from; of every video that failed its path,
-        the reason, and the number of this worker (-1 outside of one).
-
-    Raises:
-        DecodeError: the video and its ten replacements all failed; the error is that of the last.
-    """
-
-    def read(path: str, span: Span | None) -> torch.Tensor:
-        with open_video(path, decoder=decoder) as video:
-            frames = frames_within(video, path, span)
-            return video.get_frames(frames.start + draw(len(frames)))
-
-    return _read_or_replace(videos, index, rng, read)
-
-
-def _read_or_replace(
-    videos: VideoList, index: int, rng: np.random.Generator, read: Callable[[str, Span | None], T]
-) -> tuple[T, int, list[Failure]]:
-    """What `read` makes of a video, or of a replacement: the rules of `decode_or_replace`."""
-    failures: list[Failure] = []
-    while True:
-        path, span = videos.paths[index], videos.span(index)
-        try:
-            with reading(path):
-                return read(path, span), index, failures
-        except DecodeError as error:
-            failures.append((sample_name(path, span), error.reason, worker_number()))
-            if len(failures) > MAX_REPLACEMENTS:
-                raise
-        index = int(rng.integers(len(videos)))
 
 
 class PretrainDataset(Dataset):
@@ -139,8 +83,8 @@ class PretrainDataset(Dataset):
         """
         epoch, asked = key
         rng = sample_rng(self.seed, epoch, asked)
-        decoded, index, failures = _read_or_replace(
-            self.videos, asked, rng, lambda path, span: self._read(path, span, rng)
+        decoded, index, failures = read_or_replace(
+            self.videos, asked, rng=rng, read=lambda path, span: self._read(path, span, rng)
         )
         rngs = [rng] + [sample_rng(self.seed, epoch, asked, repeat) for repeat in range(1, self.num_repeats)]
         clips, masks = zip(*(self._crop_and_mask(*decoded, rng) for rng in rngs), strict=True)

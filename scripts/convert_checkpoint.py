@@ -23,7 +23,8 @@ from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from datasets.lists.read import AnnotationError, read_class_names
+from datasets.errors import AnnotationError
+from datasets.lists.checks import read_class_names
 from engine.checkpointing.read_weights import read_weights
 from engine.errors import CheckpointError, ConfigError, user_errors
 from models import ModelError

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import DecodeError
 from .nal_units import is_h264_restart
 from .pyav import PyAVReader, open_container, video_stream
-from .reader import DecodeError, VideoReader, as_decode_error, is_shard_member, read_member
+from .reader import VideoReader, as_decode_error, is_shard_member, read_member
 
 _INSTALL = {
     "decord": "it has wheels for Linux on x86-64 only",
@@ -116,7 +117,7 @@ def why_missing(decoder: str) -> str:
     return ""
 
 
-def doubts(path: str, decoder: str) -> Iterator[str]:
+def known_issues(path: str, decoder: str) -> Iterator[str]:
     """What a back end is known to get wrong that a file has, from its header and packets; see DATASET.md for the table.
 
     Raises:

@@ -7,7 +7,8 @@ import re
 import numpy as np
 from PIL import Image, ImageOps
 
-from .reader import DecodeError, VideoReader, as_decode_error, is_shard_member, read_member, stack
+from ..errors import DecodeError
+from .reader import VideoReader, as_decode_error, is_shard_member, read_member, stack
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 _NOT_FRAMES = re.compile(r"flow|(^|[_-])[xyuv]_?#")  # optical flow, which lies beside the frames in some archives

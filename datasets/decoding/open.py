@@ -14,28 +14,11 @@ import os
 import stat
 from collections.abc import Callable
 
-from .alternatives import DecordReader, FallbackReader, TorchCodecReader, doubts, why_missing
-from .hang_guard import LastDecode, last_watched, set_watch_file, watched
+from ..errors import DecodeError
+from .alternatives import DecordReader, FallbackReader, TorchCodecReader, known_issues, why_missing
 from .image_folder import FrameReader, is_image
-from .pyav import PyAVReader, open_container, video_stream
-from .reader import DecodeError, VideoReader, as_decode_error, is_shard_member
-
-__all__ = [
-    "BACKENDS",
-    "DecodeError",
-    "LastDecode",
-    "PyAVReader",
-    "VideoReader",
-    "as_decode_error",
-    "describe_decoder",
-    "last_watched",
-    "open_container",
-    "open_video",
-    "resolve_decoder",
-    "set_watch_file",
-    "video_stream",
-    "watched",
-]
+from .pyav import PyAVReader
+from .reader import VideoReader, as_decode_error, is_shard_member
 
 BACKENDS: dict[str, Callable[[str], VideoReader]] = {
     "decord": DecordReader,
@@ -106,7 +89,7 @@ def open_video(path: str | os.PathLike[str], *, decoder: str = "auto") -> VideoR
 def _open_file(path: str, name: str) -> VideoReader:
     if name == "pyav":
         return PyAVReader(path)
-    reason = next(doubts(path, name), None)
+    reason = next(known_issues(path, name), None)
     if reason is None:
         try:
             return FallbackReader(path, BACKENDS[name](path))

@@ -13,9 +13,10 @@ from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
+from ..errors import DecodeError
 from .frame_index import FrameIndex, index_from_header, index_from_packets
 from .nal_units import is_h264_reference
-from .reader import DecodeError, VideoReader, as_decode_error, is_shard_member, read_member, stack
+from .reader import VideoReader, as_decode_error, is_shard_member, read_member, stack
 
 T = TypeVar("T")
 

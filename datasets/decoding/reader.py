@@ -1,7 +1,6 @@
 """What every reader of frames is: the interface, and the one error."""
 
 import contextlib
-import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -11,24 +10,11 @@ import av
 import numpy as np
 import torch
 
+from ..errors import DecodeError
+
 Reader = TypeVar("Reader", bound="VideoReader")
 
 _DECORD_PREFIX = re.compile(r"^(\[[\d:]+\] \S+: )+")
-
-
-class DecodeError(RuntimeError):
-    """A video that cannot be decoded, whatever the reason and the back end.
-
-    Attributes:
-        path: the video.
-        reason: one line of text.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], reason: str = "") -> None:
-        # The DataLoader makes a worker's exception again from one text, a traceback that ends in our own message.
-        text = f"{path}: {reason}" if reason else str(path).strip().splitlines()[-1].split("DecodeError: ")[-1]
-        super().__init__(text)
-        self.path, self.reason = (str(path), reason) if reason else text.split(": ", 1)
 
 
 class VideoReader(ABC):

@@ -23,6 +23,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from ..errors import ShardError
+
 logger = logging.getLogger(__name__)
 
 INDEX_SUFFIX = ".index"
@@ -30,10 +32,6 @@ MAX_OPEN = 128  # shards that a process holds open: two file descriptors each, o
 _MARK = ".tar#"
 _MAGIC = b"SHARDIX1"
 _BLOCK = tarfile.BLOCKSIZE
-
-
-class ShardError(OSError):
-    """A shard that cannot be read, or does not hold a member; the text names the shard and the reason."""
 
 
 # ------------------------------------------------------------------------------------------------- reading

@@ -5,40 +5,16 @@ import itertools
 import re
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from .entries import MAX_CLASSES, MOST, NO_LABEL, AnnotationError, Entry, at
+from ..errors import AnnotationError
+from .columns import Columns
+from .entries import MAX_CLASSES, MOST, NO_LABEL, Entry, at
 
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 _WHOLE = (float("nan"), float("nan"))  # span of a whole video
-
-
-@dataclass(frozen=True)
-class Columns:
-    """A list as arrays.
-
-    Attributes:
-        arrays: "paths" uint8, all paths one after another, and "path_ends" int64 (N,); "labels" int64 (N,); "lines"
-            int64 (N,); for several labels a video "set_values" int64 and "set_ends" int64 (N,); "spans" float64 (N, 2).
-        facts: "class_names", "names_from", "fingerprint", "num_classes", "lowest_label",
-            "notes", and what the caller adds.
-    """
-
-    arrays: dict[str, np.ndarray]
-    facts: dict[str, Any]
-
-    @property
-    def length(self) -> int:
-        """N, the number of videos."""
-        return len(self.arrays["path_ends"])
-
-    def array(self, name: str) -> np.ndarray | None:
-        """A column; None if the list has none of that name."""
-        return self.arrays.get(name)
 
 
 class ListBuilder:

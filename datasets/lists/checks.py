@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from ..decoding.shards import ShardError, has_member, split_member
-from .entries import MAX_CLASSES, AnnotationError, at
+from ..decoding.shards import has_member, split_member
+from ..errors import AnnotationError, ShardError
+from .entries import MAX_CLASSES, at
 from .video_list import VideoList
 
 logger = logging.getLogger(__name__)

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ..errors import AnnotationError
+
 NO_LABEL = -1
 MOST = 10**18  # above all labels, which have to fit 64 bits
 MAX_CLASSES = 100_000  # more than any list of videos has: a slip of the pen, not a number of classes
@@ -13,10 +15,6 @@ VIDEO_EXTENSIONS = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".mpg", ".m
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 _EXTENSIONS = frozenset(VIDEO_EXTENSIONS + IMAGE_EXTENSIONS)
 _NUMBER_OF_PROBES = 100  # relative paths tried to find the folder they belong to
-
-
-class AnnotationError(ValueError):
-    """A list, a path or a label that the user has to put right; the text says where and how."""
 
 
 class Entry(NamedTuple):

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
+from ..errors import AnnotationError
 from . import formats_official as official
-from .entries import AnnotationError, Entry, Parsed, at, has_extension, numbered_lines, raw_lines
+from .entries import Entry, Parsed, at, has_extension, numbered_lines, raw_lines
 from .formats_columns import INTEGER, SAMPLE, csv_layout, header_columns, read_csv, read_jsonl, write_whole
 from .formats_official import Where
 

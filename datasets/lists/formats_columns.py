@@ -7,7 +7,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from .entries import MOST, AnnotationError, Entry, Parsed, at, has_extension, raw_lines
+from ..errors import AnnotationError
+from .entries import MOST, Entry, Parsed, at, has_extension, raw_lines
 from .formats_official import TOO_MUCH_JSON, Where, csv_rows, searched
 
 INTEGER = re.compile(r"[+-]?[0-9]{1,18}")  # stricter than `int`, which also takes `1_0`

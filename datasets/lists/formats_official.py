@@ -10,11 +10,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from ..errors import AnnotationError
 from .entries import (
     IMAGE_EXTENSIONS,
     MOST,
     VIDEO_EXTENSIONS,
-    AnnotationError,
     Entry,
     Parsed,
     at,

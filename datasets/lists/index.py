@@ -1,38 +1,72 @@
-"""The columns of a large list in a file that is memory-mapped.
+"""The index of a large list: a file beside the list, or in the user's cache, that later runs read in its place.
 
-That file (`<list>.index/KEY.columns`) makes start-up time and memory independent of the list's length: a path is
-decoded when it is asked for, and worker processes are sent the file's name. It is written under another name and then
-renamed, so several ranks may write it at once. Layout: magic line, length of the header (8 bytes), its CRC-32 (4
-bytes), that of the arrays (4 bytes, see `_checksum`), header (JSON), and the arrays, each on a multiple of 64 bytes.
+An index is used only while the list, the files beside it that number its classes, and the settings that it was read
+with are the same; otherwise the list is read again and the index is written anew. Its format: `columns.py`.
 """
 
-import functools
 import hashlib
-import itertools
 import json
-import math
+import logging
 import os
-import tempfile
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any, TypeVar, overload
+from typing import Any
 
-import numpy as np
+from .columns import ColumnFile, Columns, PathColumn, write_columns
 
-from .builder import Columns
-from .entries import AnnotationError
-from .video_list import Span
+logger = logging.getLogger(__name__)
 
-_MAGIC = b"SIGMA list 3\n"
-_BEFORE_HEADER = len(_MAGIC) + 8 + 4 + 4
-_ALIGNMENT = 64
-_PIECE = 1 << 15  # bytes read at a time for the checksum
-_ALL_UP_TO = 256 << 20  # bytes, of some 4 million videos, that are read in a quarter of a second
-_PIECES = 1024  # of larger arrays
-_CHUNK = 4096  # rows decoded at a time when a column is read from end to end
+_VERSION = 3  # of the columns and facts in an index
+_SIDE_FILES = ("labels.json", "something-something-v2-labels.json", "classInd.txt", "labels.txt")
+_NUMBER_OF_PROBES = 100  # videos without an extension that are looked for again
 
-T = TypeVar("T")
+
+def index_key(file: Path, settings: Sequence[Any]) -> str:
+    """The name of the index of a list that is read with certain settings, all of which json can write."""
+    return hashlib.sha256(json.dumps([_VERSION, str(file.absolute()), *settings]).encode()).hexdigest()[:16]
+
+
+def find_index(file: Path, key: str) -> ColumnFile | None:
+    """The index of a list as it is now, None if there is none; the list is hashed only if its times have changed.
+
+    Args:
+        file: the list.
+        key: of the settings, see `index_key`.
+    """
+    for folder in _index_folders(file):
+        path = folder / f"{key}.columns"
+        if not path.is_file() or not file.is_file():
+            continue
+        try:
+            index = ColumnFile(path, check=True)  # workers, which open it again, trust it
+            if _is_of(index, file):
+                return index
+        except (KeyError, TypeError, ValueError, MemoryError, OSError) as error:
+            logger.warning("%s: written anew (%s)", path, error)
+    return None
+
+
+def save_index(file: Path, key: str, *, columns: Columns, before: dict[str, Any]) -> ColumnFile | None:
+    """Write the index of a list and open it; None where no folder can be written to, or the list changes meanwhile.
+
+    Args:
+        file: the list.
+        key: of the settings, see `index_key`.
+        columns: what was read of it.
+        before: `identity` of the list before it was read.
+    """
+    columns.facts["list"] = {**before, "sha256": sha256_of(file)}
+    columns.facts.update(beside=_side_files(file), present=_count_present(columns))
+    if identity(file) != before:
+        return None
+    for folder in _index_folders(file):
+        path = folder / f"{key}.columns"
+        try:
+            write_columns(path, columns)
+            return ColumnFile(path)
+        except OSError as error:
+            logger.warning("%s: no index of the list is kept there (%s)", folder, error.strerror)
+    return None
 
 
 def identity(file: Path) -> dict[str, Any]:
@@ -55,200 +89,32 @@ def sha256_of(file: Path) -> str:
     return digest.hexdigest()
 
 
-def write_columns(file: Path, columns: Columns) -> None:
-    """Write an index; it appears whole or not at all.
-
-    Raises:
-        OSError: the folder cannot be written to.
-    """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    places, offset = {}, 0
-    for name, values in columns.arrays.items():
-        places[name] = {"dtype": values.dtype.str, "shape": list(values.shape), "offset": offset}
-        offset += -(-values.nbytes // _ALIGNMENT) * _ALIGNMENT
-    header = json.dumps({"facts": columns.facts, "arrays": places, "size": offset}).encode()
-    start = _aligned(_BEFORE_HEADER + len(header))
-    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=file.name, suffix=".part")
-    try:
-        with os.fdopen(handle, "w+b") as out:
-            for name, values in columns.arrays.items():
-                out.seek(start + places[name]["offset"])
-                values.tofile(out)
-            out.truncate(start + offset)
-            sums = (len(header), 8), (zlib.crc32(header), 4), (_checksum(out, start, offset), 4)
-            out.seek(0)
-            out.write(_MAGIC + b"".join(number.to_bytes(width, "little") for number, width in sums) + header)
-            out.flush()
-            os.fsync(out.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's files are for their owner only; a list's readers share its index
-        os.replace(temporary, file)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+def _is_of(index: ColumnFile, file: Path) -> bool:
+    """Whether an index still describes the list, the files beside it and the videos as they are now."""
+    now, then = identity(file), index.facts["list"]
+    if now["size"] != then["size"] or _side_files(file) != index.facts["beside"]:
+        return False
+    if {**then, **now} != then and sha256_of(file) != then["sha256"]:
+        return False
+    return _count_present(index) == index.facts["present"]
 
 
-def _aligned(size: int) -> int:
-    return -(-size // _ALIGNMENT) * _ALIGNMENT
+def _side_files(file: Path) -> dict[str, str]:
+    """Hashes of the files beside a list that number its classes."""
+    beside = {name: file.with_name(name) for name in _SIDE_FILES}
+    return {name: sha256_of(path) for name, path in beside.items() if path.is_file()}
 
 
-def _checksum(content: IO[bytes], start: int, size: int) -> int:
-    """CRC-32 of the arrays; of very large ones only of pieces, evenly spread from their start to their end.
-
-    So a start stays fast for a list of any length, and finds what happens to files as a whole: blocks that were never
-    written, another file's content, a copy that went wrong. The bytes are read, not mapped, and take no memory.
-    """
-    pieces = -(-size // _PIECE) if size <= _ALL_UP_TO else _PIECES
-    checksum = 0
-    for piece in range(pieces):
-        offset = piece * _PIECE if size <= _ALL_UP_TO else piece * (size - _PIECE) // (pieces - 1)
-        content.seek(start + offset)
-        checksum = zlib.crc32(content.read(min(_PIECE, size - offset)), checksum)
-    return checksum
+def _count_present(source: Columns | ColumnFile) -> int:
+    """How many of the first videos are there, of a list whose videos had to be looked for: their names may change."""
+    if not source.facts["searched"]:
+        return 0
+    paths = PathColumn(source, source.facts["root"])[:_NUMBER_OF_PROBES]
+    return sum(os.path.exists(path.partition(".tar#")[0]) for path in paths)
 
 
-class ColumnFile:
-    """An index on disk. Pickled it is a file name: whoever unpickles it maps the file anew.
-
-    Args:
-        file: what `write_columns` wrote.
-        check: compare the arrays with their checksum.
-
-    Raises:
-        ValueError: it is not that, not whole, or damaged.
-        OSError: it cannot be read.
-    """
-
-    def __init__(self, file: Path, *, check: bool = False) -> None:
-        self.file = file
-        with file.open("rb") as content:
-            if content.read(len(_MAGIC)) != _MAGIC:
-                raise ValueError(f"{file} is not an index of a list")
-            size = os.fstat(content.fileno()).st_size
-            length, text_sum, arrays_sum = (int.from_bytes(content.read(count), "little") for count in (8, 4, 4))
-            text = content.read(length) if length < size else b""
-            if zlib.crc32(text) != text_sum:
-                raise ValueError(f"{file} is damaged")
-            header = json.loads(text)
-            start = _aligned(_BEFORE_HEADER + length)
-            if size != start + header["size"]:
-                raise ValueError(f"{file} is not whole")
-            if check and _checksum(content, start, header["size"]) != arrays_sum:
-                raise ValueError(f"{file} is damaged")
-            # now, all at once: later another file may have taken this one's name
-            mapped = np.memmap(content, np.uint8, "r", offset=start, shape=(header["size"],))
-        self.facts: dict[str, Any] = header["facts"]
-        self._arrays = {name: _view(mapped, place) for name, place in header["arrays"].items()}
-        self.length = len(self._arrays["path_ends"])
-        if self._arrays["path_ends"][-1] != len(self._arrays["paths"]):
-            raise ValueError(f"{file} is damaged")
-
-    def array(self, name: str) -> np.ndarray | None:
-        """A column, mapped; None if the list has none of that name."""
-        return self._arrays.get(name)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self.file, self.facts["fingerprint"])
-
-
-def _view(mapped: np.ndarray, place: dict[str, Any]) -> np.ndarray:
-    size = math.prod(place["shape"]) * np.dtype(place["dtype"]).itemsize
-    values = mapped[place["offset"] : place["offset"] + size]
-    return np.asarray(values).view(place["dtype"]).reshape(place["shape"])
-
-
-@functools.lru_cache(maxsize=16)
-def _reopen(file: Path, fingerprint: str) -> ColumnFile:
-    columns = ColumnFile(file)
-    if columns.facts["fingerprint"] != fingerprint:
-        raise AnnotationError(f"{file}: the list was changed while this run was starting. Start it again.")
-    return columns
-
-
-class Column(Sequence[T]):
-    """A column as a sequence; of a mapped index only what is asked for is read."""
-
-    def __init__(self, source: Columns | ColumnFile) -> None:
-        self.source = source
-
-    def rows(self, start: int, stop: int) -> list[T]:
-        """The values from `start` to before `stop`."""
-        raise NotImplementedError
-
-    def __len__(self) -> int:
-        return self.source.length
-
-    @overload
-    def __getitem__(self, index: int) -> T: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[T, ...]: ...
-    def __getitem__(self, index: int | slice) -> T | tuple[T, ...]:
-        if isinstance(index, slice):
-            start, stop, step = index.indices(len(self))
-            if step == 1:
-                return tuple(self.rows(start, max(start, stop)))
-            return tuple(self[place] for place in range(start, stop, step))
-        place = index + len(self) if index < 0 else index
-        if not 0 <= place < len(self):
-            raise IndexError(f"{index} of {len(self)}")
-        return self.rows(int(place), int(place) + 1)[0]
-
-    def __iter__(self) -> Iterator[T]:
-        for start in range(0, len(self), _CHUNK):
-            yield from self.rows(start, min(start + _CHUNK, len(self)))
-
-    def _array(self, name: str) -> np.ndarray:
-        values = self.source.array(name)
-        assert values is not None, name
-        return values
-
-    def _bounds(self, name: str, start: int, stop: int) -> list[int]:
-        """Where the values of rows start..stop begin, and where the last one ends."""
-        first = [0] if start == 0 else [int(self._array(name)[start - 1])]
-        return first + self._array(name)[start:stop].tolist()
-
-
-class PathColumn(Column[str]):
-    """Paths, joined with the root."""
-
-    def __init__(self, source: Columns | ColumnFile, root: str) -> None:
-        super().__init__(source)
-        self.root = root
-
-    def rows(self, start: int, stop: int) -> list[str]:
-        bounds = self._bounds("path_ends", start, stop)
-        text = self._array("paths")[bounds[0] : bounds[-1]].tobytes()
-        ends = [bound - bounds[0] for bound in bounds]
-        paths = [text[a:b].decode() for a, b in itertools.pairwise(ends)]
-        return [path if "://" in path else os.path.join(self.root, path) for path in paths]
-
-
-class NumberColumn(Column[int]):
-    """Whole numbers of the column `name`."""
-
-    def __init__(self, source: Columns | ColumnFile, name: str) -> None:
-        super().__init__(source)
-        self.name = name
-
-    def rows(self, start: int, stop: int) -> list[int]:
-        return self._array(self.name)[start:stop].tolist()
-
-
-class SetColumn(Column[tuple[int, ...]]):
-    """Several labels a video."""
-
-    def rows(self, start: int, stop: int) -> list[tuple[int, ...]]:
-        bounds = self._bounds("set_ends", start, stop)
-        values = self._array("set_values")
-        return [tuple(values[a:b].tolist()) for a, b in itertools.pairwise(bounds)]
-
-
-class SpanColumn(Column[Span | None]):
-    """(start, end) in seconds; None for a whole video."""
-
-    def rows(self, start: int, stop: int) -> list[Span | None]:
-        return [spans_of(first, last) for first, last in self._array("spans")[start:stop].tolist()]
-
-
-def spans_of(first: float, last: float) -> Span | None:
-    """A row of the column of spans as VideoList has it."""
-    return None if math.isnan(first) else (first, last)
+def _index_folders(file: Path) -> list[Path]:
+    """Where the index of a list may lie: beside it, or where that cannot be written, in the user's cache."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    name = hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:16]
+    return [file.with_name(f"{file.name}.index"), Path(cache, "sigma", "lists", name)]

@@ -4,42 +4,22 @@ A list of many videos gets an index beside it, in the folder `<list>.index`, fro
 without reading the list. Whatever cannot be read is an `AnnotationError` that says where.
 """
 
-import hashlib
 import itertools
-import json
-import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .builder import Columns, ListBuilder
-from .checks import check_files, check_labels, count_classes, count_overlap, read_class_names
-from .entries import NO_LABEL, AnnotationError, FileFinder, find_root, is_absolute
+from ..errors import AnnotationError
+from .builder import ListBuilder
+from .columns import ColumnFile, Columns, NumberColumn, PathColumn, SetColumn, SpanColumn
+from .entries import FileFinder, find_root, is_absolute
 from .formats import LIST_FORMATS, READERS, detect
 from .formats_official import Where
-from .index import ColumnFile, NumberColumn, PathColumn, SetColumn, SpanColumn, identity, sha256_of, write_columns
+from .index import find_index, identity, index_key, save_index
 from .video_list import VideoList
 
-__all__ = [
-    "INDEX_FROM",
-    "LIST_FORMATS",
-    "NO_LABEL",
-    "AnnotationError",
-    "VideoList",
-    "check_files",
-    "check_labels",
-    "count_classes",
-    "count_overlap",
-    "read_class_names",
-    "read_list",
-]
-
-logger = logging.getLogger(__name__)
-
 INDEX_FROM = 50_000  # videos; lists of fewer are read at every start
-_INDEX_VERSION = 3
-_SIDE_FILES = ("labels.json", "something-something-v2-labels.json", "classInd.txt", "labels.txt")
 _NUMBER_OF_PROBES = 100  # videos without an extension that are looked for to find the root
 _READ_FOR_ROOT = 10_000  # videos among which relative paths are tried
 
@@ -78,15 +58,14 @@ def read_list(
     if list_format not in LIST_FORMATS:
         raise AnnotationError(f"--list_format {list_format}: choose from {', '.join(LIST_FORMATS)}")
     file, root = _metadata_in(Path(file), root)
-    settings = [_INDEX_VERSION, str(file.absolute()), root, os.getcwd(), list_format, list(class_names), names_from]
-    settings += [part, split]
-    key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
-    source: Columns | ColumnFile | None = _find_index(file, key)
+    settings = [root, os.getcwd(), list_format, list(class_names), names_from, part, split]
+    key = index_key(file, settings)
+    source: Columns | ColumnFile | None = find_index(file, key)
     if source is None:
         before = identity(file) if file.is_file() else None
         source = _parse(file, root, list_format, ListBuilder(file, class_names, names_from), Where(part, split))
         if before is not None and source.length >= INDEX_FROM and not source.facts["num_lost"]:
-            source = _save_index(file, key, source, before) or source
+            source = save_index(file, key, columns=source, before=before) or source
     videos = _video_list(file, source, root)
     if require_labels and videos.num_classes == 0:
         raise AnnotationError(
@@ -143,65 +122,3 @@ def _video_list(file: Path, source: Columns | ColumnFile, root: str) -> VideoLis
         lowest_label=facts["lowest_label"],
         notes=tuple(facts["notes"]),
     )
-
-
-def _index_folders(file: Path) -> list[Path]:
-    """Where the index of a list may lie: beside it, or where that cannot be written, in the user's cache."""
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    name = hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:16]
-    return [file.with_name(f"{file.name}.index"), Path(cache, "sigma", "lists", name)]
-
-
-def _find_index(file: Path, key: str) -> ColumnFile | None:
-    """The index of a list as it is now, read with the same settings; only a list of another time is hashed."""
-    for folder in _index_folders(file):
-        path = folder / f"{key}.columns"
-        if not path.is_file() or not file.is_file():
-            continue
-        try:
-            index = ColumnFile(path, check=True)  # workers, which open it again, trust it
-            if _is_of(index, file):
-                return index
-        except (KeyError, TypeError, ValueError, MemoryError, OSError) as error:
-            logger.warning("%s: made anew (%s)", path, error)
-    return None
-
-
-def _is_of(index: ColumnFile, file: Path) -> bool:
-    """Whether an index is that of the list, the files beside it and the videos as they are now."""
-    now, then = identity(file), index.facts["list"]
-    if now["size"] != then["size"] or _side_files(file) != index.facts["beside"]:
-        return False
-    if {**then, **now} != then and sha256_of(file) != then["sha256"]:
-        return False
-    return _count_present(index) == index.facts["present"]
-
-
-def _side_files(file: Path) -> dict[str, str]:
-    """Hashes of the files beside a list that number its classes."""
-    beside = {name: file.with_name(name) for name in _SIDE_FILES}
-    return {name: sha256_of(path) for name, path in beside.items() if path.is_file()}
-
-
-def _count_present(source: Columns | ColumnFile) -> int:
-    """How many of the first videos are there, of a list whose videos had to be looked for: their names may change."""
-    if not source.facts["searched"]:
-        return 0
-    paths = PathColumn(source, source.facts["root"])[:_NUMBER_OF_PROBES]
-    return sum(os.path.exists(path.partition(".tar#")[0]) for path in paths)
-
-
-def _save_index(file: Path, key: str, columns: Columns, before: dict[str, int]) -> ColumnFile | None:
-    """Write the index of a list and open it; None where no folder takes one, or the list changes meanwhile."""
-    columns.facts["list"] = {**before, "sha256": sha256_of(file)}
-    columns.facts.update(beside=_side_files(file), present=_count_present(columns))
-    if identity(file) != before:
-        return None
-    for folder in _index_folders(file):
-        path = folder / f"{key}.columns"
-        try:
-            write_columns(path, columns)
-            return ColumnFile(path)
-        except OSError as error:
-            logger.warning("%s: no index of the list is kept there (%s)", folder, error.strerror)
-    return None

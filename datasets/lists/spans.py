@@ -3,7 +3,8 @@
 import numpy as np
 
 from ..decoding.pyav import PyAVReader
-from ..decoding.reader import DecodeError, VideoReader
+from ..decoding.reader import VideoReader
+from ..errors import DecodeError
 from .video_list import Span, describe_span
 
 

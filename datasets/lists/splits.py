@@ -2,21 +2,23 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..catalogue import DataSet
-from .entries import AnnotationError
-from .read import VideoList, check_files, count_classes, count_overlap, read_class_names, read_list
+from ..catalogue import DatasetSpec
+from ..errors import AnnotationError
+from .checks import check_files, count_classes, count_overlap, read_class_names
+from .read import read_list
+from .video_list import VideoList
 
 _ENDINGS = (".csv", ".jsonl", ".json", ".tsv", ".txt")
 _OFFICIAL = {  # names that data sets give their lists; none publishes test labels, so that val stands for test
     "train": ("something-something-v2-train.json", "trainlist01.txt", "gym99_train.txt"),
     "val": ("something-something-v2-validation.json", "testlist01.txt", "gym99_val.txt", "validate.csv"),
 }
-_MOST_SOUGHT = 50_000  # training videos that are looked for at a start: its time does not grow with the list
+_MAX_CHECKED = 50_000  # training videos whose files are looked for: the time does not grow with the list
 _GIVE_LABELS = "give labels.txt of the training in --data_path"
-_MOST_COMPARED = 1_000_000  # videos of a list that is compared with others
+_MAX_COMPARED = 1_000_000  # videos of the training list; longer ones are not compared with others
 
 
 def find_list(folder: Path, part: str, list_format: str = "auto") -> Path:
@@ -33,13 +35,21 @@ def find_list(folder: Path, part: str, list_format: str = "auto") -> Path:
     return next((folder / name for name in names if (folder / name).exists()), folder / f"{part}.csv")
 
 
+@dataclass(frozen=True)
+class ClassNames:
+    """The names of the classes in label order, () if they are not known, and the file that gives them."""
+
+    names: Sequence[str]
+    source: Path
+
+
 def on_this_process(work: Callable[[], int]) -> int:
-    """The number that `work` gives, where there is a single process."""
+    """What `work` returns; the default of `once` for a single process."""
     return work()
 
 
 def no_names() -> tuple[Sequence[str], Path]:
-    """The names of no classes, and their file, where there are no weights that know some."""
+    """No names and no file; the default where there are no weights that know class names."""
     return (), Path()
 
 
@@ -54,25 +64,29 @@ def read_parts(
 ) -> tuple[dict[str, VideoList], dict[str, int]]:
     """The lists of some parts, all with labels, and how many videos of each are missing.
 
-    The classes' names and their order come from `labels.txt` in `class_folder` if it is there; else from the list
+    The names of the classes and their order come from `labels.txt` in `class_folder` if it exists; else from the list
     "train", also where that part is not asked for but a list names its classes; else from the weights that are to be
     tested, if they know all names of the list; else from each list.
 
     Args:
         folders: part -> the folder that its list is in.
         class_folder: the folder of labels.txt and of the training list.
-        once: how to get a number that one process finds out for all: looking for files takes time, and is asked of a
-            file system that all ranks share.
-        names_of_weights: names that weights were trained with, in label order, and the file that holds them; asked for
-            where a list of another part than "train" is alone in naming its classes.
+        root: folder that relative paths start from.
+        list_format: of the lists, see `read_list`.
+        once: runs a function that returns a number on one process and gives the number to all: looking for files takes
+            time, and all ranks share the file system.
+        names_of_weights: class names that weights were trained with, in label order, and the file that holds them;
+            called where a list of another part than "train" is alone in naming its classes.
+
+    Returns:
+        part -> its list; part -> how many of its videos are missing.
 
     Raises:
         AnnotationError: a list cannot be read, or does not agree with these names; more than a handful of videos of
             "train", or any of another part, are missing.
     """
     labels_file = class_folder / "labels.txt"
-    names: Sequence[str] = read_class_names(labels_file) if labels_file.exists() else ()
-    source = labels_file
+    known = ClassNames(read_class_names(labels_file) if labels_file.exists() else (), labels_file)
 
     def read(file: Path, part: str) -> VideoList:
         return read_list(
@@ -80,8 +94,8 @@ def read_parts(
             root=root,
             require_labels=True,
             list_format=list_format,
-            class_names=names,
-            names_from=str(source),
+            class_names=known.names,
+            names_from=str(known.source),
             part=part,
         )
 
@@ -89,67 +103,91 @@ def read_parts(
     for part, folder in folders.items():
         file = find_list(folder, part, list_format)
         videos = read(file, part)
-        train_file = find_list(class_folder, "train", list_format)
-        if videos.class_names and not names:
-            if part == "train":
-                names, source = videos.class_names, videos.file
-            elif train_file.exists():
-                names, source = read(train_file, "train").class_names, train_file
+        if videos.class_names and not known.names:
+            train_file = None if part == "train" else find_list(class_folder, "train", list_format)
+            train = read(train_file, "train") if train_file is not None and train_file.exists() else None
+            known, note = _choose_names(videos, part, train=train, names_of_weights=names_of_weights)
+            if known.source != videos.file:
                 videos = read(file, part)
-            else:
-                names, source = names_of_weights()
-                if set(videos.class_names) <= set(names):
-                    videos = read(file, part)
-                    note = f"its classes are numbered as in {source}"
-                else:
-                    names, source = videos.class_names, videos.file
-                    note = f"its classes are numbered by this list alone, there is no other; {_GIVE_LABELS}"
+            if note:
                 videos = replace(videos, notes=(*videos.notes, note))
         lists[part] = videos
         missing[part] = once(functools.partial(_count_missing, videos, part))
     return lists, missing
 
 
+def _choose_names(
+    videos: VideoList,
+    part: str,
+    *,
+    train: VideoList | None,
+    names_of_weights: Callable[[], tuple[Sequence[str], Path]],
+) -> tuple[ClassNames, str]:
+    """The class names that hold where there is no labels.txt, and a note for the list about where they come from.
+
+    Args:
+        videos: the first list that names its classes.
+        part: its part.
+        train: the training list, if that is another and exists.
+        names_of_weights: see `read_parts`.
+    """
+    if train is not None:
+        return ClassNames(train.class_names, train.file), ""
+    own = ClassNames(videos.class_names, videos.file)
+    if part == "train":
+        return own, ""
+    names, source = names_of_weights()
+    if set(videos.class_names) <= set(names):
+        return ClassNames(names, source), f"its classes are numbered as in {source}"
+    return own, f"its classes are numbered by this list alone, there is no other; {_GIVE_LABELS}"
+
+
 def _count_missing(videos: VideoList, part: str) -> int:
-    limits = {"at_most": _MOST_SOUGHT} if part == "train" else {"handful": 0}
+    limits = {"at_most": _MAX_CHECKED} if part == "train" else {"handful": 0}
     return len(check_files(videos, **limits))
 
 
-def choose_num_classes(row: DataSet, asked: int | None, lists: Mapping[str, VideoList]) -> int:
+def choose_num_classes(spec: DatasetSpec, requested: int | None, lists: Mapping[str, VideoList]) -> int:
     """The number of classes: `--nb_classes` if given, else that of the lists, which has to be the data set's.
 
     Raises:
         AnnotationError: the lists, their class names, the data set and `--nb_classes` disagree; with both numbers.
     """
-    names = next((videos for videos in lists.values() if videos.class_names), None)
     remedy = "" if "train" in lists else f"; {_GIVE_LABELS}"
-    if asked is None:
-        known, said = row.num_classes, max(count_classes(videos) for videos in lists.values())
-        if known is not None and (said > known or (said < known and "train" in lists)):
-            first = next(iter(lists.values())).file
-            raise AnnotationError(
-                f"{first}: the lists have {said} classes, {row.name} has {known}: correct the lists, or give "
-                f"--nb_classes {said} or --data_set custom{remedy}"
-            )
-        return known or said
-    if names is not None and len(names.class_names) != asked:
+    if requested is None:
+        return _infer_num_classes(spec, lists, remedy)
+    named = next((videos for videos in lists.values() if videos.class_names), None)
+    if named is not None and len(named.class_names) != requested:
         raise AnnotationError(
-            f"{names.names_from}: {len(names.class_names)} names for {asked} classes (--nb_classes {asked}){remedy}"
+            f"{named.names_from}: {len(named.class_names)} names for {requested} classes (--nb_classes {requested})"
+            f"{remedy}"
         )
-    return asked
+    return requested
 
 
-def describe_part(videos: VideoList, row: DataSet, part: str, num_missing: int) -> str:
-    """What a list has, beside what the published one has, and how its first lines were read; several lines."""
-    known = row.known(part)
-    published = f"; published lists have {known}" if known else ""
+def _infer_num_classes(spec: DatasetSpec, lists: Mapping[str, VideoList], remedy: str) -> int:
+    """That of the data set, which the lists must agree with: only lists without training videos may have fewer."""
+    expected, found = spec.num_classes, max(count_classes(videos) for videos in lists.values())
+    if expected is not None and (found > expected or (found < expected and "train" in lists)):
+        first = next(iter(lists.values())).file
+        raise AnnotationError(
+            f"{first}: the lists have {found} classes, {spec.name} has {expected}: correct the lists, or give "
+            f"--nb_classes {found} or --data_set custom{remedy}"
+        )
+    return expected or found
+
+
+def describe_part(videos: VideoList, spec: DatasetSpec, *, part: str, num_missing: int) -> str:
+    """A list beside the published one, and how its first lines were read; several lines of text."""
+    size = spec.published_size(part)
+    published = f"; published lists have {size}" if size else ""
     return "\n      ".join([f"{videos.describe()}, {num_missing} files missing{published}", *videos.describe_lines()])
 
 
 def describe_overlap(lists: Mapping[str, VideoList]) -> str:
-    """How many videos of the other lists are in the training list, "" if none; lists of millions are not compared."""
+    """How many videos of other lists are in the training list too, "" if none; lists of millions are not compared."""
     train = lists.get("train")
-    if train is None or len(train) > _MOST_COMPARED:
+    if train is None or len(train) > _MAX_COMPARED:
         return ""
     counts = {part: count_overlap(train, videos) for part, videos in lists.items() if part != "train"}
     return ", ".join(f"{count} videos of {part} are in train as well" for part, count in counts.items() if count)

@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from .entries import AnnotationError
+from ..errors import AnnotationError
 from .video_list import VideoList
 
 SUBSET_SIZE = 1000

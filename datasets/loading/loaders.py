@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ..lists.read import AnnotationError
+from ..errors import AnnotationError
 from ..transforms.presets import normalize_clips
 from .permutation import KeyedPermutation
 from .workers import (

@@ -22,7 +22,7 @@ import torch
 from torch.utils.data import Dataset, get_worker_info
 
 from ..decoding.hang_guard import LastDecode, last_watched, set_watch_file, watched
-from ..decoding.reader import DecodeError
+from ..errors import DecodeError, LoaderError
 
 _REQUESTS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}  # to stop
 DECODE_TIMEOUT = 60.0  # seconds, for one clip
@@ -38,10 +38,6 @@ _SHM_FULL = re.compile(
     re.IGNORECASE,
 )
 _NO_FILES_LEFT = re.compile(r"Too many open files|items of ancdata", re.IGNORECASE)
-
-
-class LoaderError(RuntimeError):
-    """Loading ended for a reason outside the code: a dead or stuck worker, full shared memory; says what to do."""
 
 
 # ---------------------------------------------------------------------------------------------- in the worker

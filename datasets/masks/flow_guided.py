@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.models.optical_flow import Raft_Small_Weights, raft_small
 
+from ..errors import FlowError
 from ..transforms.presets import IMAGENET_MEAN, IMAGENET_STD
 from .masks import Grid
 
@@ -25,10 +26,6 @@ MIN_FLOW_SIDE = 128  # smaller, RAFT's coarsest map of correlations would be a s
 _FLOW_STRIDE = 8  # RAFT works on maps of an eighth of the picture, and takes whole eighths only
 # Places of such maps in one call of the network: cuDNN samples no larger batch (pytorch issue 88380).
 _MAX_PLACES = 65_535
-
-
-class FlowError(RuntimeError):
-    """The flow network has no usable weights; the text says what to do."""
 
 
 # ------------------------------------------------------------------------------------------------- from flow to masks

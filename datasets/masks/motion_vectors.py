@@ -5,6 +5,7 @@ HEVC, VP8, VP9 and AV1 give none (`has_motion_vectors`): there all motion is zer
 """
 
 import itertools
+import logging
 import math
 import os
 from bisect import bisect_left
@@ -22,17 +23,23 @@ from av.video.stream import VideoStream
 
 from ..decoding.frame_index import FrameIndex, index_from_packets
 from ..decoding.nal_units import is_h264_reference
-from ..decoding.open import DecodeError, PyAVReader, as_decode_error, open_container, video_stream
+from ..decoding.pyav import PyAVReader, open_container, video_stream
+from ..decoding.reader import as_decode_error
+from ..errors import DecodeError, MotionVectorError
+from ..lists.video_list import VideoList
 from .motion_fields import FIELDS, Distances, follow, reference_distances, turn, velocities
 
-_PROBED_FRAMES = 32
+logger = logging.getLogger(__name__)
+
+_PROBED_FRAMES = 32  # of a video
+_PROBED_VIDEOS = 32  # of a list
 _WITH_B_VECTORS = ("h264", "mpeg1video", "mpeg2video")  # for others, MPEG-4 above all, FFmpeg gives zeros in B-frames
 _H264_REFERENCES = 4  # that are tried on either side; the older codecs have one
 _GREY_SIDE = 256  # pixels of the shorter side that pictures are compared at
 
 
 def has_motion_vectors(path: str | os.PathLike[str]) -> bool:
-    """Whether the start of a video, 32 frames, holds any motion vectors.
+    """Whether the first 32 frames of a video have any motion vectors.
 
     Raises:
         DecodeError: it cannot be decoded.
@@ -41,6 +48,36 @@ def has_motion_vectors(path: str | os.PathLike[str]) -> bool:
     with as_decode_error(path), open_container(path) as container:
         frames = itertools.islice(container.decode(_vector_stream(container)), _PROBED_FRAMES)
         return any(frame.side_data.get("MOTION_VECTORS") for frame in frames)
+
+
+def check_motion_vectors(videos: VideoList) -> None:
+    """Look for motion vectors in 32 videos from all over a list; log a warning if some have none.
+
+    A video that cannot be decoded is logged and not counted: training replaces it.
+
+    Raises:
+        MotionVectorError: none of these videos has any.
+    """
+    step = max(len(videos) // _PROBED_VIDEOS, 1)
+    num_probed, without = 0, []
+    for path in videos.paths[::step][:_PROBED_VIDEOS]:
+        try:
+            without += [] if has_motion_vectors(path) else [path]
+            num_probed += 1
+        except DecodeError as error:
+            logger.warning("%s", error)
+    if len(without) == num_probed:
+        raise MotionVectorError(
+            f"--mask_type motion_vectors: the videos of the list hold none, for example {videos.paths[0]}. H.264, "
+            "MPEG-4 and MPEG-2 files do: re-encode them, or use --mask_type motion"
+        )
+    if without:
+        logger.warning(
+            "%d of %d videos probed hold no motion vectors and get tube masks, for example %s",
+            len(without),
+            num_probed,
+            without[0],
+        )
 
 
 def _vector_stream(container: InputContainer) -> VideoStream:

@@ -18,12 +18,14 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from datasets.catalogue import CATALOGUE, get_data_set
+from datasets.catalogue import CATALOGUE, get_dataset_spec
 from datasets.classification import TrainDataset
-from datasets.decoding.open import DecodeError
+from datasets.errors import AnnotationError, DecodeError
+from datasets.lists.checks import read_class_names
+from datasets.lists.entries import NO_LABEL
 from datasets.lists.formats import LIST_FORMATS
-from datasets.lists.read import NO_LABEL, AnnotationError, VideoList, read_class_names, read_list
-from datasets.lists.video_list import sample_name
+from datasets.lists.read import read_list
+from datasets.lists.video_list import VideoList, sample_name
 from datasets.masks.masks import MASKS
 from datasets.masks.motion_vectors import has_motion_vectors
 from datasets.pretraining import PretrainDataset
@@ -123,13 +125,13 @@ def pretraining_rows(videos: VideoList, index: int, args: argparse.Namespace) ->
 
 def finetuning_rows(videos: VideoList, index: int, args: argparse.Namespace) -> list[Row]:
     """The augmented clips of a labelled video."""
-    row = get_data_set(args.data_set)
+    spec = get_dataset_spec(args.data_set)
     dataset = TrainDataset(
         videos,
-        transform=TrainTransform(args.input_size, aa=args.aa, flip=row.flip, erase_prob=args.reprob),
-        sampler=row.sampler,
+        transform=TrainTransform(args.input_size, aa=args.aa, flip=spec.flip, erase_prob=args.reprob),
+        sampler=spec.sampler,
         num_frames=args.num_frames,
-        sampling_rate=row.sampling_rate,
+        sampling_rate=spec.sampling_rate,
         num_repeats=args.num_sample,
         seed=args.seed,
     )

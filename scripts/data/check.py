@@ -23,8 +23,8 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from datasets.classification import CHUNK_BYTES
-from datasets.decoding.open import DecodeError, open_video
-from datasets.lists.read import AnnotationError
+from datasets.decoding.open import open_video
+from datasets.errors import AnnotationError, DecodeError
 from datasets.lists.spans import frames_within
 from datasets.lists.video_list import Span, sample_name
 from engine.errors import user_errors

@@ -7,9 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
+from datasets.errors import AnnotationError
+from datasets.lists.entries import NO_LABEL
 from datasets.lists.formats import LIST_FORMATS
-from datasets.lists.read import NO_LABEL, AnnotationError, VideoList, read_list
-from datasets.lists.video_list import sample_name
+from datasets.lists.read import read_list
+from datasets.lists.video_list import VideoList, sample_name
 from engine.errors import ConfigError
 from engine.monitoring.metrics import replace_text
 

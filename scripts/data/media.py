@@ -11,8 +11,11 @@ import av
 import numpy as np
 from av.container import InputContainer
 
-from datasets.decoding.open import DecodeError, as_decode_error, open_video, video_stream
+from datasets.decoding.open import open_video
+from datasets.decoding.pyav import video_stream
+from datasets.decoding.reader import as_decode_error
 from datasets.decoding.shards import read_member, split_member
+from datasets.errors import DecodeError
 from datasets.sampling import draw_pretrain_clip
 
 CLIP_FRAMES, CLIP_STRIDE = 16, 4  # the clip whose decoding is timed

@@ -34,11 +34,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from datasets.catalogue import CATALOGUE
-from datasets.decoding.shards import ShardError
+from datasets.errors import AnnotationError, ShardError
+from datasets.lists.checks import check_files
 from datasets.lists.formats import LIST_FORMATS
-from datasets.lists.read import AnnotationError, VideoList, check_files, read_list
+from datasets.lists.read import read_list
 from datasets.lists.subsets import GYM_LABELS, check_known_subset, draw_subset, select, select_labels
-from datasets.lists.video_list import sample_name
+from datasets.lists.video_list import VideoList, sample_name
 from engine.errors import ConfigError, user_errors
 from engine.monitoring.metrics import replace_text
 from scripts.data.jobs import positive
@@ -177,7 +178,7 @@ def take_subset(subset: str, form: str, lists: Mapping[str, VideoList]) -> dict[
 def published_size(form: str, part: str, videos: VideoList) -> int | None:
     """How many videos the published list has, if it is known; a data set is known by its format and classes."""
     rows = [row for row in CATALOGUE.values() if row.list_format == form and row.num_classes == videos.num_classes]
-    return rows[0].known(part) if len(rows) == 1 else None
+    return rows[0].published_size(part) if len(rows) == 1 else None
 
 
 def report(part: str, videos: VideoList, missing: set[str], known: int | None) -> list[str]:

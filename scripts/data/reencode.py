@@ -30,8 +30,9 @@ from av.video.stream import VideoStream
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from datasets.decoding.open import DecodeError, open_video, video_stream
-from datasets.lists.read import AnnotationError
+from datasets.decoding.open import open_video
+from datasets.decoding.pyav import video_stream
+from datasets.errors import AnnotationError, DecodeError
 from engine.errors import user_errors
 from scripts.data.jobs import Job, Result, Task, add_job_flags, positive, remove_partials
 from scripts.data.lists import add_list_flags, output_names, read_lists, unique_paths, write_lists

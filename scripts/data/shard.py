@@ -22,7 +22,7 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from datasets.decoding.shards import INDEX_SUFFIX, plan_shards, shard_name, split_member, write_shard
-from datasets.lists.read import AnnotationError
+from datasets.errors import AnnotationError
 from engine.errors import ConfigError, user_errors
 from scripts.data.jobs import Job, Result, Task, add_job_flags, remove_partials
 from scripts.data.lists import add_list_flags, output_names, read_lists, unique_paths, write_lists

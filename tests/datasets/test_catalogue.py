@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
-from datasets.catalogue import CATALOGUE, get_data_set
+from datasets.catalogue import CATALOGUE, get_dataset_spec
+from datasets.errors import AnnotationError
 from datasets.lists.formats import READERS
-from datasets.lists.read import AnnotationError
 
 RELEASED = {"Kinetics-400", "SSV2", "UCF101", "HMDB51", "DIV48", "GYM99", "FXS1", "UBS1"}
 IMAGES = {"ImageNet-1K", "CIFAR-100"}
@@ -22,7 +22,7 @@ def test_number_of_classes():
     expected = {"Kinetics-400": 400, "SSV2": 174, "UCF101": 101, "HMDB51": 51, "DIV48": 48, "GYM99": 99, "FXS1": 11}
     expected |= {"UBS1": 15, "custom": None, "Charades": 157, "ImageNet-1K": 1000, "CIFAR-100": 100, "DAVIS": None}
     for name, num_classes in expected.items():
-        assert get_data_set(name).num_classes == num_classes
+        assert get_dataset_spec(name).num_classes == num_classes
 
 
 def test_only_something_something_is_uniform():
@@ -31,7 +31,7 @@ def test_only_something_something_is_uniform():
         assert (row.sampler, row.flip) == (("uniform", False) if name == "SSV2" else ("dense", True))
         assert (row.test_num_segment, row.test_num_crop) == ((2, 3) if name == "SSV2" else (5, 3))
     assert {row.name for row in CATALOGUE.values() if row.sampler == "uniform"} == {"SSV2"}
-    assert get_data_set("Kinetics-400").sampling_rate == 4
+    assert get_dataset_spec("Kinetics-400").sampling_rate == 4
 
 
 def test_images_and_objects_have_one_view():
@@ -53,9 +53,9 @@ def test_known_sizes():
         "Charades": (7_985, 1_863), "UCFRep": (421, 105), "ImageNet-1K": (1_281_167, 50_000),
         "CIFAR-100": (50_000, 10_000), "DAVIS": (None, 30), "YTVOS": (2_776, 695),
     }  # fmt: skip
-    found = {name: (row.known("train"), row.known("test")) for name, row in CATALOGUE.items()}
+    found = {name: (row.published_size("train"), row.published_size("test")) for name, row in CATALOGUE.items()}
     assert {name: pair for name, pair in found.items() if pair != (None, None)} == sizes
-    assert get_data_set("SSV2").known("val") == 24_777
+    assert get_dataset_spec("SSV2").published_size("val") == 24_777
 
 
 def test_formats_of_lists_exist():
@@ -64,9 +64,9 @@ def test_formats_of_lists_exist():
 
 def test_rows_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        get_data_set("SSV2").flip = True
+        get_dataset_spec("SSV2").flip = True
 
 
 def test_unknown_name_lists_the_known_ones():
     with pytest.raises(AnnotationError, match=r"'ssv2'.*SSV2.*custom"):
-        get_data_set("ssv2")
+        get_dataset_spec("ssv2")

@@ -10,11 +10,14 @@ import torch
 from moving_videos import write_moving_square
 
 from datasets.classification import TrainDataset, ValDataset, ViewDataset
-from datasets.decoding.open import DecodeError, open_video
-from datasets.lists.read import VideoList, read_list
+from datasets.decoding.open import open_video
+from datasets.errors import DecodeError
+from datasets.lists.read import read_list
+from datasets.lists.video_list import VideoList
 from datasets.loading.loaders import collate
 from datasets.masks.masks import MASKS, tube_mask
-from datasets.pretraining import MAX_REPLACEMENTS, PretrainDataset, sample_rng
+from datasets.pretraining import PretrainDataset
+from datasets.samples import MAX_REPLACEMENTS, sample_rng
 from datasets.sampling import dense_test_indices, draw_pretrain_clip, uniform_test_indices
 from datasets.transforms.presets import PretrainTransform, TrainTransform, ValTransform, ViewTransform
 

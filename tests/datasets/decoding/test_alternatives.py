@@ -23,7 +23,9 @@ from datasets.decoding.alternatives import (
     why_missing,
 )
 from datasets.decoding.hang_guard import last_watched, set_watch_file, watched
-from datasets.decoding.open import DecodeError, PyAVReader, open_video
+from datasets.decoding.open import open_video
+from datasets.decoding.pyav import PyAVReader
+from datasets.errors import DecodeError
 
 NUM_FRAMES = 30
 TIMES = np.cumsum([20 if i % 3 else 150 for i in range(NUM_FRAMES)]).tolist()
@@ -253,7 +255,8 @@ def test_members_of_shards(decoder, videos, tmp_path, read_number):
 
 HANGING = """
 import sys
-from datasets.decoding import open_container, set_watch_file, watched
+from datasets.decoding.hang_guard import set_watch_file, watched
+from datasets.decoding.pyav import open_container
 set_watch_file(sys.argv[2])
 with watched("/earlier.mp4", 1):
     ...

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from datasets.decoding.image_folder import frame_names
-from datasets.decoding.open import DecodeError, open_video
+from datasets.decoding.open import open_video
+from datasets.errors import DecodeError
 
 NAMES = ["img_{:05d}.jpg", "frame_{:06d}.jpg", "{}.png", "{:04d}.webp", "IMG-{}.JPEG", "clip7_frame{:03d}.png"]
 

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from datasets.decoding import open as decoding
 from datasets.decoding.alternatives import why_missing
 from datasets.decoding.frame_index import FrameIndex
-from datasets.decoding.open import DecodeError, open_video
+from datasets.decoding.open import open_video, resolve_decoder
+from datasets.decoding.pyav import PyAVReader
+from datasets.errors import DecodeError
 
 NUM_FRAMES = 48
 FILES = {  # name -> keywords of write_video
@@ -103,7 +104,7 @@ def test_frames_outside_the_video_are_refused(indices, decoder, videos):
         video.get_frames(indices)
 
 
-class CountingReader(decoding.PyAVReader):
+class CountingReader(PyAVReader):
     """Counts the frames that come out of the decoder."""
 
     num_decoded = 0
@@ -125,7 +126,7 @@ def test_pyav_seeks(tmp_path, write_video, read_number):
 
 def test_pyav_falls_back_when_times_are_wrong(videos, read_number):
     """A stream whose times do not fit its index is decoded from the start, and is right all the same."""
-    with decoding.PyAVReader(str(videos("short_gop.mp4"))) as video:
+    with PyAVReader(str(videos("short_gop.mp4"))) as video:
         times = [time + 1 for time in video._index.times]
         video._index = FrameIndex(times, video._index.key_times)
         assert [read_number(frame) for frame in video.get_frames([7, 30])] == [7, 30]
@@ -269,7 +270,7 @@ def test_unknown_decoder_is_refused():
 def test_decord_may_be_missing(monkeypatch, videos, read_number):
     why_missing.cache_clear()
     monkeypatch.setitem(sys.modules, "decord", None)
-    assert decoding.resolve_decoder("auto") == "pyav"
+    assert resolve_decoder("auto") == "pyav"
     assert numbers(videos("short_gop.mp4"), [5], "auto", read_number) == [5]
     with pytest.raises(ImportError, match="--decoder pyav"):
         open_video(videos("short_gop.mp4"), decoder="decord")

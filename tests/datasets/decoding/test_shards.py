@@ -10,15 +10,8 @@ import numpy as np
 import pytest
 
 from datasets.decoding import shards
-from datasets.decoding.shards import (
-    ShardError,
-    has_member,
-    list_members,
-    plan_shards,
-    read_member,
-    write_shard,
-    write_shards,
-)
+from datasets.decoding.shards import has_member, list_members, plan_shards, read_member, write_shard, write_shards
+from datasets.errors import ShardError
 
 LONG = "a folder/" + "x" * 150 + ".mp4"  # longer than the name field of a tar header
 NAMES = ["b.mp4", "a.mp4", "ä dir/ü.webm", LONG, "#1.avi", "empty-but-one.mp4"]

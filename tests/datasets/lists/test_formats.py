@@ -7,9 +7,10 @@ import random
 
 import pytest
 
-from datasets.catalogue import get_data_set
+from datasets.catalogue import get_dataset_spec
+from datasets.errors import AnnotationError
 from datasets.lists.formats import LIST_FORMATS, detect
-from datasets.lists.read import AnnotationError, read_list
+from datasets.lists.read import read_list
 from datasets.lists.splits import choose_num_classes, describe_overlap, describe_part, find_list, read_parts
 from engine import config
 
@@ -497,9 +498,9 @@ def test_one_numbering_for_all_parts(write, tmp_path):
         lists, missing = read_parts(folders, class_folder=tmp_path)
         assert lists["test"].labels == (2, 1) and set(missing.values()) == {0}
         assert set(read_parts(folders, class_folder=tmp_path, once=lambda work: work() + 7)[1].values()) == {7}
-        assert choose_num_classes(get_data_set("custom"), None, lists) == 3
+        assert choose_num_classes(get_dataset_spec("custom"), None, lists) == 3
     with pytest.raises(AnnotationError, match=r"train\.csv: 3 names for 4 classes"):
-        choose_num_classes(get_data_set("custom"), 4, lists)
+        choose_num_classes(get_dataset_spec("custom"), 4, lists)
     write("labels.txt", "c\nx\nb\na\n")
     lists, _ = read_parts(both, class_folder=tmp_path)
     assert (lists["train"].labels, lists["test"].labels) == ((3, 2, 0), (0, 2)) and lists["test"].num_classes == 4
@@ -515,18 +516,18 @@ def test_one_numbering_for_all_parts(write, tmp_path):
 def test_number_of_classes_is_checked_against_the_data_set(write, tmp_path):
     lists = {"train": read_list(write("train.csv", "a.mp4 0\nb.mp4 9\n"))}
     with pytest.raises(AnnotationError, match=r"have 10 classes, UCF101 has 101.*--nb_classes 10.*--data_set custom"):
-        choose_num_classes(get_data_set("UCF101"), None, lists)
-    assert choose_num_classes(get_data_set("UCF101"), 10, lists) == 10
-    assert choose_num_classes(get_data_set("UCF101"), None, {"test": lists["train"]}) == 101  # may lack some
+        choose_num_classes(get_dataset_spec("UCF101"), None, lists)
+    assert choose_num_classes(get_dataset_spec("UCF101"), 10, lists) == 10
+    assert choose_num_classes(get_dataset_spec("UCF101"), None, {"test": lists["train"]}) == 101  # may lack some
     for label, part, refused in ((99, "train", True), (100, "train", False), (101, "train", True), (101, "test", True)):
         videos = read_list(write("other.csv", f"a.mp4 0\nb.mp4 {label}\n"))
         if refused:
             with pytest.raises(AnnotationError, match=f"the lists have {label + 1} classes, UCF101 has 101"):
-                choose_num_classes(get_data_set("UCF101"), None, {part: videos})
+                choose_num_classes(get_dataset_spec("UCF101"), None, {part: videos})
         else:
-            assert choose_num_classes(get_data_set("UCF101"), None, {part: videos}) == 101
-    assert choose_num_classes(get_data_set("custom"), None, lists) == 10
-    text = describe_part(lists["train"], get_data_set("UCF101"), "train", 2)
+            assert choose_num_classes(get_dataset_spec("UCF101"), None, {part: videos}) == 101
+    assert choose_num_classes(get_dataset_spec("custom"), None, lists) == 10
+    text = describe_part(lists["train"], get_dataset_spec("UCF101"), part="train", num_missing=2)
     assert "2 files missing; published lists have 9537" in text and "line 1: " in text and "8 of 10 classes" in text
 
 
@@ -540,8 +541,8 @@ def test_overlap_is_told(write):
 def test_number_of_classes_that_is_given_goes_first(write):
     lists = {"train": read_list(write("train.csv", "a.mp4 0\nb.mp4 999999\n"))}
     with pytest.raises(AnnotationError, match=r"line 2: label 999999.*--nb_classes"):
-        choose_num_classes(get_data_set("custom"), None, lists)
-    assert choose_num_classes(get_data_set("custom"), 1_000_000, lists) == 1_000_000
+        choose_num_classes(get_dataset_spec("custom"), None, lists)
+    assert choose_num_classes(get_dataset_spec("custom"), 1_000_000, lists) == 1_000_000
 
 
 def test_test_list_alone_asks_for_the_names_of_the_training(write, tmp_path):
@@ -550,7 +551,7 @@ def test_test_list_alone_asks_for_the_names_of_the_training(write, tmp_path):
     remedy = "give labels.txt of the training in --data_path"
     assert remedy in lists["test"].describe_lines()[-1]
     with pytest.raises(AnnotationError, match=f"1 names for 3 classes.*{remedy}"):
-        choose_num_classes(get_data_set("custom"), 3, lists)
+        choose_num_classes(get_dataset_spec("custom"), 3, lists)
     write("labels.txt", "a\nb\nc\n")
     lists, _ = read_parts({"test": tmp_path}, class_folder=tmp_path)
     assert lists["test"].labels == (2,) and remedy not in "".join(lists["test"].describe_lines())

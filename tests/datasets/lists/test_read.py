@@ -15,19 +15,12 @@ import pytest
 from processes import run_in_processes
 
 from datasets.decoding.shards import write_shard
-from datasets.lists import index as list_index
+from datasets.errors import AnnotationError
+from datasets.lists import columns as list_columns
 from datasets.lists import read as annotations
-from datasets.lists.builder import Columns
-from datasets.lists.index import Column
-from datasets.lists.read import (
-    AnnotationError,
-    check_files,
-    check_labels,
-    count_classes,
-    count_overlap,
-    read_class_names,
-    read_list,
-)
+from datasets.lists.checks import check_files, check_labels, count_classes, count_overlap, read_class_names
+from datasets.lists.columns import Column, Columns
+from datasets.lists.read import read_list
 
 
 @pytest.fixture
@@ -339,7 +332,7 @@ def test_pickled_index_is_small_and_opens_again(large):
         again.paths[1000]
     large.write_text(large.read_text().replace("\n7.mp4", "\nx.mp4"))
     read_list(large, root="/d")
-    list_index._reopen.cache_clear()  # as in another process
+    list_columns._reopen.cache_clear()  # as in another process
     with pytest.raises(AnnotationError, match="was changed while this run was starting"):
         pickle.loads(sent)
 
@@ -383,28 +376,28 @@ def test_damaged_index_is_made_anew(damage, large):
 
 def test_of_a_very_large_index_pieces_are_checked(large, monkeypatch):
     for name, value in {"_PIECE": 64, "_ALL_UP_TO": 1000, "_PIECES": 5}.items():
-        monkeypatch.setattr(list_index, name, value)
+        monkeypatch.setattr(list_columns, name, value)
     read_list(large, root="/d")
     (index,) = indexes(large)
     whole = index.read_bytes()
     end = len(whole) - 1
-    start = end - list_index.ColumnFile(index).array("lines").nbytes  # the last of the arrays
+    start = end - list_columns.ColumnFile(index).array("lines").nbytes  # the last of the arrays
     for place, is_seen in ((start, False), (end, True)):
         index.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         if is_seen:
             with pytest.raises(ValueError, match="is damaged"):
-                list_index.ColumnFile(index, check=True)
+                list_columns.ColumnFile(index, check=True)
         else:
-            list_index.ColumnFile(index, check=True)
+            list_columns.ColumnFile(index, check=True)
 
 
 def test_index_of_another_form_is_made_anew(large):
     read_list(large, root="/d")
     (index,) = indexes(large)
-    columns = list_index.ColumnFile(index)
+    columns = list_columns.ColumnFile(index)
     del columns.facts["list"]
-    list_index.write_columns(index, Columns(columns._arrays, columns.facts))
-    assert read_list(large, root="/d").paths[3] == "/d/3.mp4" and "list" in list_index.ColumnFile(index).facts
+    list_columns.write_columns(index, Columns(columns._arrays, columns.facts))
+    assert read_list(large, root="/d").paths[3] == "/d/3.mp4" and "list" in list_columns.ColumnFile(index).facts
 
 
 def test_index_follows_a_list_of_the_same_time(large):
@@ -479,23 +472,23 @@ def test_another_process_writes_the_index_meanwhile(large, monkeypatch):
     write, others = os.fsync, []
 
     def let_another_process_go_first(handle):
-        monkeypatch.setattr(list_index.os, "fsync", write)
+        monkeypatch.setattr(list_columns.os, "fsync", write)
         others.extend(run_in_processes(lambda: read_list(large, root="/d").paths[0]))
         others.append(indexes(large))
         write(handle)
 
-    monkeypatch.setattr(list_index.os, "fsync", let_another_process_go_first)
+    monkeypatch.setattr(list_columns.os, "fsync", let_another_process_go_first)
     assert tuple(read_list(large, root="/d").paths) == expected
     finished, (theirs, ours) = others
     assert finished.code == 0, finished.stderr
     assert (theirs.suffix, ours.suffix) == (".columns", ".part") and indexes(large) == [theirs]
-    list_index.ColumnFile(theirs, check=True)
+    list_columns.ColumnFile(theirs, check=True)
     assert tuple(read_list(large, root="/d").paths) == expected
 
 
 def test_process_that_is_killed_while_it_writes_the_index(large, monkeypatch):
     def killed():
-        monkeypatch.setattr(list_index.os, "fsync", lambda handle: os.kill(os.getpid(), signal.SIGKILL))
+        monkeypatch.setattr(list_columns.os, "fsync", lambda handle: os.kill(os.getpid(), signal.SIGKILL))
         read_list(large, root="/d")
 
     (finished,) = run_in_processes(killed)

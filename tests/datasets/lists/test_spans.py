@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from datasets.classification import TrainDataset, ValDataset, ViewDataset
-from datasets.decoding.open import DecodeError, open_video
+from datasets.decoding.open import open_video
 from datasets.decoding.shards import write_shard
+from datasets.errors import DecodeError
 from datasets.lists.read import read_list
 from datasets.lists.spans import frames_within
 from datasets.lists.subsets import select
@@ -16,7 +17,8 @@ from datasets.masks.flow_guided import neighbour_pairs
 from datasets.masks.masks import MASKS
 from datasets.masks.motion_fields import crop_motion
 from datasets.masks.motion_vectors import MotionReader
-from datasets.pretraining import PretrainDataset, sample_rng
+from datasets.pretraining import PretrainDataset
+from datasets.samples import sample_rng
 from datasets.sampling import draw_dense_train_clip, draw_pretrain_clip, middle_dense_clip, uniform_test_indices
 from datasets.transforms.presets import PretrainTransform
 from scripts.data import browse, check, prepare, reencode, shard

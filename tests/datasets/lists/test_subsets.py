@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets.lists.read import AnnotationError, read_list
+from datasets.errors import AnnotationError
+from datasets.lists.read import read_list
 from datasets.lists.subsets import (
     GYM_LABELS,
     KNOWN_SUBSETS,

@@ -11,8 +11,7 @@ import torch
 from processes import run_in_processes
 from torch.utils.data import Dataset
 
-from datasets.decoding.open import DecodeError
-from datasets.lists.read import AnnotationError
+from datasets.errors import AnnotationError, DecodeError
 from datasets.loading.loaders import (
     Batch,
     DevicePrefetcher,
@@ -23,7 +22,7 @@ from datasets.loading.loaders import (
     collate,
 )
 from datasets.loading.workers import init_worker
-from datasets.pretraining import sample_rng
+from datasets.samples import sample_rng
 from datasets.transforms.presets import IMAGENET_MEAN, IMAGENET_STD
 
 NUM_SAMPLES = 23

@@ -13,8 +13,9 @@ import torch
 from processes import FINETUNE, PRETRAIN, ROOT, fresh, run_in_processes, run_script
 from torch.utils.data import Dataset
 
+from datasets.errors import LoaderError
 from datasets.loading.loaders import build_train_loader
-from datasets.loading.workers import LoaderError, explain, loader_errors, reading, set_timeout
+from datasets.loading.workers import explain, loader_errors, reading, set_timeout
 from engine.errors import user_errors
 
 SHM_WORDS = "RuntimeError: unable to write to file </torch_12_34_5>: No space left on device (28)"
@@ -194,8 +195,9 @@ def test_workers_that_give_no_batch_at_all(paths):
 _FULL = """
 import sys, torch
 from torch.utils.data import Dataset
-from datasets.loaders import build_train_loader
-from datasets.workers import LoaderError, loader_errors
+from datasets.errors import LoaderError
+from datasets.loading.loaders import build_train_loader
+from datasets.loading.workers import loader_errors
 from engine.errors import user_errors
 
 class Clips(Dataset):

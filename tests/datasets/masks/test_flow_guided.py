@@ -9,9 +9,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torchvision.models.optical_flow import raft_small
 
+from datasets.errors import FlowError
 from datasets.masks.flow_guided import (
     MIN_FLOW_SIDE,
-    FlowError,
     MotionGuide,
     base_map,
     flow_model,

@@ -6,10 +6,13 @@ import pytest
 import torch
 from moving_videos import write_moving_square
 
-from datasets.decoding.open import DecodeError, open_video
+from datasets.decoding.nal_units import is_h264_reference
+from datasets.decoding.open import open_video
+from datasets.errors import DecodeError, MotionVectorError
+from datasets.lists.read import read_list
 from datasets.masks.flow_guided import neighbour_pairs
 from datasets.masks.motion_fields import CELL, FIELDS, crop_motion, follow, reference_distances, turn, velocities
-from datasets.masks.motion_vectors import MotionReader, has_motion_vectors, is_h264_reference
+from datasets.masks.motion_vectors import MotionReader, check_motion_vectors, has_motion_vectors
 
 START, SIDE = (4, 6), 40
 SQUARES = {  # name -> keywords of write_moving_square
@@ -156,6 +159,26 @@ def test_which_videos_have_vectors(codec, name, options, expected, tmp_path):
     with MotionReader(path) as video:
         frames, motion = video.get_frames_and_motion([0, 4], [(0, 1), (1, 0)])
     assert frames.shape == (2, 3, 96, 96) and bool(np.abs(motion).max() > 1) is expected
+
+
+def test_a_list_without_motion_vectors_is_refused(tmp_path, caplog):
+    moving = write_moving_square(tmp_path / "h264.mp4", 8)
+    still = write_moving_square(tmp_path / "vp8.webm", 8, codec="libvpx")
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"not a video")
+
+    def video_list(*paths):
+        file = tmp_path / "list.csv"
+        file.write_text("".join(f"{path}\n" for path in paths))
+        return read_list(file)
+
+    check_motion_vectors(video_list(moving))
+    assert not caplog.messages
+    check_motion_vectors(video_list(still, moving, broken))
+    assert "broken.mp4" in caplog.messages[0]
+    assert "1 of 2 videos probed" in caplog.messages[1] and "vp8.webm" in caplog.messages[1]
+    with pytest.raises(MotionVectorError, match=r"--mask_type motion_vectors: .*vp8\.webm"):
+        check_motion_vectors(video_list(still, broken))
 
 
 # ---- references ----
