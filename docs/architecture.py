@@ -254,7 +254,9 @@ def files_table() -> str:
         for path in listed(folder):
             name = path.relative_to(ROOT).as_posix()
             said = AT_THE_ROOT.get(name) or summary(path)
-            shown = name.removeprefix(f"{folder}/") if folder else name
+            shown = name.removeprefix(f"{folder}/")
+            if path.name == "__init__.py" and path.parent.name != folder:
+                shown = shown.removesuffix("__init__.py")
             lines.append(f"| [`{shown}`](../{name}) | {said.replace('|', chr(92) + '|')} |")
     return "\n".join(lines).strip()
 
