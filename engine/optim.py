@@ -18,10 +18,11 @@ def layer_index(name: str, num_blocks: int) -> int:
 
 
 def parameter_groups(model: nn.Module, *, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
-    """Groups of the trainable parameters by depth and by whether they are decayed (protocols 1.6).
+    """Groups of the trainable parameters by depth and by whether they are decayed.
 
     Vectors, biases and what the model's `no_weight_decay()` names are not decayed. The learning rate of depth i is
-    scaled by layer_decay^(num_blocks + 1 - i): each group's `lr_scale`, which the schedule multiplies with.
+    scaled by layer_decay^(num_blocks + 1 - i): each group's `lr_scale`, which the schedule multiplies with. So does
+    optim_factory.py of the released code (github.com/QUVA-Lab/SIGMA, commit 9876f09).
 
     Returns:
         Groups with `params`, `weight_decay`, `lr_scale` and `name`.

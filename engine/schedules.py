@@ -17,10 +17,11 @@ def cosine_schedule(
     warmup_steps: int = -1,
     start: float = 0.0,
 ) -> float:
-    """Linear warm-up from `start` to `base`, both included, then a cosine towards `final` (protocols 1.6).
+    """Linear warm-up from `start` to `base`, both included, then a cosine towards `final`.
 
     A warm-up of one step has `start`. `warmup_steps` > 0 takes the place of `warmup_epochs`. The step after the warm-up
-    has `base` once more, and `final` would only be reached one step after the last: so does the released code.
+    has `base` once more, and `final` would only be reached one step after the last: so does
+    `cosine_scheduler` of the released code (utils.py, github.com/QUVA-Lab/SIGMA, commit 9876f09).
 
     Args:
         step: optimizer steps done, 0 ... epochs * steps_per_epoch - 1.

@@ -46,10 +46,10 @@ class Classifier(VideoTransformer):
         return self.head(self.fc_dropout(self.forward_features(clip_BCTHW)))
 
     def freeze_backbone(self) -> None:
-        """Leave only `fc_norm` and `head` trainable, for linear probing (protocols 3.3).
+        """Leave only `fc_norm` and `head` trainable, for linear probing (run_class_finetuning.py of the released code).
 
-        The backbone also stays in evaluation mode through `train()`: stochastic depth in a frozen network would only
-        add noise to its features (fault S10 of the released code).
+        The backbone also stays in evaluation mode through `train()`, other than there: stochastic depth in a frozen
+        network would only add noise to its features.
         """
         for name, parameter in self.named_parameters():
             parameter.requires_grad = name.startswith(("fc_norm.", "head."))

@@ -1,9 +1,7 @@
-"""What pulls predictions and targets together. An objective is one class and one row of OBJECTIVES.
+"""What compares predictions with targets. An objective is one class and one row of OBJECTIVES.
 
-Letters: B clips, M masked tokens, P prediction width, K prototypes, S = B * M samples, G = 2 branches.
+Letters: B clips, M masked tokens, P embedding width, K prototypes, S = B * M samples, G = 2 branches.
 """
-
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +14,15 @@ from .sinkhorn.prototype_loss import prototype_cross_entropy, prototype_scores
 class SwappedClusterPrediction(nn.Module):
     """Each branch predicts the other's balanced cluster assignment (arXiv 2407.15447, section 3; cf. arXiv 2006.09882).
 
-    The cross-entropy's targets are the codes, the argmax of the transport plan, as in the released code (protocols 6,
-    row 2). Prototypes learn from the projection network's branch only; the prediction is compared with a detached copy.
+    With unit vectors z of a sample and c_k of the prototypes, a branch predicts p = softmax_k(z . c_k / temperature).
+    Its targets are the other branch's codes, argmax_k of the transport plan, as in engine_for_pretraining.py of the
+    released code. Prototypes learn from the projection network's branch only: the prediction sees a detached copy.
+
+    Args:
+        epsilon: Sinkhorn's entropy regularisation.
+        num_iters: Sinkhorn's iterations.
+        temperature: of the softmax.
+        all_reduce: sum over ranks, so that assignments are balanced over the global batch; None for one process.
     """
 
     uses_prototypes = True
@@ -41,8 +46,8 @@ class SwappedClusterPrediction(nn.Module):
     ) -> dict[str, torch.Tensor]:
         """Losses and codes.
 
-        `prototypes_KP` is brought to unit rows in place: the gradient is taken at the normalised point, not through the
-        normalisation (protocols 2).
+        `prototypes_KP` is L2-normalised in place: the gradient is taken at the normalised point, not through the
+        normalisation (`normalize_prototypes` in modeling_pretrain.py of the released code).
 
         Returns:
             `loss`, `video_loss` (the prediction against the target's codes), `target_loss` (the reverse), all scalars,
@@ -50,35 +55,41 @@ class SwappedClusterPrediction(nn.Module):
         """
         with torch.no_grad():
             prototypes_KP.copy_(F.normalize(prototypes_KP, dim=-1))
-        shape = predicted_BMP.shape[:2]
         video_SP = F.normalize(predicted_BMP.float(), dim=-1).flatten(0, 1)
         target_SP = F.normalize(projected_BMP.float(), dim=-1).flatten(0, 1)
         scores_GSK = prototype_scores((video_SP, target_SP), prototypes_KP)
         codes_video_S, codes_target_S = self.codes(scores_GSK)
-        cross_entropy = partial(prototype_cross_entropy, temperature=self.temperature)
-        video_loss = cross_entropy(video_SP, prototypes_KP.detach(), codes_target_S, scores_SK=scores_GSK[0])
-        target_loss = cross_entropy(target_SP, prototypes_KP, codes_video_S, scores_SK=scores_GSK[1])
+        video_loss = self._cross_entropy(video_SP, prototypes_KP.detach(), codes_target_S, scores_GSK[0])
+        target_loss = self._cross_entropy(target_SP, prototypes_KP, codes_video_S, scores_GSK[1])
         return {
             "loss": video_loss + target_loss,
             "video_loss": video_loss,
             "target_loss": target_loss,
-            "codes_video": codes_video_S.reshape(shape),
-            "codes_target": codes_target_S.reshape(shape),
+            "codes_video": codes_video_S.reshape(predicted_BMP.shape[:2]),
+            "codes_target": codes_target_S.reshape(predicted_BMP.shape[:2]),
         }
 
     def codes(self, scores: torch.Tensor) -> torch.Tensor:
         """(S,) codes of (S, K) scores, or (G, S) of (G, S, K), balanced over the samples of all ranks."""
         return sinkhorn_codes(scores, epsilon=self.epsilon, num_iters=self.num_iters, all_reduce=self.all_reduce)
 
+    def _cross_entropy(
+        self, embeddings_SP: torch.Tensor, prototypes_KP: torch.Tensor, codes_S: torch.Tensor, scores_SK: torch.Tensor
+    ) -> torch.Tensor:
+        return prototype_cross_entropy(
+            embeddings_SP, prototypes_KP, codes_S, temperature=self.temperature, scores_SK=scores_SK
+        )
+
 
 class Regression(nn.Module):
-    """Mean squared error between prediction and target features (arXiv 2203.12602)."""
+    """Mean squared error between predictions and target features (arXiv 2203.12602)."""
 
     uses_prototypes = False
 
     def forward(
         self, predicted_BMP: torch.Tensor, projected_BMP: torch.Tensor, prototypes_KP: torch.Tensor | None = None
     ) -> dict[str, torch.Tensor]:
+        """`loss`, a scalar; there are no prototypes to use."""
         return {"loss": F.mse_loss(predicted_BMP.float(), projected_BMP.float())}
 
 

@@ -9,7 +9,10 @@ HIDDEN_DIMS = (1024, 1024, 512)
 
 
 def projection_mlp(in_dim: int, out_dim: int, hidden_dims: Sequence[int] = HIDDEN_DIMS) -> nn.Sequential:
-    """Linear layers with GELU between: in_dim -> hidden_dims -> out_dim (arXiv 2407.15447; sizes in protocols 2)."""
+    """Linear layers with GELU between: in_dim -> hidden_dims -> out_dim (arXiv 2407.15447).
+
+    `HIDDEN_DIMS` are the widths in modeling_pretrain.py of the released code: 1536-1024-1024-512-256 in all.
+    """
     widths = [in_dim, *hidden_dims, out_dim]
     layers: list[nn.Module] = []
     for width, next_width in pairwise(widths):

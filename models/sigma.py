@@ -1,5 +1,9 @@
 """SIGMA: masked video modelling with Sinkhorn-guided targets (arXiv 2407.15447). With pixels and L2 it is VideoMAE.
 
+The video model (encoder and decoder) sees the visible tubelets and predicts an embedding for each masked one. The
+projection network embeds what is really there. The objective assigns both to prototypes, balanced by Sinkhorn-Knopp,
+and each branch predicts the other's assignment.
+
 Letters: B clips, C channels, T H W frames and pixels, N tokens = V visible + M masked, D encoder width, F
 target-feature width, P embedding width, K prototypes.
 """
@@ -13,16 +17,16 @@ from .vit import VideoTransformer
 
 
 class Sigma(nn.Module):
-    """The encoder sees the visible tubelets, the decoder predicts the others' embeddings, the objective compares.
+    """The method: video model, projection network and objective in one module.
 
     Args:
-        encoder: visible tokens.
-        decoder: predictions at the masked places.
-        targets: clip and masked positions -> target features; None if they are always given to `forward`.
-        projection: target features -> embeddings.
+        encoder: clip and visible positions -> tokens.
+        decoder: encoded tokens -> predictions at the masked positions.
+        targets: clip and masked positions -> target features; None if `forward` is always given them.
+        projection: target features -> embeddings (`self.head`, as released checkpoints call it).
         objective: predictions, embeddings and prototypes -> losses.
         num_prototypes: K, for an objective that uses them.
-        decoder_mask_ratio: part of the masked tokens that is not decoded, but for rounding (see `running_cells`).
+        decoder_mask_ratio: fraction of the masked tokens that is not decoded (see `running_cells`).
     """
 
     def __init__(
@@ -57,45 +61,51 @@ class Sigma(nn.Module):
         self,
         clip_BCTHW: torch.Tensor,
         mask_BN: torch.Tensor,
-        target_features_BMF: torch.Tensor | None = None,
+        target_features: torch.Tensor | None = None,
         *,
         num_masked: int | None = None,
     ) -> dict[str, torch.Tensor]:
-        """One pass of the method.
+        """Predictions, embeddings and losses of a batch.
 
         Args:
             clip_BCTHW: (B, 3, T, H, W) float, ImageNet-normalised.
-            mask_BN: (B, N) bool, True = masked, the same number in every row; best left in host memory.
-            target_features_BMF: (B, M, F), used in place of the target network's output.
+            mask_BN: (B, N) bool, True = masked, the same number in every row; best kept in host memory.
+            target_features: (B, M, F), used instead of the target network's output.
             num_masked: M, if known: then a mask on the device is not counted there (see `split_by_mask`).
 
         Returns:
             `loss` and the other results of the objective, `predicted` and `projected` (B, M, P), and `decoded` (B, M),
-            the positions they are for. With a `decoder_mask_ratio` M is smaller there than in the mask.
+            their positions. With a `decoder_mask_ratio` M is smaller there than in the mask.
         """
         visible_BV, masked_BM = split_by_mask(mask_BN, clip_BCTHW.device, num_masked=num_masked)
-        if self.decoder_mask_ratio > 0:
-            chosen_BR = running_cells(masked_BM, self.encoder.grid, self.decoder_mask_ratio)
-            masked_BM = masked_BM.gather(1, chosen_BR)
-            if target_features_BMF is not None:
-                target_features_BMF = gather_tokens(target_features_BMF, chosen_BR)
+        masked_BM, target_features = self._select_decoded(masked_BM, target_features)
         visible_BVD = self.encoder(clip_BCTHW, visible_BV)
         predicted_BMP = self.decoder(self.encoder_to_decoder(visible_BVD), self.mask_token, visible_BV, masked_BM)
-        if target_features_BMF is None:
-            target_features_BMF = self.target_features(clip_BCTHW, masked_BM)
-        projected_BMP = self.head(target_features_BMF)
-        with torch.autocast(clip_BCTHW.device.type, enabled=False):  # losses and balancing in float32
+        if target_features is None:
+            target_features = self.target_features(clip_BCTHW, masked_BM)
+        projected_BMP = self.head(target_features)
+        with torch.autocast(clip_BCTHW.device.type, enabled=False):  # Sinkhorn and the losses in float32
             losses = self.objective(predicted_BMP, projected_BMP, self.prototypes)
         return {**losses, "predicted": predicted_BMP, "projected": projected_BMP, "decoded": masked_BM}
 
+    def _select_decoded(
+        self, masked_BM: torch.Tensor, target_features: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The masked positions to decode, with their features if given: all of them, or a draw of running cells."""
+        if self.decoder_mask_ratio <= 0:
+            return masked_BM, target_features
+        chosen_BR = running_cells(masked_BM, self.encoder.grid, self.decoder_mask_ratio)
+        chosen_features = None if target_features is None else gather_tokens(target_features, chosen_BR)
+        return masked_BM.gather(1, chosen_BR), chosen_features
+
     def target_features(self, clip_BCTHW: torch.Tensor, masked_BM: torch.Tensor) -> torch.Tensor:
-        """(B, M, F) from the target network."""
+        """(B, M, F) of the target network."""
         if self.targets is None:
             raise ValueError("the model has no target network: pass target_features")
         return self.targets(clip_BCTHW, masked_BM)
 
     def freeze_projection(self) -> None:
-        """Keep the projection network as it is: its parameters get no gradient."""
+        """Freeze the projection network: its parameters get no gradient."""
         for parameter in self.head.parameters():
             parameter.requires_grad = False
 
@@ -104,7 +114,7 @@ class Sigma(nn.Module):
         return {"mask_token"}
 
     def unit_rows(self) -> set[str]:
-        """Parameters whose rows a forward pass brings to unit length in place: updates start from there."""
+        """Parameters whose rows every forward pass L2-normalises in place: updates start from there."""
         return {"prototypes"} if self.prototypes is not None else set()
 
 

@@ -13,9 +13,10 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def standardize_(x: torch.Tensor, dim: int) -> torch.Tensor:
-    """Zero mean, unit variance along `dim`, in place: (x - mean) / (sqrt(unbiased variance) + 1e-6) (protocols 2).
+    """Zero mean, unit variance along `dim`, in place: (x - mean) / (sqrt(unbiased variance) + 1e-6).
 
-    In place, because on a CPU new memory of a clip's size costs more than the arithmetic.
+    As in engine_for_pretraining.py of the released code. In place, because on a CPU new memory of a clip's size costs
+    more than the arithmetic.
     """
     x -= x.mean(dim, keepdim=True)
     deviation = torch.linalg.vector_norm(x, dim=dim, keepdim=True) / (x.shape[dim] - 1) ** 0.5

@@ -75,10 +75,11 @@ def teacher_dim(target_type: str, name: str) -> int:
 
 
 class ImageTeacher(nn.Module):
-    """Features of a frozen ViT at the masked places, standardised per clip and channel (protocols 2).
+    """Features of a frozen ViT at the masked places, standardised per clip and channel over all tokens.
 
     The network runs in the dtype of its weights, outside autocast, and always in inference mode. The features are the
-    tokens after its final norm, without class and register tokens, of the first frame of every tubelet.
+    tokens after its final norm, without class and register tokens, of the first frame of every tubelet
+    (engine_for_pretraining.py of the released code).
 
     Args:
         network: a ViT of timm, made for the clip's frame size.
@@ -234,15 +235,9 @@ def load_teacher(network: VisionTransformer, state: Mapping[str, Any]) -> None:
     """
     tensors = _fit_positions(network, _timm_names(_backbone(state)))
     own = network.state_dict()
-    fitting = [name for name in own if name in tensors and tensors[name].shape == own[name].shape]
-    differences = [
-        f"{name}: {tuple(tensors[name].shape)} in the file, {tuple(value.shape)} in the network"
-        for name, value in own.items()
-        if name in tensors and tensors[name].shape != value.shape
-    ]
-    differences += [f"{name} is not in the file" for name in own if name not in tensors]
-    differences += [f"{name} is not in the network" for name in tensors if name not in own]
+    differences = _differences(own, tensors)
     if differences:
+        fitting = [name for name in own if name in tensors and tensors[name].shape == own[name].shape]
         raise ModelError(
             f"--teacher_weights: another network: {len(fitting)} of the teacher's {len(own)} tensors fit. "
             f"First differences: {'; '.join(differences[:3])}. {_likely_cause(network, tensors)}"
@@ -251,6 +246,18 @@ def load_teacher(network: VisionTransformer, state: Mapping[str, Any]) -> None:
     if broken:
         raise ModelError(f"--teacher_weights: {broken[0]} holds numbers that are not finite: the file is damaged")
     network.load_state_dict(tensors, strict=True)
+
+
+def _differences(own: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    """What keeps a file's tensors from being the network's: other shapes first, then missing, then unknown names."""
+    shapes = [
+        f"{name}: {tuple(tensors[name].shape)} in the file, {tuple(value.shape)} in the network"
+        for name, value in own.items()
+        if name in tensors and tensors[name].shape != value.shape
+    ]
+    missing = [f"{name} is not in the file" for name in own if name not in tensors]
+    unknown = [f"{name} is not in the network" for name in tensors if name not in own]
+    return shapes + missing + unknown
 
 
 def _backbone(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:

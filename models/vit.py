@@ -16,7 +16,7 @@ from .tokens import gather_tokens
 
 @dataclass(frozen=True)
 class Variant:
-    """Sizes of an encoder and of the decoder that goes with it in pre-training."""
+    """Sizes of an encoder and of its decoder in pre-training."""
 
     embed_dim: int
     depth: int
@@ -35,18 +35,20 @@ VARIANTS = {
 }
 
 
-def run_blocks(blocks: nn.ModuleList, x_BND: torch.Tensor, *, use_checkpoint: bool) -> torch.Tensor:
-    """Apply the blocks; with `use_checkpoint` activations are recomputed in the backward pass instead of kept."""
-    for block in blocks:
-        x_BND = checkpoint(block, x_BND, use_reentrant=False) if use_checkpoint else block(x_BND)
-    return x_BND
-
-
 class VideoTransformer(nn.Module):
-    """ViT over tubelets with a fixed sinusoidal position table; no class token.
+    """ViT over tubelets with a fixed sinusoidal position table (arXiv 2010.11929, 2203.12602); no class token.
 
-    `forward` takes (B, 3, T, H, W) and, optionally, the positions (B, V) of the visible tokens; it returns (B, N, D) or
-    (B, V, D) after the final norm.
+    Masked tokens are left out before the first block, so pre-training pays for the visible ones only.
+
+    Args:
+        img_size, patch_size, num_frames, tubelet_size: of the clip and its tubelets, in pixels and frames.
+        embed_dim, depth, num_heads: D, number of blocks and heads; `VARIANTS` has the usual ones.
+        mlp_ratio: hidden width of the MLPs over D.
+        drop_rate, attn_drop_rate: dropout on the branches' outputs and on the attention weights.
+        drop_path_rate: stochastic depth of the last block; rises linearly from 0 at the first.
+        init_values: initial layer scale; 0 for none.
+        use_checkpoint: activation checkpointing, block by block.
+        final_norm: False for a classifier that normalises after pooling.
     """
 
     pos_embed: torch.Tensor
@@ -91,6 +93,21 @@ class VideoTransformer(nn.Module):
         )
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6) if final_norm else nn.Identity()
 
+    def forward(self, clip_BCTHW: torch.Tensor, visible_BV: torch.Tensor | None = None) -> torch.Tensor:
+        """Encode the visible tokens, or all of them.
+
+        Args:
+            clip_BCTHW: (B, 3, T, H, W) float.
+            visible_BV: (B, V) int64, their positions in the clip; None for all N.
+
+        Returns:
+            (B, V, D) or (B, N, D), after the final norm.
+        """
+        self.check_clip(clip_BCTHW)
+        position = self.pos_embed if visible_BV is None else gather_tokens(self.pos_embed, visible_BV)
+        tokens = self.patch_embed(clip_BCTHW, visible_BV) + position
+        return self.norm(run_blocks(self.blocks, tokens, use_checkpoint=self.use_checkpoint))
+
     @property
     def num_tokens(self) -> int:
         """N, the number of tokens of a whole clip."""
@@ -103,17 +120,18 @@ class VideoTransformer(nn.Module):
         return self.patch_embed.tubelet
 
     def resample_positions(self, trained: Grid) -> None:
-        """Use the position table of the grid that the weights were trained on, resampled to this model's grid."""
+        """Resample the position table of the grid that the weights were trained on to this model's grid."""
         self.position_grid = trained
         self.pos_embed = resampled_table(trained, self.grid, self.embed_dim).to(self.pos_embed)
 
     def check_clip(self, clip_BCTHW: torch.Tensor) -> None:
-        """Raise ValueError, with both shapes, for a clip of another size than the model was made for."""
+        """Raise ValueError, with both shapes, for a clip of another size than the model was built for."""
         if tuple(clip_BCTHW.shape[1:]) != self.clip_shape:
             raise ValueError(f"the model takes clips of shape {self.clip_shape}, got {tuple(clip_BCTHW.shape[1:])}")
 
-    def forward(self, clip_BCTHW: torch.Tensor, visible_BV: torch.Tensor | None = None) -> torch.Tensor:
-        self.check_clip(clip_BCTHW)
-        position = self.pos_embed if visible_BV is None else gather_tokens(self.pos_embed, visible_BV)
-        tokens = self.patch_embed(clip_BCTHW, visible_BV) + position
-        return self.norm(run_blocks(self.blocks, tokens, use_checkpoint=self.use_checkpoint))
+
+def run_blocks(blocks: nn.ModuleList, x_BND: torch.Tensor, *, use_checkpoint: bool) -> torch.Tensor:
+    """Apply the blocks; with `use_checkpoint` the backward pass recomputes activations instead of storing them."""
+    for block in blocks:
+        x_BND = checkpoint(block, x_BND, use_reentrant=False) if use_checkpoint else block(x_BND)
+    return x_BND

@@ -49,7 +49,7 @@ def test_baseline_s_plan_is_balanced():
 
 @pytest.mark.parametrize(
     ("task", "size", "expected"),
-    [  # performance.md, section 3
+    [  # worked out by hand, GFLOP
         ("dino", "base", 506.8),
         ("mlp", "base", 232.2),
         ("pixel", "base", 202.3),

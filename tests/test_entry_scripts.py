@@ -68,7 +68,7 @@ def test_normlize_target_is_a_real_switch(words, value):
 
 
 def test_defaults_are_the_released_ones():
-    """protocols 1 and 2: what a command that does not name a flag gets."""
+    """The published recipe, for what a command does not name: values of QUVA-Lab/SIGMA 9876f09, scripts and flags."""
     args = config.pretraining_parser().parse_args(["--data_path", "x"])
     expected = {"epochs": 800, "lr": 1.5e-4, "min_lr": 1e-5, "warmup_epochs": 40, "mask_ratio": 0.9}
     expected |= {"weight_decay": 0.05, "decoder_depth": 4, "num_frames": 16, "sampling_rate": 2, "opt": "adamw"}

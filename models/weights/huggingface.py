@@ -41,6 +41,7 @@ _BIASES = {"query.bias": "q_bias", "value.bias": "v_bias", "q_bias": "q_bias", "
 # the scores of a query with all keys, and the softmax does not see that.
 _DROPPED = re.compile(r"(^|\.)(position_embeddings|attention\.(attention\.)?(key\.bias|k_bias))$")
 _OUR_BLOCK = re.compile(r"(?P<stack>decoder\.)?blocks\.(?P<index>\d+)\.(?P<rest>.+)")
+_Thirds = dict[str, tuple[str, torch.Tensor]]  # query, key, value -> the name in the file, the tensor
 
 
 def is_huggingface(names: Iterable[str]) -> bool:
@@ -65,7 +66,7 @@ def from_huggingface(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tenso
     """
     encoder = "encoder." if any(name.startswith(_DECODER) for name in state) else ""
     native: dict[str, torch.Tensor] = {}
-    attention: dict[str, dict[str, tuple[str, torch.Tensor]]] = {}  # qkv name -> part -> its name in the file, tensor
+    attention: dict[str, _Thirds] = {}
     for name, value in state.items():
         if _DROPPED.search(name):
             continue
@@ -73,20 +74,31 @@ def from_huggingface(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tenso
         if part:
             attention.setdefault(ours, {})[part] = name, value
         elif ours in native:
-            raise ModelError(f"two tensors for {ours}, one of them {name}: mend the file, it says two things at once")
+            raise ModelError(f"two tensors for {ours}, one of them {name}: the file is ambiguous, remove one of them")
         else:
             native[ours] = value
-    for name, parts in attention.items():
-        if len(parts) == 3:
-            native[name] = torch.cat([parts[part][1] for part in ("query", "key", "value")])
-        else:
-            native |= dict(parts.values())
-    if native and not any(name.endswith(".q_bias") for name in native):  # a network without these biases: zeros
-        for name, weight in [item for item in native.items() if item[0].endswith(".attn.qkv.weight")]:
-            zeros = weight.new_zeros(len(weight) // 3)
+    for name, thirds in attention.items():
+        native |= _fused(name, thirds)
+    return native | _zero_biases(native)
+
+
+def _fused(name: str, thirds: _Thirds) -> dict[str, torch.Tensor]:
+    """One fused qkv weight of its three parts; parts that lack another keep their own names."""
+    if len(thirds) < 3:
+        return dict(thirds.values())
+    return {name: torch.cat([thirds[part][1] for part in ("query", "key", "value")])}
+
+
+def _zero_biases(native: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The attention's biases, zero, of a network that was made without them."""
+    if any(name.endswith(".q_bias") for name in native):
+        return {}
+    biases = {}
+    for name, weight in native.items():
+        if name.endswith(".attn.qkv.weight"):
             block = name.removesuffix("qkv.weight")
-            native |= {f"{block}q_bias": zeros, f"{block}v_bias": zeros.clone()}
-    return native
+            biases |= {f"{block}{bias}": weight.new_zeros(len(weight) // 3) for bias in ("q_bias", "v_bias")}
+    return biases
 
 
 def _native_name(name: str, encoder: str) -> tuple[str, str]:
@@ -137,23 +149,30 @@ def to_huggingface(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]
         ModelError: tensors that transformers' VideoMAE has no place for, such as a layer scale.
     """
     kind = architecture(state)
-    if any(name.startswith("encoder.") for name in state):
-        decoder = {name: value for name, value in state.items() if name.startswith(_DECODER) and kind == PRETRAINING}
-        state = {name.removeprefix("encoder."): v for name, v in state.items() if name.startswith("encoder.")} | decoder
+    prefix = "" if kind == ENCODER else "videomae."
     result: dict[str, torch.Tensor] = {}
-    homeless = []
-    for name, value in state.items():
-        renamed = _their_tensors(name, value, "" if kind == ENCODER else "videomae.")
+    unplaced = []
+    for name, value in _representable(state, kind).items():
+        renamed = _their_tensors(name, value, prefix)
         result |= renamed
         if not renamed:
-            homeless.append(name)
-    if homeless:
-        reason = ": it has no layer scale (--init_values)" if any("gamma_" in name for name in homeless) else ""
+            unplaced.append(name)
+    if unplaced:
+        reason = ": it has no layer scale (--init_values)" if any("gamma_" in name for name in unplaced) else ""
         raise ModelError(
-            f"transformers' VideoMAE has no place for {', '.join(homeless[:3])}"
-            f"{' and more' * (len(homeless) > 3)}{reason}; --to safetensors can hold every model"
+            f"transformers' VideoMAE has no place for {', '.join(unplaced[:3])}"
+            f"{' and more' * (len(unplaced) > 3)}{reason}; --to safetensors can hold every model"
         )
     return result
+
+
+def _representable(state: Mapping[str, torch.Tensor], kind: str) -> Mapping[str, torch.Tensor]:
+    """Of a pre-training model the encoder, by a classifier's names, and for pixels the decoder; else everything."""
+    encoder = {name.removeprefix("encoder."): v for name, v in state.items() if name.startswith("encoder.")}
+    if not encoder:
+        return state
+    decoder = {name: value for name, value in state.items() if name.startswith(_DECODER) and kind == PRETRAINING}
+    return encoder | decoder
 
 
 def _their_tensors(name: str, value: torch.Tensor, prefix: str) -> dict[str, torch.Tensor]:
@@ -216,23 +235,31 @@ def huggingface_config(
         "dtype": dtype,
     }
     if isinstance(model, Classifier):
-        number = model.head.out_features
-        if class_names and len(class_names) != number:
-            raise ModelError(f"{len(class_names)} class names for {number} classes: give one name a class")
-        names = list(class_names) or [f"LABEL_{i}" for i in range(number)]
-        config["id2label"] = {str(i): name for i, name in enumerate(names)}
-        config["label2id"] = {name: i for i, name in enumerate(names)}
-    elif kind == PRETRAINING:
-        narrow = model.encoder_to_decoder.out_features
-        blocks: list[Any] = list(model.decoder.blocks)
-        config |= {
-            "decoder_hidden_size": narrow,
-            "decoder_num_hidden_layers": len(blocks),
-            "decoder_num_attention_heads": blocks[0].attn.num_heads if blocks else 1,
-            "decoder_intermediate_size": blocks[0].mlp.fc1.out_features if blocks else 4 * narrow,
-            "norm_pix_loss": isinstance(model.targets, PixelTarget) and model.targets.normalize,
-        }
-    return config
+        return config | _label_config(model, class_names)
+    return config | (_decoder_config(model) if kind == PRETRAINING else {})
+
+
+def _label_config(model: Classifier, class_names: Sequence[str]) -> dict[str, Any]:
+    num_classes = model.head.out_features
+    if class_names and len(class_names) != num_classes:
+        raise ModelError(f"{len(class_names)} class names for {num_classes} classes: give one name per class")
+    names = list(class_names) or [f"LABEL_{i}" for i in range(num_classes)]
+    return {
+        "id2label": {str(i): name for i, name in enumerate(names)},
+        "label2id": {name: i for i, name in enumerate(names)},
+    }
+
+
+def _decoder_config(model: Sigma) -> dict[str, Any]:
+    width = model.encoder_to_decoder.out_features
+    blocks: list[Any] = list(model.decoder.blocks)
+    return {
+        "decoder_hidden_size": width,
+        "decoder_num_hidden_layers": len(blocks),
+        "decoder_num_attention_heads": blocks[0].attn.num_heads if blocks else 1,
+        "decoder_intermediate_size": blocks[0].mlp.fc1.out_features if blocks else 4 * width,
+        "norm_pix_loss": isinstance(model.targets, PixelTarget) and model.targets.normalize,
+    }
 
 
 def _check_holdable(model: Classifier | Sigma) -> None:

@@ -5,7 +5,7 @@ Native names are those of the released SIGMA and VideoMAE files: a pre-training 
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,18 +88,15 @@ def encoder_state(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def trained_grid(args: Mapping[str, Any], tubelet: tuple[int, int, int]) -> Grid | None:
-    """Token grid whose position table the weights were trained with, from the options of their run; None if not said.
+    """Token grid whose position table the weights were trained with, from the options of their run; None if unknown.
 
-    `position_grid` stands there if that run used a resampled table itself.
+    `position_grid` is recorded if that run used a resampled table itself.
 
     Raises:
-        ModelError: what it says is no grid.
+        ModelError: what is recorded is no grid.
     """
-    grid = args.get("position_grid")
-    if grid:
-        if not isinstance(grid, list | tuple) or len(grid) != 3 or not all(isinstance(n, int) and n > 0 for n in grid):
-            raise ModelError(f"its position_grid is {grid!r}, not tokens in time, height and width")
-        return grid[0], grid[1], grid[2]
+    if args.get("position_grid"):
+        return _recorded_grid(args["position_grid"])
     frames, size = args.get("num_frames"), args.get("input_size")
     if not isinstance(frames, int) or not isinstance(size, int):
         return None
@@ -111,17 +108,23 @@ def trained_grid(args: Mapping[str, Any], tubelet: tuple[int, int, int]) -> Grid
     return frames // tubelet[0], size // tubelet[1], size // tubelet[2]
 
 
+def _recorded_grid(grid: Any) -> Grid:
+    if not isinstance(grid, list | tuple) or len(grid) != 3 or not all(isinstance(n, int) and n > 0 for n in grid):
+        raise ModelError(f"its position_grid is {grid!r}, not tokens in time, height and width")
+    return grid[0], grid[1], grid[2]
+
+
 def _check_heads(encoder: VideoTransformer, trained_with: Mapping[str, Any]) -> None:
-    """The tensors do not tell how many heads there are; what the file says has to be what the model has."""
+    """Tensor shapes do not show the number of heads: what the file records has to be what the model has."""
     block: Any = encoder.blocks[0]
-    said, own = trained_with.get("num_attention_heads"), block.attn.num_heads
-    if isinstance(said, int) and own != true_heads(said, encoder.embed_dim):
-        raise ModelError(f"it says {said} attention heads, the model has {own}: its outputs would be others")
+    recorded, own = trained_with.get("num_attention_heads"), block.attn.num_heads
+    if isinstance(recorded, int) and own != true_heads(recorded, encoder.embed_dim):
+        raise ModelError(f"it records {recorded} attention heads, the model has {own}: its outputs would differ")
 
 
-def true_heads(said: int, width: int) -> int:
-    """The number of heads, by what a file says: transformers' converter wrote 16 for ViT-S, which has 6."""
-    return 6 if (said, width) == (16, 384) else said
+def true_heads(recorded: int, width: int) -> int:
+    """The number of heads, from what a file records: transformers' converter wrote 16 for ViT-S, which has 6."""
+    return 6 if (recorded, width) == (16, 384) else recorded
 
 
 def load_encoder(
@@ -191,43 +194,59 @@ def _load(
     optional: tuple[str, ...],
     with_positions: tuple[Any, ...],
 ) -> LoadReport:
-    """Load what fits; every tensor whose name does not start with one of `optional` has to."""
+    """Load what fits; tensors whose names do not start with one of `optional` are required."""
     own = model.state_dict()
-    fitting = {name: value for name, value in state.items() if name in own and value.shape == own[name].shape}
-    mismatched = tuple(
-        f"{name}: {tuple(value.shape)} in the file, {tuple(own[name].shape)} in the model"
-        for name, value in state.items()
-        if name in own and value.shape != own[name].shape
-    )
-    wanted = [name for name in own if not name.startswith(optional)]
-    matched = sum(name in fitting for name in wanted)
-    misshapen = [row for row in mismatched if not row.startswith(optional)]
-    embedding = [name for name in wanted if "patch_embed." in name]
-    if misshapen or matched < MIN_MATCHED * len(wanted) or any(name not in fitting for name in embedding):
-        differences = misshapen + [f"{name} is not in the file" for name in wanted if name not in state]
-        raise ModelError(
-            f"another architecture: {matched} of the encoder's {len(wanted)} tensors fit. "
-            f"First differences: {'; '.join(differences[:3])}. Check --model, --tubelet_size and the file"
-        )
+    mismatched = _shape_mismatches(state, own)
+    fitting = {name: value for name, value in state.items() if name in own and name not in mismatched}
+    required = [name for name in own if not name.startswith(optional)]
+    _check_architecture(required, state, mismatched)
     model.load_state_dict(fitting, strict=False)
-    own_grid = with_positions[0].grid
-    if grid is None:
-        positions = f"of {_times(own_grid)} tokens: the file does not say for what clips it was trained"
-    elif grid == own_grid:
-        positions = f"of {_times(own_grid)} tokens, as trained"
-    else:
-        positions = f"resampled from {_times(grid)} to {_times(own_grid)} tokens"
-        for part in with_positions:
-            part.resample_positions(grid)
     return LoadReport(
         matched=tuple(fitting),
         missing=tuple(name for name in own if name not in state),
         unexpected=tuple(name for name in state if name not in own),
-        mismatched=mismatched,
-        untrained=tuple(name for name in wanted if name not in fitting),
-        positions=positions,
+        mismatched=tuple(mismatched.values()),
+        untrained=tuple(name for name in required if name not in fitting),
+        positions=_fit_positions(with_positions, grid),
         digest=weights_hash(fitting),
     )
+
+
+def _shape_mismatches(state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    """Descriptions, by name, of the tensors that both have in different shapes."""
+    return {
+        name: f"{name}: {tuple(value.shape)} in the file, {tuple(own[name].shape)} in the model"
+        for name, value in state.items()
+        if name in own and value.shape != own[name].shape
+    }
+
+
+def _check_architecture(
+    required: Sequence[str], state: Mapping[str, torch.Tensor], mismatched: Mapping[str, str]
+) -> None:
+    """Raise ModelError where a required tensor has another shape or too many of them are missing."""
+    misshapen = [mismatched[name] for name in required if name in mismatched]
+    missing = [name for name in required if name not in state]
+    matched = len(required) - len(misshapen) - len(missing)
+    lacks_embedding = any("patch_embed." in name for name in missing)
+    if misshapen or lacks_embedding or matched < MIN_MATCHED * len(required):
+        differences = misshapen + [f"{name} is not in the file" for name in missing]
+        raise ModelError(
+            f"another architecture: {matched} of the encoder's {len(required)} tensors fit. "
+            f"First differences: {'; '.join(differences[:3])}. Check --model, --tubelet_size and the file"
+        )
+
+
+def _fit_positions(parts: Sequence[Any], trained: Grid | None) -> str:
+    """Give the parts the position table of the trained grid, resampled if theirs differs; says what was done."""
+    own = parts[0].grid
+    if trained is None:
+        return f"of {_times(own)} tokens: the file does not say for what clips it was trained"
+    if trained == own:
+        return f"of {_times(own)} tokens, as trained"
+    for part in parts:
+        part.resample_positions(trained)
+    return f"resampled from {_times(trained)} to {_times(own)} tokens"
 
 
 def _times(grid: Grid) -> str:

@@ -39,30 +39,8 @@ def rebuild(state: State, args: Mapping[str, Any]) -> Classifier | Sigma:
         raise ModelError(
             f"patch_embed.proj.weight {tuple(patches.shape)}: tubelets here are (width, 3, frames, patch, patch)"
         )
-    width, _, frames, _, patch = patches.shape
-    sizes = _sizes(width, args)
-    # The name only gives defaults: every size is said.
-    name = f"base_patch{patch}_{_number(args, 'input_size', 224)}"
-    encoder_sizes = {
-        "embed_dim": width,
-        "depth": _depth(state, f"{prefix}blocks."),
-        "num_heads": _heads(width, sizes.num_heads if sizes else 0, args, "num_attention_heads"),
-    }
-    options: dict[str, Any] = {
-        "num_frames": _number(args, "num_frames", 16),
-        "tubelet_size": frames,
-        "init_values": 1.0 if f"{prefix}blocks.0.gamma_1" in state else 0.0,  # the scales themselves are loaded
-    }
-    ratio = state[f"{prefix}blocks.0.mlp.fc1.weight"].shape[0] / width
-    if prefix:
-        if ratio != 4:
-            raise ModelError(f"the encoder's MLPs are {ratio:g} times as wide as it: pre-training models have 4")
-        options |= {f"encoder_{option}": value for option, value in encoder_sizes.items()}
-        model = create_model(f"pretrain_videomae_{name}", **options, **_pretraining_options(state, args))
-    else:
-        options |= {"num_classes": len(state["head.weight"]), "use_mean_pooling": "fc_norm.weight" in state}
-        model = create_model(f"vit_{name}", mlp_ratio=ratio, **encoder_sizes, **options)
-    assert isinstance(model, Classifier | Sigma)
+    build = _build_pretraining if prefix else _build_classifier
+    model = build(state, args, tubelet_size=patches.shape[2], patch_size=patches.shape[4])
     _load(model, state)
     encoder = model.encoder if isinstance(model, Sigma) else model
     grid = trained_grid(args, encoder.tubelet)
@@ -72,8 +50,62 @@ def rebuild(state: State, args: Mapping[str, Any]) -> Classifier | Sigma:
     return model.eval()
 
 
+def _build_pretraining(state: State, args: Mapping[str, Any], *, tubelet_size: int, patch_size: int) -> Sigma:
+    if (ratio := _mlp_ratio(state, "encoder.")) != 4:
+        raise ModelError(f"the encoder's MLPs are {ratio:g} times as wide as it: pre-training models have 4")
+    sizes = {f"encoder_{option}": value for option, value in _encoder_sizes(state, "encoder.", args).items()}
+    model = create_model(
+        _name("pretrain_videomae", args, patch_size),
+        tubelet_size=tubelet_size,
+        **sizes,
+        **_clip_options(state, "encoder.", args),
+        **_pretraining_options(state, args),
+    )
+    assert isinstance(model, Sigma)
+    return model
+
+
+def _build_classifier(state: State, args: Mapping[str, Any], *, tubelet_size: int, patch_size: int) -> Classifier:
+    model = create_model(
+        _name("vit", args, patch_size),
+        tubelet_size=tubelet_size,
+        mlp_ratio=_mlp_ratio(state, ""),
+        num_classes=len(state["head.weight"]),
+        use_mean_pooling="fc_norm.weight" in state,
+        **_encoder_sizes(state, "", args),
+        **_clip_options(state, "", args),
+    )
+    assert isinstance(model, Classifier)
+    return model
+
+
+def _name(kind: str, args: Mapping[str, Any], patch_size: int) -> str:
+    """The variant in it has no effect: all sizes are given."""
+    return f"{kind}_base_patch{patch_size}_{_number(args, 'input_size', 224)}"
+
+
+def _encoder_sizes(state: State, prefix: str, args: Mapping[str, Any]) -> dict[str, int]:
+    width = state[f"{prefix}patch_embed.proj.weight"].shape[0]
+    sizes = _sizes(width, args)
+    return {
+        "embed_dim": width,
+        "depth": _depth(state, f"{prefix}blocks."),
+        "num_heads": _heads(width, sizes.num_heads if sizes else 0, args, "num_attention_heads"),
+    }
+
+
+def _clip_options(state: State, prefix: str, args: Mapping[str, Any]) -> dict[str, Any]:
+    has_scale = f"{prefix}blocks.0.gamma_1" in state
+    # The layer scales themselves are loaded.
+    return {"num_frames": _number(args, "num_frames", 16), "init_values": 1.0 if has_scale else 0.0}
+
+
+def _mlp_ratio(state: State, prefix: str) -> float:
+    return len(state[f"{prefix}blocks.0.mlp.fc1.weight"]) / len(state[f"{prefix}patch_embed.proj.weight"])
+
+
 def describe(state: State) -> str:
-    """What native tensors are, in words: classifier, pre-training model, or encoder alone.
+    """What native tensors are: classifier, pre-training model, or encoder alone.
 
     Raises:
         ModelError: none of these.

@@ -56,7 +56,7 @@ def test_pretrain_clip_equals_golden():
 
 
 def walk(num_frames, length, stride, offset):
-    """The rule as a walk, the way protocols.md states it."""
+    """The rule as a walk, as kinetics.py of the released code takes it (QUVA-Lab/SIGMA 9876f09)."""
     frames = []
     for _ in range(length):
         frames.append(offset)

@@ -10,7 +10,7 @@ import torch
 
 from engine.optim import parameter_groups
 from models import create_model
-from models.sinkhorn.balance import SoftmaxPasses
+from models.sinkhorn.passes import SoftmaxPasses
 from models.sinkhorn.prototype_loss import prototype_cross_entropy
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -89,7 +89,7 @@ def without_scores(*args, scores_SK, **options):
 WAYS = {  # of computing the same, each in the place of what would be taken here: tests/engine has --compile
     "as it is": {},
     "attention in blocks": {"models.layers.attend": attend_in_blocks},
-    "Sinkhorn by softmax": {"models.sinkhorn.balance._passes": SoftmaxPasses},
+    "Sinkhorn by softmax": {"models.sinkhorn.balance.passes_over": SoftmaxPasses},
     "scores computed again": {"models.objectives.prototype_cross_entropy": without_scores},
     "activations computed again": {"use_checkpoint": True},
 }

@@ -170,7 +170,7 @@ def follows(velocity, flow):
 
 @pytest.mark.parametrize("velocity", [(8, 0), (0, -8), (-8, 8)])
 def test_visible_patches_move_with_the_pattern(velocity):
-    """By one patch a frame, in both directions of time; and no longer if any half of the flow is turned round (G1)."""
+    """By one patch a frame, in both directions of time; and no longer if any half of the flow is turned round."""
     flow = uniform_flow(5, 56, 56, velocity)
     assert follows(velocity, flow)
     for half in (slice(0, 2), slice(2, 4)):

@@ -50,7 +50,7 @@ def test_rows_of_the_table():
 
 
 def test_rates():
-    """The worked example of performance.md, section 3: SIGMA-DINO ViT-B, 506.8 GF a clip, at 779 clips/s for a GPU."""
+    """Worked out by hand: SIGMA-DINO ViT-B, 506.8 GFLOP a clip, at 779 clips/s for a GPU."""
     work = Work(506.8e9, num_devices=8, peak=790 * TERA)
     rates = work.rates(8 * 779.0)
     assert rates["mfu"] == pytest.approx(0.50, abs=0.001)

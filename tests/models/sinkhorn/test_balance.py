@@ -18,7 +18,8 @@ from processes import gloo_world
 
 import models.sinkhorn.balance
 from engine.distributed.world import all_reduce_sum
-from models.sinkhorn.balance import SoftmaxPasses, StoredPasses, sinkhorn, sinkhorn_codes
+from models.sinkhorn.balance import sinkhorn, sinkhorn_codes
+from models.sinkhorn.passes import SoftmaxPasses, StoredPasses
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 
@@ -30,7 +31,7 @@ def cosines(num_samples, num_prototypes, seed=0, dim=16):
 
 
 def naive(scores, epsilon, num_iters):
-    """design.md, section 5, in float64."""
+    """Rows and columns of the plan rescaled by turns (arXiv 1306.0895, algorithm 1), in float64."""
     plan = ((scores.double() - 1) / epsilon).exp()
     for _ in range(num_iters):
         plan = plan / plan.sum(dim=0)
@@ -161,7 +162,7 @@ def assert_codes_of_the_plan(codes_GS, scores_GSK, epsilon, num_iters=10):
 @pytest.mark.parametrize("kind", ["random", "clustered"])
 @pytest.mark.parametrize("passes", [SoftmaxPasses, StoredPasses])
 def test_codes_are_those_of_the_float64_plan(passes, kind, monkeypatch):
-    monkeypatch.setattr(models.sinkhorn.balance, "_passes", passes)
+    monkeypatch.setattr(models.sinkhorn.balance, "passes_over", passes)
     for scores in (branches(1000, 150, kind), branches(1000, 150, kind).half(), branches(1000, 150, kind)[:1]):
         assert_codes_of_the_plan(sinkhorn_codes(scores, epsilon=0.05, num_iters=10), scores, 0.05)
 
@@ -179,7 +180,7 @@ def triton_device(monkeypatch):
     pytest.importorskip("triton", reason="Triton is not installed (pip install --target DIR triton; PYTHONPATH=DIR)")
     from models.sinkhorn.triton_kernels import TritonPasses
 
-    monkeypatch.setattr(models.sinkhorn.balance, "_passes", TritonPasses)
+    monkeypatch.setattr(models.sinkhorn.balance, "passes_over", TritonPasses)
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -201,10 +202,10 @@ def test_triton_in_degenerate_cases(triton_device):
 def test_a_triton_that_does_not_run_is_done_without(triton, tmp_path):
     (tmp_path / "triton.py").write_text(triton)
     code = (
-        "import sys, warnings, torch, models.sinkhorn.balance as m\n"
+        "import sys, warnings, torch, models.sinkhorn.passes as m\n"
         f"sys.path.insert(0, {str(tmp_path)!r})\n"
         "with warnings.catch_warnings(record=True) as said:\n"
-        "    print(*[m._kernels_run(torch.device('cpu')) for _ in range(2)], len(said), said[0].message)"
+        "    print(*[m.kernels_run(torch.device('cpu')) for _ in range(2)], len(said), said[0].message)"
     )
     options = {"cwd": Path(__file__).parents[3], "env": {**os.environ, "TRITON_INTERPRET": "0"}}  # which would run
     done = subprocess.run([sys.executable, "-c", code], **options, capture_output=True, text=True, check=True)

@@ -85,7 +85,7 @@ def test_a_file_without_the_embedding_is_refused():
 def test_other_heads_are_refused():
     state = classifier(seed=5).state_dict()
     assert load_encoder(classifier(), state, trained_with={"num_attention_heads": 4}).missing == ()
-    with pytest.raises(ModelError, match="says 8 attention heads, the model has 4"):
+    with pytest.raises(ModelError, match="records 8 attention heads, the model has 4"):
         load_encoder(classifier(), state, trained_with={"num_attention_heads": 8})
     small = {"num_frames": 2, "num_classes": 2, "depth": 1}
     source = create_model("vit_small_patch16_32", **small)

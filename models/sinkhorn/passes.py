@@ -1,0 +1,140 @@
+"""The passes over the scores that Sinkhorn-Knopp needs, for each device in the fastest form. See balance.py.
+
+Letters: G problems balanced side by side, S samples, K prototypes, R rows of a block.
+"""
+
+import functools
+import warnings
+from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import Protocol
+
+import torch
+
+MAX_RANGE = 70.0  # of scores / epsilon: products of exponentials over it, times the samples, stay inside float32
+MAX_KERNEL_PROTOTYPES = 16384  # a longer row does not fit into the registers of a thread block
+GROUP = 64  # columns that are searched together for a row's maximum
+
+
+class Passes(Protocol):
+    """Everything that is computed from the scores; each method reads them once."""
+
+    def initial_marginals(self) -> torch.Tensor:
+        """(G, K) sums over the samples of exp(scores / epsilon), up to a factor that is equal on all ranks."""
+
+    def column_marginals(self, log_u_GK: torch.Tensor) -> torch.Tensor:
+        """(G, K) sums over the samples of softmax_k(scores / epsilon + log u)."""
+
+    def codes(self, log_u_GK: torch.Tensor) -> torch.Tensor:
+        """(G, S) argmax_k(scores / epsilon + log u)."""
+
+
+def passes_over(scores_GSK: torch.Tensor, epsilon: float) -> Passes:
+    """The fastest implementation for this device, number of prototypes and epsilon."""
+    if 2 / epsilon > MAX_RANGE:
+        return SoftmaxPasses(scores_GSK, epsilon)
+    if not scores_GSK.is_cuda:
+        return StoredPasses(scores_GSK, epsilon)
+    if scores_GSK.shape[-1] <= MAX_KERNEL_PROTOTYPES and kernels_run(scores_GSK.device):
+        from .triton_kernels import TritonPasses  # here, because PyTorch installs Triton for CUDA only
+
+        return TritonPasses(scores_GSK, epsilon)
+    return SoftmaxPasses(scores_GSK, epsilon)
+
+
+@functools.cache
+def kernels_run(device: torch.device) -> bool:
+    """Whether the Triton kernels run here; warns, once, if Triton is installed and they do not.
+
+    Triton builds its launcher with a C compiler and Python's headers, which small container images lack.
+    """
+    if find_spec("triton") is None:
+        return False
+    try:
+        from .triton_kernels import TritonPasses
+
+        passes = TritonPasses(torch.zeros(1, 1, 1, device=device), 1.0)
+        passes.codes(passes.initial_marginals())
+    except Exception as error:  # noqa: BLE001  (compiler, driver, old GPU: plain PyTorch needs none of them)
+        reason = str(error).strip().partition("\n")[0]
+        warnings.warn(
+            f"Sinkhorn runs without its Triton kernels, slower ({reason}): install a C compiler and Python's headers "
+            "(apt-get install gcc python3-dev)",
+            stacklevel=2,
+        )
+        return False
+    return True
+
+
+class SoftmaxPasses:
+    """In plain PyTorch, one block of rows at a time; accurate for any epsilon down to 0.003.
+
+    A softmax cannot overflow. Bare exponentials can underflow: where scores / epsilon span more than `MAX_RANGE`, they
+    are summed in float64.
+    """
+
+    def __init__(self, scores_GSK: torch.Tensor, epsilon: float) -> None:
+        self.scores_GSK = scores_GSK
+        self.epsilon = epsilon
+        self.rows = 8192 if scores_GSK.is_cuda else 128  # on CPU a block of 3,000 columns stays in a core's cache
+
+    def blocks(self, tensor_GSK: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+        """Blocks of rows, (R, K), each with the index of its problem."""
+        for g, tensor_SK in enumerate(tensor_GSK):
+            yield from ((g, block) for block in tensor_SK.split(self.rows))
+
+    def _zeros_GK(self) -> torch.Tensor:
+        groups, _, prototypes = self.scores_GSK.shape
+        return self.scores_GSK.new_zeros(groups, prototypes, dtype=torch.float32)
+
+    def initial_marginals(self) -> torch.Tensor:
+        # Depends on epsilon alone: ranks may choose different passes, but have to reduce tensors of one dtype.
+        dtype = torch.float64 if 2 / self.epsilon > MAX_RANGE else torch.float32
+        marginal_GK = self._zeros_GK().to(dtype)
+        for g, scores_RK in self.blocks(self.scores_GSK):
+            marginal_GK[g] += ((scores_RK.to(dtype) - 1) / self.epsilon).exp().sum(dim=0)  # cosine <= 1: at most 1 each
+        return marginal_GK
+
+    def column_marginals(self, log_u_GK: torch.Tensor) -> torch.Tensor:
+        marginal_GK = self._zeros_GK()
+        for g, scores_RK in self.blocks(self.scores_GSK):
+            marginal_GK[g] += torch.softmax(scores_RK.float() / self.epsilon + log_u_GK[g], dim=1).sum(dim=0)
+        return marginal_GK
+
+    def codes(self, log_u_GK: torch.Tensor) -> torch.Tensor:
+        """Argmax in two steps, first over groups of columns: torch's argmax is many times slower than its amax."""
+        groups, samples, prototypes = self.scores_GSK.shape
+        padded = -(-prototypes // GROUP) * GROUP
+        logits_RK = log_u_GK.new_full((min(self.rows, samples), padded), -torch.inf)
+        codes = []
+        for g, scores_RK in self.blocks(self.scores_GSK):
+            rows = len(scores_RK)
+            torch.add(log_u_GK[g], scores_RK.float(), alpha=1 / self.epsilon, out=logits_RK[:rows, :prototypes])
+            grouped = logits_RK[:rows].unflatten(1, (-1, GROUP))
+            best_R = grouped.amax(dim=2).argmax(dim=1)
+            codes.append(best_R * GROUP + grouped[torch.arange(rows, device=best_R.device), best_R].argmax(dim=1))
+        return torch.cat(codes).reshape(groups, samples)
+
+
+class StoredPasses(SoftmaxPasses):
+    """Keeps E = exp(scores / epsilon): a pass is two matrix-vector products per block, the second from the cache."""
+
+    def __init__(self, scores_GSK: torch.Tensor, epsilon: float) -> None:
+        super().__init__(scores_GSK, epsilon)
+        self.kernel_GSK = torch.empty_like(scores_GSK, dtype=torch.float32)
+
+    def initial_marginals(self) -> torch.Tensor:
+        marginal_GK = self._zeros_GK()
+        for (g, scores_RK), (_, kernel_RK) in zip(
+            self.blocks(self.scores_GSK), self.blocks(self.kernel_GSK), strict=True
+        ):
+            torch.div(scores_RK.float(), self.epsilon, out=kernel_RK).exp_()
+            marginal_GK[g].addmv_(kernel_RK.T, kernel_RK.new_ones(len(kernel_RK)))
+        return marginal_GK
+
+    def column_marginals(self, log_u_GK: torch.Tensor) -> torch.Tensor:
+        u_GK = (log_u_GK - log_u_GK.amax(dim=1, keepdim=True)).exp()  # a common factor changes nothing
+        marginal_GK = self._zeros_GK()
+        for g, kernel_RK in self.blocks(self.kernel_GSK):
+            marginal_GK[g].addmv_(kernel_RK.T, torch.mv(kernel_RK, u_GK[g]).reciprocal_())
+        return marginal_GK.mul_(u_GK)
