@@ -291,7 +291,7 @@ def build_ema(args: argparse.Namespace, model: Classifier) -> Ema | None:
     """The average of the weights that `--model_ema` asks for."""
     if not args.model_ema:
         return None
-    from timm.utils import ModelEmaV3  # among the imports above it would come before compat
+    from timm.utils import ModelEmaV3  # among the imports above it would come before sigma_video.compat
 
     device = torch.device("cpu") if args.model_ema_force_cpu else None
     return ModelEmaV3(model, decay=args.model_ema_decay, device=device)

@@ -53,7 +53,8 @@ def overview_plan() -> Plan:
     arrows = set()
     for room, paths in files.items():
         for name in (name for path in paths for name in imports(path)):
-            found = name.removeprefix("sigma_video.").split(".")[0]
+            parts = name.split(".")
+            found = parts[1] if parts[0] == "sigma_video" and parts[1:2] and parts[1] in files else parts[0]
             if found in files and found != room:
                 arrows.add((room, found))
     return Plan({room: room + ("/" if (ROOT / room).is_dir() else ".py") for room in files}, arrows)
@@ -72,11 +73,12 @@ HEADINGS = {  # folder -> what it is, in the order of the page
     "models": "models: the method",
     "datasets": "datasets: from lists to batches",
     "engine": "engine: training and testing",
+    "sigma_video": "sigma_video: the installed package",
     "scripts": "scripts: called from a shell",
     "bench": "bench: measurements",
 }
 AT_THE_ROOT = {  # files without a docstring or a leading comment that says it
-    "pyproject.toml": "The package, and the settings of ruff, mypy and pytest.",
+    "pyproject.toml": "The package: dependencies, extras, commands; settings of ruff, mypy and pytest.",
     "requirements.txt": "What the project needs, with lower bounds.",
     "mkdocs.yml": "These pages as a site.",
 }

@@ -80,7 +80,7 @@ def test_list_of_files_is_complete_and_described():
         if line.startswith("| [`"):
             name = line.partition("](../")[2].partition(")")[0]
             rows[name] = line.rpartition(") |")[2].strip(" |")
-    folders = (*PACKAGES, "scripts", "bench")
+    folders = (*PACKAGES, "sigma_video", "scripts", "bench")
     found = {path for folder in folders for path in (ROOT / folder).rglob("*.py")}
     found |= {path for folder in ("scripts", "bench") for path in (ROOT / folder).rglob("*.sh")} | {*ROOT.glob("*.py")}
     names = {path.relative_to(ROOT).as_posix() for path in found}
