@@ -140,12 +140,14 @@ def draw(plan: Plan) -> str:
 
 
 def _curve(layout: Layout, arrow: Arrow) -> str:
-    chain = layout.chains[arrow]
-    points = [(layout.x[node], layout.y(node)) for node in chain]
-    points[0] = (points[0][0], points[0][1] + HEIGHT / 2)
-    points[-1] = (points[-1][0], points[-1][1] - HEIGHT / 2 - 1)
-    path = f"M{points[0][0]:.1f} {points[0][1]:.1f}"
-    for (x0, y0), (x1, y1) in pairwise(points):
-        bend = (y1 - y0) / 2
-        path += f" C{x0:.1f} {y0 + bend:.1f} {x1:.1f} {y1 - bend:.1f} {x1:.1f} {y1:.1f}"
+    """Bends between the layers, and straight where the arrow passes one, between its boxes."""
+    *points, (last_x, last_y) = ((layout.x[node], layout.y(node)) for node in layout.chains[arrow])
+    x, y = points[0][0], points[0][1] + HEIGHT / 2
+    path = f"M{x:.1f} {y:.1f}"
+    for next_x, next_y in [*points[1:], (last_x, last_y - 1)]:
+        top = next_y - HEIGHT / 2
+        bend = (top - y) / 2
+        path += f" C{x:.1f} {y + bend:.1f} {next_x:.1f} {top - bend:.1f} {next_x:.1f} {top:.1f}"
+        x, y = next_x, next_y + HEIGHT / 2
+        path += f" V{y:.1f}" if next_y != last_y - 1 else ""
     return path
