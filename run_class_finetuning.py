@@ -129,10 +129,8 @@ def read_lists(config: FinetuningConfig, world: World, facts: RunFacts) -> Data:
         for name in config.task.parts()
     }
     once = partial(on_main_process, world)
-    options: dict[str, Any] = {"root": asked.data_root, "list_format": asked.list_format, "once": once}
-    if config.task.eval:
-        options["names_of_weights"] = partial(names_of_weights, config)
-    lists, missing = read_parts(folders, class_folder=Path(asked.data_path), **options)
+    names: dict[str, Any] = {"names_of_weights": partial(names_of_weights, config)} if config.task.eval else {}
+    lists, missing = read_parts(folders, asked, class_folder=Path(asked.data_path), once=once, **names)
     num_classes = choose_num_classes(spec, asked.nb_classes, lists)
     for videos in lists.values():
         check_labels(videos, num_classes)

@@ -54,10 +54,15 @@ class OptimConfig(Options):
                 "warm up"
             )
 
-    def build(self, groups: list[dict[str, Any]], *, lr: float) -> torch.optim.Optimizer:
-        """The optimizer over `parameter_groups`' result; `lr` is the scaled learning rate."""
+    def build(self, model: nn.Module, *, lr: float, layer_decay: float = 1.0) -> torch.optim.Optimizer:
+        """The optimizer over a model's parameters, in the groups of `parameter_groups`; `lr` is the scaled rate."""
         return build_optimizer(
-            groups, opt=self.opt, lr=lr, betas=self.opt_betas, eps=self.opt_eps, momentum=self.momentum
+            parameter_groups(model, weight_decay=self.weight_decay, layer_decay=layer_decay),
+            opt=self.opt,
+            lr=lr,
+            betas=self.opt_betas,
+            eps=self.opt_eps,
+            momentum=self.momentum,
         )
 
     def total_batch(self, world_size: int) -> int:

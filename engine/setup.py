@@ -12,7 +12,7 @@ from torch import nn
 
 from .checkpointing.checkpoint import Checkpointer, Ema, TrainState
 from .checkpointing.resume import resume
-from .config import RunFacts, TrainingConfig
+from .config import RunConfig, RunFacts, TrainingConfig
 from .distributed.ddp import Backend, set_matmul_precision
 from .distributed.deepspeed import DeepSpeedBackend, load_deepspeed, zero3_init
 from .distributed.launch import was_restarted
@@ -20,11 +20,11 @@ from .distributed.world import World, distributed, seed_everything, use_determin
 from .dry_run import scratch_output
 from .errors import user_errors
 from .flags import parse
+from .monitoring.console import ProgressBar
 from .monitoring.device_peaks import model_flops
 from .monitoring.metrics import Meter, RunLog, setup_logging
-from .monitoring.monitor import FigureFn, build_monitor
+from .monitoring.monitor import FigureFn, TrainingMonitor, build_profiler
 from .monitoring.wandb import start_wandb
-from .optim import parameter_groups
 from .record import log_plan, write_run_record
 from .resilience.bad_videos import BadVideoLog
 from .resilience.nonfinite import NonFiniteGuard
@@ -95,8 +95,14 @@ class TrainingSet:
 
     def in_checkpoint(self) -> dict[str, Any]:
         """Entries that every checkpoint gets, beside the training state."""
-        names = {} if self.class_names is None else {"class_names": list(self.class_names)}
-        return {**names, "fingerprint": self.fingerprint}
+        return {**self._names(), "fingerprint": self.fingerprint}
+
+    def in_record(self) -> dict[str, Any]:
+        """Entries of `run.json`."""
+        return {**self._names(), **self.described}
+
+    def _names(self) -> dict[str, Any]:
+        return {} if self.class_names is None else {"class_names": list(self.class_names)}
 
 
 @dataclass(frozen=True)
@@ -164,16 +170,12 @@ def build_trainer(
 ) -> Trainer:
     """Optimizer, schedule, backend and logs for `model`, resumed if there is a checkpoint to resume from.
 
-    Args:
-        forward: what a batch's losses are.
-        layer_decay: learning-rate factor from block to block.
-        ema: average of the weights, updated after every update.
+    `layer_decay` is the learning-rate factor from block to block, `ema` an average of the weights.
     """
     run, optim, saving = config.run, config.optim, config.checkpoint
     args = facts.beside(config)
     schedule = optim.schedule(num_batches=data.num_batches, world_size=world.size)
-    groups = parameter_groups(model, weight_decay=optim.weight_decay, layer_decay=layer_decay)
-    optimizer = optim.build(groups, lr=schedule.lr)
+    optimizer = optim.build(model, lr=schedule.lr, layer_decay=layer_decay)
     seed_everything(run.seed, world.rank)
     backend = build_backend(config, world, model, optimizer)
     total_batch = optim.total_batch(world.size)
@@ -182,13 +184,9 @@ def build_trainer(
     # A command that was started again resumes from what it has saved itself; --resume was for its first start.
     if not (saving.resume and was_restarted(os.environ) and resume_from("", True)):
         resume_from(saving.resume, saving.auto_resume)
-    names = {} if data.class_names is None else {"class_names": data.class_names}
-    write_run_record(run.output_dir, world, args, **names, **data.described)
+    write_run_record(run.output_dir, world, args, **data.in_record())
     log_plan(config, world, schedule=schedule, model_name=model_name, model=model, repeats=data.repeats)
-    resumed_step = state.step - ("validate" in (state.unfinished or {}))  # its line is there, or will be
-    project = "" if run.dry_run else run.wandb
-    sink = start_wandb(project, world, output_dir=run.output_dir, run_name=run.run_name, options=args)
-    log = RunLog(run.output_dir, run.log_dir, world=world, resumed_step=resumed_step, sink=sink)
+    log = _open_log(run, world, state, args)
     return Trainer(
         backend=backend,
         state=state,
@@ -201,38 +199,52 @@ def build_trainer(
             flops=model_flops(instruments.flops_per_clip, world=world, amp=backend.amp),
         ),
         log=log,
-        bad_videos=BadVideoLog(
-            run.output_dir, num_videos=len(data.videos), max_bad_fraction=run.max_bad_fraction, world=world
+        **_safeguards(config, world, data, args),
+        forward=forward,
+        update_freq=optim.update_freq,
+        restore=lambda: resume_from("", True) or bool(saving.resume and resume_from(saving.resume, True)),
+        diagnostics_fn=instruments.diagnostics_fn,
+        monitor=TrainingMonitor(
+            bar=ProgressBar(world=world, first_step=state.step, total_steps=schedule.total_steps),
+            profile=build_profiler(run.output_dir, run.profile, world),
+            log=log,
+            backend=backend,
+            figure_fn=instruments.figure_fn,
+            steps_per_epoch=schedule.steps_per_epoch,
         ),
-        checkpointer=Checkpointer(
-            run.output_dir,
+    )
+
+
+def _open_log(run: RunConfig, world: World, state: TrainState, args: Mapping[str, Any]) -> RunLog:
+    """The log of a run that goes on from `state`: later lines of an earlier start are dropped."""
+    resumed_step = state.step - ("validate" in (state.unfinished or {}))  # its line is there, or will be
+    project = "" if run.dry_run else run.wandb
+    sink = start_wandb(project, world, output_dir=run.output_dir, run_name=run.run_name, options=args)
+    return RunLog(run.output_dir, run.log_dir, world=world, resumed_step=resumed_step, sink=sink)
+
+
+def _safeguards(config: TrainingConfig, world: World, data: TrainingSet, args: Mapping[str, Any]) -> dict[str, Any]:
+    """What keeps a run's work, and ends it in time: parts of a Trainer."""
+    run, saving, output_dir = config.run, config.checkpoint, config.run.output_dir
+    return {
+        "bad_videos": BadVideoLog(
+            output_dir, num_videos=len(data.videos), max_bad_fraction=run.max_bad_fraction, world=world
+        ),
+        "checkpointer": Checkpointer(
+            output_dir,
             saving.save_ckpt_freq,
             world,
-            args,
+            dict(args),
             data.in_checkpoint(),
             save_steps=saving.save_ckpt_steps,
             keep=saving.keep_ckpts,
         ),
-        guard=NonFiniteGuard(
-            run.on_nonfinite, limit=run.nonfinite_limit, output_dir=run.output_dir, world=world, paths=data.videos
+        "guard": NonFiniteGuard(
+            run.on_nonfinite, limit=run.nonfinite_limit, output_dir=output_dir, world=world, paths=data.videos
         ),
-        preemption=PreemptionHandler(world),
-        forward=forward,
-        update_freq=optim.update_freq,
-        restore=lambda: resume_from("", True) or bool(saving.resume and resume_from(saving.resume, True)),
-        stall_timeout=run.stall_timeout,
-        diagnostics_fn=instruments.diagnostics_fn,
-        monitor=build_monitor(
-            world,
-            backend,
-            schedule,
-            log,
-            first_step=state.step,
-            figure_fn=instruments.figure_fn,
-            profile_steps=run.profile,
-            output_dir=run.output_dir,
-        ),
-    )
+        "preemption": PreemptionHandler(world),
+        "stall_timeout": run.stall_timeout,
+    }
 
 
 def _resumer(

@@ -93,10 +93,9 @@ def no_names() -> tuple[Sequence[str], Path]:
 
 def read_parts(
     folders: Mapping[str, Path],
+    config: ListConfig,
     *,
     class_folder: Path,
-    root: str = "",
-    list_format: str = "auto",
     once: Callable[[Callable[[], int]], int] = on_this_process,
     names_of_weights: Callable[[], tuple[Sequence[str], Path]] = no_names,
 ) -> tuple[dict[str, VideoList], dict[str, int]]:
@@ -109,8 +108,6 @@ def read_parts(
     Args:
         folders: part -> the folder that its list is in.
         class_folder: the folder of labels.txt and of the training list.
-        root: folder that relative paths start from.
-        list_format: of the lists, see `read_list`.
         once: runs a function that returns a number on one process and gives the number to all: looking for files takes
             time, and all ranks share the file system.
         names_of_weights: class names that weights were trained with, in label order, and the file that holds them;
@@ -129,9 +126,9 @@ def read_parts(
     def read(file: Path, part: str) -> VideoList:
         return read_list(
             file,
-            root=root,
+            root=config.data_root,
             require_labels=True,
-            list_format=list_format,
+            list_format=config.list_format,
             class_names=known.names,
             names_from=str(known.source),
             part=part,
@@ -139,10 +136,10 @@ def read_parts(
 
     lists, missing = {}, {}
     for part, folder in folders.items():
-        file = find_list(folder, part, list_format)
+        file = find_list(folder, part, config.list_format)
         videos = read(file, part)
         if videos.class_names and not known.names:
-            train_file = None if part == "train" else find_list(class_folder, "train", list_format)
+            train_file = None if part == "train" else find_list(class_folder, "train", config.list_format)
             train = read(train_file, "train") if train_file is not None and train_file.exists() else None
             known, note = _choose_names(videos, part, train=train, names_of_weights=names_of_weights)
             if known.source != videos.file:

@@ -11,7 +11,6 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ..distributed.ddp import Backend
 from ..distributed.world import World
-from ..schedules import Schedule
 from .console import ProgressBar
 from .metrics import RunLog
 from .profiling import StepProfiler
@@ -115,30 +114,8 @@ def _add_histogram(writer: SummaryWriter, name: str, tensors: Iterable[torch.Ten
     )
 
 
-def build_monitor(
-    world: World,
-    backend: Backend,
-    schedule: Schedule,
-    log: RunLog,
-    *,
-    first_step: int,
-    figure_fn: FigureFn | None,
-    profile_steps: int,
-    output_dir: str,
-) -> TrainingMonitor:
-    """`TrainingMonitor` of a run that starts at `first_step`.
-
-    Args:
-        profile_steps: steps to profile, into `profile` in the output folder; 0: none.
-    """
-    profile = None
-    if profile_steps and world.is_main:
-        profile = StepProfiler(Path(output_dir) / "profile", num_steps=profile_steps, device=world.device)
-    return TrainingMonitor(
-        bar=ProgressBar(world=world, first_step=first_step, total_steps=schedule.total_steps),
-        profile=profile,
-        log=log,
-        backend=backend,
-        figure_fn=figure_fn,
-        steps_per_epoch=schedule.steps_per_epoch,
-    )
+def build_profiler(output_dir: str, num_steps: int, world: World) -> StepProfiler | None:
+    """The profiler of `num_steps` steps, into `profile` in the output folder, on rank 0; None for 0 steps."""
+    if not num_steps or not world.is_main:
+        return None
+    return StepProfiler(Path(output_dir) / "profile", num_steps=num_steps, device=world.device)

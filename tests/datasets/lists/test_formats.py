@@ -11,7 +11,7 @@ from datasets.catalogue import get_dataset_spec
 from datasets.errors import AnnotationError
 from datasets.lists.formats import detect
 from datasets.lists.read import read_list
-from datasets.lists.splits import choose_num_classes, describe_overlap, describe_part, find_list, read_parts
+from datasets.lists.splits import ListConfig, choose_num_classes, describe_overlap, describe_part, find_list, read_parts
 
 
 @pytest.fixture
@@ -490,22 +490,24 @@ def test_one_numbering_for_all_parts(write, tmp_path):
         write(f"{name}.csv", "path,label\n" + "".join(f"{name} {label}.mp4,{label}\n" for label in labels))
     both = {"train": tmp_path, "test": tmp_path}
     for folders in (both, {"test": tmp_path}):
-        lists, missing = read_parts(folders, class_folder=tmp_path)
+        lists, missing = read_parts(folders, ListConfig(), class_folder=tmp_path)
         assert lists["test"].labels == (2, 1) and set(missing.values()) == {0}
-        assert set(read_parts(folders, class_folder=tmp_path, once=lambda work: work() + 7)[1].values()) == {7}
+        assert set(
+            read_parts(folders, ListConfig(), class_folder=tmp_path, once=lambda work: work() + 7)[1].values()
+        ) == {7}
         assert choose_num_classes(get_dataset_spec("custom"), None, lists) == 3
     with pytest.raises(AnnotationError, match=r"train\.csv: 3 names for 4 classes"):
         choose_num_classes(get_dataset_spec("custom"), 4, lists)
     write("labels.txt", "c\nx\nb\na\n")
-    lists, _ = read_parts(both, class_folder=tmp_path)
+    lists, _ = read_parts(both, ListConfig(), class_folder=tmp_path)
     assert (lists["train"].labels, lists["test"].labels) == ((3, 2, 0), (0, 2)) and lists["test"].num_classes == 4
     write("labels.txt", "c\nb\n")
     with pytest.raises(AnnotationError, match=r"line 2: label 'a' is none of the 2 classes of .*labels\.txt"):
-        read_parts(both, class_folder=tmp_path)
+        read_parts(both, ListConfig(), class_folder=tmp_path)
     (tmp_path / "labels.txt").unlink()
     write("test.csv", "path,label\ntest c.mp4,d\n")
     with pytest.raises(AnnotationError, match=r"test\.csv, line 2: label 'd' is none of the 3 classes of .*train\.csv"):
-        read_parts(both, class_folder=tmp_path)
+        read_parts(both, ListConfig(), class_folder=tmp_path)
 
 
 def test_number_of_classes_is_checked_against_the_data_set(write, tmp_path):
@@ -542,11 +544,11 @@ def test_number_of_classes_that_is_given_goes_first(write):
 
 def test_test_list_alone_asks_for_the_names_of_the_training(write, tmp_path):
     write("c.mp4"), write("test.csv", "path,label\nc.mp4,c\n")
-    lists, _ = read_parts({"test": tmp_path}, class_folder=tmp_path)
+    lists, _ = read_parts({"test": tmp_path}, ListConfig(), class_folder=tmp_path)
     remedy = "give labels.txt of the training in --data_path"
     assert remedy in lists["test"].describe_lines()[-1]
     with pytest.raises(AnnotationError, match=f"1 names for 3 classes.*{remedy}"):
         choose_num_classes(get_dataset_spec("custom"), 3, lists)
     write("labels.txt", "a\nb\nc\n")
-    lists, _ = read_parts({"test": tmp_path}, class_folder=tmp_path)
+    lists, _ = read_parts({"test": tmp_path}, ListConfig(), class_folder=tmp_path)
     assert lists["test"].labels == (2,) and remedy not in "".join(lists["test"].describe_lines())
