@@ -4,7 +4,7 @@ Every model of `create_model` that has a released size is an entry of its own; `
 sizes. Weights are not loaded.
 """
 
-from collections.abc import Callable
+import collections.abc  # not Callable from it: whatever is callable here and has a public name is an entry
 
 from torch import nn
 
@@ -13,7 +13,7 @@ from sigma_video import create_model
 dependencies = ["torch", "torchvision", "timm", "einops", "numpy"]  # what torch.hub looks for before it loads a model
 
 
-def _entry(name: str, kind: str) -> Callable[..., nn.Module]:
+def _entry(name: str, kind: str) -> collections.abc.Callable[..., nn.Module]:
     def entry(**overrides: object) -> nn.Module:
         return create_model(name, **overrides)
 
