@@ -196,7 +196,7 @@ def draw(rows: Sequence[Row], columns: int, side: int) -> Image.Image:
     font = ImageFont.load_default(_TEXT - 4)
     heights = [_TEXT + _GAP + (side + _GAP if row.frames is not None else 0) for row in rows]
     sheet = Image.new("RGB", (columns * (side + _GAP) + _GAP, sum(heights) + _GAP), "white")
-    pen, top = ImageDraw.FigureFn(sheet), _GAP
+    pen, top = ImageDraw.Draw(sheet), _GAP
     for row, height in zip(rows, heights, strict=True):
         pen.text((_GAP, top), row.text, fill="black", font=font)
         if row.frames is not None:
