@@ -229,7 +229,7 @@ def build_ema(task: FinetuneConfig, model: Classifier) -> Ema | None:
     """The average of the weights that `--model_ema` asks for."""
     if not task.model_ema:
         return None
-    from timm.utils import ModelEmaV3  # among the imports above it would come before compat
+    from timm.utils import ModelEmaV3  # among the imports above it would come before sigma_video.compat
 
     device = torch.device("cpu") if task.model_ema_force_cpu else None
     return ModelEmaV3(model, decay=task.model_ema_decay, device=device)

@@ -40,7 +40,7 @@ def build_model(cell: Cell, **options: Any) -> nn.Module:
 
 def teacher_network(cell: Cell, *, fused: bool = True) -> nn.Module:
     """The image teacher's network with random weights, frozen; DINO's own code has no `fused` attention."""
-    import timm  # among the imports above it would come before compat
+    import timm  # among the imports above it would come before sigma_video.compat
 
     torch.manual_seed(0)
     network = timm.create_model(TEACHERS["dino_v1", cell.teacher].architecture, img_size=cell.img_size, num_classes=0)

@@ -1,3 +1,3 @@
 """Clips from videos: lists, decoding, sampling, masking, transforms, loaders. Knows neither models nor engine."""
 
-import compat  # noqa: F401  (before anything that imports torchvision)
+import sigma_video.compat  # noqa: F401  (before anything that imports torchvision)

@@ -5,9 +5,11 @@ import errno
 import sys
 from collections.abc import Iterator
 
+from sigma_video.options import OptionError
 
-class ConfigError(ValueError):
-    """An invalid option or combination of options; the message names the flag and the remedy."""
+
+class ConfigError(OptionError):
+    """An option that does not work on this machine, or with these files; the message names the flag and the remedy."""
 
 
 class CheckpointError(ValueError):
@@ -22,7 +24,7 @@ class NonFiniteError(RuntimeError):
     """A NaN or Inf loss or gradient; raised on all ranks, with the weights unchanged."""
 
 
-USER_ERRORS: tuple[type[Exception], ...] = (ConfigError, CheckpointError, BadVideosError, NonFiniteError)
+USER_ERRORS: tuple[type[Exception], ...] = (OptionError, CheckpointError, BadVideosError, NonFiniteError)
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # full disk, quota, read-only, file size limit
 
 

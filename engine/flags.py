@@ -17,9 +17,7 @@ import typing
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from sigma_video.options import OptionError, flag_of
-
-from .errors import ConfigError
+from sigma_video.options import flag_of
 
 T = TypeVar("T")
 _WORDS = {"true": True, "1": True, "on": True, "yes": True, "false": False, "0": False, "off": False, "no": False}
@@ -43,7 +41,7 @@ def parse(cls: type[T], argv: Sequence[str] | None = None) -> T:
     """A configuration from a command line; `argv` None: that of this process.
 
     Raises:
-        ConfigError: values, or combinations of them, that no run can use.
+        OptionError: values, or combinations of them, that no run can use.
         SystemExit: no such flag, or a value of the wrong type (argparse says which).
     """
     return from_args(cls, build_parser(cls).parse_args(argv))
@@ -68,12 +66,9 @@ def from_args(cls: type[T], namespace: argparse.Namespace) -> T:
     """A configuration from parsed flags.
 
     Raises:
-        ConfigError: values, or combinations of them, that no run can use.
+        OptionError: values, or combinations of them, that no run can use.
     """
-    try:
-        return _make(cls, {name: tuple(v) if isinstance(v, list) else v for name, v in vars(namespace).items()})
-    except OptionError as error:
-        raise ConfigError(str(error)) from error
+    return _make(cls, {name: tuple(v) if isinstance(v, list) else v for name, v in vars(namespace).items()})
 
 
 def _make(cls: type[T], given: dict[str, Any]) -> T:

@@ -78,10 +78,12 @@ def log_plan(
 
 
 def _commit() -> str:
-    """Commit of this code, `+` behind it if files were changed; '' outside a git checkout."""
+    """Commit of this code, `+` behind it if files were changed; '' outside a checkout, as when it is installed."""
     try:
         root = Path(__file__).resolve().parents[1]
         run = ["git", "-C", str(root)]
+        # site-packages may lie inside another repository, which does not track this file
+        subprocess.run([*run, "ls-files", "--error-unmatch", __file__], capture_output=True, check=True, timeout=10)
         commit = subprocess.run([*run, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
         dirty = subprocess.run([*run, "status", "--porcelain"], capture_output=True, text=True, check=True, timeout=10)
     except (OSError, subprocess.SubprocessError) as error:

@@ -187,8 +187,8 @@ def build_trainer(
     log_plan(config, world, schedule=schedule, model_name=model_name, model=model, repeats=data.repeats)
     resumed_step = state.step - ("validate" in (state.unfinished or {}))  # its line is there, or will be
     project = "" if run.dry_run else run.wandb
-    also = start_wandb(project, world, output_dir=run.output_dir, run_name=run.run_name, options=args)
-    log = RunLog(run.output_dir, run.log_dir, world=world, resumed_step=resumed_step, sink=also)
+    sink = start_wandb(project, world, output_dir=run.output_dir, run_name=run.run_name, options=args)
+    log = RunLog(run.output_dir, run.log_dir, world=world, resumed_step=resumed_step, sink=sink)
     return Trainer(
         backend=backend,
         state=state,

@@ -148,8 +148,9 @@ class Trainer:
             self.monitor.before_step(batch, out, step=state.step)
         grad_norm = backend.step()
         is_finite = backend.last_update_finite
-        facts = {"epoch": epoch, "lr": lr, "is_finite": is_finite, "grad_norm": grad_norm}
-        self.guard.record(state.step, **facts, indices=indices, outputs=outputs)
+        self.guard.record(
+            state.step, epoch=epoch, lr=lr, is_finite=is_finite, grad_norm=grad_norm, indices=indices, outputs=outputs
+        )
         self.meter.add_step({**mean_of(outputs), "grad_norm": grad_norm}, is_finite=is_finite & grad_norm.isfinite())
         state.step += 1
         if state.ema is not None and not backend.last_update_skipped():
@@ -174,7 +175,7 @@ class Trainer:
         """Consume the batches of an update that was not finite before a rollback, without training on them."""
         for _ in range(self.update_freq):
             self.next_batch(batches, epoch)
-        self.meter.add_step({}, is_finite=False)
+        self.meter.skip_step()
         self.state.step += 1
         if self.monitor is not None:
             self.monitor.after_step(self.state.step)

@@ -54,7 +54,7 @@ _pip_install() {
 }
 
 _works() {
-    .venv/bin/python -c 'import compat, torch, torchvision, timm, einops, av, matplotlib, torch.utils.tensorboard'
+    .venv/bin/python -c 'import sigma_video.compat, torch, torchvision, timm, einops, av, matplotlib, torch.utils.tensorboard'
 }
 
 _install() {

@@ -19,12 +19,8 @@ from engine.errors import CheckpointError, ConfigError
 from models.classifier import Classifier
 from models.sigma import Sigma
 from models.weights.export import export_onnx, export_torch
-from models.weights.huggingface import (
-    from_huggingface,
-    huggingface_config,
-    preprocessor_config,
-    to_huggingface,
-)
+from models.weights.huggingface import from_huggingface, to_huggingface
+from models.weights.huggingface_config import huggingface_config, preprocessor_config
 from models.weights.load import native_state, weights_hash
 from models.weights.model_card import model_card
 from models.weights.rebuild import rebuild

@@ -11,7 +11,7 @@ from videos import write_video
 if not torch.cuda.is_available():  # let Triton's kernels run on the CPU; read when something first imports it
     os.environ["TRITON_INTERPRET"] = "1"
 
-import compat  # noqa: F401  (before any test that imports torchvision or timm by itself)
+import sigma_video.compat  # noqa: F401  (before any test that imports torchvision or timm by itself)
 
 torch.set_num_threads(1)  # also because a pool's threads do not survive the fork that `processes` starts from
 
@@ -66,7 +66,7 @@ def write_list(file: Path, videos: list[Path] | tuple[Path, ...]) -> Path:
 @pytest.fixture(scope="session")
 def frozen_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with random weights in the layouts of the frozen networks: dino_v1.pth, dino_v2.pth, raft.pth."""
-    import timm  # here, and not above, where they would come before compat
+    import timm  # here, and not above, where they would come before sigma_video.compat
     from torchvision.models.optical_flow import raft_small
 
     folder = tmp_path_factory.mktemp("frozen")

@@ -12,6 +12,7 @@ library = torch.library.Library("torchvision", "DEF")
 library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 """
+IMPORT = "from sigma_video import compat\n"
 USE = """
 import sys
 import torch, torchvision, timm
@@ -38,19 +39,19 @@ def native():
 
 def test_as_it_is_on_this_machine(native):
     """Operators are declared if, and only if, they are missing."""
-    finished = python("import compat\n" + USE)
+    finished = python(IMPORT + USE)
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout == str(not native)
 
 
 def test_operators_that_are_there_are_left_alone():
     """A second declaration would raise: the present ones were not touched."""
-    finished = python(DECLARE + "import compat\nassert compat._library is None\n" + USE)
+    finished = python(DECLARE + IMPORT + "assert compat._library is None\n" + USE)
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout == "False"
 
 
 def test_another_fault_is_not_hidden(tmp_path):
     (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator torchvision::other is broken')")
-    finished = python(f"import sys; sys.path.insert(0, {str(tmp_path)!r})\nimport compat")
+    finished = python(f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n" + IMPORT)
     assert finished.returncode == 1 and "torchvision::other is broken" in finished.stderr

@@ -6,20 +6,16 @@ import sys
 from importlib.metadata import packages_distributions
 
 import pytest
-from processes import FINETUNE, PRETRAIN, ROOT, fresh
-
-from engine.flags import build_parser
-from run_class_finetuning import FinetuningConfig
-from run_sigma_pretraining import PretrainingConfig
+from processes import ROOT, fresh
 
 SOURCES = sorted(
     path for folder in ("models", "datasets", "engine") for path in (ROOT / folder).rglob("*.py")
 ) + sorted(ROOT.glob("run_*.py"))
-CHECKED = [*SOURCES, ROOT / "compat.py"]
+CHECKED = [*SOURCES, *sorted((ROOT / "sigma_video").glob("*.py")), ROOT / "hubconf.py"]
 
 MAY_IMPORT = {  # besides the standard library and the package itself
-    "datasets": {"torch", "torchvision", "timm", "numpy", "PIL", "av", "decord", "torchcodec", "fsspec", "compat"},
-    "models": {"torch", "einops", "timm", "numpy", "compat", "onnx", "onnxruntime", "onnxscript", "triton"},
+    "datasets": {"torch", "torchvision", "timm", "numpy", "PIL", "av", "decord", "torchcodec", "fsspec", "sigma_video"},
+    "models": {"torch", "einops", "timm", "numpy", "sigma_video", "onnx", "onnxruntime", "onnxscript", "triton"},
     "engine": {"torch", "numpy", "safetensors", "wandb", "deepspeed"},
 }
 BELOW = {  # room of models -> the others it may import; layers < vit, decoder < sigma, classifier
@@ -100,7 +96,7 @@ def test_third_party_imports_are_required():
     """Whatever the code imports is in requirements.txt, under its distribution's name."""
     required = set(re.findall(r"^[A-Za-z0-9_-]+", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
     required = {name.lower().replace("_", "-") for name in required}
-    ours = {"models", "datasets", "engine", "compat"}
+    ours = {"models", "datasets", "engine", "sigma_video"}
     roots = (
         {name.split(".")[0] for path in CHECKED for name in imports(path)}
         - set(sys.stdlib_module_names)
@@ -144,50 +140,3 @@ def test_the_local_datasets_package_wins(tmp_path):
     script = ROOT / "datasets" / "__init__.py"
     finished = fresh(sys.executable, "-c", program, cwd=ROOT)
     assert finished.stdout == str(script), finished.stderr
-
-
-# ------------------------------------------------------------------------------------------------ documents, recipes
-
-PARSERS = {PRETRAIN: build_parser(PretrainingConfig), FINETUNE: build_parser(FinetuningConfig)}
-DOCUMENTS = sorted(ROOT.glob("*.md")) + sorted((ROOT / "scripts").rglob("*.sh"))
-
-
-def command_lines(path):
-    """Lines of a document, those that end in a backslash joined with the next."""
-    return re.sub(r"\\\n", " ", path.read_text()).splitlines()
-
-
-@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
-def test_documented_commands_use_flags_that_exist(path):
-    for line in command_lines(path):
-        for script, parser in PARSERS.items():
-            command = line.partition(script)[2]
-            flags = set(re.findall(r"(?<!\S)(--[A-Za-z][\w-]*)", command))
-            assert flags <= set(parser._option_string_actions), line
-
-
-@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
-def test_documented_scripts_exist(path):
-    for line in command_lines(path):
-        for script in re.findall(r"\b(?:bash|python3?) +((?:scripts/)?[\w/-]+\.(?:sh|py))\b", line):
-            assert (ROOT / script).is_file(), line
-
-
-def test_tree_in_the_readme_is_the_tree():
-    block = (ROOT / "README.md").read_text().split("## The repository")[1].split("```")[1]
-    folder, named = "", set()
-    for line in block.strip().splitlines():
-        name = line.split()[0]
-        if not line.startswith(" "):
-            folder = name if name.endswith("/") else ""
-        path = name if name == folder else folder + name if line.startswith(" ") else name
-        assert (ROOT / path).exists(), line
-        named.add(path)
-    files = {
-        str(file.relative_to(ROOT))
-        for package in ("models", "datasets", "engine")
-        for file in (ROOT / package).rglob("*.py")
-        if file.name != "__init__.py" or file.parent == ROOT / package
-    }
-    files |= {f"scripts/{file.name}" for file in (ROOT / "scripts").iterdir() if file.suffix in (".py", ".sh")}
-    assert files <= named, files - named

@@ -147,7 +147,7 @@ class Meter:
         """True every `log_every` steps."""
         return (step + 1) % self.log_every == 0
 
-    def add_step(self, values: Mapping[str, torch.Tensor], *, is_finite: torch.Tensor | bool = True) -> None:
+    def add_step(self, values: Mapping[str, torch.Tensor], *, is_finite: torch.Tensor | None = None) -> None:
         """Add the scalars of an optimizer step (device tensors; does not synchronize with the device).
 
         Args:
@@ -155,8 +155,12 @@ class Meter:
         """
         for name, value in values.items():
             value = value.detach().float()
-            _accumulate(self.sums, name, value if is_finite is True else torch.where(is_finite, value, 0.0))
-        self.count = self.count + (is_finite.float() if isinstance(is_finite, torch.Tensor) else int(is_finite))
+            _accumulate(self.sums, name, value if is_finite is None else torch.where(is_finite, value, 0.0))
+        self.count = self.count + (1 if is_finite is None else is_finite.float())
+        self.steps_since_flush += 1
+
+    def skip_step(self) -> None:
+        """Count a step without values in the step time only."""
         self.steps_since_flush += 1
 
     def add_data_time(self, seconds: float) -> None:

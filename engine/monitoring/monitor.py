@@ -129,7 +129,7 @@ def build_monitor(
     """`TrainingMonitor` of a run that starts at `first_step`.
 
     Args:
-        profile_steps: steps that are profiled, into `profile` in the output folder; 0: none.
+        profile_steps: steps to profile, into `profile` in the output folder; 0: none.
     """
     profile = None
     if profile_steps and world.is_main:

@@ -85,7 +85,7 @@ def _name(kind: str, args: Mapping[str, Any], patch_size: int) -> str:
     return f"{kind}_base_patch{patch_size}_{_number(args, 'input_size', 224)}"
 
 
-def _encoder_sizes(state: State, prefix: str, args: Mapping[str, Any]) -> dict[str, int]:
+def _encoder_sizes(state: State, prefix: str, args: Mapping[str, Any]) -> dict[str, Any]:
     width = state[f"{prefix}patch_embed.proj.weight"].shape[0]
     sizes = _sizes(width, args)
     return {

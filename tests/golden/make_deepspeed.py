@@ -24,7 +24,7 @@ import torch
 from golden.weights import filled, video
 from torch import nn
 
-import compat  # noqa: F401
+import sigma_video.compat  # noqa: F401
 from models import create_model
 
 EPOCH = 3

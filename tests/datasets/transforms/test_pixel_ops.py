@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-import compat  # noqa: F401  (before torchvision)
+import sigma_video.compat  # noqa: F401  (before torchvision)
 
 # isort: split
 from torchvision.transforms.v2 import functional as F

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-import compat  # noqa: F401  (before timm, which imports torchvision)
+import sigma_video.compat  # noqa: F401  (before timm, which imports torchvision)
 
 # isort: split
 from timm.data import auto_augment as timm_ops

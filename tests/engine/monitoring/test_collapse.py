@@ -79,18 +79,18 @@ def outputs(*, loss=1.0, used=40, alike=False, num_prototypes=40):
     ids=str,
 )
 def test_warnings(changes, words, caplog):
-    watch = CollapseDetector(changes.get("num_prototypes", 40))
+    detector = CollapseDetector(changes.get("num_prototypes", 40))
     with caplog.at_level(logging.WARNING):
-        found = watch(outputs(**changes), step=7, after_warmup=False)
+        found = detector(outputs(**changes), step=7, after_warmup=False)
         assert not caplog.records
-        watch(outputs(**changes), step=8, after_warmup=True)
+        detector(outputs(**changes), step=8, after_warmup=True)
     texts = [record.getMessage() for record in caplog.records]
     assert bool(texts) is (words is not None)
     assert words is None or any(text.startswith("step 8: ") and words in text for text in texts)
-    if watch.num_prototypes is None:
+    if detector.num_prototypes is None:
         assert found.keys() == {"cosine_predicted", "cosine_projected"}
         return
-    assert found["ln_k"] == pytest.approx(math.log(watch.num_prototypes))
+    assert found["ln_k"] == pytest.approx(math.log(detector.num_prototypes))
     keys = {
         f"{name}_{branch}" for name in ("entropy", "perplexity", "prototypes_used") for branch in ("video", "target")
     }
@@ -103,9 +103,9 @@ def test_pixels_may_be_alike(caplog):
 
 
 def test_a_warning_is_not_repeated_while_it_lasts(caplog):
-    watch = CollapseDetector(40)
+    detector = CollapseDetector(40)
     for step, used in enumerate((3, 3, 30, 3)):
-        watch(outputs(used=used), step=step, after_warmup=True)
+        detector(outputs(used=used), step=step, after_warmup=True)
     steps = [record.getMessage().split(":")[0] for record in caplog.records if "target codes" in record.getMessage()]
     assert steps == ["step 0", "step 3"]
 
@@ -142,8 +142,8 @@ def train(loss_func, frozen=False, steps=120):
         out["loss"].backward()
         optimizer.step()
         spreads.append(float(out["projected"].detach().flatten(0, 1).std(dim=0).mean()))
-    watch = CollapseDetector(8 if loss_func == "SWAV" else None)
-    return watch(out, step=steps, after_warmup=True), spreads[-1] / spreads[0], float(out["loss"].detach())
+    detector = CollapseDetector(8 if loss_func == "SWAV" else None)
+    return detector(out, step=steps, after_warmup=True), spreads[-1] / spreads[0], float(out["loss"].detach())
 
 
 def test_regression_onto_a_trained_projection_collapses_and_sinkhorn_does_not(caplog):

@@ -83,6 +83,15 @@ def test_means_over_ranks():
     assert gloo_world(rank_means) == [(3.0, 50.0, 3.0)] * 2
 
 
+def test_steps_that_are_not_finite_or_skipped_are_excluded_from_the_means():
+    m = meter()
+    m.add_step({"loss": torch.tensor(3.0)}, is_finite=torch.tensor(True))
+    m.add_step({"loss": torch.tensor(float("nan"))}, is_finite=torch.tensor(False))
+    m.skip_step()
+    assert m.steps_since_flush == 3
+    assert m.flush(2, epoch=0, lr=0.1)["train/loss"] == 3.0
+
+
 def test_not_a_number_is_shown_as_such():
     m = meter()
     m.add_step({"loss": torch.tensor(float("nan"))})

@@ -6,7 +6,8 @@ so do timm and every other package that imports it. This project uses none of th
 detection), but its transforms, models and timm need the import to work. Declaring the operators' schemas, without
 an implementation, is all the import asks for. Where the operators do load, nothing is changed.
 
-`models` and `datasets` import this module before anything that imports torchvision.
+`models` and `datasets` import this module before anything that imports torchvision. Code of your own that imports
+torchvision or timm before them writes `import sigma_video.compat` first.
 """
 
 import importlib

@@ -1,0 +1,1 @@
+"""Tools for lists of videos: prepare, check, re-encode, shard, browse."""

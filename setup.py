@@ -1,0 +1,23 @@
+"""Adds to the wheel what pyproject.toml cannot: the entry scripts, which lie at the root. All else is said there."""
+
+from setuptools import setup
+from setuptools.command.build_py import build_py
+
+ENTRY_SCRIPTS = ("run_class_finetuning", "run_sigma_pretraining")
+NOT_INSTALLED = ("demo", "demo_pictures")  # of scripts/: the demo writes into its checkout
+
+
+class BuildPy(build_py):
+    """Puts the entry scripts into `sigma_video`, beside the packages that they import."""
+
+    def find_package_modules(self, package, package_dir):
+        """(package, module, file) of a package's modules."""
+        modules = super().find_package_modules(package, package_dir)
+        if package == "sigma_video":
+            modules += [(package, name, f"{name}.py") for name in ENTRY_SCRIPTS]
+        if package == "sigma_video.scripts":
+            modules = [module for module in modules if module[1] not in NOT_INSTALLED]
+        return modules
+
+
+setup(cmdclass={"build_py": BuildPy})
