@@ -1,4 +1,4 @@
-"""What every training sample shares: its own random stream, and a replacement for a video that cannot be decoded."""
+"""Shared by all training samples: the random stream of a sample, and replacements for videos that cannot be decoded."""
 
 from collections.abc import Callable
 from typing import TypeVar

@@ -225,7 +225,7 @@ def test_what_the_file_does_not_say_is_said_to_be_assumed(tmp_path):
     assert json.loads((tmp_path / "small" / "config.json").read_text())["num_attention_heads"] == 6
 
 
-def test_mistakes_are_one_line(tmp_path):
+def test_user_errors_are_one_line(tmp_path):
     model = make()
     source, out = source_of(model, tmp_path), tmp_path / "out.pth"
     labels = tmp_path / "labels.txt"

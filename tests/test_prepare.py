@@ -127,7 +127,7 @@ def test_parts_merged_are_one_run(finished, videos, tmp_path):
     assert outputs(tmp_path) == outputs(whole)
 
 
-def test_a_killed_job_goes_on(finished, videos, tmp_path):
+def test_killed_job_resumes(finished, videos, tmp_path):
     tool, whole = finished
     words = arguments(tool, videos, tmp_path)
     running = multiprocessing.get_context("fork").Process(target=call, args=(tool, *words))
@@ -155,7 +155,7 @@ def test_a_finished_job_has_nothing_to_do(finished, videos, capsys):
     assert "were done before" in capsys.readouterr().err
 
 
-def test_failures_are_tried_again_on_demand(videos, tmp_path):
+def test_failures_are_retried_on_request(videos, tmp_path):
     broken = tmp_path / "x.mp4"
     broken.write_bytes(b"")
     (tmp_path / "train.csv").write_text(f"{broken} 0\n{videos.good[0]} 1\n")
@@ -222,7 +222,7 @@ def test_several_lists_share_their_work(videos, tmp_path):
     ("shard", ("LIST", "OUT", "--part", "1/2", "--merge"), "--part and --merge"),
     ("reencode", ("LIST", "/proc/none"), "cannot be used"),
 ])  # fmt: skip
-def test_mistakes_are_one_line(tool, words, message, videos, tmp_path, capsys):
+def test_user_errors_are_one_line(tool, words, message, videos, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         call(tool, *({"LIST": videos.list, "OUT": tmp_path / "out"}.get(word, word) for word in words))
     assert stopped.value.code == 2
@@ -559,7 +559,7 @@ def test_several_labels_a_video(sources, tmp_path):
     assert numbers(made.paths[0]) == [1, 2]
 
 
-def test_what_is_odd_is_told(sources, capsys):
+def test_anomalies_are_reported(sources, capsys):
     lines = "a.mp4 0\nb.mp4 1\na.mp4 0\ngone.mp4 1\n"
     lists, folder, out = sources({"train.csv": lines, "val.csv": "b.mp4 1\n"}, ["a.mp4", "b.mp4"])
     prepare.main(["--from", "videomae", str(lists), "--videos", str(folder), "--out", str(out)])
@@ -579,7 +579,7 @@ def test_what_is_odd_is_told(sources, capsys):
     (("--from", "jsonl", "LISTS"), "no .jsonl with train, val or test in its name"),
     (("--from", "kinetics", "LISTS"), "youtube_id"),
 ])  # fmt: skip
-def test_mistakes_in_preparing(words, message, sources, capsys):
+def test_user_errors_of_prepare(words, message, sources, capsys):
     lists, _, out = sources({"train.csv": "path,label\na.mp4,1\n"}, [])
     with pytest.raises(SystemExit) as stopped:
         prepare.main([*(word.replace("LISTS", str(lists)) for word in words), "--out", str(out)])

@@ -129,7 +129,7 @@ def known_issues(path: str, decoder: str) -> Iterator[str]:
         codec = stream.codec_context
         packets = [packet for packet in container.demux(stream) if packet.size]
         times = [packet.pts for packet in packets]
-        if container.format.name not in _INDEXED or None in times or len(set(times)) < len(times):
+        if container.format.name not in _INDEXED or not _are_distinct(times):
             yield NO_TIMES
         if any(packet.is_discard for packet in packets) or min(filter(None, times), default=0) < 0:
             yield HIDDEN_FRAMES
@@ -139,6 +139,11 @@ def known_issues(path: str, decoder: str) -> Iterator[str]:
             yield OPEN_GOP
         if decoder == "decord" and codec.name not in _OLD_CODECS:
             yield NEW_CODEC
+
+
+def _are_distinct(times: list[int | None]) -> bool:
+    """Whether every packet has a time of its own."""
+    return None not in times and len(set(times)) == len(times)
 
 
 def _num_video_streams(container: InputContainer) -> int:

@@ -1,4 +1,4 @@
-"""Which frame of a video has which time, without decoding: from the header of an MP4 file, or from all its packets."""
+"""Presentation times of the frames of a video, without decoding: from an MP4 header, or from all packets."""
 
 import io
 from bisect import bisect_right
@@ -17,7 +17,7 @@ _TABLES = (b"mdia", b"minf", b"stbl", b"ctts")  # the boxes from a track to its 
 
 @dataclass(frozen=True)
 class FrameIndex:
-    """When frames are shown, in the units of the stream.
+    """Presentation times of the frames, in the time base of the stream.
 
     Attributes:
         times: presentation time of every frame that is shown, rising.

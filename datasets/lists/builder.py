@@ -1,4 +1,4 @@
-"""Entries of a list, one after another -> checked columns of numbers: labels, paths, lines, spans."""
+"""Builds the checked columns of a list, labels, paths, lines and spans, from its entries."""
 
 import hashlib
 import itertools
@@ -19,7 +19,7 @@ _WHOLE = (float("nan"), float("nan"))  # span of a whole video
 
 
 class ListBuilder:
-    """Takes the entries of a list one by one, checks that they go together, and gives its columns.
+    """Collects the entries of a list, checks that they are consistent, and returns its columns.
 
     Args:
         file: the list, for messages.

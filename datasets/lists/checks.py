@@ -1,4 +1,4 @@
-"""Checks of a list before a run: do its labels fit, are its files there, does another list hold the same videos."""
+"""Checks of a list before a run: labels within range, files that exist, overlap with other lists."""
 
 import itertools
 import logging
@@ -59,7 +59,7 @@ def refuse_bad_names(file: Path, names: Sequence[str]) -> None:
 
 
 def count_classes(videos: VideoList) -> int:
-    """The number of classes that a list speaks of: its largest label + 1, or as many as it has names for.
+    """The number of classes of a list: its largest label + 1, or the number of its class names if that is larger.
 
     Raises:
         AnnotationError: a label too large to be meant.
@@ -97,12 +97,12 @@ def check_labels(videos: VideoList, num_classes: int) -> None:
 
 
 def check_files(videos: VideoList, *, handful: int | None = None, at_most: int | None = None) -> list[str]:
-    """The paths at which nothing lies; a few of them are the caller's to report.
+    """The paths of videos that do not exist; the caller reports them.
 
     Args:
         videos: the list.
-        handful: as many may be missing; without it five, but not all of a list.
-        at_most: look for about so many, evenly spread over the list, so that the time does not grow with it.
+        handful: how many may be missing; by default five, but not all of a list.
+        at_most: check about so many, evenly spread over the list, so that the time does not grow with it.
 
     Raises:
         AnnotationError: more than `handful` are missing, which is a wrong root rather than lost videos.

@@ -63,7 +63,8 @@ def read_list(
     source: Columns | ColumnFile | None = find_index(file, key)
     if source is None:
         before = identity(file) if file.is_file() else None
-        source = _parse(file, root, list_format, ListBuilder(file, class_names, names_from), ListPart(part, split))
+        builder = ListBuilder(file, class_names, names_from)
+        source = _parse(file, builder, root=root, list_format=list_format, part=ListPart(part, split))
         if before is not None and source.length >= INDEX_FROM and not source.facts["num_lost"]:
             source = save_index(file, key, columns=source, before=before) or source
     videos = _video_list(file, source, root)
@@ -83,7 +84,7 @@ def _metadata_in(file: Path, root: str) -> tuple[Path, str]:
     return file, root
 
 
-def _parse(file: Path, root: str, list_format: str, builder: ListBuilder, part: ListPart) -> Columns:
+def _parse(file: Path, builder: ListBuilder, *, root: str, list_format: str, part: ListPart) -> Columns:
     """Read all of a list."""
     parsed = READERS[detect(file) if list_format == "auto" else list_format](file, part)
     builder.propose_names(parsed.class_names)

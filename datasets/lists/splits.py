@@ -108,8 +108,7 @@ def read_parts(
     Args:
         folders: part -> the folder that its list is in.
         class_folder: the folder of labels.txt and of the training list.
-        once: runs a function that returns a number on one process and gives the number to all: looking for files takes
-            time, and all ranks share the file system.
+        once: runs a function on one process and gives its result to all, since all ranks share the file system.
         names_of_weights: class names that weights were trained with, in label order, and the file that holds them;
             called where a list of another part than "train" is alone in naming its classes.
 

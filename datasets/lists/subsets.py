@@ -43,7 +43,7 @@ _UCF101_FOLDERS = MappingProxyType({"HandStandPushups": "HandstandPushups"})
 
 
 def draw_subset(labels: Sequence[int], *, size: int = SUBSET_SIZE, seed: int = SUBSET_SEED) -> list[int]:
-    """Places of a training list that make its subset of `size` samples: ceil(size / classes) of every class.
+    """Indices into a training list of its subset of `size` samples: ceil(size / classes) of every class.
 
     Classes come in the order of their labels; within a class NumPy's legacy generator chooses without replacement from
     its places in list order. A class with fewer videos gives all of them. The list has to be whole: leaving out videos

@@ -1,4 +1,4 @@
-"""What was read of a list: paths, labels, and what they are called."""
+"""A list of videos as it was read: paths, labels, class names and spans."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -39,7 +39,7 @@ class VideoList:
         spans: the part of each video that is meant, None for a whole one; None if the list says nothing of it.
         names_from: the file that `class_names` come from.
         lowest_label: the smallest label; -1 for a list without labels, or with several a video.
-        notes: what is odd about the list, for the banner of a run.
+        notes: anomalies of the list, for the log at the start of a run.
     """
 
     file: Path
@@ -76,7 +76,7 @@ class VideoList:
         )
 
     def describe_lines(self, count: int = 3) -> list[str]:
-        """How the first lines were read, and what is odd about the list."""
+        """How the first lines were read, and the notes."""
         lines = []
         for place in range(min(count, len(self))):
             label = self.label_sets[place] if self.label_sets is not None else self.labels[place]

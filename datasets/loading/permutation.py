@@ -1,4 +1,4 @@
-"""A shuffled order of any number of samples that is computed where it is looked up, and never stored."""
+"""A random permutation of any size in constant memory: elements are computed when they are looked up."""
 
 from collections.abc import Sequence
 

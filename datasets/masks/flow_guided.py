@@ -1,4 +1,4 @@
-"""Masks that follow the motion of a clip, as in MGMAE (arXiv 2308.10794): what is visible stays visible as it moves.
+"""Motion-guided masks, as in MGMAE (arXiv 2308.10794): visible patches stay visible as they move.
 
 A tube mask of the middle frame becomes a map of visibility, bright at the chosen patches. Optical flow carries the map
 outward, frame by frame, and in every temporal slot the tokens that are brightest are visible: as many in every slot,
@@ -84,7 +84,7 @@ def warp(values: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
 
 
 def propagate(base: torch.Tensor, flow: torch.Tensor, base_frame: int) -> torch.Tensor:
-    """Carries a map from one frame to all others, each time from a frame to the next one outward.
+    """Propagates a map from one frame to all others by warping it from neighbour to neighbour.
 
     Pixels that come from outside the picture, where the warped map is 0, take the value of the base map.
 
@@ -107,7 +107,7 @@ def propagate(base: torch.Tensor, flow: torch.Tensor, base_frame: int) -> torch.
 
 
 def mask_from_maps(maps: torch.Tensor, grid: Grid, num_visible: int) -> torch.Tensor:
-    """The tokens with the largest sums are visible: `num_visible` in every temporal slot.
+    """The mask that leaves the tokens with the largest sums visible: `num_visible` in every temporal slot.
 
     Where sums are equal, the token that comes first is visible.
 
@@ -128,7 +128,7 @@ def mask_from_maps(maps: torch.Tensor, grid: Grid, num_visible: int) -> torch.Te
 
 
 def guided_mask(base_mask: torch.Tensor, flow: torch.Tensor, grid: Grid, num_visible: int) -> torch.Tensor:
-    """The places that a tube mask leaves visible in the middle frame, carried through the clip.
+    """A motion-guided mask: the patches a tube mask leaves visible in the middle frame, propagated.
 
     Args:
         base_mask: bool (B, N), a tube mask, True = masked, on the device of the flow.
@@ -180,9 +180,9 @@ def _published_weights() -> Mapping[str, torch.Tensor]:
 
 
 class MotionGuide(nn.Module):
-    """Turns the base masks of a batch into masks that follow its motion.
+    """Turns the base masks of a batch into motion-guided masks.
 
-    It is no part of the model that is trained: it has no gradients, and is left out of checkpoints.
+    It is frozen and not part of the trained model or of checkpoints.
 
     Args:
         flow_model: (image, neighbour, num_flow_updates) -> list of flows (B, 2, H, W), the last one the best;
@@ -202,7 +202,7 @@ class MotionGuide(nn.Module):
 
     @torch.no_grad()
     def forward(self, clip: torch.Tensor, base_mask: torch.Tensor) -> torch.Tensor:
-        """Waits for the device only where torchvision does, whose network copies small tables to it.
+        """Motion-guided masks of a batch; synchronises only where torchvision's network copies tables to the device.
 
         Args:
             clip: float (B, 3, T, H, W), normalised.

@@ -1,4 +1,4 @@
-"""Which tokens of a clip are hidden from the encoder.
+"""Token masks: which tokens of a clip are hidden from the encoder.
 
 A clip is a grid of t x h x w tokens, flattened with w fastest: N = t*h*w. A mask is bool (N,), True = masked.
 The number of masked tokens depends on the grid and the ratio alone, never on the draw, so masks stack to a batch.

@@ -1,8 +1,8 @@
 """From the motion vectors in a coded video to the motion between the frames of a clip: pure functions of arrays.
 
-An encoder of H.264, MPEG-4 or MPEG-2 builds a block of a frame from a place in another frame, a reference, and stores
-the way there. FFmpeg hands these vectors out: the block, the way, and whether the reference comes earlier or later, but
-not which frame it is. What is made of them here:
+An encoder of H.264, MPEG-4 or MPEG-2 predicts a block of a frame from a block of another frame, the reference, and
+stores the displacement. FFmpeg exports these vectors: the block, its displacement, and whether the reference comes
+earlier or later, but not which frame it is. They become motion in four steps:
 
 1. The distance of the reference. Which frames are references and which were decoded before is known. Most encoders
    take the nearest reference most of the time, yet those that may choose among several often do not: in H.264 the four
@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 CELL = 8  # pixels: the smallest block that FFmpeg gives a vector for
-# What is used of an `AVMotionVector`: the side of the reference, the block's size and middle, the way times a scale.
+# The fields of FFmpeg's `AVMotionVector`: side of the reference, size and centre of the block, displacement * scale.
 FIELDS = ("source", "w", "h", "dst_x", "dst_y", "motion_x", "motion_y", "motion_scale")
 
 _REACH = 4  # frames that a velocity holds for where there is no other
@@ -37,7 +37,7 @@ Distances = tuple[list[int], list[int]]
 
 
 def reference_distances(packets: Sequence[tuple[int, bool]], limit: int) -> dict[int, Distances]:
-    """How far away the frames are that a frame may be built from.
+    """The distances from each frame to its possible references.
 
     Args:
         packets: (presentation time, whether it is a reference) in decoding order.
@@ -61,14 +61,14 @@ def reference_distances(packets: Sequence[tuple[int, bool]], limit: int) -> dict
 
 
 def velocities(
-    vectors: Sequence[np.ndarray], distances: Sequence[Distances], greys: np.ndarray | None, height: int, width: int
+    vectors: Sequence[np.ndarray], distances: Sequence[Distances], lumas: np.ndarray | None, height: int, width: int
 ) -> np.ndarray:
-    """How fast every cell moves in every frame.
+    """The velocity of every cell in every frame.
 
     Args:
         vectors: of each of F frames, int32 (8, any): the rows are FIELDS, the columns vectors.
         distances: of each frame, see `reference_distances`; a side without any drops the vectors to that side.
-        greys: uint8 (F, H / s, W / s), brightness of every s-th pixel, to tell references apart; None takes the
+        lumas: uint8 (F, H / s, W / s), luma of every s-th pixel, to compare references; None takes the
             nearest ones.
         height, width: H and W, of a frame in pixels.
 
@@ -79,15 +79,15 @@ def velocities(
     blocks = np.concatenate(vectors, axis=1)
     frame = np.repeat(np.arange(len(vectors)), [part.shape[1] for part in vectors])
     side = (blocks[0] > 0).astype(np.int64)
-    way = blocks[5:7].astype(np.float32) / blocks[7].astype(np.float32)
+    shift = blocks[5:7].astype(np.float32) / blocks[7].astype(np.float32)
     candidates = _candidates(distances)[frame, side]  # (S, R)
     distance = candidates[:, 0].astype(np.float32)
-    if greys is not None:
-        (tried,) = np.nonzero((candidates != candidates[:, :1]).any(axis=1) & (np.abs(way) > 0.5).any(axis=0))
-        picked = _most_alike(greys, height, blocks[:, tried], frame[tried], way[:, tried], candidates[tried])
+    if lumas is not None:
+        (tried,) = np.nonzero((candidates != candidates[:, :1]).any(axis=1) & (np.abs(shift) > 0.5).any(axis=0))
+        picked = _most_alike(lumas, height, blocks[:, tried], frame[tried], shift[:, tried], candidates[tried])
         distance[tried] = candidates[tried, picked]
     distance[distance == 0] = np.nan
-    both = _spread(blocks, side * len(vectors) + frame, way / distance, shape)
+    both = _spread(blocks, side * len(vectors) + frame, shift / distance, shape)
     is_known = ~np.isnan(both[0])
     count = is_known.sum(axis=0, dtype=np.float32)
     mean = np.where(is_known, both, 0).sum(axis=1) / np.maximum(count, 1)
@@ -110,20 +110,20 @@ def _candidates(distances: Sequence[Distances]) -> np.ndarray:
 
 
 def _most_alike(
-    greys: np.ndarray, height: int, blocks: np.ndarray, frame: np.ndarray, way: np.ndarray, candidates: np.ndarray
+    lumas: np.ndarray, height: int, blocks: np.ndarray, frame: np.ndarray, shift: np.ndarray, candidates: np.ndarray
 ) -> np.ndarray:
     """Which reference each block was built from: where the pictures differ least, at nine points of the block.
 
     Args:
-        greys: (F, H / s, W / s).
+        lumas: (F, H / s, W / s).
         height: H.
-        blocks, frame, way: (8, S), see FIELDS; the frame each belongs to; (2, S) in pixels.
+        blocks, frame, shift: (8, S), see FIELDS; the frame each belongs to; displacement (2, S) in pixels.
         candidates: (S, R) distances to the references.
 
     Returns:
         (S,) positions along R; the first of equals.
     """
-    _, rows, columns = greys.shape
+    _, rows, columns = lumas.shape
     stride = round(height / rows)
     parts = (np.arange(_SAMPLES, dtype=np.float32) + 0.5) / _SAMPLES - 0.5
     x, y = (blocks[middle][:, None] + parts * blocks[side][:, None] for middle, side in ((3, 1), (4, 2)))
@@ -134,9 +134,9 @@ def _most_alike(
         column = np.rint(x / stride).astype(np.int64).clip(0, columns - 1)
         return (row[:, :, None] * columns + column[:, None]).reshape(len(frame), _SAMPLES**2)
 
-    flat = greys.ravel()
+    flat = lumas.ravel()
     own = flat[places(y, x) + first[:, None]].astype(np.int16)
-    there = places(y + way[1][:, None], x + way[0][:, None])
+    there = places(y + shift[1][:, None], x + shift[0][:, None])
     starts = first + candidates.T * (rows * columns)  # (R, S)
     differences = [np.abs(flat[there + start[:, None]] - own).sum(axis=1) for start in starts]
     return np.stack(differences).argmin(axis=0)
@@ -174,14 +174,15 @@ def _hold(velocity: np.ndarray, is_known: np.ndarray) -> np.ndarray:
     frame = np.arange(num_frames, dtype=np.int32)[:, None, None]
     before = np.maximum.accumulate(np.where(is_known, frame, -_REACH - num_frames), axis=0)
     after = np.minimum.accumulate(np.where(is_known, frame, 2 * num_frames + _REACH)[::-1], axis=0)[::-1]
-    nearest = np.where(after - frame <= frame - before, after, before)  # a vector tells of the frames before its own
+    # a tie goes to the later frame, whose vectors describe the motion before it
+    nearest = np.where(after - frame <= frame - before, after, before)
     held, row, column = np.nonzero(~is_known & (np.abs(nearest - frame) <= _REACH))
     velocity[:, held, row, column] = velocity[:, nearest[held, row, column], row, column]
     return velocity
 
 
 def follow(velocity: np.ndarray, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
-    """The ways between frames: from every cell, frame by frame, with the velocity of where it has got to.
+    """Displacements between frames: every cell is followed frame by frame with the velocity at its current position.
 
     Args:
         velocity: (2, F, h, w), pixels per frame.

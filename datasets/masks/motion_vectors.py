@@ -35,7 +35,7 @@ _PROBED_FRAMES = 32  # of a video
 _PROBED_VIDEOS = 32  # of a list
 _WITH_B_VECTORS = ("h264", "mpeg1video", "mpeg2video")  # for others, MPEG-4 above all, FFmpeg gives zeros in B-frames
 _H264_REFERENCES = 4  # that are tried on either side; the older codecs have one
-_GREY_SIDE = 256  # pixels of the shorter side that pictures are compared at
+_LUMA_SIDE = 256  # pixels of the shorter side that pictures are compared at
 
 
 def has_motion_vectors(path: str | os.PathLike[str]) -> bool:
@@ -86,13 +86,13 @@ def _vector_stream(container: InputContainer) -> VideoStream:
     return stream
 
 
-class _Passed(NamedTuple):
-    """What is kept of a frame that came out of the decoder.
+class _DecodedFrame(NamedTuple):
+    """What is kept of a decoded frame.
 
     Attributes:
         image: uint8 (H, W, 3), upright; None if it was not asked for.
         vectors: int32 (8, any), the fields of FFmpeg's records.
-        grey: see `_grey`.
+        luma: see `_luma`.
         size: height and width as it is coded.
         pts: its presentation time.
         is_b: whether it is a B-frame.
@@ -101,7 +101,7 @@ class _Passed(NamedTuple):
 
     image: np.ndarray | None
     vectors: np.ndarray
-    grey: np.ndarray | None
+    luma: np.ndarray | None
     size: tuple[int, int]
     pts: int | None
     is_b: bool
@@ -126,7 +126,7 @@ class MotionReader(PyAVReader):
 
         Args:
             indices: T frame numbers, in any order, repeats allowed.
-            pairs: P pairs of positions in `indices`: the ways from the first of a pair to the second.
+            pairs: P pairs of positions in `indices`: motion from the first of a pair to the second.
 
         Returns:
             frames uint8 (T, 3, H, W); motion float32 (P, 2, ceil(H / 8), ceil(W / 8)), in pixels: where a cell of
@@ -144,11 +144,11 @@ class MotionReader(PyAVReader):
         if len({(frame.size, frame.turns) for frame in passed}) > 1:
             raise DecodeError(self._path, "the picture's size changes in the middle of the video")
         frames = np.stack([frame.image for frame in passed if frame.image is not None])[places]
-        greys = [frame.grey for frame in passed if frame.grey is not None]
+        lumas = [frame.luma for frame in passed if frame.luma is not None]
         velocity = velocities(
             [frame.vectors for frame in passed],
             self._distances_of(passed),
-            np.stack(greys) if len(greys) == len(passed) else None,
+            np.stack(lumas) if len(lumas) == len(passed) else None,
             *passed[0].size,
         )
         numbers = np.asarray(indices) - first
@@ -181,21 +181,21 @@ class MotionReader(PyAVReader):
             self._latest = max(self._latest, packet.pts)
         self._packets.append((packet.pts, is_reference))
 
-    def _keep(self, frame: av.VideoFrame, is_wanted: bool) -> _Passed:
+    def _keep(self, frame: av.VideoFrame, is_wanted: bool) -> _DecodedFrame:
         is_b = frame.pict_type == PictureType.B
         is_told = not is_b or self._stream.codec_context.name in _WITH_B_VECTORS
         vectors = frame.side_data.get("MOTION_VECTORS") if is_told else None
-        return _Passed(
+        return _DecodedFrame(
             image=self._image(frame) if is_wanted else None,
             vectors=_columns(vectors),
-            grey=_grey(frame) if self._num_references > 1 else None,
+            luma=_luma(frame) if self._num_references > 1 else None,
             size=(frame.height, frame.width),
             pts=frame.pts,
             is_b=is_b,
             turns=round(frame.rotation / 90) % 4,
         )
 
-    def _distances_of(self, passed: Sequence[_Passed]) -> list[Distances]:
+    def _distances_of(self, passed: Sequence[_DecodedFrame]) -> list[Distances]:
         """Of every frame to its references; by the kinds of the frames where the packets do not tell."""
         times = [frame.pts for frame in passed if frame.pts is not None]
         if len(times) == len(passed) and self._distances.keys() >= set(times):
@@ -214,11 +214,11 @@ def _columns(vectors: MotionVectors | None) -> np.ndarray:
     return np.stack([records[field] for field in FIELDS], dtype=np.int32, casting="unsafe")
 
 
-def _grey(frame: av.VideoFrame) -> np.ndarray | None:
-    """The brightness of every so many pixels, uint8; None where it is not stored in bytes of its own."""
+def _luma(frame: av.VideoFrame) -> np.ndarray | None:
+    """Luma of every s-th pixel, uint8 (H / s, W / s); None where the format has no 8-bit luma plane."""
     first = frame.format.components[0]
     if frame.format.is_rgb or not frame.format.is_planar or first.bits != 8:
         return None
-    stride = max(1, round(min(frame.height, frame.width) / _GREY_SIDE))
+    stride = max(1, round(min(frame.height, frame.width) / _LUMA_SIDE))
     rows = np.frombuffer(memoryview(frame.planes[0]), np.uint8).reshape(-1, frame.planes[0].line_size)
     return rows[: frame.height : stride, : frame.width : stride].copy()

@@ -163,7 +163,10 @@ def _turn(planes: np.ndarray, height: int, width: int, turns: int) -> np.ndarray
     return np.concatenate([luma.reshape(-1), *(plane.reshape(-1) for plane in chroma)]).reshape(-1, turned_width)
 
 
-def _output_stream(container: OutputContainer, source: str, upright: Uprighter, rate: Fraction, recipe: Recipe):
+def _output_stream(
+    container: OutputContainer, source: str, *, upright: Uprighter, rate: Fraction, recipe: Recipe
+) -> VideoStream:
+    """The H.264 stream to write to, with the colour properties of the source."""
     # `veryfast`: 2.5 times as fast as `medium`, files no larger, 0.8 dB less on a 340x256 video of 300 frames
     options = {
         "crf": str(recipe.crf),
@@ -210,7 +213,7 @@ def encode(source: str, target: str, recipe: Recipe) -> Result:
         upright = Uprighter(first, rate, recipe.short_side)
         count = 0
         with _as_output_error(source, target), av.open(partial, "w", format="mp4") as out:
-            stream = _output_stream(out, source, upright, rate, recipe)
+            stream = _output_stream(out, source, upright=upright, rate=rate, recipe=recipe)
             for frame in _chain(first, frames):
                 out.mux(stream.encode(upright(frame)))
                 count += 1

@@ -154,6 +154,6 @@ def test_middle_clips():
         lambda: sampling.crop_offsets(10, 10, 10, 0),
     ],
 )
-def test_senseless_numbers_are_refused(call):
+def test_invalid_counts_are_refused(call):
     with pytest.raises(ValueError, match=r"must|outside"):
         call()

@@ -58,7 +58,7 @@ def videos(tmp_path_factory, write_video):
 
 
 @pytest.fixture(autouse=True)
-def nothing_said(monkeypatch):
+def no_warnings_yet(monkeypatch):
     monkeypatch.setattr(decoding, "_logged", set())
 
 
@@ -160,7 +160,7 @@ def warnings(caplog):
 @pytest.mark.parametrize(
     ("name", "reason"), [("av1.mp4", NEW_CODEC), ("hevc.mp4", OPEN_GOP), ("mpeg2.ts", NO_TIMES), ("vfr.mp4", None)]
 )
-def test_pyav_takes_over_and_says_so_once(name, reason, videos, caplog):
+def test_fallback_to_pyav_is_logged_once(name, reason, videos, caplog):
     pytest.importorskip("decord")
     for _ in range(2):
         with open_video(videos(name), decoder="decord") as video:
@@ -216,7 +216,7 @@ def test_a_frame_that_fails_is_read_with_pyav(videos, read_number):
         video.get_frames([7])
 
 
-def test_choice_in_words():
+def test_describe_decoder():
     assert decoding.describe_decoder("auto") == f"pyav {av.__version__} (auto)"
     assert decoding.describe_decoder("pyav") == f"pyav {av.__version__}"
     with pytest.raises(ValueError, match="torchcodec"):
@@ -283,7 +283,7 @@ def test_pipes_are_refused(tmp_path):
         open_video(tmp_path / "pipe.mp4")
 
 
-def test_watch_file_tells_what_is_being_decoded(tmp_path):
+def test_watch_file_names_the_video_being_decoded(tmp_path):
     file = tmp_path / "watch"
     assert last_watched(file) is None
     with watched("/no/file/yet.mp4", 0.001):  # no file, no guard

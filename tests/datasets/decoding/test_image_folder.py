@@ -55,7 +55,7 @@ def test_optical_flow_beside_the_frames_is_left_out(tmp_path):
         (["1.jpg", "1.png"], "two pictures for one frame"),
     ],
 )
-def test_folders_that_do_not_tell_their_frames(names, error, tmp_path):
+def test_ambiguous_frame_names_are_refused(names, error, tmp_path):
     for name in names:
         write_picture(tmp_path / name, 0) if not name.endswith("txt") else (tmp_path / name).write_text("")
     with pytest.raises(DecodeError, match=error) as caught:

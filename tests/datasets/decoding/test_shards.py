@@ -87,7 +87,7 @@ def test_the_same_members_give_the_same_bytes(tmp_path, members):
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "cut off", "of another shard", "not an index"])
-def test_an_index_that_is_of_no_use_is_made_anew(tmp_path, members, damage):
+def test_invalid_index_is_rebuilt(tmp_path, members, damage):
     write_shard(tmp_path / "x.tar", members)
     index = tmp_path / "x.tar.index"
     whole = index.read_bytes()
@@ -102,7 +102,7 @@ def test_an_index_that_is_of_no_use_is_made_anew(tmp_path, members, damage):
     assert index.read_bytes() == whole
 
 
-def test_a_shard_that_was_written_anew_with_the_same_size(tmp_path, members):
+def test_shard_rewritten_with_the_same_size(tmp_path, members):
     shard = tmp_path / "x.tar"
     pair = members[1:3]
     write_shard(shard, pair)

@@ -528,7 +528,7 @@ def test_number_of_classes_is_checked_against_the_data_set(write, tmp_path):
     assert "2 files missing; published lists have 9537" in text and "line 1: " in text and "8 of 10 classes" in text
 
 
-def test_overlap_is_told(write):
+def test_overlap_is_reported(write):
     train = read_list(write("train.csv", "a.mp4 0\nb.mp4 1\n"), root="/d")
     test = read_list(write("test.csv", "b.mp4 1\nc.mp4 1\n"), root="/d")
     assert describe_overlap({"train": train, "test": test}) == "1 videos of test are in train as well"

@@ -104,7 +104,7 @@ def test_empty_list(content, write_list):
         read_list(write_list(content))
 
 
-def test_list_that_is_not_there(tmp_path):
+def test_missing_list(tmp_path):
     with pytest.raises(AnnotationError, match=r"nowhere\.csv cannot be read: No such file"):
         read_list(tmp_path / "nowhere.csv")
 
@@ -178,7 +178,7 @@ def test_short_list_of_which_all_is_missing(tmp_path, write_list):
     assert len(check_files(videos)) == 3
 
 
-def test_wrong_root_is_told(write_list):
+def test_wrong_root_is_reported(write_list):
     videos = read_list(write_list("".join(f"{index}.mp4 0\n" for index in range(10))), root="/no/such")
     with pytest.raises(AnnotationError, match=r"10 of 10 videos do not exist.*joined with /no/such.*--data_root"):
         check_files(videos)
@@ -195,7 +195,7 @@ def test_a_large_list_is_quick(write_list):
     assert time.perf_counter() - start < 20
 
 
-def test_a_label_too_large_to_be_meant_is_refused(tmp_path):
+def test_implausibly_large_label_is_refused(tmp_path):
     file = tmp_path / "train.csv"
     file.write_text("a.mp4 0\n\nb.mp4 99999999999\n")
     with pytest.raises(AnnotationError, match=r"train\.csv, line 3: label 99999999999.*--nb_classes"):
@@ -209,7 +209,7 @@ def test_comments_and_names_that_look_like_them(write_list):
     assert (videos.paths, videos.labels, videos.line_numbers) == (("/d/#a.mp4",), (3,), (2,))
 
 
-def test_first_lines_as_read_and_what_is_odd(write_list):
+def test_description_of_first_lines_and_anomalies(write_list):
     lines = read_list(write_list("\na b.mp4 3\na b.mp4 0\nc.mp4 3\nd.mp4 0\n"), root="/d").describe_lines()
     assert lines[:3] == ["line 2: /d/a b.mp4, label 3", "line 3: /d/a b.mp4, label 0", "line 4: /d/c.mp4, label 3"]
     assert lines[3:] == ["1 paths are listed more than once", "2 of 4 classes have no video (1, 2)"]
@@ -365,7 +365,7 @@ def test_index_follows_the_list(large):
         lambda b: b[:-4000] + bytes(4000),  # blocks that were not written before a machine stopped
     ],
 )
-def test_damaged_index_is_made_anew(damage, large):
+def test_damaged_index_is_rebuilt(damage, large):
     expected = tuple(read_list(large, root="/d").paths)
     (index,) = indexes(large)
     whole = index.read_bytes()
@@ -391,7 +391,7 @@ def test_of_a_very_large_index_pieces_are_checked(large, monkeypatch):
             list_columns.ColumnFile(index, check=True)
 
 
-def test_index_of_another_form_is_made_anew(large):
+def test_index_of_another_form_is_rebuilt(large):
     read_list(large, root="/d")
     (index,) = indexes(large)
     columns = list_columns.ColumnFile(index)
@@ -500,7 +500,7 @@ def test_process_that_is_killed_while_it_writes_the_index(large, monkeypatch):
     assert tuple(read_list(large, root="/d").labels) == tuple(i % 3 for i in range(1000))
 
 
-def test_folder_that_takes_no_index(large, tmp_path, monkeypatch):
+def test_folder_that_cannot_hold_an_index(large, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     Path(f"{large}.index").touch()  # no folder can be made here; root may write everywhere else
     assert isinstance(read_list(large, root="/d").paths, Column)

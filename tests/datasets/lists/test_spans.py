@@ -187,7 +187,7 @@ def test_browse_shows_spans(videos, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("tool", [shard, reencode])
-def test_spans_stay_with_videos_that_are_packed_or_made_anew(tool, tmp_path, write_video, read_number):
+def test_spans_are_kept_by_shard_and_reencode(tool, tmp_path, write_video, read_number):
     write_video(tmp_path / "a.mp4", len(UNEVEN), fps=25, times=UNEVEN)
     (tmp_path / "train.csv").write_text("path,label,start,end\na.mp4,0,0.4,1\na.mp4,1,1,\n")
     tool.main([str(tmp_path / "train.csv"), "--data_root", str(tmp_path), str(tmp_path / "out"), "--workers", "1"])

@@ -38,7 +38,7 @@ def test_first_names_of_the_published_subset():
     assert draw_subset(labels, size=30)[0] == 200 + 2
 
 
-def test_by_hand():
+def test_drawn_subset_by_hand():
     """One generator for all classes, in ascending order, places in list order."""
     labels = np.random.default_rng(5).integers(0, 4, 200)
     rng = np.random.RandomState(99999)

@@ -190,7 +190,7 @@ def test_resume_refuses_another_order(change, name):
         TrainSampler(options.pop("num_samples"), **options).load_state_dict(state)
 
 
-def test_accumulation_may_take_the_place_of_ranks():
+def test_accumulation_can_replace_ranks():
     """After two batches of 8 the epoch goes on in batches of 4, at the fifth of them."""
     state = TrainSampler(NUM_SAMPLES, batch_size=4, world_size=2, seed=2).state_dict(1)
     sampler = TrainSampler(NUM_SAMPLES, batch_size=4, seed=2)

@@ -96,6 +96,6 @@ def test_a_batch_of_a_billion_costs_no_more_than_one_of_ten_thousand():
     assert seconds[1] < 1
 
 
-def test_an_empty_one_is_refused():
+def test_empty_permutation_is_refused():
     with pytest.raises(ValueError, match="0 elements"):
         KeyedPermutation(0, (0,))

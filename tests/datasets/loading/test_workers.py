@@ -135,7 +135,7 @@ def test_a_forked_process_is_watched_too(paths):
     assert seconds < 10
 
 
-def test_without_a_limit_reading_may_take_its_time(paths):
+def test_no_timeout_when_it_is_0(paths):
     finished, _ = run(paths[:2], lambda path: time.sleep(0.3), num_workers=1, decode_timeout=0.0)
     assert finished.code == 0, finished.stderr
 
@@ -233,7 +233,7 @@ def test_full_shared_memory():
         ("DataLoader worker (pid(s) 1, 2) exited unexpectedly", ["pid 1", "died", "--num_workers 0"]),
     ],
 )
-def test_what_the_loader_says_is_explained(text, words):
+def test_loader_errors_are_explained(text, words):
     assert all(word in explain(text) for word in words)
 
 
@@ -245,7 +245,7 @@ def test_other_errors_pass(text):
 
 
 @pytest.mark.parametrize("script", [PRETRAIN, FINETUNE])
-def test_entry_scripts_end_with_the_sentence(script, data, tmp_path):
+def test_entry_scripts_end_with_one_line(script, data, tmp_path):
     """A test that a worker cannot pass: it is given no time at all."""
     finished = run_script(script, *data.flags(script, tmp_path, num_workers=1, decode_timeout=1e-4))
     check_message(finished, "took longer than", str(data.folder), "--decode_timeout")

@@ -232,7 +232,7 @@ def vectors(*blocks):
     return np.array(rows, np.int32).reshape(-1, len(FIELDS)).T
 
 
-def test_ways_become_velocities():
+def test_motion_vectors_become_velocities():
     """Divided by the distance, turned round for the past, averaged over both sides; a large block fills four cells."""
     frames = [
         vectors(),
