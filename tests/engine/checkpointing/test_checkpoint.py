@@ -406,7 +406,7 @@ def test_a_file_that_cannot_be_read_is_passed_over(tmp_path, monkeypatch):
 
 
 def test_damaged_files_do_not_count_as_kept(tmp_path):
-    """Of the files before the one just written the newest whole one stays, however many damaged ones follow it."""
+    """The newest valid file before the one just written stays, however many damaged ones follow it."""
     for step in (1, 2, 3, 4):
         save(tmp_path / f"checkpoint-1-step{step}.pth")
     for step in (3, 4):
