@@ -88,8 +88,8 @@ class AsyncWriter:
             except (OSError, RuntimeError) as error:  # torch's archive writer raises RuntimeError
                 if delay is None:
                     self._error = CheckpointError(
-                        f"{path}: could not be written ({_reason(error)}). The checkpoints before it are whole: make "
-                        "room, or see to the file system, then the same command goes on from the newest"
+                        f"{path}: could not be written ({_reason(error)}). Earlier checkpoints are intact: free some "
+                        "space or repair the file system, then the same command resumes from the newest"
                     )
                     return
                 logger.warning("%s: could not be written (%s); trying again in %g s", path, _reason(error), delay)

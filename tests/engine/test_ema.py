@@ -71,7 +71,7 @@ def test_resuming_without_it_or_only_with_it_is_refused(run, data, tmp_path):
     flags = {name: value for name, value in FLAGS.items() if not name.startswith("model_ema")}
     (tmp_path / "checkpoint-1.pth").write_bytes((run / "checkpoint-1.pth").read_bytes())
     finished = run_script(FINETUNE, *data.flags(FINETUNE, tmp_path, **flags))
-    assert finished.code == 2 and "made with --model_ema; give it to go on" in finished.errors[0]
+    assert finished.code == 2 and "made with --model_ema; add it to resume" in finished.errors[0]
     plain = tmp_path / "plain"
     assert run_script(FINETUNE, *data.flags(FINETUNE, plain, **{**flags, "epochs": 2})).code == 0
     finished = run_script(FINETUNE, *data.flags(FINETUNE, plain, **FLAGS))

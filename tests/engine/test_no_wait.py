@@ -57,7 +57,7 @@ def backend_of(model, device):
 
 
 class NoReading(TorchDispatchMode):
-    """Fails where a tensor's value is asked for; those of `host`, and what is computed of them alone, may be read."""
+    """Fails if the value of a tensor is read; `host` and what is computed from it alone may be read."""
 
     READS = ("aten::_local_scalar_dense", "aten::item", "aten::nonzero", "aten::masked_select", "aten::equal")
 

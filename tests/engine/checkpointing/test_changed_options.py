@@ -1,4 +1,4 @@
-"""What a run says, and does, when its command line has changed since the checkpoint it goes on from."""
+"""Resuming with changed options: which ones are reported, and which are errors."""
 
 import pytest
 from processes import PRETRAIN, run_script

@@ -170,7 +170,7 @@ def test_malicious_file_executes_nothing(legacy, tmp_path):
     target, file = tmp_path / "executed", tmp_path / "checkpoint-1.pth"
     content = {"model": {}, "epoch": Malicious(target)}
     torch.save(content, file, _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(CheckpointError, match=r"holds an object of type io\.open, which can run code") as error:
+    with pytest.raises(CheckpointError, match=r"holds an object of type io\.open, which can execute code") as error:
         read_checkpoint(file)
     assert not target.exists()
     assert "\n" not in str(error.value)
@@ -238,7 +238,7 @@ def test_resume_prefers_the_file_that_is_named(tmp_path):
 
 WIDER = state_of(6).backend.module.state_dict()
 ALIEN = {  # what is in the file -> words of the message
-    "weights only": (lambda whole: {"model": whole["model"]}, r"no optimizer, epoch, scaler, step .*--finetune"),
+    "weights only": (lambda whole: {"model": whole["model"]}, r"no optimizer, epoch, scaler, step, .*--finetune"),
     "other keys": (lambda whole: {"state_dict": whole["model"]}, r"no model"),
     "other width": (
         lambda whole: whole | {"model": WIDER},
@@ -406,7 +406,7 @@ def test_a_file_that_cannot_be_read_is_passed_over(tmp_path, monkeypatch):
 
 
 def test_damaged_files_do_not_count_as_kept(tmp_path):
-    """Of the files before the one just written the newest whole one stays, however many damaged ones follow it."""
+    """The newest valid file before the one just written stays, however many damaged ones follow it."""
     for step in (1, 2, 3, 4):
         save(tmp_path / f"checkpoint-1-step{step}.pth")
     for step in (3, 4):

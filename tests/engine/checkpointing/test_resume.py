@@ -1,4 +1,4 @@
-"""A run that was cut off and started again ends as one that was not: bit for bit, through the entry scripts."""
+"""An interrupted and resumed run equals an uninterrupted one bit for bit, through the entry scripts."""
 
 import shutil
 

@@ -43,7 +43,7 @@ def step(state):
 
 
 def test_killed_at_fifty_random_moments_a_whole_file_is_there(tmp_path):
-    """Each process goes on where the one before left off, saves all the time, and is killed without warning."""
+    """Each process resumes from the one before, saves all the time, and is killed without warning."""
     rng = random.Random(0)
     told = tmp_path / "told"
     told.write_text("0\n")
@@ -161,7 +161,7 @@ def test_what_was_written_is_read_back(tmp_path, monkeypatch):
 @pytest.mark.parametrize("size", [1, 2])
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
 def test_a_disk_that_stays_full_stops_all_ranks_with_one_line(size, number, data, tmp_path):
-    """From the third file on nothing can be written; the run ends at once, and goes on when there is room again."""
+    """From the third file on no write succeeds; the run ends at once, and resumes when there is space again."""
     flags = data.flags(PRETRAIN, tmp_path, batch_size=4 // size, save_ckpt_steps=1, epochs=4)
     script, writes = script_target(PRETRAIN, *flags), checkpoint_io.write_checkpoint
 
@@ -179,7 +179,7 @@ def test_a_disk_that_stays_full_stops_all_ranks_with_one_line(size, number, data
     ended = run_in_processes(target, size=size)
     assert [f.code for f in ended] == [2] * size, [f.stderr[-1500:] for f in ended]
     (line,) = [line for f in ended for line in f.errors]
-    assert os.strerror(number) in line and "checkpoint-1-step0" in line and "goes on from the newest" in line
+    assert os.strerror(number) in line and "checkpoint-1-step0" in line and "resumes from the newest" in line
     assert load(newest_valid(tmp_path))["step"] == 2
     go_on = run_script(PRETRAIN, *data.flags(PRETRAIN, tmp_path, save_ckpt_steps=1, epochs=4))
     assert go_on.code == 0 and "0 epochs and 2 steps" in go_on.stderr

@@ -107,7 +107,7 @@ def test_bad_gradient_leaves_weights_and_optimizer_as_they_are(opt, value, steps
     assert same(dict(model.state_dict()), dict(before[0]))
     if steps_before:
         assert same(backend.optimizer.state_dict(), before[1])
-    backend.check_finite(2)  # the run is to go on
+    backend.check_finite(2)  # does not raise
     # without the bad step it would have gone on in the same way
     other = network()
     straight = backend_of(other, opt=opt)

@@ -115,7 +115,7 @@ def on_all(state):
 def compare(world):
     """Everything that one world of two ranks can tell, by back end."""
     found, backends = {}, {}
-    for stage in STAGES:  # 3 comes last: it puts its own linear layer in the place of torch's
+    for stage in STAGES:  # 3 comes last: it replaces torch's linear layer with its own
         backend = backends[stage] = sigma_backend(stage, world, clip_grad=0.5)
         begun = copy.deepcopy(backend.model_state())
         trace = [update(backend, sigma_loss, step) for step in range(2)]
@@ -135,7 +135,7 @@ def compare(world):
 
 
 def resumed(backend, state):
-    """The state after it was put into a back end, the third update, and the state then."""
+    """The state after loading it into a backend, the third update, and the state after that."""
     for group in backend.optimizer.param_groups:
         group["eps"] = 2e-8
     backend.load_training_state(on_all(state))
@@ -178,7 +178,7 @@ def test_losses_norms_weights_and_moments_are_those_of_ddp(kind, stage, compared
 
 @pytest.mark.parametrize("stage", ZERO)
 def test_the_model_begins_alike(stage, compared):
-    """Also where it is shared out while it is made."""
+    """Also if it is sharded while it is built."""
     assert same(dict(compared["sigma", stage][0]), dict(compared["sigma", "ddp"][0]))
 
 

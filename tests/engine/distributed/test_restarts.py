@@ -1,4 +1,4 @@
-"""A rank that raises ends the others, and torchrun's `--max-restarts` goes on from the last checkpoint."""
+"""A rank that raises ends the others, and torchrun's `--max-restarts` resumes from the last checkpoint."""
 
 import sys
 

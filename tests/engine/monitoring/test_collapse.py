@@ -161,7 +161,7 @@ def test_regression_onto_a_trained_projection_collapses_and_sinkhorn_does_not(ca
 
 
 def test_in_a_run(data, tmp_path):
-    """At log steps the numbers stand in log.txt beside the losses, and on the console."""
+    """At log steps the statistics are in log.txt with the losses, and on the console."""
     flags = data.flags(PRETRAIN, tmp_path, print_freq=2)
     finished = run_script(PRETRAIN, *flags)
     assert finished.code == 0, finished.stderr

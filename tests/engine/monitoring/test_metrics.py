@@ -23,7 +23,7 @@ def meter(**changes):
 @pytest.mark.parametrize("cut", [1, 2, 3])
 @pytest.mark.parametrize("size", [1, 2])
 def test_an_epoch_that_was_cut_off_has_the_means_of_a_whole_one(cut, size):
-    """Also where a run of one rank goes on as one of two: each then counts on from the mean of what there was."""
+    """Also if the world size changes from one to two: each rank then continues from the mean of the sums."""
 
     def count(m, values, first):
         means = []

@@ -86,7 +86,7 @@ def test_histograms_are_those_of_the_values(tmp_path):
 
 
 def test_profile(data, tmp_path):
-    """Of as many steps as asked for; the run goes on and ends as without."""
+    """Profiles the given number of steps; the run continues and ends as without a profile."""
     for name, profile in (("plain", 0), ("profiled", 2)):
         flags = data.flags(PRETRAIN, tmp_path / name, epochs=3, profile=profile)
         finished = run_script(PRETRAIN, *flags)

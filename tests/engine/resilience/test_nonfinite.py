@@ -60,7 +60,7 @@ def test_stopping(value, data, tmp_path):
 def test_skipping_and_rolling_back_leave_out_the_same_update(size, data, tmp_path):
     """Both end with the weights of a run that never saw the batch; the log has every step once."""
     for policy in ("skip", "rollback"):
-        # Not with prototypes, which are brought to unit length by a left out update too, and rounded once more.
+        # Not with prototypes, which are normalized, and rounded again, by a skipped update too.
         changes = {"on_nonfinite": policy, "target_type": "pixel"}
         ended = run(data, tmp_path / policy, size=size, bad_rank=size - 1, **changes)
         assert [f.code for f in ended] == [0] * size, ended[0].stderr[-3000:]
@@ -135,7 +135,7 @@ def test_several_updates_between_two_checks():
 
 
 def test_a_diagnosis_that_cannot_be_written_stops_no_rank(tmp_path, caplog):
-    """The others wait for its answer, and `skip` is to go on."""
+    """The other ranks wait for this one, and `skip` continues."""
     guard = recorded("skip", [False], output_dir=str(tmp_path / "gone"))
     guard.check()
     assert guard.num_skipped == 1 and "nonfinite-step1-rank0.json: could not be written" in caplog.text
