@@ -1,4 +1,4 @@
-"""What the benchmarks of the training step share: cells, synthetic batches, clocks, reports.
+"""Shared by the benchmarks of the training step: cells, synthetic batches, clocks, reports.
 
 Nothing here needs a video decoder.
 """
@@ -27,7 +27,7 @@ MASK_RATIO = 0.9
 
 @dataclass(frozen=True)
 class Cell:
-    """One line of the tables: what is trained, and how large it is. `quick` is a smoke test's clip of 4 x 32 x 32."""
+    """One row of the tables: task and model size. `quick` is a smoke test with clips of 4 x 32 x 32."""
 
     task: str
     size: str
@@ -62,7 +62,7 @@ class Cell:
 
     @property
     def num_masked(self) -> int:
-        """Of a clip, by a tube mask."""
+        """M, of a tube mask."""
         slots, height, width = self.grid
         return slots * int(MASK_RATIO * height * width)
 
@@ -91,7 +91,7 @@ def autocast(device: torch.device, amp: str) -> AbstractContextManager[Any]:
 
 
 def gigaflops(cell: Cell, num_prototypes: int = NUM_PROTOTYPES) -> float:
-    """Arithmetic that one clip's training step needs, however it is done: multiplications and additions, in 10^9.
+    """GFLOPs that the training step needs for one clip, however it is implemented.
 
     A transformer block of width d takes 24 d^2 + 4 N d for each of N tokens, a multiply-add as two operations (arXiv
     2204.02311, appendix B). Backward takes twice as much as forward, less the gradients that nothing needs.
@@ -129,7 +129,7 @@ def gigaflops(cell: Cell, num_prototypes: int = NUM_PROTOTYPES) -> float:
 
 @dataclass
 class Clock:
-    """Seconds between marks: CPU time of this process, or the time of the CUDA stream, which nobody waits for.
+    """Seconds between marks: CPU time of this process, or time of the CUDA stream, without synchronising it.
 
     A mark ends the stage that it names.
     """
@@ -167,8 +167,8 @@ class Clock:
         return event
 
 
-def gemm_rate(device: torch.device, amp: str) -> float:
-    """FLOP/s of large square matrix products: what this device does at best."""
+def gemm_flops(device: torch.device, amp: str) -> float:
+    """FLOP/s of large square matrix multiplications (GEMM): the most that this device reaches."""
     number = 8192 if device.type == "cuda" else 1024
     dtype = torch.bfloat16 if amp == "bf16" else torch.float32
     a, b = (torch.randn(number, number, device=device, dtype=dtype) for _ in range(2))
@@ -176,18 +176,18 @@ def gemm_rate(device: torch.device, amp: str) -> float:
     for _ in range(5):
         clock.start()
         a @ b
-        clock.mark("product")
+        clock.mark("gemm")
         best = min(best, clock.stages()["step"])
     return 2 * number**3 / best
 
 
-def alternate(ways: Mapping[str, Callable[[], dict[str, float]]], rounds: int) -> dict[str, dict[str, float]]:
-    """Medians of what each way measures; every round runs all of them, beginning with another."""
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
-    names = list(ways)
+def alternate(runs: Mapping[str, Callable[[], dict[str, float]]], rounds: int) -> dict[str, dict[str, float]]:
+    """Medians of what each run measures; every round calls all of them and starts with the next one."""
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in runs}
+    names = list(runs)
     for number in range(rounds):
         for name in names[number % len(names) :] + names[: number % len(names)]:
-            found[name].append(ways[name]())
+            found[name].append(runs[name]())
     return {
         name: {key: statistics.median(row.get(key, 0.0) for row in rows) for key in rows[0]}
         for name, rows in found.items()

@@ -1,4 +1,4 @@
-"""The data path against the way of the released code: CPU time of one core, alternating, medians, one run.
+"""The data path against the released code's: CPU time of one core, alternating, medians, one run.
 
 python bench/data.py [--quick] [--json FILE]
 
@@ -75,10 +75,10 @@ QUICK = Scale(sizes=((96, 64),), seconds=3, crop=32, short_side=48, rounds=2, cl
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: CPU-ms of one sample."""
+    """One row of the table: CPU milliseconds per sample."""
 
     what: str
-    way: str
+    implementation: str
     milliseconds: float
     baseline: float
     ratio: float
@@ -137,7 +137,7 @@ def reencode(source: Path, target: Path, short_side: int) -> Path:
     return target
 
 
-# ---- the released code's way ----
+# ---- the released code's pipeline ----
 
 
 def to_images(frames: np.ndarray) -> list[Image.Image]:
@@ -242,22 +242,22 @@ def one_view(path: str, clip: int, crop: int, num_clips: int, num_crops: int, si
 # ---- measuring ----
 
 
-def alternate(ways: dict[str, Callable[[int], Any]], rounds: int, share: int) -> dict[str, list[float]]:
-    """CPU-ms of one sample for each way and round; a call makes `share` samples. Every round starts with another."""
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for way in ways.values():
-        way(0)  # what is imported or made once
-    names = list(ways)
+def alternate(runs: dict[str, Callable[[int], Any]], rounds: int, samples: int) -> dict[str, list[float]]:
+    """CPU-ms per sample of each run and round; a call makes `samples`. Every round starts with the next run."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for run in runs.values():
+        run(0)  # warm-up: imports and caches
+    names = list(runs)
     for number in range(rounds):
         for name in names[number % len(names) :] + names[: number % len(names)]:
             start = time.process_time()
-            ways[name](number)
-            times[name].append(1000 * (time.process_time() - start) / share)
+            runs[name](number)
+            times[name].append(1000 * (time.process_time() - start) / samples)
     return times
 
 
 def rows(what: str, times: dict[str, list[float]]) -> list[Row]:
-    """The first way is the baseline; ratios are medians of the rounds' ratios."""
+    """The first run is the baseline; ratios are medians of the rounds' ratios."""
     base, *_ = times.values()
     return [
         Row(
@@ -310,13 +310,13 @@ def shard_paths(files: Sequence[Path], folder: Path) -> list[str] | None:
     """The files in one shard; None where this version has no shards."""
     if not has_shards():
         return None
-    from datasets.decoding.shards import write_shards
+    from datasets.decoding.shard_writing import write_shards
 
     return write_shards([(file.name, file) for file in files], folder, shard_size=1 << 30)
 
 
 def bench_loaders(folder: Path, scale: Scale) -> list[Row]:
-    """Whole samples, file to batch: by size and distance of key frames."""
+    """Whole samples, from file to batch, by frame size and keyframe interval."""
     found = []
     for (width, height), gop in itertools.product(scale.sizes, (250, 12)):
         name = f"{width}x{height}, key frame every {gop}"
@@ -325,20 +325,20 @@ def bench_loaders(folder: Path, scale: Scale) -> list[Row]:
             frames = moving_frames(width, height, 30 * scale.seconds, k)
             files.append(encode(folder / f"{width}x{height} {gop} {k}.mp4", frames, (width, height), gop))
         again = [reencode(file, file.with_name(f"re {file.name}"), scale.short_side) for file in files]
-        ways = {
+        runs = {
             "decord, PIL, float32": pil_loader(list(map(str, files)), scale),
             "ours, same file": our_loader(list(map(str, files)), scale),
             "ours, re-encoded": our_loader(list(map(str, again)), scale),
         }
         members = shard_paths(again, folder / f"shards {width} {height} {gop}")
         if members is not None:
-            ways["ours, re-encoded, shard"] = our_loader(members, scale)
-        found += rows(f"clip from {name}", alternate(ways, scale.rounds, scale.clips))
+            runs["ours, re-encoded, shard"] = our_loader(members, scale)
+        found += rows(f"clip from {name}", alternate(runs, scale.rounds, scale.clips))
     return found
 
 
 def bench_views(folder: Path, scale: Scale) -> list[Row]:
-    """5 x 3 test views of one video, each read for itself or all at once."""
+    """5 x 3 test views of one video, each decoded separately or all in one pass."""
     width, height = scale.sizes[-1]
     found = []
     for gop in (250, 12):
@@ -358,11 +358,11 @@ def bench_views(folder: Path, scale: Scale) -> list[Row]:
         def each(_: int, path: Path = path) -> list[Clip]:
             return [one_view(str(path), clip, crop, 5, 3, scale.crop) for clip in range(5) for crop in range(3)]
 
-        ways = {
+        runs = {
             "decord, once for each view, float32": each,
             "ours, all views in one pass": lambda _, d=dataset: d[0],
         }
-        times = alternate(ways, max(scale.rounds // 3, 2), 1)
+        times = alternate(runs, max(scale.rounds // 3, 2), 1)
         found += rows(f"15 views from {width}x{height}, key frame every {gop}", times)
     return found
 
@@ -375,12 +375,12 @@ def bench_transforms(scale: Scale) -> list[Row]:
         frames = np.stack(list(moving_frames(width, height, FRAMES, 0)))
         pixels = torch.from_numpy(frames).permute(0, 3, 1, 2)
         crop, train = PretrainTransform(scale.crop), TrainTransform(scale.crop, aa=AUGMENT, flip=True)
-        seeds = range(4 * scale.clips)  # one call sees many draws, the same for both ways
+        seeds = range(4 * scale.clips)  # one call sees many draws, the same for both
 
         def many(make: Callable[[np.random.Generator], Any], seeds: range = seeds) -> Callable[[int], Any]:
             return lambda number: [make(sample_rng(1, number, seed)) for seed in seeds]
 
-        for what, ways in {
+        for what, runs in {
             "pre-training transform": {
                 "PIL, float32": many(lambda r, f=frames, t=crop: pil_pretrain(to_images(f), t, r)),
                 "ours": many(lambda r, f=pixels, t=crop: t(f, r)),
@@ -394,7 +394,7 @@ def bench_transforms(scale: Scale) -> list[Row]:
                 "ours": many(lambda r, f=pixels, t=train: t(f, r)),
             },
         }.items():
-            found += rows(f"{what}, {width}x{height}", alternate(ways, max(scale.rounds // 3, 2), len(seeds)))
+            found += rows(f"{what}, {width}x{height}", alternate(runs, max(scale.rounds // 3, 2), len(seeds)))
     return found
 
 
@@ -421,10 +421,11 @@ def facts() -> dict[str, str]:
 
 
 def markdown(found: Sequence[Row]) -> str:
-    lines = ["| what | way | CPU-ms | per second and core | ratio |", "|---|---|---|---|---|"]
+    lines = ["| what | implementation | CPU-ms | samples/s per core | ratio |", "|---|---|---|---|---|"]
     for row in found:
         per_second = 1000 / max(row.milliseconds, 1e-6)
-        lines.append(f"| {row.what} | {row.way} | {row.milliseconds:.1f} | {per_second:.1f} | {row.ratio:.2f} |")
+        numbers = f"{row.milliseconds:.1f} | {per_second:.1f} | {row.ratio:.2f}"
+        lines.append(f"| {row.what} | {row.implementation} | {numbers} |")
     return "\n".join(lines)
 
 
@@ -441,7 +442,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     about = facts()
     print(", ".join(f"{key} {value}" for key, value in about.items()))
     if not has_shards():
-        print("shards: not there")
+        print("shards: not available")
     print(markdown(found))
     if options.json:
         options.json.write_text(json.dumps({"facts": about, "rows": [asdict(row) for row in found]}, indent=1) + "\n")

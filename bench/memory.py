@@ -2,10 +2,10 @@
 
 python bench/memory.py [--tasks ...] [--sizes ...] [--amp bf16] [--batches 2 8] [--device cpu] [--json FILE] [--quick]
 
-Three ways: ours, ours with --use_checkpoint (activations are computed again in the backward pass), and the released
-code's (bench/released.py). On a GPU a peak is what torch has allocated, for each of --batches; the largest batch is
-predicted from the first two, which a straight line joins, and then tried, with 5 % less as long as it does not fit. On
-a CPU it is the resident memory of a process of its own, torch's some hundred MiB included.
+Three implementations: ours, ours with --use_checkpoint (activation checkpointing), and the released code
+(bench/released.py). On a GPU the peak is what torch has allocated, for each of --batches; the largest batch is
+extrapolated linearly from the first two, then tried, and reduced by 5 % until it fits. On a CPU it is the resident
+memory of a separate process, including some hundred MiB of torch's own.
 """
 
 import argparse
@@ -26,26 +26,26 @@ from bench.ours import OurStep, one_process
 from bench.step import released_step
 from models.vit import VARIANTS
 
-WAYS = ("released", "ours", "ours, recomputing")
-STEPS = 2  # the optimizer's state is there from the second on
+IMPLEMENTATIONS = ("released", "ours", "ours, activation checkpointing")
+STEPS = 2  # the optimizer's state exists from the second on
 
 
-def peak(way: str, cell: Cell, clips: int, amp: str, device_name: str) -> int | None:
-    """Bytes at the peak of some steps; None where they do not fit. On a CPU only right in a process of its own."""
+def peak(implementation: str, cell: Cell, clips: int, amp: str, device_name: str) -> int | None:
+    """Peak memory of some steps in bytes; None if they do not fit. On a CPU only valid in a fresh process."""
     device = torch.device(device_name)
     torch.set_num_threads(1)
     if device.type == "cuda":
-        gc.collect()  # what is left of the batch before
+        gc.collect()  # what is left of the previous batch
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     try:
         batch = common.synthetic_batch(cell, clips, device)
-        if way == "released":
+        if implementation == "released":
             baseline, clock = released_step(cell, device, amp), Clock(device)
             for _ in range(STEPS):
                 baseline(batch, clock)
         else:
-            step = OurStep(cell, world=one_process(device), amp=amp, use_checkpoint=way != "ours")
+            step = OurStep(cell, world=one_process(device), amp=amp, use_checkpoint=implementation != "ours")
             for _ in range(STEPS):
                 step(batch)
     except torch.OutOfMemoryError:
@@ -56,7 +56,7 @@ def peak(way: str, cell: Cell, clips: int, amp: str, device_name: str) -> int | 
 
 
 def largest(peaks: dict[int, int], measure: Callable[[int], int | None]) -> int | None:
-    """The largest batch that the GPU holds; None if two peaks are not there to go by."""
+    """The largest batch that fits into the GPU's memory; None without two peaks to extrapolate from."""
     (few, low), (many, high) = [*peaks.items(), (0, 0), (0, 0)][:2]
     if not low or not high:
         return None
@@ -68,17 +68,19 @@ def largest(peaks: dict[int, int], measure: Callable[[int], int | None]) -> int 
     return clips
 
 
-def row_of(way: str, cell: Cell, options: argparse.Namespace) -> dict:
-    """Measured beside this process: on a GPU in one, which takes long to start, on a CPU each batch in its own."""
-    on_gpu = options.device == "cuda"
-    row: dict = {"cell": cell.name, "way": way, "amp": options.amp}
+def row_of(
+    implementation: str, cell: Cell, *, batches: Sequence[int], amp: str, device_name: str
+) -> dict[str, str | float | None]:
+    """Measured in a child process: one for all batches on a GPU, where start-up is slow, one for each on a CPU."""
+    on_gpu = device_name == "cuda"
+    row: dict[str, str | float | None] = {"cell": cell.name, "implementation": implementation, "amp": amp}
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=None if on_gpu else 1) as pool:
 
         def measure(clips: int) -> int | None:
-            return pool.apply(peak, (way, cell, clips, options.amp, options.device))
+            return pool.apply(peak, (implementation, cell, clips, amp, device_name))
 
-        peaks = {clips: found for clips in options.batches if (found := measure(clips))}
-        row |= {f"GiB, {clips} clips": peaks[clips] / 2**30 if clips in peaks else None for clips in options.batches}
+        peaks = {clips: found for clips in batches if (found := measure(clips))}
+        row |= {f"GiB, {clips} clips": peaks[clips] / 2**30 if clips in peaks else None for clips in batches}
         if on_gpu:
             row["largest batch"] = largest(peaks, measure)
     return row
@@ -100,10 +102,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows: list[dict] = []
     for size in ["mini"] if options.quick else options.sizes:
         for task in options.tasks:
-            for way in WAYS:
-                rows.append(row_of(way, Cell(task, size, options.quick), options))
+            cell = Cell(task, size, options.quick)
+            for implementation in IMPLEMENTATIONS:
+                row = row_of(implementation, cell, batches=options.batches, amp=options.amp, device_name=options.device)
+                rows.append(row)
                 common.write_json(about, rows, options.json)  # now: whatever happens to the next
-            print(common.markdown(rows[-len(WAYS) :]), flush=True)
+            print(common.markdown(rows[-len(IMPLEMENTATIONS) :]), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Where the time of our training step goes on a CPU: torch's operators by input shapes, with the rate of each product.
+"""Where the time of our training step goes on a CPU: torch's operators by input shapes, with the throughput of GEMMs.
 
 python bench/operators.py [--task pixel] [--size small] [--amp bf16] [--batch B] [--rows N] [--json FILE] [--quick]
 
-By torch's profiler, over three steps of one thread, per step. Profiling itself takes some time of every operator.
+By torch's profiler, over three steps of one thread, per step. Profiling adds some time to every operator.
 """
 
 import argparse
@@ -24,7 +24,7 @@ STEPS = 3
 
 
 def rows_of(cell: Cell, clips: int, amp: str) -> list[dict]:
-    """A row for each operator and shape, the slowest first; `GFLOP/s` of matrix products only."""
+    """A row for each operator and shape, the slowest first; `GFLOP/s` of matrix multiplications only."""
     device = torch.device("cpu")
     batch = common.synthetic_batch(cell, clips, device)
     step = OurStep(cell, world=one_process(device), amp=amp)
@@ -49,10 +49,10 @@ def rows_of(cell: Cell, clips: int, amp: str) -> list[dict]:
 
 def sums(rows: Sequence[dict]) -> list[dict]:
     """The step's time by kind of operator."""
-    kinds = {"matrix products": 0.0, "softmax": 0.0, "copies and casts": 0.0, "the rest": 0.0}
+    kinds = {"matmul": 0.0, "softmax": 0.0, "copies and casts": 0.0, "other": 0.0}
     for row in rows:
         name = row["operator"]
-        kind = "matrix products" if row["GFLOP/s"] is not None else "softmax" if "softmax" in name else "the rest"
+        kind = "matmul" if row["GFLOP/s"] is not None else "softmax" if "softmax" in name else "other"
         kinds["copies and casts" if name == "aten::copy_" else kind] += row["ms"]
     return [{"kind": kind, "ms": total} for kind, total in kinds.items()]
 
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     device = torch.device("cpu")
-    about = common.facts(device) | {"GFLOP/s of large products": common.gemm_rate(device, options.amp) / 1e9}
+    about = common.facts(device) | {"GEMM peak, GFLOP/s": common.gemm_flops(device, options.amp) / 1e9}
     print(", ".join(f"{key} {value}" for key, value in about.items()))
     cell = Cell(options.task, "mini" if options.quick else options.size, options.quick)
     rows = rows_of(cell, options.batch, options.amp)

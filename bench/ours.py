@@ -94,7 +94,7 @@ class OurStep:
         self.clock.mark("backward")
         self.backend.step()
         self.clock.mark("optimizer")
-        torch.set_float32_matmul_precision("highest")  # torch's default, for the other ways
+        torch.set_float32_matmul_precision("highest")  # torch's default, for the other implementations
         return loss.detach()
 
 

@@ -1,9 +1,9 @@
-"""Parts of the models: position tables and attention in each of its forms on a CPU; attention and products on a GPU.
+"""Parts of the models: position tables and attention on a CPU; attention and GEMM throughput on a GPU.
 
-python bench/parts.py [--device cuda] [--rounds R] [--json FILE] [--quick]; ways alternating, medians.
+python bench/parts.py [--device cuda] [--rounds R] [--json FILE] [--quick]; implementations alternate, medians.
 
-CPU: one thread, CPU seconds. GPU: attention in bf16 by each of torch's backends, 64 clips, and the rate of products of
-the models' widths in bf16, in fp32 as TF32 and in fp32.
+CPU: one thread, CPU seconds; attention fused, unfused and ours. GPU: attention in bf16 by each of torch's backends, 64
+clips, and GEMM throughput at the models' widths in bf16, TF32 and fp32.
 """
 
 import argparse
@@ -55,8 +55,8 @@ def timed(work: Callable[[], object], device: torch.device = CPU) -> Callable[[]
 
 def position_rows(rounds: int, shapes: Sequence[tuple[int, int]]) -> list[dict]:
     make = {"loops": looped_table, "ours": sincos_table}
-    ways = {name: timed(lambda m=maker: [m(*shape) for shape in shapes]) for name, maker in make.items()}
-    medians = common.alternate(ways, rounds)
+    runs = {name: timed(lambda m=maker: [m(*shape) for shape in shapes]) for name, maker in make.items()}
+    medians = common.alternate(runs, rounds)
     slow, fast = medians["loops"]["step"], medians["ours"]["step"]
     same = all(torch.equal(looped_table(*shape), sincos_table(*shape)) for shape in shapes)
     return [
@@ -64,19 +64,20 @@ def position_rows(rounds: int, shapes: Sequence[tuple[int, int]]) -> list[dict]:
     ]
 
 
-def products(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+def unfused_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """With the N x N attention weights of all heads in memory."""
     return (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(dim=-1) @ v
 
 
 def attention_rows(rounds: int) -> list[dict]:
-    """Forward and backward of attention alone, heads 64 wide."""
+    """Forward and backward of attention alone; 64 channels per head."""
     rows = []
     for name, shape in SHAPES.items():
         for dtype in (torch.float32, torch.bfloat16):
             inputs = [torch.randn(*shape, 64, dtype=dtype, requires_grad=True) for _ in range(3)]
-            forms = {"fused": F.scaled_dot_product_attention, "products": products, "ours": attend}
-            ways = {form: timed(lambda f=f, i=inputs: f(*i).sum().backward()) for form, f in forms.items()}
-            medians = common.alternate(ways, rounds)
+            forms = {"fused": F.scaled_dot_product_attention, "unfused": unfused_attention, "ours": attend}
+            runs = {form: timed(lambda f=f, i=inputs: f(*i).sum().backward()) for form, f in forms.items()}
+            medians = common.alternate(runs, rounds)
             row = {"attention": f"{name}: {shape}", "dtype": str(dtype)}
             rows.append(row | {f"{form}, ms": 1000 * found["step"] for form, found in medians.items()})
     return rows
@@ -85,7 +86,7 @@ def attention_rows(rounds: int) -> list[dict]:
 def backend_rows(
     device: torch.device, rounds: int, shapes: Mapping[str, tuple[int, int, int]], backends: Mapping[str, SDPBackend]
 ) -> list[dict]:
-    """Forward and backward of attention in bf16 by each backend that runs here, and as the models call it."""
+    """Forward and backward of attention in bf16, by each backend that runs here and as the models call it."""
     rows = []
     for name, shape in shapes.items():
         inputs = [torch.randn(*shape, 64, dtype=torch.bfloat16, device=device, requires_grad=True) for _ in range(3)]
@@ -94,22 +95,22 @@ def backend_rows(
             with sdpa_kernel(backend):
                 F.scaled_dot_product_attention(*inputs).sum().backward()
 
-        ways = {"ours": timed(lambda i=inputs: attend(*i).sum().backward(), device)}
+        runs = {"ours": timed(lambda i=inputs: attend(*i).sum().backward(), device)}
         for label, backend in backends.items():
             try:
                 run(backend)
             except RuntimeError as error:  # torch has no such kernel for this device
                 print(f"{label}: {str(error).partition(chr(10))[0]}")
                 continue
-            ways[label] = timed(lambda b=backend, r=run: r(b), device)
-        medians = common.alternate(ways, rounds)
+            runs[label] = timed(lambda b=backend, r=run: r(b), device)
+        medians = common.alternate(runs, rounds)
         row = {"attention, bf16": f"{name}: {shape}"}
         rows.append(row | {f"{label}, ms": 1000 * found["step"] for label, found in medians.items()})
     return rows
 
 
-def product_rows(device: torch.device, rounds: int, tokens: int, widths: Sequence[int]) -> list[dict]:
-    """TFLOP/s of the first product of an MLP: (tokens, width) by (width, 4 x width)."""
+def gemm_rows(device: torch.device, rounds: int, tokens: int, widths: Sequence[int]) -> list[dict]:
+    """GEMM throughput of the first layer of an MLP: (tokens, width) by (width, 4 x width)."""
     rows = []
     for width in widths:
         a, b = torch.randn(tokens, width, device=device), torch.randn(width, 4 * width, device=device)
@@ -120,15 +121,15 @@ def product_rows(device: torch.device, rounds: int, tokens: int, widths: Sequenc
             a @ b
             torch.set_float32_matmul_precision("highest")  # torch's default
 
-        ways = {
+        runs = {
             "bf16": timed(lambda h=halves: h[0] @ h[1], device),
             "TF32": timed(lambda s=single: s("high"), device),
             "fp32": timed(lambda s=single: s("highest"), device),
         }
-        medians = common.alternate(ways, rounds)
+        medians = common.alternate(runs, rounds)
         work = 2 * tokens * width * 4 * width / 1e12
         rows.append(
-            {"products": f"{tokens} x {width} x {4 * width}"}
+            {"GEMM": f"{tokens} x {width} x {4 * width}"}
             | {f"{label}, TFLOP/s": work / found["step"] for label, found in medians.items()}
         )
     return rows
@@ -147,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(", ".join(f"{key} {value}" for key, value in about.items()))
     if device.type == "cuda":
         first = backend_rows(device, rounds, GPU_SHAPES, GPU_BACKENDS)
-        second = product_rows(device, rounds, 64 * 1568, (192, 384, 768))
+        second = gemm_rows(device, rounds, 64 * 1568, (192, 384, 768))
     else:
         first = position_rows(options.rounds, ((16, 8),) if options.quick else TABLES)
         second = attention_rows(rounds)

@@ -1,10 +1,10 @@
-"""The training step as the released code does it, written out from its description: the baseline of bench/step.py.
+"""The training step as the released code does it, reimplemented: the baseline of bench/step.py.
 
-Eager; attention by matrix products; a convolution over all tokens, of which boolean indexing then takes some; position
-tables copied from host memory in every pass; the teacher in float32; Sinkhorn's plan built and rescaled in place for
-each branch; a cross-entropy over permuted scores; AdamW in its default form; the loss read in every step.
+Eager; unfused attention; a convolution over all tokens, then boolean indexing; position tables copied from host memory
+in every pass; the teacher in float32; Sinkhorn's plan built and rescaled in place for each branch; a cross-entropy over
+permuted scores; AdamW in its default form; the loss read back in every step.
 
-Weights have the names of ours, so that both can start from the same.
+The weights have our names, so that both can start from the same.
 """
 
 import torch
@@ -99,7 +99,7 @@ class Decoder(nn.Module):
 
 
 class Pretraining(nn.Module):
-    """Clip and mask -> predictions at the masked places."""
+    """Clip and mask -> predictions at the masked positions."""
 
     def __init__(self, cell: Cell, head: nn.Module, prototypes: torch.Tensor | None, out_dim: int) -> None:
         super().__init__()
@@ -231,7 +231,7 @@ class ReleasedStep:
 
     def __call__(self, batch: object, clock: Clock) -> float:
         loss = self.loss(batch, clock)
-        value = loss.item()  # it stops where this is not finite
+        value = loss.item()  # the released code stops if it is not finite
         clock.mark("objective")
         self.optimizer.zero_grad()
         loss.backward()

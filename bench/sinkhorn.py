@@ -1,12 +1,12 @@
-"""Codes and loss of the two branches, ours against the released code's way: alternating, medians, one run.
+"""Codes and loss of the two branches, ours against the released code: alternating, medians, one run.
 
 python bench/sinkhorn.py [--device cuda] [--clips N] [--quick] [--json FILE]
 
-On the CPU milliseconds are CPU time of one thread; on CUDA they are wall time. 1,408 masked tokens a clip, 3,000
-prototypes, 10 iterations. Baselines are written out here, as the released code does it (scores of either branch
-balanced by themselves, the plan normalised in place by turns, the loss from permuted logits) and in the leanest form
-that keeps the plan. Memory is what the call needs at its worst moment beyond its arguments. `--quick` is a smoke run,
-whose numbers mean nothing.
+On the CPU milliseconds are CPU time of one thread; on CUDA they are wall time. 1,408 masked tokens per clip, 3,000
+prototypes, 10 iterations. The baselines are written out here: as in the released code (the scores of each branch
+balanced separately, the plan normalised in place by turns, the loss from permuted logits), and the leanest form that
+keeps the plan. Memory is the peak that the call adds to its arguments. `--quick` is a smoke run, whose numbers mean
+nothing.
 """
 
 import argparse
@@ -25,10 +25,8 @@ import torch
 import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from peak import peak_bytes
-
+from bench.peak import peak_bytes
 from bench.released import ITERATIONS, TEMPERATURE, plan_codes
 from engine.distributed.ddp import set_matmul_precision
 from models.objectives import SwappedClusterPrediction
@@ -55,20 +53,20 @@ class Row:
     """One line of the table."""
 
     what: str
-    way: str
+    implementation: str
     milliseconds: float
     ratio: float
     megabytes: float
-    equal_codes: float | None = None  # share of the tokens whose code is the float64 plan's
+    equal_codes: float | None = None  # fraction of the tokens whose code is the float64 plan's
 
 
-Ways = dict[str, Callable[[], Any]]  # the first is the baseline
+Implementations = dict[str, Callable[[], Any]]  # the first is the baseline
 
 # ---- codes ----
 
 
 def rescaled_codes(scores: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """One branch, the plan with nothing that can be left out; the oracle when given float64."""
+    """One branch, in the leanest form that keeps the plan; in float64 the reference for all others."""
     plan = (scores / epsilon).to(torch.promote_types(scores.dtype, torch.float32)).exp_()
     for _ in range(ITERATIONS):
         plan /= plan.sum(dim=0)
@@ -79,14 +77,14 @@ def rescaled_codes(scores: torch.Tensor, epsilon: float) -> torch.Tensor:
 def bench_codes(scores_GSK: torch.Tensor, scale: Scale) -> list[Row]:
     rows = []
     for epsilon in (0.05, 0.03):
-        ways: Ways = {
+        runs: Implementations = {
             "released": lambda e=epsilon: torch.stack([plan_codes(s, e) for s in scores_GSK]),
             "plan rescaled, leanest": lambda e=epsilon: torch.stack([rescaled_codes(s, e) for s in scores_GSK]),
             "ours": lambda e=epsilon: sinkhorn_codes(scores_GSK, epsilon=e, num_iters=ITERATIONS),
         }
-        oracle = torch.stack([rescaled_codes(s.double(), epsilon) for s in scores_GSK])
-        equal = [(function() == oracle).float().mean().item() for function in ways.values()]
-        rows += compare(f"codes, epsilon {epsilon}", ways, scale, scores_GSK.device.type, equal)
+        reference = torch.stack([rescaled_codes(s.double(), epsilon) for s in scores_GSK])
+        equal = [(function() == reference).float().mean().item() for function in runs.values()]
+        rows += compare(f"codes, epsilon {epsilon}", runs, scale, scores_GSK.device.type, equal)
     return rows
 
 
@@ -107,19 +105,19 @@ def bench_loss(branches: Sequence[torch.Tensor], prototypes: torch.Tensor, scale
     scores = prototype_scores((x,), prototypes)[0]
     codes = sinkhorn_codes(scores, epsilon=0.05, num_iters=ITERATIONS)
     loss = lambda s: prototype_cross_entropy(x, prototypes, codes, temperature=TEMPERATURE, scores_SK=s)  # noqa: E731
-    ways: Ways = {
+    runs: Implementations = {
         "released": lambda: permuted_cross_entropy(x, prototypes, codes, scale.tokens).backward(),
         "F.cross_entropy, flat": lambda: F.cross_entropy(x @ prototypes.T / TEMPERATURE, codes).backward(),
         "ours": lambda: loss(None).backward(),
     }
     if hasattr(F, "linear_cross_entropy"):  # torch 2.13
         chunked = torch.nn.LinearCrossEntropyOptions()
-        ways["F.linear_cross_entropy, chunked"] = lambda: F.linear_cross_entropy(
+        runs["F.linear_cross_entropy, chunked"] = lambda: F.linear_cross_entropy(
             x / TEMPERATURE, prototypes, codes, options=chunked
         ).backward()
     if scores.dtype == torch.float32:
-        ways["ours, with Sinkhorn's scores"] = lambda: loss(scores).backward()
-    return compare(f"cross-entropy, {target}", ways, scale, x.device.type)
+        runs["ours, with Sinkhorn's scores"] = lambda: loss(scores).backward()
+    return compare(f"cross-entropy, {target}", runs, scale, x.device.type)
 
 
 def released_objective(branches: Sequence[torch.Tensor], prototypes: torch.Tensor, tokens: int) -> None:
@@ -140,18 +138,18 @@ def bench_objective(branches: Sequence[torch.Tensor], prototypes: torch.Tensor, 
     leaves = [branch.detach().requires_grad_() for branch in branches]
     objective = SwappedClusterPrediction(epsilon=0.05, num_iters=ITERATIONS)
     clips = [leaf.unflatten(0, (-1, scale.tokens)) for leaf in leaves]
-    ways: Ways = {
+    runs: Implementations = {
         "released": lambda: released_objective(leaves, prototypes, scale.tokens),
         "ours": lambda: objective(*clips, prototypes)["loss"].backward(),
     }
-    return compare(f"objective, forward and backward, {target}", ways, scale, prototypes.device.type)
+    return compare(f"objective, forward and backward, {target}", runs, scale, prototypes.device.type)
 
 
 # ---- measuring ----
 
 
 def seconds(function: Callable[[], Any], device: str) -> float:
-    """Of one call: CPU time, or on CUDA wall time until everything is done."""
+    """Of one call: CPU time, or on CUDA wall time until the device is idle."""
     if device == "cpu":
         start = time.process_time()
         function()
@@ -164,15 +162,15 @@ def seconds(function: Callable[[], Any], device: str) -> float:
 
 
 def compare(
-    what: str, ways: Ways, scale: Scale, device: str, equal_codes: Sequence[float | None] | None = None
+    what: str, runs: Implementations, scale: Scale, device: str, equal_codes: Sequence[float | None] | None = None
 ) -> list[Row]:
     """Medians of alternating calls; the ratios are medians of the rounds' ratios."""
-    peaks = [peak_bytes(function, device) / 1e6 for function in ways.values()]  # also warms up
-    rounds = [[seconds(function, device) for function in ways.values()] for _ in range(scale.rounds)]
+    peaks = [peak_bytes(function, device) / 1e6 for function in runs.values()]  # also warms up
+    rounds = [[seconds(function, device) for function in runs.values()] for _ in range(scale.rounds)]
     rows = []
-    for i, (way, equal) in enumerate(zip(ways, equal_codes or [None] * len(ways), strict=True)):
+    for i, (name, equal) in enumerate(zip(runs, equal_codes or [None] * len(runs), strict=True)):
         ratio = statistics.median(times[0] / max(times[i], 1e-9) for times in rounds)
-        rows.append(Row(what, way, 1000 * statistics.median(t[i] for t in rounds), ratio, peaks[i], equal))
+        rows.append(Row(what, name, 1000 * statistics.median(t[i] for t in rounds), ratio, peaks[i], equal))
     return rows
 
 
@@ -185,7 +183,7 @@ def facts(device: str, clips: int) -> dict[str, str]:
         "processor": names[0] if names else platform.processor() or platform.machine(),
         "vector instructions": torch.backends.cpu.get_cpu_capability(),
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu, one thread",
-        "float32 matrix products": torch.get_float32_matmul_precision(),
+        "float32 matmul precision": torch.get_float32_matmul_precision(),
         "clips": str(clips),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -193,24 +191,23 @@ def facts(device: str, clips: int) -> dict[str, str]:
 
 
 def markdown(found: Sequence[Row]) -> str:
-    lines = ["| what | way | ms | times faster | MB | codes as in float64, % |", "|---|---|---|---|---|---|"]
+    lines = ["| what | implementation | ms | speed-up | MB | codes as in float64, % |", "|---|---|---|---|---|---|"]
     for row in found:
         equal = "" if row.equal_codes is None else f"{100 * row.equal_codes:.2f}"
-        lines.append(
-            f"| {row.what} | {row.way} | {row.milliseconds:.1f} | {row.ratio:.2f} | {row.megabytes:.0f} | {equal} |"
-        )
+        numbers = f"{row.milliseconds:.1f} | {row.ratio:.2f} | {row.megabytes:.0f}"
+        lines.append(f"| {row.what} | {row.implementation} | {numbers} | {equal} |")
     return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--clips", type=int, help="of a batch; 2 on the CPU, 32 on CUDA")
+    parser.add_argument("--clips", type=int, help="batch size; 2 on the CPU, 32 on CUDA")
     parser.add_argument("--quick", action="store_true", help="a smoke run of some seconds")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write facts and rows there")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    set_matmul_precision(torch.device(options.device), "bf16")  # as training in bf16 has it; for all ways
+    set_matmul_precision(torch.device(options.device), "bf16")  # as in bf16 training; for all implementations
     scale = QUICK if options.quick else Scale()
     clips = options.clips or (2 if options.device == "cpu" else 32)
     found = []

@@ -1,23 +1,25 @@
-"""The training step: this project's against the released code's way and Hugging Face's, alternating in one process.
+"""The training step: this project, the released code and Hugging Face's model, alternating in one process.
 
 python bench/step.py [--tasks dino mlp pixel finetune] [--sizes small base] [--amp none bf16] [--baseline] [--hf]
                      [--compile] [--batch B] [--rounds R] [--device cpu] [--json FILE] [--quick]
 
-Clips are random numbers that lie on the device; the image teacher has random weights. Times are medians: CPU seconds of
-one thread on a CPU, seconds of the stream on a GPU. "of products" is the share of the FLOP/s that large matrix products
-reach in the same run and dtype, "of peak" that of the GPU's data sheet (device_peaks.py), counting only the arithmetic
-that the step needs (bench/common.py).
+Clips are random numbers on the device; the image teacher has random weights. Times are medians: CPU seconds of one
+thread on a CPU, seconds of the stream on a GPU. "% of GEMM peak" compares the step's FLOP/s with those of large matrix
+multiplications in the same run and dtype, "MFU, %" with the GPU's data sheet (device_peaks.py); only the FLOPs that the
+step needs are counted (bench/common.py).
 
---baseline: bench/released.py. On a CPU it is in float32 whatever --amp says, since the released code's autocast is for
-GPUs; on a GPU it has the autocast of --amp, without fp16's loss scaler. Where it runs out of memory, it gets half the
-batch, and its clips a second count.
---hf: transformers' VideoMAEForPreTraining, for pixels: with both kinds of attention, AdamW in its default form.
+--baseline: bench/released.py. On a CPU it is in float32 whatever --amp says, because the released code's autocast is
+for GPUs; on a GPU it has the autocast of --amp, without fp16's loss scaler. If it runs out of memory, its batch is
+halved; compare clips per second.
+--hf: transformers' VideoMAEForPreTraining, for pixels: with both attention implementations and default AdamW.
 """
 
 import argparse
 import copy
+import functools
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,16 +31,28 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench import common, released
 from bench.common import Cell, Clock
 from bench.ours import DROP_PATH, OurStep, build_model, one_process, teacher_network
-from engine.monitoring.device_peaks import peak_flops
+from engine.monitoring.device_peaks import device_peak_flops
 from engine.optim import parameter_groups
 from models.vit import VARIANTS
 
-Way = Callable[[], dict[str, float]]  # one step -> seconds by stage
 HF_ATTENTION = ("eager", "sdpa")
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared in a cell, and how often."""
+
+    amp: tuple[str, ...]
+    clips: int
+    rounds: int
+    warm_up: int
+    baseline: bool = False
+    hf: bool = False
+    compiled: bool = False
+
+
 def released_step(cell: Cell, device: torch.device, amp: str, drop_path: float = DROP_PATH) -> released.ReleasedStep:
-    """The baseline, with the weights that ours begins with."""
+    """The baseline, with the initial weights of our model."""
     ours = build_model(cell)
     model: torch.nn.Module
     if cell.task == "finetune":
@@ -56,7 +70,7 @@ def released_step(cell: Cell, device: torch.device, amp: str, drop_path: float =
 
 
 def hf_step(cell: Cell, batch: Any, device: torch.device, amp: str, attention: str) -> Callable[[Clock], None]:
-    """A step of transformers' model of the same size on pixels standardised per tubelet."""
+    """A step of transformers' model of the same size, with pixels normalised per tubelet as targets."""
     from transformers import VideoMAEConfig, VideoMAEForPreTraining
 
     sizes = VARIANTS[cell.size]
@@ -93,7 +107,7 @@ def hf_step(cell: Cell, batch: Any, device: torch.device, amp: str, attention: s
 
 
 class Measured:
-    """A way to make a step, warmed up; its own memory is told from that of the others by what is there without it."""
+    """One implementation of the step, warmed up; its memory is measured apart from what the others hold."""
 
     def __init__(self, make: Callable[[], Callable[[], Clock]], device: torch.device, clips: int, warm_up: int) -> None:
         self.device, self.clips, self.peak = device, clips, 0
@@ -116,87 +130,98 @@ class Measured:
         return torch.cuda.memory_allocated() if self.device.type == "cuda" else 0
 
 
-def ways_of(cell: Cell, options: argparse.Namespace, device: torch.device) -> dict[str, Measured]:
-    """Everything that is to be compared in a cell, by name."""
-    batch = common.synthetic_batch(cell, options.batch, device)
-    warm_up = options.warm_up
+def implementations_of(cell: Cell, comparison: Comparison, device: torch.device) -> dict[str, Measured]:
+    """Everything that is compared in a cell, by name. All train on one batch: its memory is nobody's own."""
+    batch = common.synthetic_batch(cell, comparison.clips, device)
 
-    def ours(amp: str, compiled: bool) -> Callable[[], Clock]:
-        step = OurStep(cell, world=one_process(device), amp=amp, compiled=compiled)
-
-        def run() -> Clock:
-            step(batch)
-            return step.clock
-
-        return run
-
-    def baseline(amp: str, clips: int) -> Callable[[], Clock]:
-        step, clock = released_step(cell, device, amp), Clock(device)
-        own = SimpleNamespace(**{name: part[:clips] for name, part in vars(batch).items()})  # no memory of its own
-
-        def run() -> Clock:
-            clock.start()
-            step(own, clock)
-            return clock
-
-        return run
-
-    def hugging_face(amp: str, attention: str) -> Callable[[], Clock]:
-        step, clock = hf_step(cell, batch, device, amp, attention), Clock(device)
-
-        def run() -> Clock:
-            clock.start()
-            step(clock)
-            return clock
-
-        return run
+    def measured(make: Callable[[], Callable[[], Clock]]) -> Measured:
+        return Measured(make, device, comparison.clips, comparison.warm_up)
 
     found: dict[str, Measured] = {}
-    if options.baseline:
-        clips = options.batch
-        while "released" not in found:
-            try:
-                found["released"] = Measured(lambda c=clips: baseline(options.amp[-1], c), device, clips, warm_up)
-            except torch.OutOfMemoryError:
-                clips //= 2
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
-    for amp in options.amp:
-        if options.hf and cell.task == "pixel":
+    if comparison.baseline:
+        found["released"] = largest_baseline(cell, batch, comparison, device)
+    for amp in comparison.amp:
+        if comparison.hf and cell.task == "pixel":
             for attention in HF_ATTENTION:
-                make = lambda a=amp, b=attention: hugging_face(a, b)  # noqa: E731
-                found[f"transformers, {attention}, {amp}"] = Measured(make, device, options.batch, warm_up)
-        for compiled in (False, True) if options.compile else (False,):
-            make = lambda a=amp, c=compiled: ours(a, c)  # noqa: E731
-            name = f"ours{', compiled' if compiled else ''}, {amp}"
-            found[name] = Measured(make, device, options.batch, warm_up)
+                make = functools.partial(timed_hf, cell, batch, device, amp, attention)
+                found[f"transformers, {attention}, {amp}"] = measured(make)
+        for compiled in (False, True) if comparison.compiled else (False,):
+            make = functools.partial(timed_ours, cell, batch, device, amp, compiled)
+            found[f"ours{', compiled' if compiled else ''}, {amp}"] = measured(make)
     return found
 
 
-def rows_of(cell: Cell, options: argparse.Namespace, device: torch.device, rates: dict[str, float]) -> list[dict]:
-    """One row for each way: medians over the rounds."""
-    ways = ways_of(cell, options, device)
-    medians = common.alternate(ways, options.rounds)
+def largest_baseline(cell: Cell, batch: Any, comparison: Comparison, device: torch.device) -> Measured:
+    """The released code on the batch, halved until it fits into the GPU's memory."""
+    clips, amp = comparison.clips, comparison.amp[-1]
+    while True:
+        part = SimpleNamespace(**{name: values[:clips] for name, values in vars(batch).items()})  # a view
+        make = functools.partial(timed_baseline, cell, part, device, amp)
+        try:
+            return Measured(make, device, clips, comparison.warm_up)
+        except torch.OutOfMemoryError:
+            clips //= 2
+        finally:
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+
+
+def timed_ours(cell: Cell, batch: Any, device: torch.device, amp: str, compiled: bool) -> Callable[[], Clock]:
+    step = OurStep(cell, world=one_process(device), amp=amp, compiled=compiled)
+
+    def run() -> Clock:
+        step(batch)
+        return step.clock
+
+    return run
+
+
+def timed_baseline(cell: Cell, batch: Any, device: torch.device, amp: str) -> Callable[[], Clock]:
+    step, clock = released_step(cell, device, amp), Clock(device)
+
+    def run() -> Clock:
+        clock.start()
+        step(batch, clock)
+        return clock
+
+    return run
+
+
+def timed_hf(cell: Cell, batch: Any, device: torch.device, amp: str, attention: str) -> Callable[[], Clock]:
+    step, clock = hf_step(cell, batch, device, amp, attention), Clock(device)
+
+    def run() -> Clock:
+        clock.start()
+        step(clock)
+        return clock
+
+    return run
+
+
+def rows_of(cell: Cell, comparison: Comparison, device: torch.device, gemm: dict[str, float]) -> list[dict]:
+    """One row per implementation: medians over the rounds. `gemm` is FLOP/s of matrix multiplications, by dtype."""
+    measured = implementations_of(cell, comparison, device)
+    medians = common.alternate(measured, comparison.rounds)
     base = medians.get("released")
     rows = []
     for name, stages in medians.items():
-        way, step = ways[name], stages["step"]
+        run, step = measured[name], stages["step"]
         amp = name.rpartition(", ")[2]
-        kind = amp if amp in rates else ("none" if device.type == "cpu" else options.amp[-1])  # of the baseline
-        peak = peak_flops(torch.cuda.get_device_name(device), kind) if device.type == "cuda" else None
-        own = way.clips / step
-        flops = own * common.gigaflops(cell) * 1e9
+        kind = amp if amp in gemm else ("none" if device.type == "cpu" else comparison.amp[-1])  # of the baseline
+        peak = device_peak_flops(torch.cuda.get_device_name(device), kind) if device.type == "cuda" else None
+        clips_per_second = run.clips / step
+        flops = clips_per_second * common.gigaflops(cell) * 1e9
         rows.append(
             {
                 "cell": cell.name,
-                "way": name,
-                "clips": way.clips,
+                "implementation": name,
+                "clips": run.clips,
                 "s / step": step,
-                "clips / s": own,
-                "against released": own * base["step"] / ways["released"].clips if base else None,
-                "of products": flops / rates[kind],
-                "of peak": flops / peak if peak else None,
-                "GiB": way.peak / 2**30 if way.peak else None,
+                "clips / s": clips_per_second,
+                "speed-up": clips_per_second * base["step"] / measured["released"].clips if base else None,
+                "% of GEMM peak": 100 * flops / gemm[kind],
+                "MFU, %": 100 * flops / peak if peak else None,
+                "GiB": run.peak / 2**30 if run.peak else None,
                 "stages, s": {stage: seconds for stage, seconds in stages.items() if stage != "step"},
             }
         )
@@ -209,10 +234,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--sizes", nargs="+", choices=sorted(VARIANTS), default=["small", "base"])
     parser.add_argument("--amp", nargs="+", choices=["none", "bf16"], help="default: bf16 on a GPU, none on a CPU")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--batch", type=int, help="clips; default: 64 on a GPU, 2 on a CPU")
-    parser.add_argument("--rounds", type=int, help="steps of each way; default: 10 on a GPU, 3 on a CPU")
-    parser.add_argument("--baseline", action="store_true", help="beside it the released code's way")
-    parser.add_argument("--hf", action="store_true", help="beside pixels transformers' model")
+    parser.add_argument("--batch", type=int, help="clips per step; default: 64 on a GPU, 2 on a CPU")
+    parser.add_argument("--rounds", type=int, help="steps of each implementation; default: 10 on a GPU, 3 on a CPU")
+    parser.add_argument("--baseline", action="store_true", help="also the released code")
+    parser.add_argument("--hf", action="store_true", help="for pixels also transformers' model")
     parser.add_argument("--compile", action="store_true", help="also with compiled blocks")
     parser.add_argument("--quick", action="store_true", help="a smoke run on tiny models, whose numbers mean nothing")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write facts and rows there")
@@ -221,7 +246,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options.amp = options.amp or ["bf16" if on_gpu else "none"]
     options.batch = options.batch or (64 if on_gpu else 2)
     options.rounds = options.rounds or (10 if on_gpu else 3)
-    options.warm_up = 3 if on_gpu else 1
     if options.quick:
         options.sizes = ["mini"]
     return options
@@ -233,13 +257,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if device.type == "cpu":
         torch.set_num_threads(1)
     about = common.facts(device)
-    rates = {amp: common.gemm_rate(device, amp) for amp in {*options.amp, *(["none"] if device.type == "cpu" else [])}}
-    about |= {f"TFLOP/s of products, {amp}": rate / 1e12 for amp, rate in rates.items()}
+    comparison = Comparison(
+        amp=tuple(options.amp),
+        clips=options.batch,
+        rounds=options.rounds,
+        warm_up=3 if device.type == "cuda" else 1,
+        baseline=options.baseline,
+        hf=options.hf,
+        compiled=options.compile,
+    )
+    dtypes = {*options.amp, *(["none"] if device.type == "cpu" else [])}
+    gemm = {amp: common.gemm_flops(device, amp) for amp in dtypes}
+    about |= {f"GEMM peak, TFLOP/s, {amp}": flops / 1e12 for amp, flops in gemm.items()}
     print(", ".join(f"{key} {value}" for key, value in about.items()))
     rows: list[dict] = []
     for size in options.sizes:
         for task in options.tasks:
-            found = rows_of(Cell(task, size, options.quick), options, device, rates)
+            found = rows_of(Cell(task, size, options.quick), comparison, device, gemm)
             print(common.markdown(found), flush=True)
             rows += found
             common.write_json(about, rows, options.json)  # now: whatever happens to the next cell

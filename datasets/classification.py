@@ -1,12 +1,16 @@
 """Labelled samples: augmented clips for training, the middle clip for validation, all views of a video for testing."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from sigma_video.options import AT_LEAST_ONE, Options, option
+
+from .catalogue import DatasetSpec
 from .decoding.open import open_video
 from .decoding.reader import VideoReader
 from .lists.spans import frames_within
@@ -14,6 +18,7 @@ from .lists.video_list import Span, VideoList
 from .loading.workers import reading
 from .samples import read_or_replace, sample_rng
 from .sampling import (
+    ClipConfig,
     dense_test_indices,
     draw_dense_train_clip,
     middle_dense_clip,
@@ -21,10 +26,43 @@ from .sampling import (
     uniform_test_indices,
     uniform_train_indices,
 )
+from .transforms.presets import AugmentConfig, TrainTransform, ValTransform, ViewTransform
 
 SAMPLERS = ("dense", "uniform")
 CHUNK_BYTES = 64 << 20  # full-size frames that a test video holds at a time: 10 of 1920 x 1080, 257 of 340 x 256
 FrameTransform = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewConfig(Options):
+    """How labelled videos are seen. What is None is the data set's: see `datasets.catalogue`."""
+
+    sampling: str | None = option(None, "how frames are drawn; default: the data set's", choices=SAMPLERS)
+    flip: bool | None = option(None, "mirror clips in training; default: the data set's", switch="value")
+    short_side_size: int = option(224, "videos are resized to this for testing", rule=AT_LEAST_ONE)
+    test_num_segment: int | None = option(None, "clips per video; default: the data set's", rule=AT_LEAST_ONE)
+    test_num_crop: int | None = option(None, "crops per clip; default: the data set's", rule=AT_LEAST_ONE)
+
+    def for_data_set(self, clip: ClipConfig, spec: DatasetSpec) -> tuple[ClipConfig, "ViewConfig"]:
+        """Both options, with what they leave to the data set."""
+        views = replace(
+            self,
+            sampling=self.sampling or spec.sampler,
+            flip=spec.flip if self.flip is None else self.flip,
+            test_num_segment=self.test_num_segment or spec.test_num_segment,
+            test_num_crop=self.test_num_crop or spec.test_num_crop,
+        )
+        return replace(clip, sampling_rate=clip.sampling_rate or spec.sampling_rate), views
+
+    @property
+    def num_views(self) -> int:
+        """Clips x crops of a test video."""
+        assert self.test_num_segment and self.test_num_crop  # `for_data_set` fills them in
+        return self.test_num_segment * self.test_num_crop
+
+    def describe_test(self) -> str:
+        """The views of a test video, in words."""
+        return f"{self.test_num_segment} clips x {self.test_num_crop} crops"
 
 
 def _check_sampler(sampler: str) -> None:
@@ -224,3 +262,43 @@ class ValDataset(ViewDataset):
     def crops(self, frames: torch.Tensor) -> torch.Tensor:
         """uint8 (T, 3, H, W) -> uint8 (1, T, 3, size, size): the transform gives a single crop."""
         return self.transform(frames)[None]
+
+
+def build_datasets(
+    lists: Mapping[str, VideoList],
+    clip: ClipConfig,
+    views: ViewConfig,
+    augmentation: AugmentConfig,
+    *,
+    seed: int,
+    decoder: str,
+) -> dict[str, Dataset]:
+    """The data set of each list: augmented clips for "train", the middle clip for "val", all views for "test".
+
+    Args:
+        clip, views: complete; see `ViewConfig.for_data_set`.
+
+    Raises:
+        ValueError: a RandAugment string that cannot be read.
+    """
+    assert views.sampling and clip.sampling_rate and views.test_num_segment and views.test_num_crop
+    size, short_side = clip.input_size, views.short_side_size
+    sampling: Any = {
+        "sampler": views.sampling,
+        "num_frames": clip.num_frames,
+        "sampling_rate": clip.sampling_rate,
+        "decoder": decoder,
+    }
+    datasets: dict[str, Dataset] = {}
+    for part, videos in lists.items():
+        if part == "train":
+            transform = TrainTransform.from_config(augmentation, size=size, flip=bool(views.flip))
+            datasets[part] = TrainDataset(
+                videos, transform=transform, num_repeats=clip.num_sample, seed=seed, **sampling
+            )
+        elif part == "val":
+            datasets[part] = ValDataset(videos, transform=ValTransform(size, short_side), **sampling)
+        else:
+            crops = ViewTransform(size, short_side, views.test_num_crop)
+            datasets[part] = ViewDataset(videos, transform=crops, num_clips=views.test_num_segment, **sampling)
+    return datasets

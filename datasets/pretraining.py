@@ -1,6 +1,5 @@
 """Pre-training samples: a clip and the mask of its tokens, from a video list."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,63 +10,55 @@ from .decoding.open import open_video, resolve_decoder
 from .lists.spans import frames_within
 from .lists.video_list import Span, VideoList
 from .masks.flow_guided import guided_mask, neighbour_pairs
+from .masks.masks import Grid, MaskConfig
 from .masks.motion_fields import crop_motion
 from .masks.motion_vectors import MotionReader
 from .samples import read_or_replace, sample_rng
-from .sampling import draw_pretrain_clip
+from .sampling import ClipConfig, draw_pretrain_clip
 from .transforms.presets import PretrainTransform
 
 _CELLS_PER_PATCH = 4  # along a side: resolution at which motion vectors carry a mask
 
 
 class PretrainDataset(Dataset):
-    """Clips with masks, asked for by (epoch, index); a video is decoded once, cropped and masked `num_repeats` times.
+    """Clips with masks, asked for by (epoch, index); a video is decoded once, cropped and masked `num_sample` times.
 
     A sample depends on the seed, the epoch and the index only: neither order, workers nor ranks change it.
 
     Args:
         videos: the list; labels are not used.
+        clip: frames of a clip; `num_sample` crops of each decoded clip are made.
+        masks: which tokens are masked; with "motion_vectors" the masks follow the motion vectors of the video.
         transform: crops the frames, and with them the motion.
-        mask_fn: (grid, mask_ratio, rng) -> bool (N,), True = masked; see `masking.MASKS`.
         grid: tokens in time, height and width; N is their product.
-        mask_ratio: part of the tokens that is masked.
-        num_repeats: R, crops and masks of each decoded clip.
-        num_masks: G, masks of each crop.
-        motion: let the masks follow the motion vectors of the video; `mask_fn` must draw tube masks then.
-        num_frames: T, frames of a clip.
-        sampling_rate: distance between the frames of a clip.
         seed: of the run; at least 0.
         decoder: back end, see `open_video`.
 
     Raises:
-        ValueError: no repeats; motion vectors asked of decord, or of clips of a single frame.
+        ValueError: motion vectors asked of decord, or of clips of a single frame; a ratio that masks nothing or all.
     """
 
     def __init__(
         self,
         videos: VideoList,
+        clip: ClipConfig,
+        masks: MaskConfig,
         *,
         transform: PretrainTransform,
-        mask_fn: Callable[[tuple[int, int, int], float, np.random.Generator], np.ndarray],
-        grid: tuple[int, int, int],
-        mask_ratio: float,
-        num_repeats: int = 1,
-        num_masks: int = 1,
-        motion: bool = False,
-        num_frames: int,
-        sampling_rate: int,
+        grid: Grid,
         seed: int,
         decoder: str = "auto",
     ) -> None:
-        if num_repeats < 1:
-            raise ValueError(f"--num_sample {num_repeats}: at least one crop of each clip")
+        motion = masks.mask_type == "motion_vectors"
         if motion and resolve_decoder(decoder) != "pyav":
             raise ValueError("motion vectors come from PyAV: use `--decoder pyav` or another --mask_type")
-        self.pairs = neighbour_pairs(num_frames) if motion else None
-        self.videos, self.transform, self.num_repeats, self.num_masks = videos, transform, num_repeats, num_masks
-        self.mask_fn, self.grid, self.mask_ratio = mask_fn, grid, mask_ratio
-        self.num_frames, self.sampling_rate = num_frames, sampling_rate
+        assert clip.sampling_rate is not None
+        self.pairs = neighbour_pairs(clip.num_frames) if motion else None
+        self.videos, self.transform, self.masks, self.grid = videos, transform, masks, grid
+        self.num_repeats, self.num_masks = clip.num_sample, masks.num_masks
+        self.num_frames, self.sampling_rate = clip.num_frames, clip.sampling_rate
         self.seed, self.decoder = seed, decoder
+        self.num_masked = masks.num_masked(grid)  # of N tokens, in every sample
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -92,7 +83,7 @@ class PretrainDataset(Dataset):
         return {"clip": clip, "mask": mask, "index": index, "failures": failures}
 
     def _read(self, path: str, span: Span | None, rng: np.random.Generator) -> tuple[torch.Tensor, np.ndarray | None]:
-        """The frames of a clip, and where masks follow it, the motion towards its middle frame."""
+        """The frames of a clip, and the motion towards its middle frame where masks follow it; else None."""
         if self.pairs is None:
             with open_video(path, decoder=self.decoder) as video:
                 return video.get_frames(self._draw(frames_within(video, path, span), rng)), None
@@ -112,7 +103,7 @@ class PretrainDataset(Dataset):
     def _draw_mask(
         self, motion: np.ndarray | None, box: tuple[int, int, int, int], rng: np.random.Generator
     ) -> torch.Tensor:
-        mask = torch.from_numpy(self.mask_fn(self.grid, self.mask_ratio, rng))
+        mask = torch.from_numpy(self.masks.draw(self.grid, rng))
         if motion is None:
             return mask
         num_slots, rows, columns = self.grid

@@ -10,7 +10,27 @@ The functions give the frames of the released code, which published numbers were
 crash or freeze a clip are not kept, and each docstring says so.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
+
+from sigma_video.options import AT_LEAST_ONE, Options, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipConfig(Options):
+    """Which frames make a clip, and its size."""
+
+    num_frames: int = option(16, "frames of a clip", rule=AT_LEAST_ONE)
+    sampling_rate: int | None = option(
+        None, "every n-th frame of a video is in the clip; fine-tuning's default: the data set's", rule=AT_LEAST_ONE
+    )
+    input_size: int = option(224, "height and width of a clip", rule=AT_LEAST_ONE)
+    num_sample: int = option(1, "augmented clips of each decoded training clip", rule=AT_LEAST_ONE)
+
+    def describe(self) -> str:
+        """In words, for logs."""
+        return f"{self.num_frames} frames at stride {self.sampling_rate}, {self.input_size}x{self.input_size}"
 
 
 def _check_counts(**counts: int) -> None:

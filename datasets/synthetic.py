@@ -18,7 +18,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -212,6 +212,26 @@ def _draw_missing(
                 reported = now
 
 
+def _plan(
+    root: Path, drawing: Drawing, counts: Mapping[str, int]
+) -> tuple[dict[str, list[Path]], list[tuple[Drawing, Path, int, int]]]:
+    """The paths of every split, and the jobs for those that do not exist."""
+    paths: dict[str, list[Path]] = {}
+    jobs: list[tuple[Drawing, Path, int, int]] = []
+    for split_number, (split, count) in enumerate(counts.items()):
+        folder = root / drawing.folder / split
+        folder.mkdir(parents=True, exist_ok=True)
+        present = {entry.name for entry in os.scandir(folder) if entry.stat().st_size}
+        paths[split] = [folder / f"{index:06d}.mp4" for index in range(count)]
+        jobs += [(drawing, p, split_number, i) for i, p in enumerate(paths[split]) if p.name not in present]
+    return paths, jobs
+
+
+def _write_list(file: Path, paths: Sequence[Path], *, has_labels: bool) -> None:
+    rows = [f"{path} {_label(index) if has_labels else 0}\n" for index, path in enumerate(paths)]
+    _write_whole(file, "".join(rows).encode())
+
+
 def generate(
     root: str | Path,
     *,
@@ -250,15 +270,7 @@ def generate(
         raise ValueError(f"every split needs at least one video: {counts}")
 
     root = Path(root).absolute()
-    paths: dict[str, list[Path]] = {}
-    jobs: list[tuple[Drawing, Path, int, int]] = []
-    for split_number, (split, count) in enumerate(counts.items()):
-        folder = root / drawing.folder / split
-        folder.mkdir(parents=True, exist_ok=True)
-        present = {entry.name for entry in os.scandir(folder) if entry.stat().st_size}
-        paths[split] = [folder / f"{index:06d}.mp4" for index in range(count)]
-        jobs += [(drawing, p, split_number, i) for i, p in enumerate(paths[split]) if p.name not in present]
-
+    paths, jobs = _plan(root, drawing, counts)
     manifest_file = root / "manifest.json"
     if jobs:
         manifest_file.unlink(missing_ok=True)  # it stands for a complete set
@@ -266,8 +278,7 @@ def generate(
         _draw_missing(jobs, workers, progress)
     lists = {split: root / f"{split}.csv" for split in counts}
     for split, file in lists.items():
-        rows = [f"{path} {0 if split == 'pretrain' else _label(i)}\n" for i, path in enumerate(paths[split])]
-        _write_whole(file, "".join(rows).encode())
+        _write_list(file, paths[split], has_labels=split != "pretrain")
     _write_whole(root / "labels.txt", "".join(f"{name}\n" for name in CLASS_NAMES).encode())
     manifest = {"drawing": asdict(drawing), "videos": counts, "classes": CLASS_NAMES, "folder": drawing.folder}
     _write_whole(manifest_file, json.dumps(manifest, indent=2).encode())

@@ -1,28 +1,31 @@
 """`--dry_run`: everything that the run is going to do, once and in small, and what the whole run will need."""
 
-import argparse
 import itertools
 import logging
 import os
 import resource
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from .checkpointing.checkpoint import Checkpointer
-from .checkpointing.io import read
+from .checkpointing.io import read_checkpoint
 from .checkpointing.resume import restore
+from .config import RunConfig
 from .distributed.world import World, barrier, gather_objects
 from .errors import NonFiniteError
+from .evaluation import Evaluator
 from .monitoring.console import format_seconds
 from .monitoring.metrics import log_table, setup_logging
-from .resilience.nonfinite import RollBack
+from .resilience.nonfinite import RollbackRequested
 from .training import Trainer
 
 logger = logging.getLogger(__name__)
@@ -32,26 +35,26 @@ GIB = 2**30
 
 
 @contextmanager
-def scratch_output(args: argparse.Namespace, world: World) -> Iterator[None]:
+def scratch_output(run: RunConfig, world: World) -> Iterator[RunConfig]:
     """With `--dry_run`, let the run write into a new folder inside `--output_dir`, and remove it afterwards.
 
-    What is in `--output_dir` is neither resumed nor touched; folders on the way to it that were not there go again.
-    Without `--output_dir` nothing is written, not even to `--log_dir`.
+    Yields the options with the folders that are to be used. What is in `--output_dir` is neither resumed nor touched;
+    folders on the way to it that were not there go again. Without `--output_dir` nothing is written, not even to
+    `--log_dir`.
     """
-    if not args.dry_run:
-        yield
+    if not run.dry_run:
+        yield run
         return
-    if not args.output_dir:
-        args.log_dir = None
-        yield
+    if not run.output_dir:
+        yield replace(run, log_dir=None)
         return
-    output_dir = Path(args.output_dir)
+    output_dir = Path(run.output_dir)
     missing = [folder for folder in (output_dir, *output_dir.parents) if not folder.exists()]
     name = gather_objects(f"dry_run-{os.getpid()}")[0]
     scratch = output_dir / name
-    args.output_dir, args.log_dir = str(scratch), str(scratch / "events") if args.log_dir else None
+    events = str(scratch / "events") if run.log_dir else None
     try:
-        yield
+        yield replace(run, output_dir=str(scratch), log_dir=events)
         barrier()
     finally:
         setup_logging(world, "")  # closes the scratch folder's console.txt
@@ -83,6 +86,17 @@ class Passes:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         return (time.perf_counter() - began) * len(self.loader) * self.number
+
+
+def evaluation_passes(
+    evaluator: Evaluator, models: Mapping[str, nn.Module], numbers: Mapping[str, int]
+) -> list[Passes]:
+    """What a run evaluates besides its training; `numbers` says how often each list, if there is such a list."""
+    return [
+        Passes(name, evaluator.loaders[name], number, partial(evaluator.evaluate_batches, models))
+        for name, number in numbers.items()
+        if name in evaluator.loaders
+    ]
 
 
 def rehearse(trainer: Trainer, loader: Any, *, world: World, evaluations: Sequence[Passes] = ()) -> None:
@@ -121,11 +135,11 @@ def _train(trainer: Trainer, loader: Any) -> tuple[float, float]:
     times = []
     for number in range(STEPS):
         trainer.meter.restart_clock()
-        trainer.update(batches, 0, watch=trainer.watch if number + 1 == STEPS else None)
+        trainer.update(batches, 0, diagnostics_fn=trainer.diagnostics_fn if number + 1 == STEPS else None)
         record = trainer.meter.flush(number, epoch=0, lr=trainer.schedule.lr_at(number))  # waits for the device
         try:
-            trainer.guard.look()
-        except RollBack as said:  # to where? nothing has been saved
+            trainer.guard.check()
+        except RollbackRequested as said:  # to where? nothing has been saved
             raise NonFiniteError(str(said)) from said
         times.append((record["train/step_time"], record["train/data_time"]))
     return min(times[1:])
@@ -152,7 +166,7 @@ def _save_and_load(trainer: Trainer, world: World, *, validates: bool) -> dict[s
         checkpointer.finish()
     saved = time.perf_counter()
     (path,) = folder.glob("checkpoint-*.pth")
-    restore(state, read(path), world=world, path=path)
+    restore(state, read_checkpoint(path), world=world, path=path)
     loaded = time.perf_counter()
     state.epoch = epoch
     size, free = path.stat().st_size, shutil.disk_usage(folder).free

@@ -1,37 +1,39 @@
-"""Errors that are the user's to mend: one clear line and exit code 2, no traceback."""
+"""Errors that the user can fix: one line and exit code 2, no traceback."""
 
 import contextlib
 import errno
 import sys
 from collections.abc import Iterator
 
+from sigma_video.options import OptionError
 
-class ConfigError(ValueError):
-    """An option, or a combination of options, that makes no sense; the message names the flag and the remedy."""
+
+class ConfigError(OptionError):
+    """An option that does not work on this machine, or with these files; the message names the flag and the remedy."""
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message names the file and the reason."""
+    """An unusable checkpoint; the message names the file and the reason."""
 
 
 class BadVideosError(RuntimeError):
-    """More undecodable videos than `--max_bad_fraction` allows; the message names some and the list of all."""
+    """More undecodable videos than `--max_bad_fraction` allows; the message names some, and the file with all."""
 
 
 class NonFiniteError(RuntimeError):
-    """A loss or gradient that is not finite; raised on all ranks before the weights were touched."""
+    """A NaN or Inf loss or gradient; raised on all ranks, with the weights unchanged."""
 
 
-USER_ERRORS: tuple[type[Exception], ...] = (ConfigError, CheckpointError, BadVideosError, NonFiniteError)
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # what writing runs into on a disk without room
+USER_ERRORS: tuple[type[Exception], ...] = (OptionError, CheckpointError, BadVideosError, NonFiniteError)
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # full disk, quota, read-only, file size limit
 
 
 @contextlib.contextmanager
-def bad_options(flag: str = "") -> Iterator[None]:
-    """Turn what a constructor says of an option, handed to it as it was typed, into a ConfigError.
+def as_config_error(flag: str = "") -> Iterator[None]:
+    """Turn a ValueError or ImportError about an option's value into a ConfigError.
 
     Args:
-        flag: put before the message where that does not name the flag.
+        flag: prefix for messages that do not name the flag.
     """
     try:
         yield
@@ -41,7 +43,7 @@ def bad_options(flag: str = "") -> Iterator[None]:
 
 @contextlib.contextmanager
 def user_errors(*types: type[Exception]) -> Iterator[None]:
-    """Turn errors of `USER_ERRORS` and of the given types into one line on stderr and exit code 2; Ctrl-C into 130."""
+    """Turn `USER_ERRORS` and the given types into one line on stderr and exit code 2; Ctrl-C into exit code 130."""
     try:
         yield
     except (*USER_ERRORS, *types) as error:
@@ -50,12 +52,14 @@ def user_errors(*types: type[Exception]) -> Iterator[None]:
         sys.stderr.flush()
         sys.exit(2)
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno not in _DISK_FULL:
             raise
-        sys.stderr.write(f"error: {error.filename or 'a file'} could not be written: {error.strerror}. Make room\n")
+        sys.stderr.write(
+            f"error: {error.filename or 'a file'} could not be written: {error.strerror}. Free some space\n"
+        )
         sys.stderr.flush()
         sys.exit(2)
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; the same command goes on from the last checkpoint\n")
+        sys.stderr.write("interrupted; the same command resumes from the last checkpoint\n")
         sys.stderr.flush()
         sys.exit(130)

@@ -3,8 +3,9 @@
 Letters: B videos in a batch, G views per video, K classes, V videos in all.
 """
 
+import json
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,9 @@ import torch
 from torch import nn
 
 from .distributed.world import World, gather_objects
-from .resilience.preemption import safe_point
-from .resilience.watchdog import beat
+from .files import replace_text
+from .resilience.preemption import raise_if_preempted
+from .resilience.watchdog import heartbeat
 
 logger = logging.getLogger(__name__)
 
@@ -125,14 +127,97 @@ def predict(
     )
     for number, (batch, probabilities) in enumerate(predictions, start=1):
         num_views = batch.views
-        beat()
-        safe_point()
+        heartbeat()
+        raise_if_preempted()
         rows += zip(batch.index.tolist(), batch.label.tolist(), probabilities.cpu().numpy(), strict=True)
         if number % log_every == 0:
             logger.info("tested %d of %d batches", number, len(loader))
     model.train(was_training)
     shares = gather_objects((rows, num_views))  # a rank beyond the number of videos has none, and saw no views
     return _merge([row for share, _ in shares for row in share], num_videos, max(views for _, views in shares))
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Evaluates models, by the suffix of their results ('' for the model itself), on the lists of a run.
+
+    Attributes:
+        loaders: by the name of their list, such as "val"; see `predict`.
+        num_videos: length of each list.
+        autocast, clips_at_once, in_step: see `predict`.
+        averages_on_cpu: models with a suffix are kept in host memory between evaluations.
+    """
+
+    world: World
+    loaders: Mapping[str, Any]
+    num_videos: Mapping[str, int]
+    autocast: AbstractContextManager[Any]
+    clips_at_once: int
+    in_step: bool
+    averages_on_cpu: bool = False
+
+    def evaluate(
+        self, models: Mapping[str, nn.Module], name: str
+    ) -> tuple[dict[str, float], dict[str, VideoPredictions]]:
+        """Metrics, with names that begin with `name` and the suffix, and every video's predictions by suffix."""
+        metrics: dict[str, float] = {}
+        predictions = {}
+        for suffix, model in models.items():
+            found = predict(
+                model.to(self.world.device),
+                self.loaders[name],
+                world=self.world,
+                num_videos=self.num_videos[name],
+                autocast=self.autocast,
+                clips_at_once=self.clips_at_once,
+                in_step=self.in_step,
+            )
+            if suffix and self.averages_on_cpu:
+                model.to("cpu")
+            metrics |= found.metrics(name + suffix)
+            predictions[suffix] = found
+        return metrics, predictions
+
+    def evaluate_batches(self, models: Mapping[str, nn.Module], batches: Sequence[Any]) -> None:
+        """Predict some batches, and forget the results: what a dry run times."""
+        for model in models.values():
+            model.to(self.world.device).eval()
+            for _ in predict_batches(
+                model,
+                batches,
+                device=self.world.device,
+                autocast=self.autocast,
+                clips_at_once=self.clips_at_once,
+                in_step=self.in_step,
+            ):
+                continue
+
+    def test(
+        self, models: Mapping[str, nn.Module], *, output_dir: str, views_are: str, facts: Mapping[str, Any]
+    ) -> None:
+        """Test the models on the list "test"; show the results, write them with every video's probabilities.
+
+        Args:
+            output_dir: gets `test.json` and `test{suffix}_predictions.npz`; "": nothing is written.
+            views_are: the views of a video, in words.
+            facts: more entries of `test.json`.
+        """
+        metrics, by_model = self.evaluate(models, "test")
+        result: dict[str, Any] = {**metrics, "views_are": views_are, **facts}
+        for suffix, predictions in by_model.items():
+            result |= {"videos": len(predictions.labels), "views": predictions.num_views}
+            logger.info(
+                "test%s: top-1 %.2f  top-5 %.2f  mean per class %.2f  (%d videos, %d views each: %s)",
+                suffix,
+                *(metrics[f"test{suffix}/{what}"] for what in ("top1", "top5", "mean_per_class")),
+                result["videos"],
+                result["views"],
+                views_are,
+            )
+            if output_dir and self.world.is_main:
+                predictions.save(Path(output_dir) / f"test{suffix}_predictions.npz")
+        if output_dir and self.world.is_main:
+            replace_text(Path(output_dir) / "test.json", json.dumps(result, indent=1) + "\n")
 
 
 def _keep_step(model: nn.Module, parts: Sequence[torch.Tensor], autocast: AbstractContextManager[Any]) -> bool:

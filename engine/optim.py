@@ -1,16 +1,99 @@
-"""Parameter groups for the optimizer."""
+"""Parameter groups and optimizer."""
 
 import re
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from sigma_video.options import (
+    AT_LEAST_ONE,
+    BETWEEN_0_AND_1,
+    NOT_NEGATIVE,
+    POSITIVE,
+    RATE,
+    OptionError,
+    Options,
+    option,
+)
+
+from .errors import ConfigError
+from .schedules import Schedule
+
 _BLOCK = re.compile(r"(?:encoder\.)?blocks\.(\d+)\.")
 
 
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig(Options):
+    """Batches, optimizer and schedule. Learning rates are base rates: times total batch / 256 (arXiv 1706.02677)."""
+
+    batch_size: int = option(help="clips per GPU and forward pass", rule=AT_LEAST_ONE)
+    update_freq: int = option(1, "batches accumulated for one update", rule=AT_LEAST_ONE)
+    epochs: int = option(help="passes over the list", rule=AT_LEAST_ONE)
+    opt: str = option("adamw", "optimizer", choices=("adamw", "sgd"))
+    opt_eps: float = option(1e-8, "epsilon of AdamW", rule=POSITIVE)
+    opt_betas: tuple[float, float] = option(help="betas of AdamW", rule=RATE, metavar="BETA")
+    momentum: float = option(0.9, "momentum of --opt sgd", rule=BETWEEN_0_AND_1)
+    clip_grad: float | None = option(None, "largest gradient norm; default: not clipped", rule=POSITIVE, metavar="NORM")
+    weight_decay: float = option(0.05, "decoupled weight decay", rule=NOT_NEGATIVE)
+    weight_decay_end: float | None = option(
+        None, "cosine from --weight_decay to this; default: constant", rule=NOT_NEGATIVE
+    )
+    lr: float = option(help="base learning rate: times total batch / 256", rule=POSITIVE)
+    warmup_lr: float = option(0.0, "base learning rate of the first step", rule=NOT_NEGATIVE)
+    min_lr: float = option(help="base learning rate the cosine goes to", rule=NOT_NEGATIVE)
+    warmup_epochs: int = option(help="epochs of linear warm-up", rule=NOT_NEGATIVE)
+    warmup_steps: int = option(-1, "updates of linear warm-up; overrides --warmup_epochs if > 0")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.warmup_steps <= 0 and self.warmup_epochs >= self.epochs:
+            raise OptionError(
+                f"--warmup_epochs {self.warmup_epochs} leaves nothing of --epochs {self.epochs}: choose fewer to "
+                "warm up"
+            )
+
+    def build(self, groups: list[dict[str, Any]], *, lr: float) -> torch.optim.Optimizer:
+        """The optimizer over `parameter_groups`' result; `lr` is the scaled learning rate."""
+        return build_optimizer(
+            groups, opt=self.opt, lr=lr, betas=self.opt_betas, eps=self.opt_eps, momentum=self.momentum
+        )
+
+    def total_batch(self, world_size: int) -> int:
+        """Clips of an update, over all ranks."""
+        return self.batch_size * self.update_freq * world_size
+
+    def schedule(self, *, num_batches: int, world_size: int) -> Schedule:
+        """The run's schedule, with scaled learning rates.
+
+        Args:
+            num_batches: of the loader of one rank, in an epoch.
+
+        Raises:
+            ConfigError: too few batches for one update an epoch, or a warm-up longer than the run.
+        """
+        steps_per_epoch = num_batches // self.update_freq
+        if steps_per_epoch < 1:
+            raise ConfigError(f"--update_freq {self.update_freq}: the data has fewer batches than that; choose fewer")
+        if self.warmup_steps >= self.epochs * steps_per_epoch:
+            raise ConfigError(f"--warmup_steps {self.warmup_steps}: the run has {self.epochs * steps_per_epoch} steps")
+        scale = self.total_batch(world_size) / 256
+        return Schedule(
+            lr=self.lr * scale,
+            min_lr=self.min_lr * scale,
+            warmup_lr=self.warmup_lr * scale,
+            weight_decay=self.weight_decay,
+            weight_decay_end=self.weight_decay if self.weight_decay_end is None else self.weight_decay_end,
+            epochs=self.epochs,
+            steps_per_epoch=steps_per_epoch,
+            warmup_epochs=self.warmup_epochs,
+            warmup_steps=self.warmup_steps,
+        )
+
+
 def layer_index(name: str, num_blocks: int) -> int:
-    """Depth of a parameter of a classifier: 0 for the embedding, k + 1 for block k, num_blocks + 1 for the rest."""
+    """Layer index for layer-wise decay: 0 for the embedding, k + 1 for block k, num_blocks + 1 for the rest."""
     block = _BLOCK.match(name)
     if block:
         return int(block[1]) + 1
@@ -20,21 +103,21 @@ def layer_index(name: str, num_blocks: int) -> int:
 def parameter_groups(model: nn.Module, *, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
     """Groups of the trainable parameters by depth and by whether they are decayed.
 
-    Vectors, biases and what the model's `no_weight_decay()` names are not decayed. The learning rate of depth i is
-    scaled by layer_decay^(num_blocks + 1 - i): each group's `lr_scale`, which the schedule multiplies with. So does
-    optim_factory.py of the released code (github.com/QUVA-Lab/SIGMA, commit 9876f09).
+    1-D parameters, biases and names in the model's `no_weight_decay()` get no weight decay. The learning rate of layer
+    i is scaled by layer_decay^(num_blocks + 1 - i), in the group's `lr_scale`. So does optim_factory.py of the released
+    code (github.com/QUVA-Lab/SIGMA, commit 9876f09).
 
     Returns:
         Groups with `params`, `weight_decay`, `lr_scale` and `name`.
     """
-    keep: set[str] = getattr(model, "no_weight_decay", set)()
+    no_decay_names: set[str] = getattr(model, "no_weight_decay", set)()
     num_blocks = len({match[1] for name, _ in model.named_parameters() if (match := _BLOCK.match(name))})
     groups: dict[str, dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        ndim = len(getattr(parameter, "ds_shape", parameter.shape))  # in ZeRO stage 3 the tensor itself is empty
-        decayed = ndim > 1 and not name.endswith(".bias") and name not in keep
+        ndim = len(getattr(parameter, "ds_shape", parameter.shape))  # with ZeRO stage 3 the tensor itself is empty
+        decayed = ndim > 1 and not name.endswith(".bias") and name not in no_decay_names
         depth = layer_index(name, num_blocks) if layer_decay < 1 else num_blocks + 1
         key = f"layer_{depth}_{'decay' if decayed else 'no_decay'}"
         group = groups.setdefault(
@@ -54,16 +137,15 @@ def parameter_groups(model: nn.Module, *, weight_decay: float, layer_decay: floa
 def build_optimizer(
     groups: list[dict[str, Any]], *, opt: str, lr: float, betas: tuple[float, float], eps: float, momentum: float
 ) -> torch.optim.Optimizer:
-    """AdamW (decoupled decay) or SGD with Nesterov momentum, over `parameter_groups`' result.
+    """AdamW or SGD with Nesterov momentum, for the result of `parameter_groups`.
 
-    The fused forms are needed, not only faster: they can leave out an update by a flag on the device (see
-    Backend.step).
+    The fused implementations are required: they can skip an update by a flag on the device (see `Backend.step`).
     """
     if opt == "adamw":
         return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=True)
     if opt == "sgd":
         optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=True, fused=True)
-        for group in groups:  # torch leaves these uninitialised if the very first update is left out
+        for group in groups:  # torch leaves these uninitialized if the first update is skipped
             for parameter in group["params"]:
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         return optimizer

@@ -1,4 +1,4 @@
-"""Pre-training: the model's outputs on a batch of clips and masks, with the frozen networks that stand beside it."""
+"""Pre-training forward pass: masks, frozen teacher features, model outputs."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,20 +6,20 @@ from typing import Any
 import torch
 from torch import nn
 
-# Clips, their masks, and the number masked in each -> target features of the masked tokens.
+# (clips, masks, number of masked tokens per mask) -> target features of the masked tokens.
 Teacher = Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]
-# Clips and their base masks, some for each -> masks that follow the motion, on the clips' device, with as many masked.
+# (clips, base masks, one or more per clip) -> motion-guided masks on the device, with as many masked tokens.
 Guide = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class PretrainingForward:
-    """The method's forward pass on a batch.
+    """Forward pass of the model and the frozen networks on a batch.
 
-    The frozen networks are called here and not inside the model: so they are never wrapped with it, saved or optimized.
+    The frozen networks are called here and not inside the model, so that they are not wrapped, saved or optimized.
 
     Args:
-        teacher: gives the target features; None if the model has a target network of its own.
-        guide: turns the batch's base masks into motion-guided ones; None if the masks are used as they are.
+        teacher: computes the target features; None if the model has its own target network.
+        guide: computes motion-guided masks from the base masks; None to use the masks of the batch.
     """
 
     def __init__(self, *, teacher: Teacher | None = None, guide: Guide | None = None) -> None:
@@ -27,10 +27,10 @@ class PretrainingForward:
         self.guide = guide
 
     def __call__(self, model: nn.Module, batch: Any) -> dict[str, torch.Tensor]:
-        """The model's outputs for `batch.clip` and `batch.mask`, which is in host memory: counting needs no wait.
+        """Model outputs for `batch.clip` (B, C, T, H, W) and `batch.mask` (B * masks per clip, N), and `mask` as used.
 
-        There may be several masks for each clip, one after another; teacher and guide see the clip once all the same.
-        With the outputs comes `mask`, the one that was used.
+        The mask is in host memory: counting the masked tokens does not synchronize with the device. With several masks
+        per clip, teacher and guide still process each clip once.
         """
         mask, num_masked = batch.mask, int(batch.mask[0].sum())
         num_masks = len(mask) // len(batch.clip)

@@ -1,4 +1,4 @@
-"""Learning rate and weight decay as pure functions of the optimizer step: nothing to save, nothing to resume."""
+"""Learning rate and weight decay schedules: pure functions of the step, without state to save."""
 
 import math
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ def cosine_schedule(
 ) -> float:
     """Linear warm-up from `start` to `base`, both included, then a cosine towards `final`.
 
-    A warm-up of one step has `start`. `warmup_steps` > 0 takes the place of `warmup_epochs`. The step after the warm-up
-    has `base` once more, and `final` would only be reached one step after the last: so does
-    `cosine_scheduler` of the released code (utils.py, github.com/QUVA-Lab/SIGMA, commit 9876f09).
+    A one-step warm-up has `start`. `warmup_steps` > 0 overrides `warmup_epochs`. As in `cosine_scheduler` of the
+    released code (utils.py, github.com/QUVA-Lab/SIGMA, commit 9876f09), the first step after the warm-up has `base`
+    again, and `final` would be reached one step after the last.
 
     Args:
         step: optimizer steps done, 0 ... epochs * steps_per_epoch - 1.
@@ -35,7 +35,7 @@ def cosine_schedule(
 
 @dataclass(frozen=True)
 class Schedule:
-    """What the optimizer's groups get at each step. Learning rates are the scaled ones."""
+    """Learning rate and weight decay per optimizer step. Learning rates are already scaled by the total batch."""
 
     lr: float
     min_lr: float
@@ -49,12 +49,12 @@ class Schedule:
 
     @property
     def total_steps(self) -> int:
-        """Optimizer steps of the whole run."""
+        """Total optimizer steps."""
         return self.epochs * self.steps_per_epoch
 
     @property
     def warmup(self) -> int:
-        """Optimizer steps of the warm-up."""
+        """Warm-up steps."""
         return self.warmup_steps if self.warmup_steps > 0 else self.warmup_epochs * self.steps_per_epoch
 
     def lr_at(self, step: int) -> float:

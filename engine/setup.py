@@ -1,153 +1,242 @@
 """From options and a model to a trainer that stands where the last run left off."""
 
-import argparse
+import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-from . import config
 from .checkpointing.checkpoint import Checkpointer, Ema, TrainState
 from .checkpointing.resume import resume
-from .distributed.ddp import Backend
-from .distributed.deepspeed import DeepSpeedBackend, load_deepspeed, sharded_from_the_start
+from .config import RunFacts, TrainingConfig
+from .distributed.ddp import Backend, set_matmul_precision
+from .distributed.deepspeed import DeepSpeedBackend, load_deepspeed, zero3_init
 from .distributed.launch import was_restarted
-from .distributed.world import World, seed_everything
-from .monitoring.device_peaks import work_of
-from .monitoring.metrics import Meter, RunLog
-from .monitoring.monitor import Draw, build_sight
+from .distributed.world import World, distributed, seed_everything, use_deterministic_algorithms
+from .dry_run import scratch_output
+from .errors import user_errors
+from .flags import parse
+from .monitoring.device_peaks import model_flops
+from .monitoring.metrics import Meter, RunLog, setup_logging
+from .monitoring.monitor import FigureFn, build_monitor
 from .monitoring.wandb import start_wandb
-from .optim import build_optimizer, parameter_groups
-from .resilience.bad_videos import Quarantine
+from .optim import parameter_groups
+from .record import log_plan, write_run_record
+from .resilience.bad_videos import BadVideoLog
 from .resilience.nonfinite import NonFiniteGuard
-from .resilience.preemption import StopRequests
-from .schedules import Schedule
-from .training import Forward, Trainer, Watch
+from .resilience.preemption import PreemptionHandler
+from .training import DiagnosticsFn, ForwardFn, Trainer
+
+R = TypeVar("R", bound=TrainingConfig)
 
 
-def making_model(args: argparse.Namespace, world: World) -> AbstractContextManager[Any]:
+def run_script(
+    cls: type[R],
+    main: Callable[[R, World], None],
+    *,
+    errors: tuple[type[Exception], ...],
+    around: Callable[[], AbstractContextManager[Any]],
+) -> None:
+    """The `__main__` of an entry script: parse the command line, join the ranks, run.
+
+    Args:
+        cls: configuration of the script.
+        errors: besides the engine's own, those that are shown as one line, with exit code 2.
+        around: entered around `main`, once the ranks are joined.
+    """
+    with user_errors(*errors):
+        config = parse(cls)
+        with (
+            distributed(config.run.device) as world,
+            user_errors(*errors),
+            around(),
+            scratch_output(config.run, world) as run,
+        ):
+            main(dataclasses.replace(config, run=run), world)
+
+
+def prepare(config: R, world: World) -> R:
+    """Make the folders, set up logging and the precision of matrix products; returns the options with these folders.
+
+    Raises:
+        ConfigError: a folder cannot be written to, or the device cannot train in `--amp`.
+    """
+    run = config.run.with_folders()
+    setup_logging(world, run.output_dir)
+    set_matmul_precision(world.device, run.amp_on(world.device))
+    if run.deterministic:
+        use_deterministic_algorithms()
+    return dataclasses.replace(config, run=run)
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """What a trainer has to know of the data.
+
+    Attributes:
+        videos: paths of the list.
+        num_batches: of the loader of one rank.
+        fingerprint: of the list.
+        repeats: clips per video in a batch.
+        described: for the run's record: what is known of each list.
+        class_names: of the labels, if there are any.
+    """
+
+    videos: Sequence[Any]
+    num_batches: int
+    fingerprint: str
+    repeats: int = 1
+    described: Mapping[str, Any] = field(default_factory=dict)
+    class_names: Sequence[str] | None = None
+
+    def in_checkpoint(self) -> dict[str, Any]:
+        """Entries that every checkpoint gets, beside the training state."""
+        names = {} if self.class_names is None else {"class_names": list(self.class_names)}
+        return {**names, "fingerprint": self.fingerprint}
+
+
+@dataclass(frozen=True)
+class Instruments:
+    """What is measured and drawn of a run.
+
+    Attributes:
+        flops_per_clip: operations of a training step, for one clip.
+        diagnostics_fn: looks at the outputs of log steps.
+        figure_fn: makes TensorBoard's pictures.
+    """
+
+    flops_per_clip: float
+    diagnostics_fn: DiagnosticsFn | None = None
+    figure_fn: FigureFn | None = None
+
+
+def model_init_context(config: TrainingConfig, world: World, *, loads: bool) -> AbstractContextManager[Any]:
     """Around the making of the model: in ZeRO stage 3 no rank ever holds all of it, unless weights are loaded into it.
+
+    Args:
+        loads: weights will be loaded.
 
     Raises:
         ConfigError: `--enable_deepspeed` without DeepSpeed.
     """
-    stage = config.zero_stage(args)
+    stage = config.run.stage
     if stage is not None:
         load_deepspeed(world)
-    loads = args.finetune or getattr(args, "mlp_preloading", "")
-    return sharded_from_the_start(world=world) if stage == 3 and not loads else nullcontext()
+    return zero3_init(world=world) if stage == 3 and not loads else nullcontext()
 
 
-def place_model(args: argparse.Namespace, world: World, model: nn.Module) -> None:
+def place_model(config: TrainingConfig, world: World, model: nn.Module) -> None:
     """Move the model to the device; in ZeRO stage 3 the back end does it, in shares."""
-    if config.zero_stage(args) != 3:
+    if config.run.stage != 3:
         model.to(world.device)
 
 
-def build_backend(
-    args: argparse.Namespace, world: World, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> Backend:
+def build_backend(config: TrainingConfig, world: World, model: nn.Module, optimizer: torch.optim.Optimizer) -> Backend:
     """DDP, a single process, or DeepSpeed where `--enable_deepspeed` asks for it."""
-    stage, amp = config.zero_stage(args), config.default_amp(args, world)
-    common = {"world": world, "amp": amp, "clip_grad": args.clip_grad, "stop_on_nonfinite": args.on_nonfinite != "skip"}
-    if stage is None:
+    run = config.run
+    common: dict[str, Any] = {
+        "world": world,
+        "amp": run.amp_on(world.device),
+        "clip_grad": config.optim.clip_grad,
+        "stop_on_nonfinite": run.on_nonfinite != "skip",
+    }
+    if run.stage is None:
         return Backend(model, optimizer, **common)
-    return DeepSpeedBackend(model, optimizer, **common, stage=stage)
+    return DeepSpeedBackend(model, optimizer, **common, stage=run.stage)
 
 
 def build_trainer(
-    args: argparse.Namespace,
+    config: TrainingConfig,
     world: World,
-    model: nn.Module,
-    forward: Forward,
     *,
-    num_batches: int,
-    videos: Sequence[Any],
-    repeats: int = 1,
+    model_name: str,
+    model: nn.Module,
+    forward: ForwardFn,
+    data: TrainingSet,
+    instruments: Instruments,
+    facts: RunFacts,
     layer_decay: float = 1.0,
-    watch: Watch | None = None,
-    draw: Draw | None = None,
-    flops_per_clip: float,
     ema: Ema | None = None,
-    record: Mapping[str, Any],
-    in_checkpoint: Mapping[str, Any],
 ) -> Trainer:
     """Optimizer, schedule, backend and logs for `model`, resumed if there is a checkpoint to resume from.
 
     Args:
         forward: what a batch's losses are.
-        num_batches: of the loader of one rank.
-        videos: paths of the list.
-        repeats: clips per video in a batch.
         layer_decay: learning-rate factor from block to block.
-        watch: looks at the outputs of log steps.
-        draw: makes TensorBoard's pictures.
-        flops_per_clip: operations of a training step, for one clip.
         ema: average of the weights, updated after every update.
-        record: facts for the run's record, beside its options.
-        in_checkpoint: entries that every checkpoint gets, beside the training state.
     """
-    total_batch = args.batch_size * args.update_freq * world.size
-    schedule = config.build_schedule(args, total_batch=total_batch, steps_per_epoch=num_batches // args.update_freq)
-    optimizer = build_optimizer(
-        parameter_groups(model, weight_decay=args.weight_decay, layer_decay=layer_decay),
-        opt=args.opt,
-        lr=schedule.lr,
-        betas=_pair(args.opt_betas),
-        eps=args.opt_eps,
-        momentum=args.momentum,
-    )
-    seed_everything(args.seed, world.rank)
-    backend = build_backend(args, world, model, optimizer)
+    run, optim, saving = config.run, config.optim, config.checkpoint
+    args = facts.beside(config)
+    schedule = optim.schedule(num_batches=data.num_batches, world_size=world.size)
+    groups = parameter_groups(model, weight_decay=optim.weight_decay, layer_decay=layer_decay)
+    optimizer = optim.build(groups, lr=schedule.lr)
+    seed_everything(run.seed, world.rank)
+    backend = build_backend(config, world, model, optimizer)
+    total_batch = optim.total_batch(world.size)
     state = TrainState(backend, ema, steps_per_epoch=schedule.steps_per_epoch, total_batch=total_batch)
-    resume_from = _resumer(args, world, state, fingerprint=in_checkpoint.get("fingerprint", ""), num_sample=repeats)
-    # A command that was started again goes on from what it has saved itself; --resume was for its first start.
-    if not (args.resume and was_restarted(os.environ) and resume_from("", True)):
-        resume_from(args.resume, args.auto_resume)
-    config.write_run_record(args, world, **record)
-    config.log_plan(args, world, schedule, model, total_batch=total_batch, repeats=repeats)
+    resume_from = _resumer(config, world, state, args=args, data=data)
+    # A command that was started again resumes from what it has saved itself; --resume was for its first start.
+    if not (saving.resume and was_restarted(os.environ) and resume_from("", True)):
+        resume_from(saving.resume, saving.auto_resume)
+    names = {} if data.class_names is None else {"class_names": data.class_names}
+    write_run_record(run.output_dir, world, args, **names, **data.described)
+    log_plan(config, world, schedule=schedule, model_name=model_name, model=model, repeats=data.repeats)
     resumed_step = state.step - ("validate" in (state.unfinished or {}))  # its line is there, or will be
-    log = RunLog(args.output_dir, args.log_dir, world=world, resumed_step=resumed_step, also=start_wandb(args, world))
+    project = "" if run.dry_run else run.wandb
+    sink = start_wandb(project, world, output_dir=run.output_dir, run_name=run.run_name, options=args)
+    log = RunLog(run.output_dir, run.log_dir, world=world, resumed_step=resumed_step, sink=sink)
     return Trainer(
         backend=backend,
         state=state,
         schedule=schedule,
-        meter=_build_meter(args, world, schedule, clips_per_step=total_batch * repeats, flops_per_clip=flops_per_clip),
+        meter=Meter(
+            prefix="train",
+            log_every=run.print_freq,
+            total_steps=schedule.total_steps,
+            clips_per_step=total_batch * data.repeats,
+            flops=model_flops(instruments.flops_per_clip, world=world, amp=backend.amp),
+        ),
         log=log,
-        quarantine=Quarantine(
-            args.output_dir, num_videos=len(videos), max_bad_fraction=args.max_bad_fraction, world=world
+        bad_videos=BadVideoLog(
+            run.output_dir, num_videos=len(data.videos), max_bad_fraction=run.max_bad_fraction, world=world
         ),
-        checkpointer=_checkpointer(args, world, in_checkpoint),
+        checkpointer=Checkpointer(
+            run.output_dir,
+            saving.save_ckpt_freq,
+            world,
+            args,
+            data.in_checkpoint(),
+            save_steps=saving.save_ckpt_steps,
+            keep=saving.keep_ckpts,
+        ),
         guard=NonFiniteGuard(
-            args.on_nonfinite, limit=args.nonfinite_limit, output_dir=args.output_dir, world=world, paths=videos
+            run.on_nonfinite, limit=run.nonfinite_limit, output_dir=run.output_dir, world=world, paths=data.videos
         ),
-        stop=StopRequests(world),
+        preemption=PreemptionHandler(world),
         forward=forward,
-        update_freq=args.update_freq,
-        restore=lambda: resume_from("", True) or bool(args.resume and resume_from(args.resume, True)),
-        stall_timeout=args.stall_timeout,
-        watch=watch,
-        sight=build_sight(args, world, backend, schedule, log, first_step=state.step, draw=draw),
-    )
-
-
-def _build_meter(
-    args: argparse.Namespace, world: World, schedule: Schedule, *, clips_per_step: int, flops_per_clip: float
-) -> Meter:
-    return Meter(
-        prefix="train",
-        log_every=args.print_freq,
-        total_steps=schedule.total_steps,
-        clips_per_step=clips_per_step,
-        work=work_of(flops_per_clip, world=world, amp=config.default_amp(args, world)),
+        update_freq=optim.update_freq,
+        restore=lambda: resume_from("", True) or bool(saving.resume and resume_from(saving.resume, True)),
+        stall_timeout=run.stall_timeout,
+        diagnostics_fn=instruments.diagnostics_fn,
+        monitor=build_monitor(
+            world,
+            backend,
+            schedule,
+            log,
+            first_step=state.step,
+            figure_fn=instruments.figure_fn,
+            profile_steps=run.profile,
+            output_dir=run.output_dir,
+        ),
     )
 
 
 def _resumer(
-    args: argparse.Namespace, world: World, state: TrainState, *, fingerprint: str, num_sample: int
+    config: TrainingConfig, world: World, state: TrainState, *, args: Mapping[str, Any], data: TrainingSet
 ) -> Callable[[str, bool], bool]:
     """(file that is named, look for one in the output folder) -> whether `state` now is that of a checkpoint."""
 
@@ -156,30 +245,13 @@ def _resumer(
             state,
             explicit=explicit,
             auto=auto,
-            output_dir=args.output_dir,
+            output_dir=config.run.output_dir,
             world=world,
-            trust=args.trust_checkpoint,
-            options=vars(args),
-            fingerprint=fingerprint,
-            num_sample=num_sample,
+            trust=config.start.trust_checkpoint,
+            options=args,
+            fingerprint=data.fingerprint,
+            num_sample=data.repeats,
         )
         return path is not None
 
     return resume_from
-
-
-def _checkpointer(args: argparse.Namespace, world: World, in_checkpoint: Mapping[str, Any]) -> Checkpointer:
-    return Checkpointer(
-        args.output_dir,
-        args.save_ckpt_freq,
-        world,
-        vars(args),
-        dict(in_checkpoint),
-        save_steps=args.save_ckpt_steps,
-        keep=args.keep_ckpts,
-    )
-
-
-def _pair(betas: Sequence[float]) -> tuple[float, float]:
-    first, second = betas
-    return first, second

@@ -1,4 +1,4 @@
-"""The loop that pre-training and fine-tuning share."""
+"""The training loop of pre-training and fine-tuning: `fit`, `Trainer.train_one_epoch`, `Trainer.update`."""
 
 import logging
 import time
@@ -13,30 +13,66 @@ from .checkpointing.checkpoint import Checkpointer, TrainState
 from .distributed.ddp import Backend
 from .errors import CheckpointError, NonFiniteError
 from .monitoring.metrics import Meter, RunLog
-from .monitoring.monitor import Sight
-from .resilience.bad_videos import Quarantine
-from .resilience.nonfinite import NonFiniteGuard, RollBack
-from .resilience.preemption import FAILED, Preempted, StopRequests, describe, requeue
-from .resilience.watchdog import beat, watchdog
+from .monitoring.monitor import TrainingMonitor
+from .resilience.bad_videos import BadVideoLog
+from .resilience.nonfinite import NonFiniteGuard, RollbackRequested
+from .resilience.preemption import Preempted, PreemptionHandler
+from .resilience.watchdog import heartbeat, watchdog
 from .schedules import Schedule
 
 logger = logging.getLogger(__name__)
 
-# The (possibly wrapped) model and a batch in; a dict with "loss" out. Its scalars are averaged and logged.
-Forward = Callable[[nn.Module, Any], dict[str, torch.Tensor]]
+# (model, possibly wrapped, and batch) -> outputs with a scalar "loss". All scalar outputs are averaged and logged.
+ForwardFn = Callable[[nn.Module, Any], dict[str, torch.Tensor]]
+# -> metrics of the current model, with "val/top1" in percent.
+ValidateFn = Callable[[], dict[str, float]]
 
 
-class Watch(Protocol):
-    """Looks at the outputs of log steps; returns numbers to log beside the means."""
+class DiagnosticsFn(Protocol):
+    """Computes extra metrics from the outputs of a log step."""
 
     def __call__(self, out: Mapping[str, torch.Tensor], *, step: int, after_warmup: bool) -> dict[str, float]: ...
 
 
+def fit(trainer: "Trainer", loader: Any, *, validate: ValidateFn | None = None) -> None:
+    """Train from the current state to the last epoch; validate after each epoch, save checkpoints when due.
+
+    Args:
+        loader: this rank's data loader; its `sampler` has `set_epoch`, `state_dict` and `load_state_dict`.
+        validate: the best `val/top1` is kept in the state.
+
+    Raises:
+        Preempted: the process received a signal to stop and saved; the same command resumes.
+    """
+    state, epochs = trainer.state, trainer.schedule.epochs
+    if state.epoch + 1 >= epochs and not state.unfinished:
+        logger.info("training is finished already: epoch %d of %d is done", state.epoch + 1, epochs)
+    with trainer.checkpointer.writer, trainer.preemption, watchdog(trainer.stall_timeout):
+        if state.unfinished and "validate" in state.unfinished:  # resumed between an epoch and its validation
+            record, state.unfinished = state.unfinished["validate"], None
+            trainer.finish_epoch(record, validate)
+        while state.epoch + 1 < epochs:
+            try:
+                trainer.resume_in_epoch(loader.sampler)
+                loader.sampler.set_epoch(state.epoch + 1)
+                record = trainer.train_one_epoch(loader, state.epoch + 1)
+            except RollbackRequested:
+                trainer.rollback()
+                loader.sampler.set_epoch(-1)  # so that set_epoch starts the epoch anew and does not continue it
+                continue
+            state.epoch += 1
+            if validate is not None:
+                trainer.checkpointer.before_validation(state, record)
+            trainer.finish_epoch(record, validate)
+        trainer.checkpointer.finish()
+    trainer.close()
+
+
 @dataclass(frozen=True)
 class Trainer:
-    """What an update needs besides the data.
+    """The components of a training run, and the loop over one epoch.
 
-    `restore` puts the state back to the last checkpoint and tells whether there was one.
+    `restore` loads the newest checkpoint into `state`, in place, and returns False if there is none.
     """
 
     backend: Backend
@@ -44,136 +80,138 @@ class Trainer:
     schedule: Schedule
     meter: Meter
     log: RunLog
-    quarantine: Quarantine
+    bad_videos: BadVideoLog
     checkpointer: Checkpointer
     guard: NonFiniteGuard
-    stop: StopRequests
-    forward: Forward
+    preemption: PreemptionHandler
+    forward: ForwardFn
     update_freq: int
     restore: Callable[[], bool]
     stall_timeout: float = 0.0
-    watch: Watch | None = None
-    sight: Sight | None = None
+    diagnostics_fn: DiagnosticsFn | None = None
+    monitor: TrainingMonitor | None = None
 
     def train_one_epoch(self, loader: Any, epoch: int) -> dict[str, float]:
-        """One pass over `loader`, or the rest of it where training was cut off inside the epoch.
+        """One pass over `loader`, or the rest of it after resuming inside the epoch.
 
         Returns:
-            The record of the last steps, not yet written, and the means of the whole epoch.
+            The metrics since the last log step, which are not written yet, and the means over the epoch.
         """
         self.backend.model.train()
-        self.meter.restart_clock()  # validation and saving are not part of a step's time
+        self.meter.restart_clock()  # validation and saving do not count as step time
         batches = iter(loader)
-        for left in reversed(range(self.schedule.steps_per_epoch - self.state.step_in_epoch)):
+        for steps_left in reversed(range(self.schedule.steps_per_epoch - self.state.step_in_epoch)):
             step = self.state.step
-            is_log_step = self.meter.is_log_step(step) or left == 0
-            lr, watched = self.update(batches, epoch, watch=self.watch if is_log_step else None)
-            beat()
-            if is_log_step or self.backend.device.type == "cpu":  # elsewhere this would wait for the device
-                self.guard.look()
+            is_log_step = self.meter.is_log_step(step) or steps_left == 0
+            lr, diagnostics = self.update(batches, epoch, diagnostics_fn=self.diagnostics_fn if is_log_step else None)
+            heartbeat()
+            if is_log_step or self.backend.device.type == "cpu":  # on a GPU this synchronizes with the device
+                self.guard.check()
                 self.backend.check_finite(step)
             if is_log_step:
-                self.state.scaler_skips += self.backend.take_scaler_skips()
-                self.quarantine.check()
-                record = self.meter.flush(step, epoch=epoch, lr=lr, watched=watched)
-                if left:
+                self.state.scaler_skips += self.backend.pop_scaler_skips()
+                self.bad_videos.check()
+                record = self.meter.flush(step, epoch=epoch, lr=lr, diagnostics=diagnostics)
+                if steps_left:
                     self.log.write(step + 1, **record)
-            asked = self.stop.poll(failed=self.checkpointer.failed)
-            if left and (asked or self.checkpointer.is_due_in_epoch(self.state)):
+            signum = self.preemption.poll(save_failed=self.checkpointer.failed)
+            if steps_left and (signum or self.checkpointer.is_due_in_epoch(self.state)):
                 self.save_in_epoch(loader.sampler)
-            if left and asked:
-                self.leave(asked)
+            if steps_left and signum:
+                self.exit_preempted(signum)
         return {**record, **self.meter.epoch_means()}
 
-    def update(self, batches: Iterator[Any], epoch: int, *, watch: Watch | None) -> tuple[float, dict[str, float]]:
-        """One optimizer step from `update_freq` batches: the learning rate, and what `watch` saw in the last of them.
+    def update(
+        self, batches: Iterator[Any], epoch: int, *, diagnostics_fn: DiagnosticsFn | None
+    ) -> tuple[float, dict[str, float]]:
+        """One optimizer step over `update_freq` batches: the learning rate, and the diagnostics of the last batch.
 
-        Without `watch` it does not wait for the device.
+        Without `diagnostics_fn` it does not synchronize with the device.
         """
         backend, state = self.backend, self.state
         lr = self.schedule.apply(backend.optimizer, state.step - state.scaler_skips)
+        if state.step in self.guard.skipped_steps:
+            self.skip_update(batches, epoch)
+            return lr, {}
         indices, outputs = [], []
-        for micro in range(self.update_freq):
+        for micro_step in range(self.update_freq):
             batch = self.next_batch(batches, epoch)
-            if state.step in self.guard.passed_over:
-                continue
             indices.append(batch.index)
             batch = batch.to(backend.device)
-            with backend.accumulating(last=micro == self.update_freq - 1):
+            with backend.accumulating(last=micro_step == self.update_freq - 1):
                 with backend.autocast():
                     out = self.forward(backend.model, batch)
                 backend.backward(out["loss"], update_freq=self.update_freq)
             outputs.append({name: value.detach() for name, value in out.items() if value.ndim == 0})
-        watched: dict[str, float] = {}
-        if outputs:
-            # Without a warm-up the first epoch counts as one: an untrained model stands at chance, and should.
-            warmed_up = state.step >= max(self.schedule.warmup, self.schedule.steps_per_epoch)
-            watched = watch(out, step=state.step, after_warmup=warmed_up) if watch else {}
-            if self.sight is not None:
-                self.sight.before_step(batch, out, step=state.step)
-            norm = backend.step()
-            made = {"finite": backend.last_finite, "grad_norm": norm}
-            self.guard.remember(state.step, epoch=epoch, lr=lr, **made, indices=indices, outputs=outputs)
-            means = {name: torch.stack([part[name] for part in outputs]).mean() for name in outputs[0]}
-            counts = backend.last_finite & norm.isfinite()
-            self.meter.add({**means, "grad_norm": norm}, counts=counts)
-        self.meter.count_step(counts if outputs else False)
+        diagnostics = diagnostics_fn(out, step=state.step, after_warmup=self.warmed_up()) if diagnostics_fn else {}
+        if self.monitor is not None:
+            self.monitor.before_step(batch, out, step=state.step)
+        grad_norm = backend.step()
+        is_finite = backend.last_update_finite
+        self.guard.record(
+            state.step, epoch=epoch, lr=lr, is_finite=is_finite, grad_norm=grad_norm, indices=indices, outputs=outputs
+        )
+        self.meter.add_step({**mean_of(outputs), "grad_norm": grad_norm}, is_finite=is_finite & grad_norm.isfinite())
         state.step += 1
-        if state.ema is not None and outputs and not backend.left_out_last():
+        if state.ema is not None and not backend.last_update_skipped():
             state.ema.update(backend.module, step=state.step)
-        if self.sight is not None:
-            self.sight.after_step(state.step)
-        return lr, watched
+        if self.monitor is not None:
+            self.monitor.after_step(state.step)
+        return lr, diagnostics
+
+    def warmed_up(self) -> bool:
+        """Whether diagnostics may warn. Without a warm-up the first epoch counts as one: a new model is at chance."""
+        return self.state.step >= max(self.schedule.warmup, self.schedule.steps_per_epoch)
 
     def next_batch(self, batches: Iterator[Any], epoch: int) -> Any:
-        """A batch, in host memory; the wait for it is timed, and what could not be decoded is taken note of."""
-        waited = time.perf_counter()
+        """The next batch, in host memory. Times the wait for it and records undecodable videos."""
+        start = time.perf_counter()
         batch = next(batches)
-        self.meter.add_data_time(time.perf_counter() - waited)
-        self.quarantine.record(batch.failures, epoch=epoch)
+        self.meter.add_data_time(time.perf_counter() - start)
+        self.bad_videos.record(batch.failures, epoch=epoch)
         return batch
 
+    def skip_update(self, batches: Iterator[Any], epoch: int) -> None:
+        """Consume the batches of an update that was not finite before a rollback, without training on them."""
+        for _ in range(self.update_freq):
+            self.next_batch(batches, epoch)
+        self.meter.skip_step()
+        self.state.step += 1
+        if self.monitor is not None:
+            self.monitor.after_step(self.state.step)
+
+    def finish_epoch(self, record: dict[str, float], validate: ValidateFn | None) -> None:
+        """Validate, log and save after an epoch with the metrics `record`; exit if a signal has arrived."""
+        state, improved = self.state, False
+        if validate is not None:
+            try:
+                with self.preemption.interruptible():
+                    results = validate()
+            except Preempted as request:
+                self.exit_preempted(request.signum, all_ranks=False)
+            improved = results["val/top1"] > state.best
+            state.best = max(state.best, results["val/top1"])
+            record = {**record, **results}
+            metrics = "  ".join(f"{name} {value:.2f}" for name, value in results.items())
+            logger.info("epoch %d  %s  best %.2f", state.epoch, metrics, state.best)
+        self.log.write(state.step, **record)
+        signum = self.preemption.poll_blocking(save_failed=self.checkpointer.failed)
+        is_last = state.epoch + 1 == self.schedule.epochs
+        self.checkpointer.after_epoch(state, last=is_last, improved=improved, stopping=bool(signum))
+        if signum and not is_last:
+            self.exit_preempted(signum)
+
     def save_in_epoch(self, sampler: Any) -> None:
-        """A checkpoint from which the epoch goes on behind this step."""
-        self.guard.look()
-        done = self.state.step_in_epoch * self.update_freq
-        self.checkpointer.after_step(self.state, sampler=sampler.state_dict(done), meter=self.meter.state_dict())
+        """Save a checkpoint inside the epoch, from which training resumes with the next step."""
+        self.guard.check()
+        num_batches = self.state.step_in_epoch * self.update_freq
+        self.checkpointer.after_step(self.state, sampler=sampler.state_dict(num_batches), meter=self.meter.state_dict())
 
-    def leave(self, asked: int, *, together: bool = True) -> NoReturn:
-        """End this process, for a signal or because a checkpoint cannot be written, with all that was saved on disk.
-
-        Args:
-            together: all ranks do so here.
+    def resume_in_epoch(self, sampler: Any) -> None:
+        """Restore sampler and meters if the state was loaded from a checkpoint inside an epoch.
 
         Raises:
-            Preempted: always, but for
-            CheckpointError: it cannot be written.
-        """
-        if together:
-            self.checkpointer.finish()
-        else:
-            self.checkpointer.wait()
-        self.close()
-        assert asked < FAILED  # `finish` raises otherwise
-        if self.quarantine.world.is_main:
-            logger.info(
-                "stopped by %s after %d steps; the same command goes on from there", describe(asked), self.state.step
-            )
-            requeue(asked)
-        self.stop.wait_for_main(asked)
-        raise Preempted(asked)
-
-    def close(self) -> None:
-        """Write what profile and logs still hold."""
-        if self.sight is not None:
-            self.sight.close()
-        self.log.close()
-
-    def go_on_in_epoch(self, sampler: Any) -> None:
-        """Put sampler and meters where the checkpoint that was made inside an epoch has them.
-
-        Raises:
-            CheckpointError: the order of the samples is another one now.
+            CheckpointError: the order of the samples has changed.
         """
         unfinished, self.state.unfinished = self.state.unfinished, None
         if unfinished is None:
@@ -181,89 +219,52 @@ class Trainer:
         try:
             sampler.load_state_dict(unfinished["sampler"])
         except ValueError as error:
-            raise CheckpointError(f"{error}, or go on from the end of an epoch with --resume") from error
-        self.meter.load_state_dicts(unfinished["meters"], world=self.quarantine.world)
+            raise CheckpointError(f"{error}, or resume from the end of an epoch with --resume") from error
+        self.meter.load_state_dicts(unfinished["meters"], world=self.backend.world)
 
-    def roll_back(self) -> None:
-        """To the last checkpoint, in memory and in the logs.
+    def rollback(self) -> None:
+        """Return to the last checkpoint: state, logs and meters.
 
         Raises:
-            NonFiniteError: there is none.
+            NonFiniteError: there is no checkpoint.
         """
         self.checkpointer.finish()
         best = self.state.best
         if not self.restore():
             raise NonFiniteError(
-                "--on_nonfinite rollback: there is no checkpoint yet to go back to; give --save_ckpt_steps, or "
+                "--on_nonfinite rollback: there is no checkpoint yet to roll back to; use --save_ckpt_steps, or "
                 "--on_nonfinite skip"
             )
-        if "validate" in (self.state.unfinished or {}):  # that has been done and logged since
+        if "validate" in (self.state.unfinished or {}):  # that validation has been done and logged since
             self.state.unfinished = None
         self.state.best = max(best, self.state.best)
         self.log.rewind(self.state.step)
         self.meter.restart_epoch()
 
+    def exit_preempted(self, signum: int, *, all_ranks: bool = True) -> NoReturn:
+        """Finish writing checkpoints, close the logs and exit, after a signal or a failed save.
 
-def fit(
-    trainer: Trainer,
-    loader: Any,
-    *,
-    validate: Callable[[], dict[str, float]] | None = None,
-) -> None:
-    """Train from where the state stands to the last epoch, validating after each, checkpointing when due.
+        Args:
+            all_ranks: every rank calls this now.
 
-    Args:
-        loader: of one rank; its `sampler` has `set_epoch`, `state_dict` and `load_state_dict`.
-        validate: metrics of the current model, such as `val/top1` in percent; the best of these is kept in the state.
+        Raises:
+            Preempted: always, unless
+            CheckpointError: a checkpoint cannot be written.
+        """
+        if all_ranks:
+            self.checkpointer.finish()
+        else:
+            self.checkpointer.wait()
+        self.close()
+        self.preemption.exit(signum, f"after {self.state.step} steps; the same command resumes")
 
-    Raises:
-        Preempted: the process was asked to stop; the same command goes on from there.
-    """
-    state, epochs = trainer.state, trainer.schedule.epochs
-    if state.epoch + 1 >= epochs and not state.unfinished:
-        logger.info("training is finished already: epoch %d of %d is done", state.epoch + 1, epochs)
-    with trainer.checkpointer.writer, trainer.stop, watchdog(trainer.stall_timeout):
-        if state.unfinished and "validate" in state.unfinished:
-            record, state.unfinished = state.unfinished["validate"], None
-            finish_epoch(trainer, record, validate)
-        while state.epoch + 1 < epochs:
-            try:
-                trainer.go_on_in_epoch(loader.sampler)
-                loader.sampler.set_epoch(state.epoch + 1)
-                record = trainer.train_one_epoch(loader, state.epoch + 1)
-            except RollBack:
-                trainer.roll_back()
-                loader.sampler.set_epoch(-1)  # else it would take the epoch for the one it has just resumed
-                continue
-            state.epoch += 1
-            if validate is not None:
-                trainer.checkpointer.before_validation(state, record)
-            finish_epoch(trainer, record, validate)
-        trainer.checkpointer.finish()
-    trainer.close()
+    def close(self) -> None:
+        """Flush the profile and the logs."""
+        if self.monitor is not None:
+            self.monitor.close()
+        self.log.close()
 
 
-def finish_epoch(trainer: Trainer, record: dict[str, float], validate: Callable[[], dict[str, float]] | None) -> None:
-    """Validate, log and save the epoch just trained, whose `record` this is; leave if the run was asked to stop."""
-    state, stop = trainer.state, trainer.stop
-    improved = False
-    if validate is not None:
-        try:
-            with stop.at_once():
-                results = validate()
-        except Preempted as request:
-            trainer.leave(request.asked, together=False)
-        improved = results["val/top1"] > state.best
-        state.best = max(state.best, results["val/top1"])
-        record = {**record, **results}
-        logger.info("epoch %d  %s  best %.2f", state.epoch, _line(results), state.best)
-    trainer.log.write(state.step, **record)
-    asked = stop.settle(failed=trainer.checkpointer.failed)
-    last = state.epoch + 1 == trainer.schedule.epochs
-    trainer.checkpointer.after_epoch(state, last=last, improved=improved, stopping=bool(asked))
-    if asked and not last:
-        trainer.leave(asked)
-
-
-def _line(values: dict[str, float]) -> str:
-    return "  ".join(f"{name} {value:.2f}" for name, value in values.items())
+def mean_of(outputs: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Mean of each scalar over the batches of an update."""
+    return {name: torch.stack([scalars[name] for scalars in outputs]).mean() for name in outputs[0]}

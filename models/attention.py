@@ -1,4 +1,4 @@
-"""Scaled dot-product attention, by torch's fused form, or for bf16 on a CPU in blocks of heads.
+"""Scaled dot-product attention, with torch's fused kernel, or for bf16 on a CPU in blocks of heads.
 
 Letters: B clips, N tokens, H heads, E head width, R heads of a block.
 """
@@ -6,22 +6,22 @@ Letters: B clips, N tokens, H heads, E head width, R heads of a block.
 import torch
 import torch.nn.functional as F
 
-_BLOCK_BYTES = 2 << 20  # of the scores of a block: with their softmax they stay in a core's share of the cache
+_BLOCK_BYTES = 2 << 20  # of a block's scores: with their softmax they stay in a core's share of the cache
 
 
 def attend(q_BHNE: torch.Tensor, k_BHNE: torch.Tensor, v_BHNE: torch.Tensor, *, dropout: float = 0.0) -> torch.Tensor:
-    """softmax(q k^T / sqrt(E)) v (arXiv 1706.03762, equation 1), the weights thinned by `dropout`: (B, H, N, E).
+    """softmax(q k^T / sqrt(E)) v (arXiv 1706.03762, equation 1), with dropout on the attention weights: (B, H, N, E).
 
-    The N x N weights are never stored for all heads. In bf16 on a CPU torch's fused form takes 1.4 to 2.4 times as
-    long, forward and backward, as matrix products that stay in the cache (bench/RESULTS.md); only it can thin the
-    weights.
+    The N x N weights are never stored for all heads. In bf16 on a CPU torch's fused kernel takes 1.4 to 2.4 times as
+    long, forward and backward, as attention over a few heads at a time that stays in the cache (bench/RESULTS.md), but
+    only the fused kernel has dropout.
     """
     if q_BHNE.device.type == "cpu" and q_BHNE.dtype == torch.bfloat16 and dropout == 0:
         return _attend_in_blocks(q_BHNE, k_BHNE, v_BHNE)
     return F.scaled_dot_product_attention(q_BHNE, k_BHNE, v_BHNE, dropout_p=dropout)
 
 
-# Operators of their own, so that torch.compile takes each as one piece and does not unroll its loop over the heads.
+# Custom operators, so that torch.compile does not unroll their loops over the heads.
 @torch.library.custom_op("sigma::attend_in_blocks", mutates_args=())
 def _attend_in_blocks(q_BHNE: torch.Tensor, k_BHNE: torch.Tensor, v_BHNE: torch.Tensor) -> torch.Tensor:
     q, k, v = (x.flatten(0, 1) for x in (q_BHNE * q_BHNE.shape[-1] ** -0.5, k_BHNE, v_BHNE))
@@ -38,7 +38,7 @@ def _attend_in_blocks(q_BHNE: torch.Tensor, k_BHNE: torch.Tensor, v_BHNE: torch.
 def _attend_in_blocks_backward(
     grad_BHNE: torch.Tensor, q_BHNE: torch.Tensor, k_BHNE: torch.Tensor, v_BHNE: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The gradients by q, k and v; the weights are computed again."""
+    """Gradients with respect to q, k and v; the attention weights are recomputed."""
     scale = q_BHNE.shape[-1] ** -0.5
     grad, q, k, v = (x.flatten(0, 1) for x in (grad_BHNE, q_BHNE * scale, k_BHNE, v_BHNE))
     grad_q, grad_k, grad_v = (torch.empty_like(q) for _ in range(3))
@@ -47,10 +47,10 @@ def _attend_in_blocks_backward(
         block = slice(start, start + len(scores_RNN))
         weights = _weights(q[block], k[block], scores_RNN, weights_RNN)
         torch.bmm(weights.mT, grad[block], out=grad_v[block])
-        errors = torch.bmm(grad[block], v[block].mT, out=scores_RNN[: len(weights)])
-        torch._softmax_backward_data(errors, weights, -1, errors.dtype, grad_input=errors)
-        torch.bmm(errors, k[block], out=grad_q[block])
-        torch.bmm(errors.mT, q[block], out=grad_k[block])
+        grad_scores = torch.bmm(grad[block], v[block].mT, out=scores_RNN[: len(weights)])
+        torch._softmax_backward_data(grad_scores, weights, -1, grad_scores.dtype, grad_input=grad_scores)
+        torch.bmm(grad_scores, k[block], out=grad_q[block])
+        torch.bmm(grad_scores.mT, q[block], out=grad_k[block])
     grad_q *= scale
     return grad_q.reshape(q_BHNE.shape), grad_k.reshape(q_BHNE.shape), grad_v.reshape(q_BHNE.shape)
 
@@ -58,7 +58,7 @@ def _attend_in_blocks_backward(
 def _buffers(q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """For the scores of a block of heads and for their softmax, (R, N, N) each."""
     heads, tokens, _ = q.shape
-    rows = max(1, min(heads, _BLOCK_BYTES // max(1, q.element_size() * tokens**2)))  # 1 also of nothing
+    rows = max(1, min(heads, _BLOCK_BYTES // max(1, q.element_size() * tokens**2)))  # 1 also for an empty batch
     scores, weights = q.new_empty(2, rows, tokens, tokens)
     return scores, weights
 

@@ -3,39 +3,46 @@
 Letters: B clips, C channels, T H W frames and pixels, N tokens, D width, K classes.
 """
 
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
 
-from .vit import VideoTransformer
+from sigma_video.options import AT_LEAST_ONE, NOT_NEGATIVE, RATE, Options, option
+
+from .vit import EncoderConfig, VideoTransformer
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig(Options):
+    """What a classifier adds to its encoder."""
+
+    num_classes: int | None = option(None, flag="nb_classes", rule=AT_LEAST_ONE)
+    fc_drop_rate: float = option(0.0, "dropout before the head", rule=RATE)
+    init_scale: float = option(0.001, "factor on the head's initial weights", rule=NOT_NEGATIVE)
+    use_mean_pooling: bool = option(
+        True, "mean over all tokens (default)", off="--use_cls", off_help="the first token in the place of the mean"
+    )
 
 
 class Classifier(VideoTransformer):
     """Logits (B, K) of clips (B, 3, T, H, W).
 
-    With mean pooling the encoder's final norm is left out and a fresh one follows the pooling; without it, the first
-    token after the final norm is used, as the released code's `--use_cls` does.
+    With mean pooling, a fresh norm after the pooling replaces the encoder's final norm; without it, the head reads the
+    first token after the final norm, as with `--use_cls` of the released code.
     """
 
-    def __init__(
-        self,
-        *,
-        num_classes: int,
-        use_mean_pooling: bool = True,
-        fc_drop_rate: float = 0.0,
-        init_scale: float = 0.001,
-        **encoder_options: Any,
-    ) -> None:
-        super().__init__(final_norm=not use_mean_pooling, **encoder_options)
-        self.fc_norm = nn.LayerNorm(self.embed_dim, eps=1e-6) if use_mean_pooling else None
-        self.fc_dropout = nn.Dropout(fc_drop_rate)
-        self.head = nn.Linear(self.embed_dim, num_classes)
+    def __init__(self, encoder: EncoderConfig, head: HeadConfig) -> None:
+        super().__init__(encoder, final_norm=not head.use_mean_pooling)
+        assert head.num_classes is not None  # the lists say it where no flag does
+        self.fc_norm = nn.LayerNorm(self.embed_dim, eps=1e-6) if head.use_mean_pooling else None
+        self.fc_dropout = nn.Dropout(head.fc_drop_rate)
+        self.head = nn.Linear(self.embed_dim, head.num_classes)
         self.backbone_frozen = False
         self.apply(_truncated_normal)
-        # Also by `apply`, within which DeepSpeed makes parameters whole that it has shared out.
-        self.head.apply(partial(_scale, factor=init_scale))
+        # By `apply` too: inside it DeepSpeed gathers the parameters that ZeRO-3 has sharded.
+        self.head.apply(partial(_scale, factor=head.init_scale))
 
     def forward_features(self, clip_BCTHW: torch.Tensor) -> torch.Tensor:
         """(B, 3, T, H, W) -> (B, D): the mean over all tokens, normed (or the first token; see the class)."""

@@ -47,9 +47,9 @@ class Mlp(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth (arXiv 1603.09382): a clip goes without the branch with the given probability.
+    """Stochastic depth (arXiv 1603.09382): drops the residual branch of a clip with the given probability.
 
-    The rate is kept as a tensor: torch.compile would make a form of its own of each block's number.
+    The rate is a tensor, because torch.compile would recompile for each block's number.
     """
 
     keep: torch.Tensor
@@ -57,11 +57,11 @@ class DropPath(nn.Module):
     def __init__(self, drop_prob: float) -> None:
         super().__init__()
         if not 0 <= drop_prob < 1:
-            raise ValueError(f"a rate of stochastic depth is at least 0 and below 1, got {drop_prob}")
+            raise ValueError(f"the stochastic depth rate must be at least 0 and below 1, got {drop_prob}")
         self.register_buffer("keep", torch.tensor(1 - drop_prob), persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, ...) -> the same; clips that keep the branch get it 1 / (1 - rate) times, for an unchanged mean."""
+        """(B, ...) -> the same shape; kept branches are scaled by 1 / (1 - rate), which preserves the mean."""
         if not self.training:
             return x
         kept_B = torch.bernoulli(self.keep.expand(len(x))) / self.keep
@@ -100,10 +100,10 @@ class Block(nn.Module):
 
 
 class TubeletEmbedding(nn.Module):
-    """Linear embedding of tubelets, of the visible ones only if they are given.
+    """Linear embedding of all tubelets, or of the visible ones only.
 
-    The weights keep the shape of the convolution that the released checkpoints hold. A convolution whose stride equals
-    its kernel is a matrix product over tubelets, which can leave out the masked ones.
+    The weights have the shape of the convolution in released checkpoints. A convolution whose stride equals its kernel
+    is a linear layer over tubelets, and that can skip the masked ones.
     """
 
     def __init__(self, dim: int, tubelet: Tubelet, in_channels: int = 3) -> None:

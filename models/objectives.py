@@ -3,9 +3,15 @@
 Letters: B clips, M masked tokens, P embedding width, K prototypes, S = B * M samples, G = 2 branches.
 """
 
+from __future__ import annotations
+
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from sigma_video.options import AT_LEAST_ONE, POSITIVE, Options, option
 
 from .sinkhorn.balance import AllReduce, sinkhorn_codes
 from .sinkhorn.prototype_loss import prototype_cross_entropy, prototype_scores
@@ -40,6 +46,11 @@ class SwappedClusterPrediction(nn.Module):
         self.num_iters = num_iters
         self.temperature = temperature
         self.all_reduce = all_reduce
+
+    @classmethod
+    def from_config(cls, config: ObjectiveConfig, all_reduce: AllReduce | None) -> SwappedClusterPrediction:
+        """The objective of a run's options; `all_reduce` sums a tensor over ranks."""
+        return cls(epsilon=config.sinkhorn_eps, num_iters=config.sinkhorn_iterations, all_reduce=all_reduce)
 
     def forward(
         self, predicted_BMP: torch.Tensor, projected_BMP: torch.Tensor, prototypes_KP: torch.Tensor
@@ -86,6 +97,11 @@ class Regression(nn.Module):
 
     uses_prototypes = False
 
+    @classmethod
+    def from_config(cls, config: ObjectiveConfig, all_reduce: AllReduce | None) -> Regression:
+        """The objective of a run's options; it has none."""
+        return cls()
+
     def forward(
         self, predicted_BMP: torch.Tensor, projected_BMP: torch.Tensor, prototypes_KP: torch.Tensor | None = None
     ) -> dict[str, torch.Tensor]:
@@ -93,4 +109,21 @@ class Regression(nn.Module):
         return {"loss": F.mse_loss(predicted_BMP.float(), projected_BMP.float())}
 
 
-OBJECTIVES = {"SWAV": SwappedClusterPrediction, "L2": Regression}
+OBJECTIVES: dict[str, type[SwappedClusterPrediction] | type[Regression]] = {
+    "SWAV": SwappedClusterPrediction,
+    "L2": Regression,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig(Options):
+    """The loss, and the balancing of the assignments."""
+
+    loss_func: str | None = option(None, "default: L2 for pixel targets, else SWAV", choices=tuple(OBJECTIVES))
+    num_prototypes: int = option(3000, "number of prototypes", rule=AT_LEAST_ONE)
+    sinkhorn_eps: float = option(0.05, "entropy regularisation of Sinkhorn-Knopp", rule=POSITIVE)
+    sinkhorn_iterations: int = option(10, "iterations of Sinkhorn-Knopp", rule=AT_LEAST_ONE)
+
+    def name_for(self, target_type: str) -> str:
+        """The key of OBJECTIVES for this kind of target."""
+        return self.loss_func or ("L2" if target_type == "pixel" else "SWAV")

@@ -1,4 +1,4 @@
-"""Fixed sinusoidal position table, and its form for another token grid than the one a model was trained on.
+"""Fixed sinusoidal position table, and its resampling to another token grid than the one a model was trained on.
 
 Letters: t h w token grid, N = t*h*w tokens, D width.
 """
@@ -23,7 +23,7 @@ def sincos_table(num_tokens: int, dim: int) -> torch.Tensor:
     exponent_C = 2 * np.arange((dim + 1) // 2) / dim  # of a pair of columns
     angle_NC = torch.from_numpy(np.arange(num_tokens)[:, None] / np.power(10000, exponent_C)[None, :])
     table_ND = torch.empty(num_tokens, dim)
-    table_ND[:, 0::2] = angle_NC.sin()  # torch's are vectorised
+    table_ND[:, 0::2] = angle_NC.sin()  # torch's sin and cos are vectorised
     table_ND[:, 1::2] = angle_NC[:, : dim // 2].cos()
     return table_ND.unsqueeze(0)
 
@@ -31,9 +31,9 @@ def sincos_table(num_tokens: int, dim: int) -> torch.Tensor:
 def resampled_table(trained: Grid, grid: Grid, dim: int) -> torch.Tensor:
     """The table of the grid a model was trained on, resampled in t, h and w to another grid.
 
-    A token's row is interpolated (trilinear, half-pixel centres) between those of the places it covers in the trained
-    clip: the rows that the weights have learned to read. The sinusoid itself would go on with angles that they never
-    saw. On the trained grid it is the table, bit for bit.
+    Rows are interpolated (trilinear, half-pixel centres) between those of the trained grid, which the weights have
+    learned; a longer sinusoid would have angles that they never saw. On the trained grid the table is unchanged, bit
+    for bit.
 
     Returns:
         (1, N, D) float32 for `grid`.

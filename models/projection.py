@@ -5,13 +5,11 @@ from itertools import pairwise
 
 from torch import nn
 
-HIDDEN_DIMS = (1024, 1024, 512)
 
-
-def projection_mlp(in_dim: int, out_dim: int, hidden_dims: Sequence[int] = HIDDEN_DIMS) -> nn.Sequential:
+def projection_mlp(in_dim: int, out_dim: int, hidden_dims: Sequence[int]) -> nn.Sequential:
     """Linear layers with GELU between: in_dim -> hidden_dims -> out_dim (arXiv 2407.15447).
 
-    `HIDDEN_DIMS` are the widths in modeling_pretrain.py of the released code: 1536-1024-1024-512-256 in all.
+    The released code (modeling_pretrain.py) has 1536-1024-1024-512-256.
     """
     widths = [in_dim, *hidden_dims, out_dim]
     layers: list[nn.Module] = []

@@ -3,40 +3,145 @@
 It is not timm's: registering `vit_base_patch16_224` there would overwrite timm's own model of that name.
 """
 
+import dataclasses
 import re
-from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from torch import nn
 
-from .classifier import Classifier
-from .decoder import Decoder
-from .objectives import OBJECTIVES
-from .projection import HIDDEN_DIMS, projection_mlp
+from sigma_video.options import OptionError
+
+from .classifier import Classifier, HeadConfig
+from .decoder import Decoder, DecoderConfig
+from .objectives import OBJECTIVES, ObjectiveConfig
+from .projection import projection_mlp
 from .sigma import Sigma
 from .sinkhorn.balance import AllReduce
-from .targets import PixelTarget
-from .vit import VARIANTS, VideoTransformer
+from .targets import TARGETS, PixelTarget, TargetConfig
+from .vit import VARIANTS, EncoderConfig, Variant, VideoTransformer
 
+C = TypeVar("C")
 _NAME = re.compile(r"(?P<kind>pretrain_(?:videomae|sigma)|vit)_(?P<variant>[a-z]+)_patch(?P<patch>\d+)_(?P<size>\d+)")
-TARGET_TYPES = ("pixel", "mlp", "dino_v1", "dino_v2")
 
 
 class ModelError(ValueError):
     """A name or an option that no model can be made of; the message says the remedy."""
 
 
-def create_model(name: str, **overrides: Any) -> nn.Module:
+def create_model(name: str, *, all_reduce: AllReduce | None = None, **overrides: Any) -> nn.Module:
     """A pre-training model or a classifier by name.
 
     Args:
         name: `pretrain_videomae_{variant}_patch{p}_{size}` or `vit_{variant}_patch{p}_{size}` with a variant of
             `models.vit.VARIANTS`, such as `vit_base_patch16_224`.
-        overrides: keyword arguments of `build_pretraining_model` or `build_classifier`, in place of what the name says.
+        all_reduce: sums a tensor over ranks, for the balancing of a pre-training model.
+        overrides: fields of `EncoderConfig` and, for pre-training, of `DecoderConfig`, `TargetConfig` and
+            `ObjectiveConfig` (the encoder's sizes as `encoder_embed_dim`, `encoder_depth`, `encoder_num_heads`); for a
+            classifier, of `HeadConfig`. None stands for what the name says.
 
     Raises:
         ModelError: unknown name, or options that do not fit together.
+        TypeError: an override that no field has.
     """
+    named = _parse(name)
+    given = {key.removeprefix("encoder_"): value for key, value in overrides.items() if value is not None}
+    options = {"img_size": named.img_size, **given}
+    try:
+        encoder = _take(EncoderConfig, options)
+        if named.is_classifier:
+            head = _take(HeadConfig, options)
+            _refuse_unknown(options)
+            return build_classifier(name, encoder, head)
+        parts = _take(DecoderConfig, options), _take(TargetConfig, options), _take(ObjectiveConfig, options)
+        _refuse_unknown(options)
+        return build_pretraining_model(name, encoder, *parts, all_reduce=all_reduce)
+    except OptionError as error:
+        raise ModelError(str(error)) from error
+
+
+def build_pretraining_model(
+    name: str,
+    encoder: EncoderConfig,
+    decoder: DecoderConfig,
+    targets: TargetConfig,
+    objective: ObjectiveConfig,
+    *,
+    all_reduce: AllReduce | None = None,
+) -> Sigma:
+    """SIGMA, or VideoMAE with pixel targets. An image teacher's features are given to the model's `forward`.
+
+    With `target_type="mlp", loss_func="L2"` both networks can agree on a constant, and do: the collapsing baseline of
+    the paper (unless `freeze_projection` is called).
+
+    Raises:
+        ModelError, OptionError: no such pre-training model, or options that do not fit together.
+    """
+    named = _parse(name)
+    if named.is_classifier:
+        raise ModelError(f"--model {name} is a classifier: pre-training models are called pretrain_videomae_...")
+    video_encoder = VideoTransformer(named.complete(encoder))
+    decoder = _fill(
+        decoder,
+        decoder_embed_dim=named.sizes.decoder_embed_dim,
+        decoder_num_heads=named.sizes.decoder_num_heads,
+    )
+    kind, tubelet = TARGETS[targets.target_type], video_encoder.tubelet
+    pixel_dim = 3 * tubelet[0] * tubelet[1] * tubelet[2]
+    feature_dim = pixel_dim if kind.from_pixels else video_encoder.embed_dim
+    embedding_dim = targets.decoder_num_classes or kind.embedding_dim or feature_dim
+    if kind.from_pixels and not kind.projects and embedding_dim != pixel_dim:
+        raise ModelError(f"--target_type pixel predicts {pixel_dim} values a tubelet, not {embedding_dim}")
+    return Sigma(
+        encoder=video_encoder,
+        decoder=Decoder(decoder, grid=video_encoder.grid, out_dim=embedding_dim, use_checkpoint=encoder.use_checkpoint),
+        # The MLP is defined on standardised tubelets; only for pixel regression are raw values a choice.
+        targets=PixelTarget(tubelet, normalize=targets.normalize_target or kind.projects) if kind.from_pixels else None,
+        projection=(
+            projection_mlp(pixel_dim, embedding_dim, targets.projection_dims) if kind.projects else nn.Identity()
+        ),
+        objective=OBJECTIVES[objective.name_for(targets.target_type)].from_config(objective, all_reduce),
+        num_prototypes=objective.num_prototypes,
+        decoder_mask_ratio=decoder.decoder_mask_ratio,
+    )
+
+
+def build_classifier(name: str, encoder: EncoderConfig, head: HeadConfig) -> Classifier:
+    """Encoder and linear head.
+
+    Raises:
+        ModelError, OptionError: no such classifier, or options that do not fit together.
+    """
+    named = _parse(name)
+    if not named.is_classifier:
+        raise ModelError(f"--model {name} is for pre-training: classifiers are called vit_...")
+    if head.num_classes is None:
+        raise ModelError("a classifier needs its number of classes: give num_classes (--nb_classes)")
+    return Classifier(named.complete(encoder), head)
+
+
+@dataclass(frozen=True)
+class _Named:
+    """What the name of a model says."""
+
+    is_classifier: bool
+    sizes: Variant
+    patch_size: int
+    img_size: int
+
+    def complete(self, encoder: EncoderConfig) -> EncoderConfig:
+        """The options of an encoder, with what they leave open."""
+        sizes = self.sizes
+        return _fill(
+            encoder,
+            patch_size=self.patch_size,
+            embed_dim=sizes.embed_dim,
+            depth=sizes.depth,
+            num_heads=sizes.num_heads,
+        )
+
+
+def _parse(name: str) -> _Named:
     match = _NAME.fullmatch(name.lower())
     if match is None or match["variant"] not in VARIANTS:
         raise ModelError(
@@ -44,145 +149,22 @@ def create_model(name: str, **overrides: Any) -> nn.Module:
             f"vit_VARIANT_patchP_SIZE (classification), VARIANT one of {', '.join(VARIANTS)}; "
             f"for example pretrain_videomae_base_patch16_224"
         )
-    build: Callable[..., nn.Module] = build_classifier if match["kind"] == "vit" else build_pretraining_model
-    named = {"img_size": int(match["size"]), "patch_size": int(match["patch"])}
-    return build(match["variant"], **{**named, **overrides})
+    return _Named(match["kind"] == "vit", VARIANTS[match["variant"]], int(match["patch"]), int(match["size"]))
 
 
-def build_pretraining_model(
-    variant: str,
-    *,
-    target_type: str = "mlp",
-    loss_func: str = "SWAV",
-    img_size: int,
-    patch_size: int,
-    num_frames: int = 16,
-    tubelet_size: int = 2,
-    encoder_embed_dim: int | None = None,
-    encoder_depth: int | None = None,
-    encoder_num_heads: int | None = None,
-    decoder_embed_dim: int | None = None,
-    decoder_depth: int = 4,
-    decoder_num_heads: int | None = None,
-    decoder_num_classes: int | None = None,
-    projection_dims: Sequence[int] = HIDDEN_DIMS,
-    normalize_target: bool = True,
-    num_prototypes: int = 3000,
-    sinkhorn_eps: float = 0.05,
-    sinkhorn_iterations: int = 10,
-    all_reduce: AllReduce | None = None,
-    drop_path_rate: float = 0.0,
-    init_values: float = 0.0,
-    use_checkpoint: bool = False,
-    decoder_mask_ratio: float = 0.0,
-) -> Sigma:
-    """SIGMA, or VideoMAE with `target_type="pixel", loss_func="L2"`.
-
-    With `target_type="mlp", loss_func="L2"` both networks can agree on a constant, and do: the collapsing baseline of
-    the paper (unless `freeze_projection` is called). An image teacher's features are given to `forward`.
-
-    `decoder_num_classes` is the embedding width P: by default the tubelet's number of values for pixels, 256 for the
-    projection MLP, the encoder's width for image teachers. `all_reduce` sums a tensor over ranks, for the balancing.
-    """
-    sizes = VARIANTS[variant]
-    tubelet = (tubelet_size, patch_size, patch_size)
-    pixel_dim = 3 * tubelet_size * patch_size * patch_size
-    width = encoder_embed_dim or sizes.embed_dim
-    embedding_dim = decoder_num_classes or {"pixel": pixel_dim, "mlp": 256}.get(target_type, width)
-    check_pretraining(target_type, loss_func, embedding_dim=embedding_dim, pixel_dim=pixel_dim)
-    encoder = VideoTransformer(
-        **check_encoder(
-            img_size=img_size,
-            patch_size=patch_size,
-            num_frames=num_frames,
-            tubelet_size=tubelet_size,
-            embed_dim=width,
-            depth=encoder_depth or sizes.depth,
-            num_heads=encoder_num_heads or sizes.num_heads,
-            drop_path_rate=drop_path_rate,
-            init_values=init_values,
-            use_checkpoint=use_checkpoint,
-        )
-    )
-    decoder = Decoder(
-        grid=encoder.grid,
-        depth=decoder_depth,
-        out_dim=embedding_dim,
-        use_checkpoint=use_checkpoint,
-        **check_decoder(
-            embed_dim=decoder_embed_dim or sizes.decoder_embed_dim,
-            num_heads=decoder_num_heads or sizes.decoder_num_heads,
-        ),
-    )
-    balancing = {"epsilon": sinkhorn_eps, "num_iters": sinkhorn_iterations, "all_reduce": all_reduce}
-    uses_pixels = target_type in ("pixel", "mlp")
-    # The MLP is defined on standardised tubelets; only for pixel regression are raw values a choice.
-    targets = PixelTarget(tubelet, normalize=normalize_target or target_type == "mlp") if uses_pixels else None
-    projection = projection_mlp(pixel_dim, embedding_dim, projection_dims) if target_type == "mlp" else nn.Identity()
-    return Sigma(
-        encoder=encoder,
-        decoder=decoder,
-        targets=targets,
-        projection=projection,
-        objective=OBJECTIVES[loss_func](**(balancing if loss_func == "SWAV" else {})),
-        num_prototypes=num_prototypes,
-        decoder_mask_ratio=decoder_mask_ratio,
-    )
+def _fill(config: C, **values: Any) -> C:
+    """A configuration in which these fields have these values where they were None."""
+    open_fields = {name: value for name, value in values.items() if getattr(config, name) is None}
+    return dataclasses.replace(config, **open_fields)  # type: ignore[type-var]
 
 
-def build_classifier(
-    variant: str,
-    *,
-    num_classes: int,
-    img_size: int,
-    patch_size: int,
-    num_frames: int = 16,
-    tubelet_size: int = 2,
-    embed_dim: int | None = None,
-    depth: int | None = None,
-    num_heads: int | None = None,
-    **options: Any,
-) -> Classifier:
-    """Encoder and linear head; `options` are `Classifier`'s and `VideoTransformer`'s remaining arguments."""
-    if num_classes < 1:
-        raise ModelError(f"a classifier of {num_classes} classes: --nb_classes must be at least 1")
-    sizes = VARIANTS[variant]
-    encoder_options = check_encoder(
-        img_size=img_size,
-        patch_size=patch_size,
-        num_frames=num_frames,
-        tubelet_size=tubelet_size,
-        embed_dim=embed_dim or sizes.embed_dim,
-        depth=depth or sizes.depth,
-        num_heads=num_heads or sizes.num_heads,
-    )
-    return Classifier(num_classes=num_classes, **encoder_options, **options)
+def _take(cls: type[C], options: dict[str, Any]) -> C:
+    """The fields of a configuration, taken out of the options."""
+    names = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    given = {name: options.pop(name) for name in names & options.keys()}
+    return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
 
 
-def check_pretraining(target_type: str, loss_func: str, *, embedding_dim: int, pixel_dim: int) -> None:
-    """Raise ModelError for targets and objectives that do not go together."""
-    if target_type not in TARGET_TYPES:
-        raise ModelError(f"--target_type {target_type}: choose from {', '.join(TARGET_TYPES)}")
-    if loss_func not in OBJECTIVES:
-        raise ModelError(f"--loss_func {loss_func}: choose from {', '.join(OBJECTIVES)}")
-    if target_type == "pixel" and embedding_dim != pixel_dim:
-        raise ModelError(f"--target_type pixel predicts {pixel_dim} values a tubelet, not {embedding_dim}")
-
-
-def check_decoder(*, embed_dim: int, num_heads: int) -> dict[str, int]:
-    """The options as given; raises ModelError where the width is not a multiple of the heads."""
-    if embed_dim % num_heads:
-        raise ModelError(f"decoder width {embed_dim} is not a multiple of its {num_heads} heads")
-    return {"embed_dim": embed_dim, "num_heads": num_heads}
-
-
-def check_encoder(**options: Any) -> dict[str, Any]:
-    """The options as given; raises ModelError where sizes do not divide."""
-    for whole, part, flags in (
-        ("num_frames", "tubelet_size", "--num_frames and --tubelet_size"),
-        ("img_size", "patch_size", "--input_size and the model's patch size"),
-        ("embed_dim", "num_heads", "the encoder's width and heads"),
-    ):
-        if options[part] < 1 or options[whole] < options[part] or options[whole] % options[part]:
-            raise ModelError(f"{whole} {options[whole]} is not a multiple of {part} {options[part]}: check {flags}")
-    return options
+def _refuse_unknown(options: dict[str, Any]) -> None:
+    if options:
+        raise TypeError(f"create_model() got unknown options: {', '.join(sorted(options))}")

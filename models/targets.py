@@ -1,15 +1,93 @@
-"""What the decoder has to tell about a masked place: its pixels, or features of a frozen image teacher.
+"""What is predicted at the masked positions: pixels here, features of a frozen image teacher in teachers.py.
 
 Letters: B clips, C channels, T H W frames and pixels, N tokens, M masked tokens, F target-feature width.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import nn
+
+from sigma_video.options import AT_LEAST_ONE, OptionError, Options, option
 
 from .tokens import Tubelet, patchify
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class TargetType:
+    """What a `--target_type` is made of.
+
+    Attributes:
+        from_pixels: the model makes its target features itself, of the clip's pixels; else a frozen image teacher
+            (`models.teachers.TEACHERS`) makes them beside it.
+        projects: a trained MLP stands between target features and embeddings; else they are compared as they are.
+        embedding_dim: default of P, the embedding width; None: that of the target features.
+    """
+
+    from_pixels: bool
+    projects: bool
+    embedding_dim: int | None = None
+
+
+TARGETS = {
+    "mlp": TargetType(from_pixels=True, projects=True, embedding_dim=256),
+    "pixel": TargetType(from_pixels=True, projects=False),
+    "dino_v1": TargetType(from_pixels=False, projects=False),
+    "dino_v2": TargetType(from_pixels=False, projects=False),
+}
+TARGET_TYPES = tuple(TARGETS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetConfig(Options):
+    """The target network and the projection network."""
+
+    target_type: str = option(
+        "mlp",
+        "what the decoder predicts: the trained projection of pixels, pixels, features of a frozen image teacher",
+        choices=TARGET_TYPES,
+    )
+    distillation_teacher: str | None = option(
+        None, "size of the teacher; default: dino_b", choices=("dino_s", "dino_b", "dino_l")
+    )
+    teacher_weights: str = option("", "the teacher's weights; default: from timm's hub", metavar="FILE")
+    mlp_preloading: str = option(
+        "", "take the projection network from this pre-training checkpoint, and freeze it", metavar="FILE"
+    )
+    normalize_target: bool = option(
+        True,
+        "pixel targets standardised per tubelet",
+        names=("--normalize_target", "--normlize_target"),
+        switch="optional value",
+    )
+    projection_dims: tuple[int, ...] = option(
+        (1024, 1024, 512), "hidden widths of the projection MLP", rule=AT_LEAST_ONE
+    )
+    decoder_num_classes: int | None = option(
+        None, "embedding width; default: 256 for mlp, the teacher's for dino", rule=AT_LEAST_ONE
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for flag, needed in (("distillation_teacher", "dino"), ("teacher_weights", "dino"), ("mlp_preloading", "mlp")):
+            if (given := getattr(self, flag)) and not self.target_type.startswith(needed):
+                allowed = " or ".join(kind for kind in TARGET_TYPES if kind.startswith(needed))
+                raise OptionError(
+                    f"--{flag} {given} is for --target_type {allowed}, not {self.target_type}: leave one of them out"
+                )
+
+    @property
+    def uses_teacher(self) -> bool:
+        """Whether a frozen image teacher gives the target features."""
+        return not TARGETS[self.target_type].from_pixels
+
+    @property
+    def teacher(self) -> str:
+        """Size of the image teacher."""
+        return self.distillation_teacher or "dino_b"
 
 
 def standardize_(x: torch.Tensor, dim: int) -> torch.Tensor:
@@ -41,7 +119,7 @@ class PixelTarget(nn.Module):
 
     @torch.no_grad()
     def forward(self, clip_BCTHW: torch.Tensor, masked_BM: torch.Tensor) -> torch.Tensor:
-        pixels_BMCP = patchify(clip_BCTHW, self.tubelet, masked_BM).float()  # a copy: what follows may be in place
+        pixels_BMCP = patchify(clip_BCTHW, self.tubelet, masked_BM).float()  # a copy, so the following may be in place
         pixels_BMCP.mul_(self.std).add_(self.mean)
         if self.normalize:
             standardize_(pixels_BMCP, dim=-1)

@@ -6,7 +6,7 @@ grid of a frame, N = t * h * w tokens, M masked tokens, F target-feature width.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import timm
@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional
 
 from .registry import ModelError
-from .targets import standardize_
+from .targets import TargetConfig, standardize_
 from .tokens import Tubelet, gather_tokens, split_by_mask
 
 
@@ -54,7 +54,7 @@ TEACHERS = {  # (--target_type, --distillation_teacher)
     ),
 }
 _WRAPPERS = ("teacher.", "module.", "_orig_mod.", "backbone.")  # around the network's names, outermost first
-_EXTRAS = ("head.", "dino_head.", "ibot_head.", "mask_token")  # training needs them, features do not
+_EXTRAS = ("head.", "dino_head.", "ibot_head.", "mask_token")  # used in training only
 
 
 def find_teacher(target_type: str, name: str) -> Teacher:
@@ -74,8 +74,22 @@ def teacher_dim(target_type: str, name: str) -> int:
     return find_teacher(target_type, name).feature_dim
 
 
+def with_teacher_dim(targets: TargetConfig) -> TargetConfig:
+    """The options with the embedding width that the image teacher gives: its features are compared as they are.
+
+    Raises:
+        ModelError: another width was asked for, or there is no such teacher.
+    """
+    if not targets.uses_teacher:
+        return targets
+    width = teacher_dim(targets.target_type, targets.teacher)
+    if targets.decoder_num_classes not in (None, width):
+        raise ModelError(f"--decoder_num_classes {targets.decoder_num_classes}: the teacher gives {width}")
+    return replace(targets, decoder_num_classes=width)
+
+
 class ImageTeacher(nn.Module):
-    """Features of a frozen ViT at the masked places, standardised per clip and channel over all tokens.
+    """Features of a frozen ViT at the masked positions, standardised per clip and channel over all tokens.
 
     The network runs in the dtype of its weights, outside autocast, and always in inference mode. The features are the
     tokens after its final norm, without class and register tokens, of the first frame of every tubelet
@@ -102,12 +116,12 @@ class ImageTeacher(nn.Module):
 
     @torch.no_grad()  # and not inference_mode, whose tensors a loss may not save for its backward pass
     def forward(self, clip_BCTHW: torch.Tensor, mask_BN: torch.Tensor, num_masked: int | None = None) -> torch.Tensor:
-        """Target features of the masked tokens; clips with several masks are looked at once.
+        """Target features of the masked tokens; a clip with several masks is encoded once.
 
         Args:
             clip_BCTHW: (B, 3, T, H, W) float, ImageNet-normalised.
             mask_BN: (B, N) or (G * B, N) bool, the G masks of a clip one after another, True = masked, the same number
-                in every row; best left in host memory.
+                in every row; best kept in host memory.
             num_masked: M, if known: then a mask on the device is not counted there (see `split_by_mask`).
 
         Returns:
@@ -132,10 +146,10 @@ class ImageTeacher(nn.Module):
         weight = self.network.patch_embed.proj.weight
         frames_SCHW = rearrange(clip_BCTHW[:, :, :: self.frame_step], "b c t h w -> (b t) c h w").to(weight.dtype)
         on_cpu = weight.device.type == "cpu"
-        for attention in self.attentions:  # which kind, is `models.attention.attend`'s rule; Final is for TorchScript
+        for attention in self.attentions:  # the rule of `models.attention.attend`; Final for TorchScript
             attention.fused_attn = not (on_cpu and weight.dtype == torch.bfloat16)  # type: ignore[misc]
         with torch.autocast(clip_BCTHW.device.type, enabled=False):
-            # On a CPU clip by clip: the activations of one stay in the cache, in memory that is used again.
+            # On a CPU clip by clip: one clip's activations stay in the cache and their memory is reused.
             passes = frames_SCHW.split(self.grid[0]) if on_cpu else [frames_SCHW]
             tokens = torch.cat([self.network.forward_features(frames) for frames in passes])
             patches_SNF = tokens[:, self.network.num_prefix_tokens :].float()
@@ -169,9 +183,9 @@ def build_teacher(
         target_type, name: a key of `TEACHERS`.
         img_size: height and width of the clip's frames; the network's position table is resampled to it.
         tubelet, grid: the student's (`encoder.tubelet`, `encoder.grid`).
-        dtype: of the network's weights and arithmetic; the features are float32 all the same.
-        weights: content of a file, in a layout that `load_teacher` takes; None takes them from timm's hub, or where
-            that cannot be reached the official file from its makers.
+        dtype: of the network's weights and arithmetic; the features are float32 in any case.
+        weights: content of a file, in a layout that `load_teacher` takes; None downloads them from timm's hub, or if
+            that fails the authors' official file.
 
     Raises:
         ModelError: unknown pair, frame size that does not fit the patches, weights of another network, no download.
@@ -197,10 +211,10 @@ def _check_size(teacher: Teacher, img_size: int, tubelet: Tubelet) -> None:
 
 
 def _download(teacher: Teacher) -> dict[str, Any]:
-    """The weights from timm's hub (or what it has cached), else the official file by torch's hub: the same numbers.
+    """The weights from timm's hub or its cache, else the official file by torch's hub: the same numbers.
 
     Raises:
-        ModelError: neither is to be had.
+        ModelError: neither is available.
     """
     reasons = []
     for load in (
@@ -212,14 +226,14 @@ def _download(teacher: Teacher) -> dict[str, Any]:
         except Exception as error:  # noqa: BLE001  # network, proxy, full disk, damaged or foreign file: the remedy is the same
             reasons.append(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
     raise ModelError(
-        f"the teacher's weights cannot be had from timm's hub ({reasons[0]}), nor downloaded to, or read from, "
+        f"the teacher's weights cannot be downloaded from timm's hub ({reasons[0]}), nor downloaded to, or read from, "
         f"{torch.hub.get_dir()}/checkpoints ({reasons[1]}): get {teacher.url} on a machine with a network and give it "
         "as --teacher_weights FILE"
     )
 
 
 def load_teacher(network: VisionTransformer, state: Mapping[str, Any]) -> None:
-    """Load a file's content into a network of `TEACHERS`, in place; every tensor has to come from the file.
+    """Load a file's content into a network of `TEACHERS`, in place; every tensor must be in the file.
 
     Takes timm's layout; the official DINO layout (the same names) and its full checkpoints (`teacher` holding
     `backbone.*` and `head.*`); the official DINOv2 layout with registers. Heads and mask tokens are left out. The
@@ -272,7 +286,7 @@ def _backbone(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def _timm_names(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Official DINOv2 with registers -> timm: the class token takes in its position, which leaves the table."""
+    """Official DINOv2 with registers -> timm, which adds the class token's position embedding to the token itself."""
     tensors = dict(tensors)
     if "register_tokens" in tensors:
         tensors["reg_token"] = tensors.pop("register_tokens")

@@ -1,4 +1,4 @@
-"""Between clips, tubelets and token lists: cutting a clip, and splitting its tokens by the mask.
+"""Clips to tubelets, and tokens split by the mask.
 
 Letters: B clips, C channels, T H W frames and pixels, t h w token grid, pt ph pw tubelet, N tokens = V visible + M
 masked, D width.
@@ -13,7 +13,7 @@ Tubelet = tuple[int, int, int]  # frames, height, width of a tubelet in pixels
 def patchify(clip_BCTHW: torch.Tensor, tubelet: Tubelet, index_BM: torch.Tensor | None = None) -> torch.Tensor:
     """(B, C, T, H, W) -> (B, N, C, pt * ph * pw): every tubelet's pixels, channel by channel.
 
-    With positions (B, M) only of the tubelets there, which alone are read: (B, M, C, pt * ph * pw).
+    With positions (B, M), only those tubelets are read: (B, M, C, pt * ph * pw).
     """
     pt, ph, pw = tubelet
     grid = rearrange(clip_BCTHW, "b c (t pt) (h ph) (w pw) -> b t h w c pt ph pw", pt=pt, ph=ph, pw=pw)
@@ -30,9 +30,8 @@ def split_by_mask(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Token positions of the visible and of the masked tokens, in order.
 
-    The numbers of both have to be known on the host, to shape the tensors. With the mask in host memory (where the
-    loader leaves it) counting them costs nothing; with the mask on an accelerator it would wait for the device, which
-    `num_masked` avoids: it is taken on trust there.
+    The host needs both numbers for the tensors' shapes. Counting is free for a mask in host memory, where the loader
+    leaves it, but synchronises with an accelerator for a mask there. `num_masked` avoids that, and is not checked then.
 
     Args:
         mask_BN: bool, True = masked.
@@ -47,8 +46,8 @@ def split_by_mask(
     """
     if num_masked is None or mask_BN.device.type == "cpu":
         num_masked = _count_masked(mask_BN)
-    # A stable sort keeps the tokens of each kind in their order. It is done on the device: the mask, a byte a token and
-    # page-locked by the loader, goes there without a wait, which eight bytes a token from ordinary memory might not.
+    # A stable sort keeps the tokens of each kind in order. It runs on the device: the mask, one byte per token and
+    # pinned by the loader, is copied asynchronously; int64 indices from pageable memory might not be.
     order_BN = mask_BN.to(device, non_blocking=True).to(torch.uint8).argsort(dim=1, stable=True)
     num_visible = mask_BN.shape[1] - num_masked
     return order_BN[:, :num_visible], order_BN[:, num_visible:]
@@ -74,21 +73,21 @@ def gather_tokens(tokens: torch.Tensor, index_BM: torch.Tensor) -> torch.Tensor:
 
 
 def num_chosen(num_masked: int, ratio: float) -> int:
-    """How many of the masked tokens are decoded when `ratio` of them is left out: at least one."""
+    """Number of masked tokens to decode when a fraction `ratio` of them is dropped: at least one."""
     return max(num_masked - round(ratio * num_masked), 1)
 
 
 def running_cells(masked_BM: torch.Tensor, grid: tuple[int, int, int], ratio: float) -> torch.Tensor:
-    """Which masked tokens to decode when a part of them is left out (dual masking, arXiv 2303.16727, section 3.2).
+    """Running cell masking: which masked tokens to decode (VideoMAE V2's dual masking, arXiv 2303.16727, section 3.2).
 
-    A frame is cut into cells of 2 x 2 places, whose places take turns from time slot to time slot: so every region is
-    decoded in every slot, and every place in some. In which slot the turns begin is drawn for each clip, and so is who
-    goes without where the last turn is not for all.
+    Frames are divided into cells of 2 x 2 positions, which take turns from time slot to time slot, so every cell is
+    decoded in every slot and every position in some. The first turn is drawn for each clip; in the last turn, if only a
+    part of it is decoded, that part is drawn too.
 
     Args:
         masked_BM: positions of the masked tokens in the clip, in order.
         grid: (t, h, w) of the clip.
-        ratio: part of the masked tokens that is left out.
+        ratio: fraction of the masked tokens that is dropped.
 
     Returns:
         (B, R) int64, indices into the M masked tokens, in order: R = `num_chosen(M, ratio)`.

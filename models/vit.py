@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from sigma_video.options import AT_LEAST_ONE, NOT_NEGATIVE, RATE, OptionError, Options, option
+
 from .layers import Block, TubeletEmbedding
 from .positions import Grid, resampled_table
 from .tokens import gather_tokens
@@ -35,12 +37,11 @@ VARIANTS = {
 }
 
 
-class VideoTransformer(nn.Module):
-    """ViT over tubelets with a fixed sinusoidal position table (arXiv 2010.11929, 2203.12602); no class token.
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig(Options):
+    """Geometry, size and regularisation of an encoder. What is None comes from the model's name.
 
-    Masked tokens are left out before the first block, so pre-training pays for the visible ones only.
-
-    Args:
+    Attributes:
         img_size, patch_size, num_frames, tubelet_size: of the clip and its tubelets, in pixels and frames.
         embed_dim, depth, num_heads: D, number of blocks and heads; `VARIANTS` has the usual ones.
         mlp_ratio: hidden width of the MLPs over D.
@@ -48,50 +49,71 @@ class VideoTransformer(nn.Module):
         drop_path_rate: stochastic depth of the last block; rises linearly from 0 at the first.
         init_values: initial layer scale; 0 for none.
         use_checkpoint: activation checkpointing, block by block.
+    """
+
+    img_size: int = option(224, flag="input_size", rule=AT_LEAST_ONE)
+    num_frames: int = option(16, rule=AT_LEAST_ONE)
+    tubelet_size: int = option(2, "frames of a tubelet", rule=AT_LEAST_ONE)
+    patch_size: int | None = option(None, rule=AT_LEAST_ONE)
+    embed_dim: int | None = option(None, rule=AT_LEAST_ONE)
+    depth: int | None = option(None, rule=AT_LEAST_ONE)
+    num_heads: int | None = option(None, rule=AT_LEAST_ONE)
+    mlp_ratio: float = 4.0
+    drop_rate: float = option(0.0, "dropout in the blocks", flag="drop", rule=RATE)
+    attn_drop_rate: float = option(0.0, "attention dropout", rule=RATE)
+    drop_path_rate: float = option(0.0, "stochastic depth rate of the last block", flag="drop_path", rule=RATE)
+    init_values: float = option(0.0, "initial value of layer scale; 0: no layer scale", rule=NOT_NEGATIVE)
+    use_checkpoint: bool = option(False, "activation checkpointing: less memory, more time")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for whole, part, flags in (
+            ("num_frames", "tubelet_size", "--num_frames and --tubelet_size"),
+            ("img_size", "patch_size", "--input_size and the model's patch size"),
+            ("embed_dim", "num_heads", "the encoder's width and heads"),
+        ):
+            size, unit = getattr(self, whole), getattr(self, part)
+            if size is not None and unit is not None and size % unit:
+                raise OptionError(f"{whole} {size} is not a multiple of {part} {unit}: check {flags}")
+
+
+class VideoTransformer(nn.Module):
+    """ViT over tubelets with a fixed sinusoidal position table (arXiv 2010.11929, 2203.12602); no class token.
+
+    Masked tokens are left out before the first block, so pre-training pays for the visible ones only.
+
+    Args:
+        config: geometry, size and regularisation.
         final_norm: False for a classifier that normalises after pooling.
     """
 
     pos_embed: torch.Tensor
 
-    def __init__(
-        self,
-        *,
-        img_size: int = 224,
-        patch_size: int = 16,
-        num_frames: int = 16,
-        tubelet_size: int = 2,
-        embed_dim: int = 768,
-        depth: int = 12,
-        num_heads: int = 12,
-        mlp_ratio: float = 4.0,
-        drop_rate: float = 0.0,
-        attn_drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-        init_values: float = 0.0,
-        use_checkpoint: bool = False,
-        final_norm: bool = True,
-    ) -> None:
+    def __init__(self, config: EncoderConfig, *, final_norm: bool = True) -> None:
         super().__init__()
-        self.grid: Grid = (num_frames // tubelet_size, img_size // patch_size, img_size // patch_size)
+        frames, size, patch = config.num_frames, config.img_size, config.patch_size
+        assert patch and config.embed_dim and config.depth and config.num_heads  # `create_model` fills them in
+        self.grid: Grid = (frames // config.tubelet_size, size // patch, size // patch)
         self.position_grid = self.grid  # the grid whose position table is in use
-        self.clip_shape = (3, num_frames, img_size, img_size)
-        self.embed_dim = embed_dim
-        self.use_checkpoint = use_checkpoint
-        self.patch_embed = TubeletEmbedding(embed_dim, (tubelet_size, patch_size, patch_size))
-        self.register_buffer("pos_embed", resampled_table(self.grid, self.grid, embed_dim), persistent=False)
+        self.clip_shape = (3, frames, size, size)
+        self.embed_dim = config.embed_dim
+        self.use_checkpoint = config.use_checkpoint
+        self.patch_embed = TubeletEmbedding(self.embed_dim, (config.tubelet_size, patch, patch))
+        self.register_buffer("pos_embed", resampled_table(self.grid, self.grid, self.embed_dim), persistent=False)
+        drop_path_rates = [config.drop_path_rate * i / max(config.depth - 1, 1) for i in range(config.depth)]
         self.blocks = nn.ModuleList(
             Block(
-                embed_dim,
-                num_heads,
-                mlp_ratio=mlp_ratio,
-                drop=drop_rate,
-                attn_drop=attn_drop_rate,
+                self.embed_dim,
+                config.num_heads,
+                mlp_ratio=config.mlp_ratio,
+                drop=config.drop_rate,
+                attn_drop=config.attn_drop_rate,
                 drop_path=rate,
-                init_values=init_values,
+                init_values=config.init_values,
             )
-            for rate in (drop_path_rate * i / max(depth - 1, 1) for i in range(depth))
+            for rate in drop_path_rates
         )
-        self.norm = nn.LayerNorm(embed_dim, eps=1e-6) if final_norm else nn.Identity()
+        self.norm = nn.LayerNorm(self.embed_dim, eps=1e-6) if final_norm else nn.Identity()
 
     def forward(self, clip_BCTHW: torch.Tensor, visible_BV: torch.Tensor | None = None) -> torch.Tensor:
         """Encode the visible tokens, or all of them.

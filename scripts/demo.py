@@ -1,265 +1,152 @@
-"""The demo behind scripts/demo.sh: generate videos, pre-train, probe, fine-tune, test, and show what came out."""
+"""The demo behind scripts/demo.sh: generate videos, pre-train, probe, fine-tune, test, and show what came out.
+
+A second call reuses what is done and resumes what was cut off.
+"""
 
 import argparse
-import json
 import os
-import subprocess
+import shutil
+import signal
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from datasets.synthetic import generate  # noqa: E402  (needs the repository on the path)
-from engine.monitoring.metrics import replace_text  # noqa: E402
-from scripts.demo_pictures import draw_pictures  # noqa: E402
+from scripts.demo_progress import Screen, StageError, clock, run_stage  # noqa: E402  (needs the path)
+from scripts.demo_stages import METHODS, PRESETS, Demo, Stage, num_cores, num_workers  # noqa: E402
 
-BATCH = 32
-TRUST = 60.0  # seconds after which this machine's speed counts as much as the one that the costs were measured on
-SIZE = 32  # height and width of the model's clips
-ENCODER = ["--input_size", str(SIZE), "--num_frames", "8", "--sampling_rate", "1"]
-
-
-@dataclass(frozen=True)
-class Preset:
-    """How much of everything."""
-
-    num_pretrain: int
-    num_train: int
-    num_test: int
-    pretrain_epochs: int
-    probe_epochs: int
-    finetune_epochs: int
-
-
-PRESETS = {
-    "short": Preset(3000, 500, 300, 13, 20, 10),
-    "smoke": Preset(256, 64, 30, 1, 1, 1),
-}
-OBJECTIVES = {
-    "sigma": [
-        *("--target_type", "mlp", "--loss_func", "SWAV"),
-        *("--projection_dims", "256", "256", "--decoder_num_classes", "64", "--num_prototypes", "64"),
-    ],
-    "videomae": ["--target_type", "pixel", "--loss_func", "L2"],
+PICTURES = {
+    "masks.png": "clips, and what the encoder sees of them",
+    "prototypes.png": "what the prototypes stand for",
+    "reconstructions.png": "masked tubelets as predicted",
+    "training.png": "losses and test accuracy",
+    "confusion.png": "confusion matrices of the fine-tuned models",
 }
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A step of the demo: its name, how long it takes relative to the others, and what it does."""
+class Parser(argparse.ArgumentParser):
+    """Errors in one line."""
 
-    name: str
-    cost: float
-    run: Callable[[], None]
-    is_done: Callable[[], bool]
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message} (see --help)\n")
 
 
-class Demo:
-    """The folders and commands of one demo run."""
+def seed(text: str) -> int:
+    """A seed that all random number generators take."""
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2**32 - 1")
+    return int(text)
 
-    def __init__(self, *, method: str, preset: str, seed: int) -> None:
-        self.method, self.preset, self.seed = method, PRESETS[preset], seed
-        base = ROOT / "output" / "demo"
-        self.folder = base / f"{method}-{preset}-seed{seed}"
-        self.data = base / f"data-{preset}"
-        self.folder.mkdir(parents=True, exist_ok=True)
 
-    @property
-    def pretraining(self) -> str:
-        """Name of the pre-training stage."""
-        return f"pre-train ({self.method})"
+def parse_args() -> argparse.Namespace:
+    parser = Parser(prog="demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--method", default="sigma", choices=list(METHODS), help="the pre-training method")
+    parser.add_argument("--seed", type=seed, default=0)
+    parser.add_argument(
+        "--smoke",
+        action="store_const",
+        const="smoke",
+        default="short",
+        dest="preset",
+        help="the whole path in one to two minutes; its numbers mean nothing",
+    )
+    parser.add_argument(
+        "--output_dir", type=Path, default=ROOT / "output" / "demo", metavar="DIR", help="default: output/demo"
+    )
+    return parser.parse_args()
 
-    def times(self) -> dict[str, float]:
-        """Seconds spent in each stage, over all calls."""
-        file = self.folder / "times.json"
-        return json.loads(file.read_text()) if file.exists() else {}
 
-    def add_time(self, stage: str, seconds: float) -> None:
-        """Count the seconds of a stage."""
-        times = self.times()
-        times[stage] = times.get(stage, 0.0) + seconds
-        replace_text(self.folder / "times.json", json.dumps(times, indent=1) + "\n")
-
-    def stages(self) -> list[Stage]:
-        """All steps in order. Costs are seconds on two cores of a 2.5 GHz Xeon, of which only the ratios matter."""
-        p = self.preset
-        probe, tune = 0.004 * p.num_train * p.probe_epochs + 12, 0.007 * p.num_train * p.finetune_epochs + 12
-        stages = [
-            Stage("generate the videos", 0.01 * (p.num_pretrain + p.num_train + 2 * p.num_test), self.generate, never),
-            Stage(
-                self.pretraining,
-                0.0056 * p.num_pretrain * p.pretrain_epochs + 8,
-                self.pretrain,
-                self.checkpoint().exists,
-            ),
-        ]
-        for name, cost, kind in (("linear probe", probe, "probe"), ("fine-tuning", tune, "finetune")):
-            for start in ("pretrained", "scratch"):
-                stages.append(self.classification(f"{name}, {start}", cost, kind, start))
-        return [*stages, Stage("draw the pictures", 8, self.pictures, never)]
-
-    def generate(self) -> None:
-        """Write the videos and lists that are not there yet."""
-        p = self.preset
-        generate(
-            self.data,
-            num_pretrain=p.num_pretrain,
-            num_train=p.num_train,
-            num_val=p.num_test,
-            num_test=p.num_test,
-            size=(112, 96),
-            num_frames=16,
-            workers=num_cores(),
-            progress=report_progress,
+def check_room(demo: Demo) -> None:
+    """Raise an OSError if the demo, of which some may be there already, cannot fit on the disk."""
+    needed = demo.preset.peak_megabytes - megabytes(demo.data) - megabytes(demo.folder)
+    free = shutil.disk_usage(demo.base).free // 10**6
+    if free < needed:
+        raise OSError(
+            f"{demo.base}: {free} MB are free, the demo needs {needed}; make room or choose another --output_dir"
         )
 
-    def pretrain(self) -> None:
-        """Pre-train on the unlabelled videos."""
-        p = self.preset
-        self.call(
-            "run_sigma_pretraining.py",
-            "pretrain",
-            *("--data_path", str(self.data / "pretrain.csv"), "--model", f"pretrain_videomae_mini_patch8_{SIZE}"),
-            *(*ENCODER, *OBJECTIVES[self.method], "--augmentation", "resize"),
-            *("--mask_ratio", "0.75", "--decoder_depth", "2"),
-            *(
-                "--batch_size",
-                str(BATCH),
-                "--epochs",
-                str(p.pretrain_epochs),
-                *warm_up(p.num_pretrain, p.pretrain_epochs),
-            ),
-            *("--lr", "4e-3", "--min_lr", "4e-5", "--clip_grad", "1", "--save_ckpt_freq", "1"),
-        )
 
-    def classification(self, name: str, cost: float, kind: str, start: str) -> Stage:
-        """Probing or fine-tuning, from the pre-trained weights or from scratch; both with the same options."""
-        p, folder = self.preset, f"{kind}-{start}"
-        epochs = p.probe_epochs if kind == "probe" else p.finetune_epochs
-        rate = ["--lr", "8e-2", "--linear_probing"] if kind == "probe" else ["--lr", "4e-3", "--layer_decay", "1"]
-        options = [
-            *("--data_set", "Synthetic", "--data_path", str(self.data), "--model", f"vit_mini_patch8_{SIZE}"),
-            *(*ENCODER, "--short_side_size", str(SIZE), "--test_num_segment", "2", "--test_num_crop", "3"),
-            *("--aa", "none", "--reprob", "0", "--mixup", "0", "--cutmix", "0", "--min_crop_area", "0.9"),
-            *("--num_sample", "1", "--drop_path", "0", "--batch_size", str(BATCH), "--epochs", str(epochs)),
-            *warm_up(p.num_train, epochs),
-            *("--disable_eval_during_finetuning", "--save_ckpt_freq", "1", *rate),
-        ]
-        if start == "pretrained":
-            options += ["--finetune", str(self.checkpoint())]
-        done = self.folder / folder / "test.json"
-        return Stage(name, cost, lambda: self.call("run_class_finetuning.py", folder, *options), done.exists)
-
-    def checkpoint(self) -> Path:
-        """The pre-trained weights."""
-        return self.folder / "pretrain" / f"checkpoint-{self.preset.pretrain_epochs - 1}.pth"
-
-    def call(self, script: str, folder: str, *options: str) -> None:
-        """Run an entry script as a user would; its lines go to this console."""
-        cores = num_cores()
-        workers = min(2, max(cores - 1, 1))
-        # A core for each loader process: threads that wait for one another on a shared core cost half the speed.
-        environment = {"OMP_NUM_THREADS": str(max(cores - workers, 1)), **os.environ}
-        out = str(self.folder / folder)
-        common = ["--output_dir", out, "--log_dir", out, "--seed", str(self.seed), "--num_workers", str(workers)]
-        command = [sys.executable, str(ROOT / script), *options, *common]
-        print("  " + " ".join([script, *options]), flush=True)
-        result = subprocess.run(command, cwd=ROOT, env=environment, check=False)
-        if result.returncode:
-            sys.exit(f"demo: {script} failed with exit code {result.returncode}; its message stands above")
-
-    def pictures(self) -> None:
-        """Masks, loss, prototypes or reconstructions, confusion matrices."""
-        draw_pictures(self.folder, self.data, checkpoint=self.checkpoint())
-
-    def table(self) -> str:
-        """The results, as a Markdown table."""
-        times = self.times()
-        rows = ["| weights | linear probe top-1 | fine-tuned top-1 | fine-tuned top-5 | videos | views | time |"]
-        rows.append("|---|---|---|---|---|---|---|")
-        for start, name in (("pretrained", f"{self.method} pre-trained"), ("scratch", "from scratch")):
-            probe, tuned = (
-                json.loads((self.folder / f"{kind}-{start}" / "test.json").read_text())
-                for kind in ("probe", "finetune")
-            )
-            seconds = sum(times[stage] for stage in times if stage.endswith(start))
-            if start == "pretrained":
-                seconds += times[self.pretraining]
-            rows.append(
-                f"| {name} | {probe['test/top1']:.1f} | {tuned['test/top1']:.1f} | {tuned['test/top5']:.1f} "
-                f"| {tuned['videos']} | {tuned['views']} | {clock(seconds)} |"
-            )
-        return "\n".join(rows)
+def run_missing(demo: Demo, screen: Screen) -> None:
+    """Run the stages that no earlier call has finished."""
+    stages = demo.stages()
+    width = max(len(stage.name) for stage in stages)
+    # A core for each loader process: threads that wait for one another on a shared core cost half the speed.
+    environment = {"OMP_NUM_THREADS": str(max(num_cores() - num_workers(), 1)), **os.environ}
+    environment["PYTHONUNBUFFERED"] = "1"
+    for number, stage in enumerate(stages, start=1):
+        title = f"[{number}/{len(stages)}] {stage.name:<{width}}"
+        if stage.is_done():
+            screen.say(f"{title}  done before")
+            continue
+        started = time.monotonic()
+        log = demo.folder / f"{stage.key}.log"
+        try:
+            run_stage(screen, title, stage.work, log=log, cwd=ROOT, environment=environment)
+        finally:
+            seconds = time.monotonic() - started
+            demo.add_time(stage.key, seconds)
+        remove_intermediate(stage)
+        screen.say(f"{title}  done in {clock(seconds)}")
 
 
-def num_cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def remove_intermediate(stage: Stage) -> None:
+    """Remove the checkpoints of a finished training stage but for its last: they were for resuming it."""
+    if stage.final is not None:
+        for path in stage.final.parent.glob("checkpoint-*.pth"):
+            if path != stage.final:
+                path.unlink()
 
 
-def warm_up(num_videos: int, epochs: int) -> list[str]:
-    """Flags for a warm-up of a tenth of the steps."""
-    steps = epochs * (num_videos // BATCH)
-    return ["--warmup_epochs", "0", "--warmup_steps", str(max(steps // 10, 1))]
+def megabytes(folder: Path) -> int:
+    """Room that the files below a folder take on the disk."""
+    return sum(path.lstat().st_blocks * 512 for path in folder.rglob("*")) // 10**6
 
 
-def never() -> bool:
-    """For stages that find out themselves what is left to do."""
-    return False
-
-
-def report_progress(done: int, total: int) -> None:
-    """A line now and then."""
-    if done % 500 == 0 or done == total:
-        print(f"  {done} of {total} videos", flush=True)
-
-
-def clock(seconds: float) -> str:
-    """m:ss."""
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+def summary(demo: Demo) -> str:
+    """The results, where they are, and how to remove them."""
+    pictures = [(demo.folder / name, what) for name, what in PICTURES.items() if (demo.folder / name).exists()]
+    width = max(len(str(path)) for path, _ in pictures)
+    lines = ["", demo.table(), "", "pictures"]
+    lines += [f"  {path!s:<{width}}  {what}" for path, what in pictures]
+    lines += [
+        f"table     {demo.folder / 'results.md'}",
+        f"logs      {demo.folder / 'demo.log'}, and one log a stage beside it",
+        f"weights   {demo.checkpoint}",
+        f"on disk   {megabytes(demo.base)} MB in {demo.base}",
+        f"  remove the videos ({megabytes(demo.data)} MB; the next call generates them again): rm -r {demo.data}",
+        f"  remove everything: rm -r {demo.base}",
+    ]
+    if demo.preset is PRESETS["smoke"]:
+        lines += ["", "This was the smoke run: it shows that everything works; its numbers mean nothing."]
+    return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--method", default="sigma", choices=list(OBJECTIVES))
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--smoke", action="store_const", const="smoke", default="short", dest="preset", help="one to two minutes"
-    )
-    args = parser.parse_args()
-    demo = Demo(method=args.method, preset=args.preset, seed=args.seed)
-    stages = demo.stages()
-    start, spent_cost = time.perf_counter(), 0.0
-    for number, stage in enumerate(stages, start=1):
-        elapsed = time.perf_counter() - start
-        left_cost = sum(s.cost for s in stages[number - 1 :] if not s.is_done())
-        left = left_cost * (elapsed + TRUST) / (spent_cost + TRUST)
-        done = stage.is_done()
-        state = "done before" if done else f"{clock(elapsed)} elapsed, about {clock(left)} left in all"
-        print(f"\n[demo {number}/{len(stages)}] {stage.name}: {state}", flush=True)
-        if not done:
-            started = time.perf_counter()
-            try:
-                stage.run()
-            finally:
-                seconds = time.perf_counter() - started
-                demo.add_time(stage.name, seconds)
-            if seconds > 2:  # else an earlier call had left nothing to do, which says nothing of this machine's speed
-                spent_cost += stage.cost
-    table = demo.table()
-    (demo.folder / "results.md").write_text(table + "\n")
-    print(f"\n{table}\n")
-    print(f"total time {clock(time.perf_counter() - start)}; results and pictures are in {demo.folder}")
-    if args.preset == "smoke":
-        print("this was the smoke run: it shows that everything works; the numbers mean nothing")
+    args = parse_args()
+    demo = Demo(base=args.output_dir.absolute(), method=args.method, preset=args.preset, seed=args.seed)
+    demo.folder.mkdir(parents=True, exist_ok=True)
+    screen = Screen(sys.stdout, demo.folder / "demo.log")
+    check_room(demo)
+    started = time.monotonic()
+    screen.say(f"SIGMA demo: {METHODS[args.method]}, {demo.preset.duration}; files and logs in {demo.folder}")
+    run_missing(demo, screen)
+    (demo.folder / "results.md").write_text(demo.table() + "\n")
+    screen.say(summary(demo))
+    screen.say(f"\ntotal time {clock(time.monotonic() - started)}")
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops the stage that runs, as Ctrl-C does
     try:
         main()
+    except StageError as failure:
+        sys.exit(f"error: {failure}")
+    except OSError as failure:
+        reason = f"{failure.filename}: {failure.strerror}" if failure.filename else str(failure)
+        sys.exit(f"error: {reason}")
     except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on from here")
+        print("interrupted; the same command resumes from here", file=sys.stderr)
+        sys.exit(130)

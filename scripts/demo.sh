@@ -4,6 +4,7 @@
 #   --method sigma|videomae   the pre-training method (default: sigma)
 #   --smoke                   the whole path in one to two minutes, to see that it works; its numbers mean nothing
 #   --seed N                  another seed (default: 0)
+#   --output_dir DIR          where videos, weights, logs and pictures go (default: output/demo)
 #
 # At most ten minutes on two CPU cores; faster with a GPU. A second call reuses what is done and resumes what was cut off.
 set -euo pipefail

@@ -1,198 +1,260 @@
-"""Pictures of a demo run: masked clips, the loss, what the prototypes stand for, confusion matrices."""
+"""The pictures of a demo run: python scripts/demo_pictures.py RUN VIDEOS --checkpoint FILE [--dark]
 
+Clips with their masks, what the prototypes stand for (VideoMAE: predicted tubelets), losses and accuracies, confusion
+matrices.
+"""
+
+import argparse
 import json
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
 
 matplotlib.use("Agg")  # no display needed
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.figure import Figure
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets.lists.read import read_list
-from datasets.masks.masks import tube_mask
+from datasets.masks.masks import MaskConfig
 from datasets.pretraining import PretrainDataset
-from datasets.transforms.presets import IMAGENET_MEAN, IMAGENET_STD, PretrainTransform, normalize_clips
-from engine.checkpointing.io import read
-from models import create_model
-from models.objectives import SwappedClusterPrediction
+from datasets.sampling import ClipConfig
+from datasets.transforms.presets import PretrainTransform, normalize_clips
+from engine.checkpointing.io import read_checkpoint
 from models.sigma import Sigma
-from models.tokens import gather_tokens, patchify, split_by_mask
+from models.tokens import patchify
+from models.weights.rebuild import rebuild
+from scripts import figures
 
-NUM_CLIPS = 64  # that the prototypes are compared with
+NUM_CLIPS = 150  # that the prototypes are compared with
+NUM_SHOWN = 3  # clips
+NUM_PROTOTYPES, NUM_EXAMPLES = 8, 5
 
 
-def load_model(path: Path) -> tuple[Sigma, dict]:
-    """A pre-training model from its checkpoint, and the options it was made with."""
-    content = read(path)
+@dataclass(frozen=True)
+class Samples:
+    """Clips as pre-training sees them, and what the model makes of them.
+
+    Attributes:
+        model: in evaluation.
+        clips: (B, T, 3, H, W) uint8.
+        masks: (B, N) bool, True = masked.
+        labels: the class of each clip, in words.
+        out: the model's results.
+    """
+
+    model: Sigma
+    clips: torch.Tensor
+    masks: torch.Tensor
+    labels: list[str]
+    out: dict[str, torch.Tensor]
+
+    @property
+    def frames(self) -> np.ndarray:
+        """(B, T, H, W, 3) uint8."""
+        return self.clips.permute(0, 1, 3, 4, 2).numpy()
+
+    @property
+    def visible(self) -> np.ndarray:
+        """(B, T, H, W) bool, by pixel."""
+        visible = ~self.masks.reshape(-1, *self.model.encoder.grid)
+        for axis, factor in enumerate(self.model.encoder.tubelet, start=1):
+            visible = visible.repeat_interleave(factor, dim=axis)
+        return visible.numpy()
+
+    def shown(self) -> list[int]:
+        """Clips to show: the first of each of the first classes."""
+        firsts = [self.labels.index(name) for name in dict.fromkeys(self.labels)]
+        return [firsts[place * len(firsts) // NUM_SHOWN] for place in range(NUM_SHOWN)]
+
+
+@torch.no_grad()
+def load_samples(checkpoint: Path, videos: Path, *, num_clips: int = NUM_CLIPS) -> Samples:
+    """The model of a checkpoint of pre-training, and what it makes of the first videos of the validation list."""
+    content = read_checkpoint(checkpoint)
     args = content["args"]
-    model = create_model(
-        args["model"],
-        target_type=args["target_type"],
-        loss_func=args["loss_func"],
-        img_size=args["input_size"],
-        num_frames=args["num_frames"],
-        tubelet_size=args["tubelet_size"],
-        decoder_depth=args["decoder_depth"],
-        decoder_num_classes=args["decoder_num_classes"],
-        projection_dims=args["projection_dims"],
-        normalize_target=args["normalize_target"],
-        num_prototypes=args["num_prototypes"],
-        sinkhorn_eps=args["sinkhorn_eps"],
-        sinkhorn_iterations=args["sinkhorn_iterations"],
-    )
+    model = rebuild(content["model"], args)
     assert isinstance(model, Sigma)
-    model.load_state_dict(content["model"])
-    return model.eval(), args
-
-
-def sample_clips(model: Sigma, args: dict, data: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """Clips and masks as pre-training sees them: (B, T, 3, H, W) uint8 and (B, N) bool."""
+    names = (videos / "labels.txt").read_text().splitlines()
+    listed = read_list(videos / "val.csv")
     dataset = PretrainDataset(
-        read_list(data / "val.csv"),
+        listed,
+        ClipConfig(num_frames=args["num_frames"], sampling_rate=args["sampling_rate"]),
+        MaskConfig(mask_ratio=args["mask_ratio"]),
         transform=PretrainTransform(args["input_size"], args["augmentation"]),
-        mask_fn=tube_mask,
         grid=model.encoder.grid,
-        mask_ratio=args["mask_ratio"],
-        num_frames=args["num_frames"],
-        sampling_rate=args["sampling_rate"],
         seed=0,
     )
-    items = [dataset[(0, index)] for index in range(min(NUM_CLIPS, len(dataset)))]
-    return torch.stack([item["clip"] for item in items]), torch.stack([item["mask"] for item in items])
+    items = [dataset[(0, index)] for index in range(min(num_clips, len(dataset)))]
+    clips = torch.stack([item["clip"] for item in items])
+    masks = torch.stack([torch.as_tensor(item["mask"]) for item in items])
+    labels = [words(names[listed.labels[index]]) for index in range(len(items))]
+    return Samples(model, clips, masks, labels, model(normalize_clips(clips), masks))
 
 
-def draw_masks(model: Sigma, clips: torch.Tensor, masks: torch.Tensor, path: Path) -> None:
-    """Every other frame of six clips: on the left as they are, on the right what the encoder sees."""
-    t, h, w = model.encoder.grid
-    frames, height, width = clips.shape[1], clips.shape[3], clips.shape[4]
-    visible = ~masks.reshape(-1, t, h, w)
-    scale = (frames // t, height // h, width // w)
-    for axis, factor in enumerate(scale, start=1):
-        visible = visible.repeat_interleave(factor, dim=axis)
-    rows = []
-    for clip, seen in zip(clips[:6], visible[:6], strict=True):
-        masked = torch.where(seen[:, None], clip, clip.new_tensor(110))
-        rows.append(torch.cat([clip[::2], masked[::2]]))
-    strip = torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1).permute(1, 2, 0)
-    figure, axes = plt.subplots(figsize=(12, 12 * strip.shape[0] / strip.shape[1]))
-    axes.imshow(strip.numpy(), interpolation="nearest")
-    axes.set_axis_off()
-    axes.set_title("clips, and what the encoder sees of them")
-    save(figure, path)
+def words(name: str) -> str:
+    """A class name as it is written in a picture."""
+    return name.replace("_", " ")
 
 
-@torch.no_grad()
-def draw_prototypes(model: Sigma, clips: torch.Tensor, masks: torch.Tensor, path: Path) -> None:
-    """The tubelets (their first frames) most similar to the twelve prototypes that are used most."""
-    normalized = normalize_clips(clips)
-    assert model.prototypes is not None and isinstance(model.objective, SwappedClusterPrediction)
-    _, masked_BM = split_by_mask(masks, clips.device)
-    projected = torch.nn.functional.normalize(model.head(model.target_features(normalized, masked_BM)), dim=-1)
-    prototypes = torch.nn.functional.normalize(model.prototypes, dim=-1)
-    scores_SK = projected.flatten(0, 1) @ prototypes.T
-    codes = model.objective.codes(scores_SK)
-    pixels = first_frames(model, normalized, masked_BM)
-    most_used = codes.bincount(minlength=len(prototypes)).argsort(descending=True)[:12]
-    figure, grid = plt.subplots(len(most_used), 16, figsize=(8, 0.55 * len(most_used)), layout="constrained")
-    for row, prototype in zip(grid, most_used.tolist(), strict=True):
-        nearest = scores_SK[:, prototype].argsort(descending=True)[: len(row)]
-        for axes, index in zip(row, nearest, strict=True):
-            axes.imshow(pixels[index], interpolation="nearest")
-            axes.set_axis_off()
-    figure.suptitle("masked tubelets nearest to the prototypes used most (a row each)")
-    save(figure, path)
+def masks_figure(samples: Samples, *, dark: bool = False) -> Figure:
+    """Clips and what the encoder sees of them."""
+    chosen = samples.shown()
+    share = samples.masks.float().mean().item()
+    return figures.draw_masked_clips(
+        samples.frames[chosen],
+        samples.visible[chosen],
+        [f"class: {samples.labels[index]}" for index in chosen],
+        title=f"Tube masks: the encoder sees {100 * (1 - share):.0f} % of the tubelets, the rest is predicted",
+        dark=dark,
+    )
 
 
-def first_frames(model: Sigma, normalized: torch.Tensor, masked_BM: torch.Tensor) -> np.ndarray:
-    """RGB of each masked tubelet's first frame, (S, ph, pw, 3) in [0, 1]."""
-    pt, ph, pw = model.encoder.tubelet
-    batch, _, _, height, width = normalized.shape
-    tiles = normalized[:, :, ::pt].reshape(batch, 3, -1, height // ph, ph, width // pw, pw)
-    tiles = tiles.permute(0, 2, 3, 5, 4, 6, 1).reshape(batch, -1, ph, pw, 3)
-    tiles = tiles[torch.arange(batch)[:, None], masked_BM].flatten(0, 1)
-    return (tiles * torch.tensor(IMAGENET_STD) + torch.tensor(IMAGENET_MEAN)).clamp(0, 1).numpy()
+def prototypes_figure(samples: Samples, *, dark: bool = False) -> Figure:
+    """The prototypes that are used most, with the tubelets nearest to them."""
+    model, out = samples.model, samples.out
+    assert model.prototypes is not None
+    unit = torch.nn.functional.normalize
+    scores_SK = unit(out["projected"], dim=-1).flatten(0, 1) @ unit(model.prototypes, dim=-1).T
+    codes_S, places_S = out["codes_target"].flatten(), out["decoded"].flatten()
+    clip_S = torch.arange(len(samples.clips)).repeat_interleave(out["decoded"].shape[1])
+    counts_K = codes_S.bincount(minlength=len(model.prototypes))
+    rows, names, notes = [], [], []
+    for prototype in counts_K.argsort(descending=True)[:NUM_PROTOTYPES].tolist():
+        own = (codes_S == prototype).nonzero()[:, 0]
+        nearest = own[scores_SK[own, prototype].argsort(descending=True)].tolist()
+        nearest = (nearest * NUM_EXAMPLES)[:NUM_EXAMPLES]
+        rows.append([surroundings(samples, int(clip_S[s]), int(places_S[s])) for s in nearest])
+        names.append(f"prototype {prototype}\n{100 * len(own) / len(codes_S):.1f} % of tokens")
+        common = Counter(samples.labels[int(clip_S[s])] for s in own).most_common(2)
+        notes.append("\n".join(f"{100 * count / len(own):.0f} % {label}" for label, count in common))
+    frames, height, width = model.encoder.tubelet
+    return figures.draw_prototypes(
+        np.array(rows),
+        names,
+        notes,
+        inner=(slice(height // 4, -(height // 4)), slice(width // 4, -(width // 4))),
+        headings=("", f"nearest tubelets: {frames} frames of each", "most of its tokens come from"),
+        title=f"The {len(rows)} most used of {len(counts_K)} prototypes: what the model puts in one cluster",
+        dark=dark,
+    )
 
 
-@torch.no_grad()
-def draw_reconstructions(model: Sigma, clips: torch.Tensor, masks: torch.Tensor, path: Path) -> None:
-    """Four clips, their first frames of tubelets: as they are, and with the masked tubelets predicted.
+def surroundings(samples: Samples, clip: int, place: int) -> np.ndarray:
+    """(F, 3 h / 2, 3 w / 2, 3): a token's frames, with a quarter of a tubelet on each side, mirrored at the border."""
+    frames, height, width = samples.model.encoder.tubelet
+    slot, row, column = np.unravel_index(place, samples.model.encoder.grid)
+    margin = ((0, 0), (height // 4, height // 4), (width // 4, width // 4), (0, 0))
+    padded = np.pad(samples.frames[clip], margin, mode="reflect")
+    top, left = row * height, column * width
+    return padded[slot * frames : (slot + 1) * frames, top : top + 3 * height // 2, left : left + 3 * width // 2]
+
+
+def reconstructions_figure(samples: Samples, *, dark: bool = False) -> Figure:
+    """Clips, what the encoder sees, and the masked tubelets as predicted.
 
     The prediction is of standardised pixels: each tubelet's own mean and deviation are put back to make it visible.
     """
-    normalized = normalize_clips(clips[:4])
-    masks = masks[:4]
-    _, masked_BM = split_by_mask(masks, clips.device)
-    predicted = model(normalized, masks)["predicted"]
-    pt, ph, pw = model.encoder.tubelet
-    rgb_clip = clips[:4].transpose(1, 2).float() / 255
-    raw_BMPC = gather_tokens(patchify(rgb_clip, (pt, ph, pw)), masked_BM).transpose(2, 3)
-    restored = predicted.unflatten(2, (-1, 3)) * raw_BMPC.std(2, keepdim=True) + raw_BMPC.mean(2, keepdim=True)
-    t, h, w = model.encoder.grid
-    rgb = clips[:4, ::pt].permute(0, 1, 3, 4, 2).float() / 255
-    tiles = rgb.reshape(4, t, h, ph, w, pw, 3).permute(0, 1, 2, 4, 3, 5, 6).reshape(4, -1, ph, pw, 3)
-    filled = tiles.clone()
-    first = restored.unflatten(2, (pt, ph, pw))[:, :, 0]
-    filled[torch.arange(4)[:, None], masked_BM] = first.clamp(0, 1)
-    rows = []
-    for version in (tiles, filled):
-        image = version.reshape(4, t, h, w, ph, pw, 3).permute(0, 2, 4, 1, 3, 5, 6)
-        rows.append(image.reshape(4, h * ph, t * w * pw, 3))
-    strip = torch.cat([torch.cat((a, b)) for a, b in zip(*rows, strict=True)])
-    figure, axes = plt.subplots(figsize=(12, 12 * strip.shape[0] / strip.shape[1]))
-    axes.imshow(strip.numpy(), interpolation="nearest")
-    axes.set_axis_off()
-    axes.set_title("clips, and their masked tubelets as predicted")
-    save(figure, path)
+    chosen = samples.shown()
+    (t, h, w), (pt, ph, pw) = samples.model.encoder.grid, samples.model.encoder.tubelet
+    rgb_BCTHW = samples.clips[chosen].transpose(1, 2).float() / 255
+    tubelets_BNPC = patchify(rgb_BCTHW, (pt, ph, pw)).transpose(2, 3)
+    clip_B1, masked_BM = torch.arange(len(chosen))[:, None], samples.out["decoded"][chosen]
+    true = tubelets_BNPC[clip_B1, masked_BM]
+    predicted = samples.out["predicted"][chosen].unflatten(2, (-1, 3))
+    filled = tubelets_BNPC.clone()
+    filled[clip_B1, masked_BM] = predicted * true.std(2, keepdim=True) + true.mean(2, keepdim=True)
+    pixels = (
+        filled.reshape(-1, t, h, w, pt, ph, pw, 3)
+        .permute(0, 1, 4, 2, 5, 3, 6, 7)
+        .reshape(-1, *samples.frames.shape[1:])
+    )
+    return figures.draw_reconstructions(
+        samples.frames[chosen],
+        samples.visible[chosen],
+        (255 * pixels.clamp(0, 1)).round().to(torch.uint8).numpy(),
+        [f"class: {samples.labels[index]}" for index in chosen],
+        title="Masked tubelets as predicted (with each one's own brightness and contrast)",
+        dark=dark,
+    )
 
 
-def draw_loss(log: Path, path: Path) -> None:
-    """The pre-training loss, and its parts if it has any, over the steps."""
-    records = [json.loads(line) for line in log.read_text().splitlines()]
-    figure, axes = plt.subplots(figsize=(7, 4))
-    for name in ("train/loss", "train/video_loss", "train/target_loss"):
-        points = [(record["step"], record[name]) for record in records if name in record]
-        if points:
-            axes.plot(*zip(*points, strict=True), label=name)
-    axes.set_xlabel("step")
-    axes.legend()
-    axes.set_title("pre-training loss")
-    save(figure, path)
+def training_figure(run: Path, num_classes: int, *, dark: bool = False) -> Figure:
+    """Losses of pre-training and fine-tuning, and the accuracies of the test."""
+    figure, (pretraining, finetuning, accuracy) = figures.new_panels(3, dark=dark)
+    log = read_log(run / "pretrain")
+    parts = {"video loss": "train/video_loss", "target loss": "train/target_loss"}
+    curves = {name: curve(log, key) for name, key in parts.items() if key in log[-1]} or {
+        "loss": curve(log, "train/loss")
+    }
+    chance = ("uniform: ln K", log[-1]["train/ln_k"]) if "train/ln_k" in log[-1] else None
+    figures.draw_curves(pretraining, curves, title="pre-training loss", level=chance, dark=dark)
+    starts = {"pretrained": "pre-trained", "scratch": "from scratch"}
+    curves = {words: curve(read_log(run / f"finetune-{start}"), "train/loss") for start, words in starts.items()}
+    chance = ("uniform: ln 10", float(np.log(num_classes)))
+    figures.draw_curves(finetuning, curves, title="fine-tuning loss", level=chance, dark=dark)
+    groups = {}
+    for kind, name in (("probe", "linear probe"), ("finetune", "fine-tuning")):
+        results = [json.loads((run / f"{kind}-{start}" / "test.json").read_text()) for start in starts]
+        groups[name] = results[0]["test/top1"], results[1]["test/top1"]
+    figures.draw_accuracies(accuracy, groups, tuple(starts.values()), chance=100 / num_classes, dark=dark)
+    return figure
 
 
-def draw_confusion(folder: Path, names: list[str], path: Path) -> None:
+def read_log(folder: Path) -> list[dict[str, float]]:
+    """The records of a run."""
+    return [json.loads(line) for line in (folder / "log.txt").read_text().splitlines()]
+
+
+def curve(log: list[dict[str, float]], key: str) -> tuple[list[float], list[float]]:
+    """Steps and values."""
+    records = [record for record in log if key in record]
+    return [record["step"] for record in records], [record[key] for record in records]
+
+
+def confusion_figure(run: Path, names: list[str], *, dark: bool = False) -> Figure:
     """What each class was taken for after fine-tuning, from the pre-trained weights and from scratch."""
-    figure, both = plt.subplots(1, 2, figsize=(14, 6), layout="constrained")
-    for axes, start in zip(both, ("pretrained", "scratch"), strict=True):
-        arrays = np.load(folder / f"finetune-{start}" / "test_predictions.npz")
+    matrices = {}
+    for start, title in (("pretrained", "fine-tuned from pre-trained weights"), ("scratch", "trained from scratch")):
+        arrays = np.load(run / f"finetune-{start}" / "test_predictions.npz")
         counts = np.zeros((len(names), len(names)))
         np.add.at(counts, (arrays["labels"], arrays["probabilities"].argmax(1)), 1)
-        axes.imshow(counts / np.maximum(counts.sum(1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1)
-        axes.set_xticks(range(len(names)), names, rotation=90)
-        axes.set_yticks(range(len(names)), names)
-        top1 = 100 * np.trace(counts) / counts.sum()
-        axes.set_title(f"fine-tuned, {start}: top-1 {top1:.1f} %")
-        axes.set_xlabel("predicted")
-        axes.set_ylabel("true")
-    save(figure, path)
+        matrices[f"{title}: top-1 {100 * np.trace(counts) / counts.sum():.1f} %"] = counts
+    return figures.draw_confusion(
+        matrices,
+        [words(name) for name in names],
+        title="Confusion matrices of the test, in videos",
+        dark=dark,
+    )
 
 
-def save(figure: plt.Figure, path: Path) -> None:
-    """Write the figure and free it."""
-    figure.savefig(path, dpi=110, bbox_inches="tight")
-    plt.close(figure)
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="folder of a demo run, which also gets the pictures")
+    parser.add_argument("videos", type=Path, help="folder of the videos' lists")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="of the pre-training")
+    parser.add_argument("--dark", action="store_true", help="for a dark page")
+    args = parser.parse_args()
+    samples = load_samples(args.checkpoint, args.videos)
+    names = (args.videos / "labels.txt").read_text().splitlines()
+    learned = prototypes_figure if samples.model.prototypes is not None else reconstructions_figure
+    drawings: dict[str, Callable[[], Figure]] = {
+        "masks": lambda: masks_figure(samples, dark=args.dark),
+        learned.__name__.removesuffix("_figure"): lambda: learned(samples, dark=args.dark),
+        "training": lambda: training_figure(args.run, len(names), dark=args.dark),
+        "confusion": lambda: confusion_figure(args.run, names, dark=args.dark),
+    }
+    for number, (name, draw) in enumerate(drawings.items(), start=1):
+        draw().savefig(args.run / f"{name}.png", dpi=110)
+        print(f"drew picture {number}/{len(drawings)}: {name}.png", flush=True)
 
 
-def draw_pictures(folder: Path, data: Path, *, checkpoint: Path) -> None:
-    """All pictures of the demo run in `folder`."""
-    model, args = load_model(checkpoint)
-    clips, masks = sample_clips(model, args, data)
-    draw_masks(model, clips, masks, folder / "masks.png")
-    if model.prototypes is not None:
-        draw_prototypes(model, clips, masks, folder / "prototypes.png")
-    else:
-        draw_reconstructions(model, clips, masks, folder / "reconstructions.png")
-    draw_loss(folder / "pretrain" / "log.txt", folder / "loss.png")
-    draw_confusion(folder, (data / "labels.txt").read_text().splitlines(), folder / "confusion.png")
+if __name__ == "__main__":
+    main()

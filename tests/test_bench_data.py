@@ -1,13 +1,12 @@
 """bench/data.py: it runs, its baselines do the same job as what they are compared with, and its report is complete."""
 
-import importlib.util
 import json
 
 import numpy as np
 import pytest
 import torch
-from processes import ROOT
 
+from bench import data as bench_data
 from datasets.classification import ViewDataset
 from datasets.decoding.open import open_video
 from datasets.lists.read import read_list
@@ -18,16 +17,8 @@ pytest.importorskip("decord")
 
 
 @pytest.fixture(scope="module")
-def bench():
-    spec = importlib.util.spec_from_file_location("bench_data", ROOT / "bench" / "data.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def frames(bench):
-    return np.stack(list(bench.moving_frames(96, 64, 4, 0)))
+def frames():
+    return np.stack(list(bench_data.moving_frames(96, 64, 4, 0)))
 
 
 def normalised(clip):
@@ -37,63 +28,63 @@ def normalised(clip):
 LEVEL = 1 / 255 / 0.224  # one grey level after normalisation
 
 
-def test_quick_run(bench, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(bench, "QUICK", bench.Scale(((64, 48),), 3, 32, 32, rounds=2, clips=1, contents=1))
-    bench.main(["--quick", "--json", str(tmp_path / "report.json")])
+def test_quick_run(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(bench_data, "QUICK", bench_data.Scale(((64, 48),), 3, 32, 32, rounds=2, clips=1, contents=1))
+    bench_data.main(["--quick", "--json", str(tmp_path / "report.json")])
     report = json.loads((tmp_path / "report.json").read_text())
     assert {"date", "processor", "torch", "av", "decord"} <= set(report["facts"])
-    ways = {row["way"] for row in report["rows"]}
-    assert {"ours, same file", "ours, re-encoded", "ours, all views in one pass", "PIL"} <= ways
+    names = {row["implementation"] for row in report["rows"]}
+    assert {"ours, same file", "ours, re-encoded", "ours, all views in one pass", "PIL"} <= names
     assert all(row["milliseconds"] >= 0 and row["ratio"] > 0 for row in report["rows"])
     table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert len(table) == 2 + len(report["rows"])
 
 
-def test_pretraining_baseline_makes_the_same_clip(bench, frames):
+def test_pretraining_baseline_makes_the_same_clip(frames):
     transform = PretrainTransform(32)
-    theirs = bench.pil_pretrain(bench.to_images(frames), transform, np.random.default_rng(3))
+    theirs = bench_data.pil_pretrain(bench_data.to_images(frames), transform, np.random.default_rng(3))
     ours = normalised(transform(torch.from_numpy(frames).permute(0, 3, 1, 2), np.random.default_rng(3)))
     assert (theirs - ours).abs().max() < 1.1 * LEVEL
 
 
-def test_randaugment_baseline_makes_the_same_frames(bench, frames):
-    augment = RandAugment(bench.AUGMENT)
+def test_randaugment_baseline_makes_the_same_frames(frames):
+    augment = RandAugment(bench_data.AUGMENT)
     for seed in range(20):
-        images = bench.pil_randaugment(bench.to_images(frames), augment, np.random.default_rng(seed))
+        images = bench_data.pil_randaugment(bench_data.to_images(frames), augment, np.random.default_rng(seed))
         theirs = np.stack([np.asarray(image) for image in images]).astype(int)
         ours = augment(torch.from_numpy(frames).permute(0, 3, 1, 2), np.random.default_rng(seed))
         off = np.abs(theirs - ours.permute(0, 2, 3, 1).numpy())
         assert (off > 3).mean() < 0.02, seed  # later operations magnify a level's difference of earlier ones
 
 
-def test_finetuning_baseline_makes_the_same_clip(bench, frames):
-    transform = TrainTransform(32, aa=bench.AUGMENT, flip=True)
+def test_finetuning_baseline_makes_the_same_clip(frames):
+    transform = TrainTransform(32, aa=bench_data.AUGMENT, flip=True)
     for seed in range(5):
-        theirs = bench.pil_train(bench.to_images(frames), transform, np.random.default_rng(seed))
+        theirs = bench_data.pil_train(bench_data.to_images(frames), transform, np.random.default_rng(seed))
         ours = transform(torch.from_numpy(frames).permute(0, 3, 1, 2), np.random.default_rng(seed))
         assert ((theirs - normalised(ours)).abs() > 4 * LEVEL).float().mean() < 0.02, seed
 
 
-def test_view_baseline_makes_the_same_view(bench, tmp_path):
-    file = bench.encode(tmp_path / "a.mp4", bench.moving_frames(96, 64, 90, 1), (96, 64), 12)
+def test_view_baseline_makes_the_same_view(tmp_path):
+    file = bench_data.encode(tmp_path / "a.mp4", bench_data.moving_frames(96, 64, 90, 1), (96, 64), 12)
     (tmp_path / "list.csv").write_text(f"{file} 0\n")
     dataset = ViewDataset(
         read_list(tmp_path / "list.csv", require_labels=True),
         transform=ViewTransform(32, 32, 3),
         sampler="dense",
-        num_frames=bench.FRAMES,
-        sampling_rate=bench.STRIDE,
+        num_frames=bench_data.FRAMES,
+        sampling_rate=bench_data.STRIDE,
         num_clips=2,
     )
     views = dataset[0]["clip"]
     for number, (clip, crop) in enumerate(np.ndindex(2, 3)):
-        alone = bench.one_view(str(file), clip, crop, 2, 3, 32)
+        alone = bench_data.one_view(str(file), clip, crop, 2, 3, 32)
         assert (alone - normalised(views[number])).abs().max() < 3.1 * LEVEL  # two decoders, two colour conversions
 
 
-def test_reencoding_keeps_frames_and_puts_key_frames(bench, tmp_path):
-    source = bench.encode(tmp_path / "a.mp4", bench.moving_frames(96, 64, 40, 1), (96, 64), 250)
-    target = bench.reencode(source, tmp_path / "b.mp4", 48)
+def test_reencoding_keeps_frames_and_puts_key_frames(tmp_path):
+    source = bench_data.encode(tmp_path / "a.mp4", bench_data.moving_frames(96, 64, 40, 1), (96, 64), 250)
+    target = bench_data.reencode(source, tmp_path / "b.mp4", 48)
     with open_video(source) as old, open_video(target) as new:
         assert old.num_frames == new.num_frames == 40
         assert new.get_frames([39]).shape == (1, 3, 48, 72)

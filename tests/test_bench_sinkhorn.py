@@ -1,33 +1,23 @@
 """bench/sinkhorn.py: it runs, its baselines compute what ours computes, and its report is complete."""
 
-import importlib.util
 import json
 
-import pytest
 import torch
 import torch.nn.functional as F
-from processes import ROOT
 
+from bench import sinkhorn as bench_sinkhorn
 from models.objectives import SwappedClusterPrediction
 from models.sinkhorn.balance import sinkhorn_codes
 from models.sinkhorn.prototype_loss import prototype_cross_entropy
-
-
-@pytest.fixture(scope="module")
-def bench():
-    spec = importlib.util.spec_from_file_location("bench_sinkhorn", ROOT / "bench" / "sinkhorn.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def rows(number, seed):
     return F.normalize(torch.randn(number, 24, generator=torch.Generator().manual_seed(seed)), dim=1)
 
 
-def test_quick_run(bench, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(bench, "QUICK", bench.Scale(tokens=50, prototypes=20, rounds=1))
-    bench.main(["--quick", "--clips", "1", "--json", str(tmp_path / "report.json")])
+def test_quick_run(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(bench_sinkhorn, "QUICK", bench_sinkhorn.Scale(tokens=50, prototypes=20, rounds=1))
+    bench_sinkhorn.main(["--quick", "--clips", "1", "--json", str(tmp_path / "report.json")])
     report = json.loads((tmp_path / "report.json").read_text())
     assert {"date", "processor", "device", "torch", "python"} <= set(report["facts"])
     assert all(row["milliseconds"] >= 0 and row["ratio"] > 0 and row["megabytes"] > 0 for row in report["rows"])
@@ -36,21 +26,21 @@ def test_quick_run(bench, tmp_path, capsys, monkeypatch):
     assert len(table) == 2 + len(report["rows"])
 
 
-def test_baselines_compute_the_same(bench):
+def test_baselines_compute_the_same():
     scores = rows(200, 0) @ rows(30, 1).T
-    ours = sinkhorn_codes(scores, epsilon=0.05, num_iters=bench.ITERATIONS)
-    assert torch.equal(bench.plan_codes(scores, 0.05), ours)
-    assert torch.equal(bench.rescaled_codes(scores, 0.05), ours)
-    loss = prototype_cross_entropy(rows(200, 0), rows(30, 1), ours, temperature=bench.TEMPERATURE)
-    torch.testing.assert_close(bench.permuted_cross_entropy(rows(200, 0), rows(30, 1), ours, tokens=50), loss)
+    ours = sinkhorn_codes(scores, epsilon=0.05, num_iters=bench_sinkhorn.ITERATIONS)
+    assert torch.equal(bench_sinkhorn.plan_codes(scores, 0.05), ours)
+    assert torch.equal(bench_sinkhorn.rescaled_codes(scores, 0.05), ours)
+    loss = prototype_cross_entropy(rows(200, 0), rows(30, 1), ours, temperature=bench_sinkhorn.TEMPERATURE)
+    torch.testing.assert_close(bench_sinkhorn.permuted_cross_entropy(rows(200, 0), rows(30, 1), ours, tokens=50), loss)
 
 
-def test_baseline_of_the_objective_gives_the_same_gradients(bench):
+def test_baseline_of_the_objective_gives_the_same_gradients():
     def leaves():
         return [rows(number, seed).requires_grad_() for seed, number in ((0, 200), (1, 200), (2, 30))]
 
     *branches, prototypes = theirs = leaves()
-    bench.released_objective(branches, prototypes, tokens=50)
+    bench_sinkhorn.released_objective(branches, prototypes, tokens=50)
     video, target, weights = ours = leaves()
     SwappedClusterPrediction()(video.unflatten(0, (4, 50)), target.unflatten(0, (4, 50)), weights)["loss"].backward()
     for a, b in zip(theirs, ours, strict=True):

@@ -79,10 +79,10 @@ def test_clock_names_what_lies_between_marks():
 def test_alternating_takes_medians():
     calls = []
 
-    def way(name, values):
+    def run(name, values):
         return lambda: calls.append(name) or {"step": next(values)}
 
-    found = common.alternate({"a": way("a", iter([1.0, 9.0, 2.0])), "b": way("b", iter([4.0, 5.0, 6.0]))}, 3)
+    found = common.alternate({"a": run("a", iter([1.0, 9.0, 2.0])), "b": run("b", iter([4.0, 5.0, 6.0]))}, 3)
     assert found == {"a": {"step": 2.0}, "b": {"step": 5.0}} and calls == ["a", "b", "b", "a", "a", "b"]
 
 
@@ -98,35 +98,35 @@ def test_less_memory_than_the_batch_needs(monkeypatch):
             self.clips = clips
 
     monkeypatch.setattr(step, "Measured", Fits)
-    options = types.SimpleNamespace(batch=8, amp=[], warm_up=1, baseline=True, hf=False, compile=False)
-    found = step.ways_of(Cell("pixel", "mini", quick=True), options, CPU)
-    assert tried == [8, 4, 2] and found["released"].clips == 2
+    cell, comparison = Cell("pixel", "mini", quick=True), step.Comparison(("none",), clips=8, rounds=1, warm_up=1)
+    found = step.largest_baseline(cell, common.synthetic_batch(cell, 8, CPU), comparison, CPU)
+    assert tried == [8, 4, 2] and found.clips == 2
 
 
-def test_ways_share_one_batch(monkeypatch):
+def test_implementations_share_one_batch(monkeypatch):
     """Else its memory would be counted for some and not for others."""
     cell, made, trained_on = Cell("pixel", "mini", quick=True), [], []
     make = common.synthetic_batch
     monkeypatch.setattr(common, "synthetic_batch", lambda *sizes: made.append(make(*sizes)) or made[-1])
     monkeypatch.setattr(step, "released_step", lambda *_: lambda batch, clock: trained_on.append(batch))
-    options = types.SimpleNamespace(batch=4, amp=["none"], warm_up=1, baseline=True, hf=False, compile=False)
-    step.ways_of(cell, options, CPU)
+    step.implementations_of(cell, step.Comparison(amp=("none",), clips=4, rounds=1, warm_up=1, baseline=True), CPU)
     assert len(made) == 1 and torch.equal(trained_on[0].clip, made[0].clip)
 
 
 def test_a_smaller_batch_is_compared_by_clips_a_second(monkeypatch):
-    def way(clips, seconds):
-        run = lambda: {"step": seconds}  # noqa: E731
-        return type("Way", (), {"clips": clips, "peak": 0, "__call__": lambda self: run()})()
+    def measured(clips, seconds):
+        return type("Run", (), {"clips": clips, "peak": 0, "__call__": lambda self: {"step": seconds}})()
 
-    monkeypatch.setattr(step, "ways_of", lambda *_: {"released": way(2, 1.0), "ours, none": way(8, 2.0)})
-    options = types.SimpleNamespace(rounds=1, amp=["none"])
-    rows = step.rows_of(Cell("pixel", "mini", quick=True), options, CPU, {"none": 1e9})
-    assert [row["against released"] for row in rows] == [1, 2]
+    found = {"released": measured(2, 1.0), "ours, none": measured(8, 2.0)}
+    monkeypatch.setattr(step, "implementations_of", lambda *_: found)
+    cell, comparison = Cell("pixel", "mini", quick=True), step.Comparison(("none",), clips=8, rounds=1, warm_up=1)
+    rows = step.rows_of(cell, comparison, CPU, {"none": 1e9})
+    assert [row["speed-up"] for row in rows] == [1, 2]
+    assert rows[0]["% of GEMM peak"] == pytest.approx(100 * 2 * common.gigaflops(cell))
 
 
-def test_peak_of_one_way_beside_others(monkeypatch):
-    """What the way before it holds is not counted."""
+def test_peak_of_one_implementation_beside_others(monkeypatch):
+    """What the others hold is not counted."""
     held = [100]
     made = types.SimpleNamespace(stages=lambda: {"step": 1.0})
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: held[0])
@@ -143,13 +143,13 @@ def test_a_quick_run(tmp_path, capsys):
     step.main(["--quick", "--baseline", "--rounds", "1", "--tasks", "dino", "finetune", "--json", str(file)])
     content = json.loads(file.read_text())
     assert {"date", "device", "torch", "python"} <= content["facts"].keys()
-    rows = {(row["cell"], row["way"]): row for row in content["rows"]}
+    rows = {(row["cell"], row["implementation"]): row for row in content["rows"]}
     assert len(rows) == 4
-    for (cell, way), row in rows.items():
+    for (cell, name), row in rows.items():
         assert row["s / step"] == pytest.approx(sum(row["stages, s"].values()))
         assert row["clips / s"] == pytest.approx(2 / row["s / step"])
-        assert row["against released"] == pytest.approx(rows[cell, "released"]["s / step"] / row["s / step"])
-        assert "teacher" in row["stages, s"] or cell.startswith("finetune"), way
+        assert row["speed-up"] == pytest.approx(rows[cell, "released"]["s / step"] / row["s / step"])
+        assert "teacher" in row["stages, s"] or cell.startswith("finetune"), name
     assert capsys.readouterr().out.count("| dino ViT-mini |") == 2
 
 
@@ -157,8 +157,8 @@ def test_beside_transformers(tmp_path):
     pytest.importorskip("transformers")
     file = tmp_path / "step.json"
     step.main(["--quick", "--hf", "--rounds", "1", "--tasks", "pixel", "--json", str(file)])
-    ways = [row["way"] for row in json.loads(file.read_text())["rows"]]
-    assert ways == ["transformers, eager, none", "transformers, sdpa, none", "ours, none"]
+    found = [row["implementation"] for row in json.loads(file.read_text())["rows"]]
+    assert found == ["transformers, eager, none", "transformers, sdpa, none", "ours, none"]
 
 
 def test_position_tables_are_equal_bit_for_bit(monkeypatch):
@@ -174,7 +174,7 @@ def test_what_parts_measures_on_a_gpu(capsys):
     (row,) = parts.backend_rows(CPU, 1, {"tiny": (1, 2, 3)}, backends)
     assert row.keys() == {"attention, bf16", "ours, ms", "flash, ms"} and row["flash, ms"] > 0
     assert "cuDNN: " in capsys.readouterr().out
-    (row,) = parts.product_rows(CPU, 1, 64, (128,))
+    (row,) = parts.gemm_rows(CPU, 1, 64, (128,))
     assert min(row[f"{kind}, TFLOP/s"] for kind in ("bf16", "TF32", "fp32")) > 0
     assert torch.get_float32_matmul_precision() == "highest"
 
@@ -194,13 +194,14 @@ def test_memory_of_a_process():
     assert memory.peak("ours", Cell("pixel", "mini", quick=True), 2, "none", "cpu") > 50 * 2**20
 
 
-def test_memory_table_is_written_way_by_way(tmp_path, monkeypatch):
+def test_memory_table_is_written_row_by_row(tmp_path, monkeypatch):
     """A call that is cut off leaves what it has measured."""
     file, written = tmp_path / "memory.json", []
-    monkeypatch.setattr(memory, "row_of", lambda way, *_: written.append(file.exists()) or {"way": way})
+    row_of = lambda name, *_, **__: written.append(file.exists()) or {"implementation": name}  # noqa: E731
+    monkeypatch.setattr(memory, "row_of", row_of)
     memory.main(["--quick", "--device", "cpu", "--tasks", "pixel", "--json", str(file)])
     assert written == [False, True, True]
-    assert [row["way"] for row in json.loads(file.read_text())["rows"]] == list(memory.WAYS)
+    assert [row["implementation"] for row in json.loads(file.read_text())["rows"]] == list(memory.IMPLEMENTATIONS)
 
 
 def test_the_largest_batch_is_on_the_line_or_below(monkeypatch):
@@ -220,10 +221,10 @@ def test_a_rank_of_scaling_measures_its_steps(tmp_path):
 
 
 def test_efficiency_of_scaling(tmp_path, monkeypatch):
-    monkeypatch.setattr(scaling, "seconds_of", lambda options, cell, ranks, clips: clips / 10 + (ranks - 1) * 0.1)
+    monkeypatch.setattr(scaling, "seconds_of", lambda setup, cell, *, ranks, clips: clips / 10 + (ranks - 1) * 0.1)
     scaling.main(["--quick", "--tasks", "mlp", "--ranks", "1", "2", "--batch", "4", "--json", str(tmp_path / "json")])
     rows = json.loads((tmp_path / "json").read_text())["rows"]
-    assert [(row["scaling"], row["ranks"], row["clips a rank"]) for row in rows] == [
+    assert [(row["scaling"], row["ranks"], row["clips per rank"]) for row in rows] == [
         ("weak", 1, 4), ("weak", 2, 4), ("strong", 1, 8), ("strong", 2, 4),
     ]  # fmt: skip
     assert [row["efficiency"] for row in rows] == pytest.approx([1, 0.8, 1, 0.8])

@@ -21,7 +21,7 @@ from models import create_model
 from models.weights.huggingface import from_huggingface
 from models.weights.load import native_state, weights_hash
 from models.weights.rebuild import rebuild
-from scripts import convert_checkpoint
+from scripts import weight_files
 
 SCRIPT = "scripts/convert_checkpoint.py"
 GOLDEN = ROOT / "tests" / "golden"
@@ -216,7 +216,7 @@ def test_what_the_file_does_not_say_is_said_to_be_assumed(tmp_path):
     source = source_of(make(), tmp_path, args={"input_size": 32, "num_frames": None})
     out = tmp_path / "hf"
     text = converted(source, out, "hf")
-    assert "assumed: num_frames 16, as the file does not say; if that is wrong give --num_frames N" in text
+    assert "assumed: num_frames 16 (not recorded in the file); if that is wrong give --num_frames N" in text
     assert json.loads((out / "config.json").read_text())["num_frames"] == 16
     small = create_model("vit_small_patch8_32", num_frames=4, depth=1, num_classes=3)
     source = source_of(small, tmp_path, args={**ARGS, "num_attention_heads": 16})
@@ -320,7 +320,7 @@ def test_read_back_finds_other_weights(tmp_path, monkeypatch):
         wrong["head.bias"].view(torch.int32)[0] ^= 1
         save_file(wrong, file, metadata=facts)
 
-    monkeypatch.setattr(convert_checkpoint, "write_safetensors", flipping)
-    content = convert_checkpoint.Content(make().state_dict(), ARGS, NAMES, "")
+    monkeypatch.setattr(weight_files, "write_safetensors", flipping)
+    content = weight_files.Content(make().state_dict(), ARGS, NAMES, "")
     with pytest.raises(CheckpointError, match="other weights"):
-        convert_checkpoint.write(content, "safetensors", tmp_path / "x.safetensors")
+        weight_files.write(content, "safetensors", tmp_path / "x.safetensors")

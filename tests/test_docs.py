@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 from processes import FINETUNE, PRETRAIN, ROOT
 
-from engine import config
+from engine.flags import build_parser
+from run_class_finetuning import FinetuningConfig
+from run_sigma_pretraining import PretrainingConfig
 
-PARSERS = {PRETRAIN: config.pretraining_parser(), FINETUNE: config.finetuning_parser()}
+PARSERS = {PRETRAIN: build_parser(PretrainingConfig), FINETUNE: build_parser(FinetuningConfig)}
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "bench").glob("*.md")])
 SCRIPTS = sorted((ROOT / "scripts").rglob("*.sh")) + sorted((ROOT / "scripts").rglob("*.sbatch"))
 MOST_LINES = 250

@@ -1,6 +1,5 @@
 """The two entry scripts: released command lines, every flag in use, and what a run leaves behind."""
 
-import argparse
 import json
 import re
 import sys
@@ -15,9 +14,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import run_class_finetuning
 import run_sigma_pretraining
-from engine import config
 from engine.checkpointing.read_weights import read_weights
-from engine.checks import check_options
+from engine.config import TrainingConfig
+from engine.flags import build_parser, parse
+from run_class_finetuning import FinetuningConfig
+from run_sigma_pretraining import PretrainingConfig
+from sigma_video.options import Options, flag_of, recorded
+
+CONFIGS = {run_sigma_pretraining: PretrainingConfig, run_class_finetuning: FinetuningConfig}
 
 # -------------------------------------------------------------------------------- commands of the released documents
 
@@ -44,39 +48,38 @@ FINETUNE_COMMANDS = [
 
 @pytest.mark.parametrize("command", [VIDEOMAE_PRETRAIN, SIGMA_PRETRAIN], ids=["VideoMAE", "SIGMA"])
 def test_released_pretraining_commands_parse_unchanged(command):
-    args = config.pretraining_parser().parse_args(command.split())
-    check_options(args)
-    assert (args.epochs, args.batch_size, args.warmup_epochs, args.opt_betas) == (801, 32, 40, [0.9, 0.95])
-    assert args.normalize_target is True and args.mask_ratio == 0.9
-    assert args.sinkhorn_eps == (0.03 if "sinkhorn_eps" in command else 0.05)
+    args = recorded(parse(PretrainingConfig, command.split()))
+    expected = {"epochs": 801, "batch_size": 32, "warmup_epochs": 40, "opt_betas": [0.9, 0.95], "mask_ratio": 0.9}
+    expected |= {"normalize_target": True, "sinkhorn_eps": 0.03 if "sinkhorn_eps" in command else 0.05}
+    assert {name: args[name] for name in expected} == expected
 
 
 @pytest.mark.parametrize("command", FINETUNE_COMMANDS, ids=["SSV2", "Kinetics", "update_freq", "probe"])
 def test_released_finetuning_commands_parse_unchanged(command):
-    args = config.finetuning_parser().parse_args(command.split())
-    check_options(args)
-    assert (args.lr, args.epochs, args.num_sample, args.test_num_segment) == (1e-3, 100, 1, 5)
-    assert args.update_freq == (2 if "--update_freq" in command else 1)
-    assert args.linear_probing is ("--linear_probing" in command)
+    args = recorded(parse(FinetuningConfig, command.split()))
+    expected = {"lr": 1e-3, "epochs": 100, "num_sample": 1, "test_num_segment": 5}
+    expected |= {"update_freq": 2 if "--update_freq" in command else 1}
+    expected |= {"linear_probing": "--linear_probing" in command}
+    assert {name: args[name] for name in expected} == expected
 
 
 @pytest.mark.parametrize(("words", "value"), [("", True), ("True", True), ("False", False), ("0", False), ("on", True)])
 def test_normlize_target_is_a_real_switch(words, value):
     for flag in ("--normlize_target", "--normalize_target"):
-        args = config.pretraining_parser().parse_args(["--data_path", "x", flag, *words.split()])
-        assert args.normalize_target is value
+        config = parse(PretrainingConfig, ["--data_path", "x", flag, *words.split()])
+        assert config.targets.normalize_target is value
 
 
 def test_defaults_are_the_released_ones():
     """The published recipe, for what a command does not name: values of QUVA-Lab/SIGMA 9876f09, scripts and flags."""
-    args = config.pretraining_parser().parse_args(["--data_path", "x"])
+    args = recorded(parse(PretrainingConfig, ["--data_path", "x"]))
     expected = {"epochs": 800, "lr": 1.5e-4, "min_lr": 1e-5, "warmup_epochs": 40, "mask_ratio": 0.9}
     expected |= {"weight_decay": 0.05, "decoder_depth": 4, "num_frames": 16, "sampling_rate": 2, "opt": "adamw"}
-    assert {name: getattr(args, name) for name in expected} == expected
-    args = config.finetuning_parser().parse_args(["--data_path", "x"])
+    assert {name: args[name] for name in expected} == expected
+    args = recorded(parse(FinetuningConfig, ["--data_path", "x"]))
     expected = {"lr": 1e-3, "min_lr": 1e-6, "layer_decay": 0.75, "drop_path": 0.1, "mixup": 0.8, "cutmix": 1.0}
     expected |= {"reprob": 0.25, "smoothing": 0.1, "aa": "rand-m7-n4-mstd0.5-inc1", "num_sample": 2, "epochs": 30}
-    assert {name: getattr(args, name) for name in expected} == expected
+    assert {name: args[name] for name in expected} == expected
 
 
 # ------------------------------------------------------------------------------------------------- every flag is used
@@ -87,26 +90,24 @@ WITHOUT_EFFECT = {
 }
 
 
-class Watched(argparse.Namespace):
-    """Options that note which of them the run reads; reads by the checks alone do not count."""
-
-    def __getattribute__(self, name):
-        if not name.startswith("_") and sys._getframe(1).f_globals["__name__"] not in ("argparse", "engine.checks"):
-            read = object.__getattribute__(self, "__dict__").get("_read")
-            if read is not None:
-                read.add(name)
-        return object.__getattribute__(self, name)
+# Reads from there are checks, parsing and recording: they do not make a flag useful.
+NOT_USING = ("dataclasses", "sigma_video.options", "engine.flags")
 
 
-def flags_read(world, script, parser, argv):
-    """Names of the options that `script.main` read."""
-    args = parser.parse_args([str(word) for word in argv], namespace=Watched())
+def flags_read(world, script, argv):
+    """Flags whose options `script.main` read."""
     read = set()
-    vars(args)["_read"] = read
-    try:
-        script.main(args, world)
-    finally:
-        vars(args).pop("_read")
+
+    def watch(options, name):
+        caller = sys._getframe(1)
+        if caller.f_globals["__name__"] not in NOT_USING and caller.f_code.co_name != "__post_init__":
+            field = type(options).__dataclass_fields__.get(name)
+            read.add(name if field is None else flag_of(field))
+        return object.__getattribute__(options, name)
+
+    config = parse(CONFIGS[script], [str(word) for word in argv])
+    Options.__getattribute__ = TrainingConfig.__getattribute__ = watch  # this process ends with the run
+    script.main(config, world)
     return read
 
 
@@ -115,30 +116,28 @@ def test_every_flag_is_read(data, frozen_weights, tmp_path):
     teacher |= {"teacher_weights": frozen_weights / "dino_v1.pth"}
     motion = {"mask_type": "motion", "flow_weights": frozen_weights / "raft.pth"}
     with_networks = data.flags(PRETRAIN, tmp_path / "p2", epochs=1, warmup_epochs=0, **teacher, **motion)
-    read_with_networks = gloo_world(
-        flags_read, run_sigma_pretraining, config.pretraining_parser(), with_networks, size=1
-    )[0]
+    read_with_networks = gloo_world(flags_read, run_sigma_pretraining, with_networks, size=1)[0]
     runs = [
-        (run_sigma_pretraining, config.pretraining_parser(), data.flags(PRETRAIN, tmp_path / "p", epochs=1)),
-        (run_class_finetuning, config.finetuning_parser(), data.flags(FINETUNE, tmp_path / "f", epochs=1)),
+        (run_sigma_pretraining, data.flags(PRETRAIN, tmp_path / "p", epochs=1)),
+        (run_class_finetuning, data.flags(FINETUNE, tmp_path / "f", epochs=1)),
     ]
-    for script, parser, flags in runs:
+    for script, flags in runs:
         flags += ["--warmup_epochs", "0", "--log_dir", str(tmp_path / "events")]
-        (read,) = gloo_world(flags_read, script, parser, flags, size=1)
+        (read,) = gloo_world(flags_read, script, flags, size=1)
         if script is run_sigma_pretraining:
             read |= read_with_networks
             flags += ["--finetune", str(tmp_path / "p" / "checkpoint-0.pth"), "--output_dir", str(tmp_path / "p3")]
-            read |= gloo_world(flags_read, script, parser, flags, size=1)[0]
+            read |= gloo_world(flags_read, script, flags, size=1)[0]
         if script is run_class_finetuning:
             flags += ["--model_ema"]
             flags += ["--finetune", str(tmp_path / "p" / "checkpoint-0.pth")]
             flags += ["--output_dir", str(tmp_path / "f2")]
-            read |= gloo_world(flags_read, script, parser, flags, size=1)[0]
+            read |= gloo_world(flags_read, script, flags, size=1)[0]
             flags = [flag for flag in flags if flag != "--model_ema"]
         sharded = ["--enable_deepspeed", "--output_dir", str(tmp_path / "sharded" / script.__name__)]
-        read |= gloo_world(flags_read, script, parser, [*flags, *sharded], size=1)[0]
-        # `distributed(args.device)` and `vars` are outside of main
-        known = {action.dest for action in parser._actions} - {"help", "device"}
+        read |= gloo_world(flags_read, script, [*flags, *sharded], size=1)[0]
+        # `distributed(config.run.device)` is outside of main
+        known = {action.dest for action in build_parser(CONFIGS[script])._actions} - {"help", "device"}
         assert known - read == WITHOUT_EFFECT & known
 
 
@@ -160,26 +159,23 @@ FINETUNE_EFFECTS = {
 ON_TOP_OF = {"warmup_lr": "warmup_steps", "cutmix_minmax": "mixup"}  # flags that mean something with another only
 
 
-def weights_after(world, script, parser, command_lines):
+def weights_after(world, script, command_lines):
     """The sum of every tensor that each command line's run ends with, all runs in this process."""
     sums = []
     for argv in command_lines:
-        args = parser.parse_args([str(word) for word in argv])
-        script.main(args, world)
-        (file,) = sorted(Path(args.output_dir).glob("*.pth"))
+        config = parse(CONFIGS[script], [str(word) for word in argv])
+        script.main(config, world)
+        (file,) = sorted(Path(config.run.output_dir).glob("*.pth"))
         sums.append([float(value.double().sum()) for value in load(file)["model"].values()])
     return sums
 
 
 @pytest.mark.parametrize(
-    ("name", "script", "parser", "effects"),
-    [
-        (PRETRAIN, run_sigma_pretraining, config.pretraining_parser, PRETRAIN_EFFECTS),
-        (FINETUNE, run_class_finetuning, config.finetuning_parser, FINETUNE_EFFECTS),
-    ],
+    ("name", "script", "effects"),
+    [(PRETRAIN, run_sigma_pretraining, PRETRAIN_EFFECTS), (FINETUNE, run_class_finetuning, FINETUNE_EFFECTS)],
     ids=["pretrain", "finetune"],
 )
-def test_flags_have_their_effect(name, script, parser, effects, data, tmp_path):
+def test_flags_have_their_effect(name, script, effects, data, tmp_path):
     common = {"epochs": 1, "warmup_epochs": 0}
     if name == FINETUNE:
         common |= {"disable_eval_during_finetuning": True, "test_num_crop": 1, "nb_classes": 3}
@@ -187,7 +183,7 @@ def test_flags_have_their_effect(name, script, parser, effects, data, tmp_path):
     for flag, value in effects.items():
         other = {ON_TOP_OF[flag]: effects[ON_TOP_OF[flag]]} if flag in ON_TOP_OF else {}
         lines.append(data.flags(name, tmp_path / flag, **{**common, **other, flag: value}))
-    (sums,) = gloo_world(weights_after, script, parser(), lines, size=1)
+    (sums,) = gloo_world(weights_after, script, lines, size=1)
     found = dict(zip(["none", *effects], sums, strict=True))
     assert [flag for flag in effects if found[flag] == found[ON_TOP_OF.get(flag, "none")]] == []
 
@@ -295,5 +291,5 @@ def test_wrong_number_of_class_names(data, outputs):
 
 
 def test_help_is_complete():
-    for parser in (config.pretraining_parser(), config.finetuning_parser()):
-        assert len(parser.format_help()) > 2000
+    for cls in CONFIGS.values():
+        assert len(build_parser(cls).format_help()) > 2000

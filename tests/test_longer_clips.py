@@ -8,7 +8,7 @@ import torch
 from processes import FINETUNE, PRETRAIN, run_script
 from runs import load
 
-from engine import config
+from engine.checkpointing.read_weights import StartConfig
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +79,8 @@ def test_pretrained_clip_speaks_for_a_file_that_does_not(runs, data, tmp_path):
 
 
 def test_pretrained_clip_wins_over_what_the_file_says():
-    args = config.finetuning_parser().parse_args(["--data_path", "x", "--pretrained_clip", "16", "224"])
+    start = StartConfig(pretrained_clip=(16, 224))
     said = {"num_frames": 32, "input_size": 112, "position_grid": [4, 7, 7], "num_attention_heads": 6}
     expected = {"num_frames": 16, "input_size": 224, "position_grid": None, "num_attention_heads": 6}
-    assert config.trained_with(args, said) == expected
-    args.pretrained_clip = None
-    assert config.trained_with(args, said) == said
+    assert start.trained_with(said) == expected
+    assert StartConfig().trained_with(said) == said

@@ -24,8 +24,8 @@ from datasets.decoding.open import open_video
 from datasets.lists.read import read_list
 from engine.errors import ConfigError
 from scripts.data import browse, check, jobs, prepare, reencode, shard
-from scripts.data.jobs import Task, run_tasks
 from scripts.data.media import describe, open_source
+from scripts.data.processes import Task, run_tasks
 
 TOOLS = {"check": check, "reencode": reencode, "shard": shard}
 
@@ -621,7 +621,8 @@ def test_rows_of_a_video(videos, tmp_path):
     args = browse.parser().parse_args(
         [str(tmp_path / "l.csv"), "x.png", "--input_size", "32", "--num_frames", "4", "--mask_ratio", "0.5"]
     )
-    rows = browse.rows_of(read_list(tmp_path / "l.csv"), 0, ["cat", "dog"], args)
+    options = browse.clip_options(args)
+    rows = browse.rows_of(read_list(tmp_path / "l.csv"), 0, names=["cat", "dog"], options=options)
     assert rows[0].text.endswith("label 1: dog")
     assert [row.frames is None for row in rows] == [True] + 6 * [False]
     clip = rows[1].frames

@@ -7,10 +7,11 @@ from moving_videos import write_moving_square
 from processes import PRETRAIN, gloo_world
 from runs import load, records, series
 
-import run_sigma_pretraining
 from datasets.synthetic import generate
-from engine import config
+from engine.config import RunFacts
 from engine.distributed.world import World
+from engine.flags import parse
+from run_sigma_pretraining import PretrainingConfig, build_model, build_target_network, main
 
 # SGD moves with the size of the gradient (AdamW would hide a wrong factor).
 COMMON = {"opt": "sgd", "lr": 1.0, "epochs": 2, "sampling_rate": 1, "save_ckpt_freq": 2}
@@ -73,7 +74,7 @@ def command(data, folder, output, changes):
 
 def pretrain(world, command_lines):
     for argv in command_lines:
-        run_sigma_pretraining.main(config.pretraining_parser().parse_args(list(map(str, argv))), world)
+        main(parse(PretrainingConfig, list(map(str, argv))), world)
 
 
 @pytest.fixture(scope="module")
@@ -115,9 +116,9 @@ def test_it_trains(runs, name):
 @pytest.mark.parametrize(("amp", "dtype"), [("none", torch.float32), ("bf16", torch.bfloat16)])
 def test_the_teacher_runs_in_bf16_where_the_model_does(amp, dtype, data, folder):
     argv = command(data, folder, folder / "unused", {**DINO, "amp": amp})
-    args = config.pretraining_parser().parse_args(list(map(str, argv)))
+    config = parse(PretrainingConfig, list(map(str, argv)))
     world = World(0, 1, 0, torch.device("cpu"))
-    teacher = run_sigma_pretraining.build_target_network(args, world, run_sigma_pretraining.build_model(args, world))
+    teacher = build_target_network(config, world, build_model(config, world, RunFacts()))
     assert {parameter.dtype for parameter in teacher.parameters()} == {dtype}
     assert not any(parameter.requires_grad for parameter in teacher.parameters()) and not teacher.network.training
 

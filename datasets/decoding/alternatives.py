@@ -1,4 +1,4 @@
-"""The other back ends, decord and torchcodec, which are wrong about some files, and what tells these files apart."""
+"""The other back ends, decord and torchcodec, and the properties of files that they decode wrongly."""
 
 import functools
 import importlib
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from av.container import InputContainer
 
 from ..errors import DecodeError
 from .nal_units import is_h264_restart
@@ -17,8 +18,8 @@ _INSTALL = {
     "decord": "it has wheels for Linux on x86-64 only",
     "torchcodec": "pip install torchcodec, and FFmpeg's shared libraries, see INSTALL.md",
 }
-_INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # containers that tell time and place of every frame
-_OLD_CODECS = ("h264", "hevc", "mpeg4", "vp8", "vp9")  # that decord is right about
+_INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # containers with the time and position of every frame
+_OLD_CODECS = ("h264", "hevc", "mpeg4", "vp8", "vp9")  # that decord decodes correctly
 NO_TIMES = "the container is not MP4, MOV, Matroska or WebM, or frames have no times of their own"
 HIDDEN_FRAMES = "an edit list hides frames (a cut with `-c copy`, for example)"
 SEVERAL_STREAMS = "it has several video streams"
@@ -118,7 +119,7 @@ def why_missing(decoder: str) -> str:
 
 
 def known_issues(path: str, decoder: str) -> Iterator[str]:
-    """What a back end is known to get wrong that a file has, from its header and packets; see DATASET.md for the table.
+    """Why a back end is known to decode a file wrongly, from its header and packets; see DATASET.md for the table.
 
     Raises:
         DecodeError: the file cannot be opened.
@@ -132,12 +133,17 @@ def known_issues(path: str, decoder: str) -> Iterator[str]:
             yield NO_TIMES
         if any(packet.is_discard for packet in packets) or min(filter(None, times), default=0) < 0:
             yield HIDDEN_FRAMES
-        if sum(not other.disposition & other.disposition.attached_pic for other in container.streams.video) > 1:
+        if _num_video_streams(container) > 1:
             yield SEVERAL_STREAMS
         if _has_open_gops(packets, codec.extradata if codec.name == "h264" else None):
             yield OPEN_GOP
         if decoder == "decord" and codec.name not in _OLD_CODECS:
             yield NEW_CODEC
+
+
+def _num_video_streams(container: InputContainer) -> int:
+    """Streams of moving pictures; cover art is none."""
+    return sum(not stream.disposition & stream.disposition.attached_pic for stream in container.streams.video)
 
 
 def _has_open_gops(packets: list[Any], h264_extradata: bytes | None) -> bool:

@@ -12,7 +12,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 _KEY, _DISCARDED = 1, 2  # flags of FFmpeg's index entries
-_TABLES = (b"mdia", b"minf", b"stbl", b"ctts")  # the way from a track to its table of composition offsets
+_TABLES = (b"mdia", b"minf", b"stbl", b"ctts")  # the boxes from a track to its table of composition offsets
 
 
 @dataclass(frozen=True)
@@ -93,21 +93,23 @@ def _composition_offsets(file: BinaryIO, track: int, count: int) -> np.ndarray |
     ISO/IEC 14496-12, 8.6.1.3. A track without the table shows samples as they are decoded.
     """
     header = list(_boxes(_top_level_box(file, b"moov")))
-    if any(kind == b"mvex" for kind, _ in header):  # in fragments, of which FFmpeg may have seen the first ones only
+    if any(kind == b"mvex" for kind, _ in header):  # fragmented: FFmpeg may have seen only the first fragments
         return None
-    for kind, body in header:
-        if kind != b"trak" or _track_number(body) != track:
-            continue
-        for name in _TABLES:
-            body = next((inner for kind, inner in _boxes(body) if kind == name), b"")
-        if not body:
-            return np.zeros(count, np.int64)
-        stop = 8 + 8 * int.from_bytes(body[4:8], "big")  # after version and flags the number of runs
-        if stop > len(body):
-            return None
-        runs = np.frombuffer(body[8:stop], ">i4").reshape(-1, 2).astype(np.int64)
-        return np.repeat(runs[:, 1], runs[:, 0]) if (runs >= 0).all() and runs[:, 0].sum() == count else None
-    return None
+    body = next((body for kind, body in header if kind == b"trak" and _track_number(body) == track), None)
+    if body is None:
+        return None
+    for name in _TABLES:
+        body = next((inner for kind, inner in _boxes(body) if kind == name), b"")
+    return _unpack_runs(body, count) if body else np.zeros(count, np.int64)
+
+
+def _unpack_runs(table: bytes, count: int) -> np.ndarray | None:
+    """The offsets in a `ctts` box of runs (number of samples, offset): int64 (count,); None if they do not fit."""
+    stop = 8 + 8 * int.from_bytes(table[4:8], "big")  # after version and flags the number of runs
+    if stop > len(table):
+        return None
+    runs = np.frombuffer(table[8:stop], ">i4").reshape(-1, 2).astype(np.int64)
+    return np.repeat(runs[:, 1], runs[:, 0]) if (runs >= 0).all() and runs[:, 0].sum() == count else None
 
 
 def _top_level_box(file: BinaryIO, name: bytes) -> bytes:

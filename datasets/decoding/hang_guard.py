@@ -29,7 +29,7 @@ class LastDecode(NamedTuple):
 
 
 def set_watch_file(file: str | os.PathLike[str] | None) -> None:
-    """Where this process writes what it decodes: a file of its own, made anew; None switches the guard off."""
+    """Where this process writes what it decodes: a file of its own, overwritten; None switches the guard off."""
     global _file
     if _file is not None:
         _file.close()

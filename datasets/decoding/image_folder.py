@@ -55,21 +55,27 @@ def frame_names(folder: str | os.PathLike[str]) -> list[str]:
     folder = os.fspath(folder)
     with as_decode_error(folder):
         names = [name for name in os.listdir(folder) if is_image(name) and not name.startswith(".")]
-    kinds: dict[str, dict[tuple[int, ...], str]] = {}
+    patterns = _group_by_pattern(folder, names)
+    frames = [pattern for pattern in patterns if not _NOT_FRAMES.search(pattern)]
+    if not frames:
+        raise DecodeError(folder, "a folder of optical flow only" if patterns else "a folder without pictures")
+    if len(frames) > 1:
+        examples = [next(iter(patterns[pattern].values())) for pattern in frames[:2]]
+        raise DecodeError(folder, f"names of several kinds: which are the frames, {' or '.join(examples)}?")
+    return [name for _, name in sorted(patterns[frames[0]].items())]
+
+
+def _group_by_pattern(folder: str, names: list[str]) -> dict[str, dict[tuple[int, ...], str]]:
+    """Names by their pattern, `#` for a number, and by the numbers in them."""
+    patterns: dict[str, dict[tuple[int, ...], str]] = {}
     for name in sorted(names):
         stem = os.path.splitext(name)[0]
-        of_kind = kinds.setdefault(re.sub(r"\d+", "#", stem), {})
+        of_pattern = patterns.setdefault(re.sub(r"\d+", "#", stem), {})
         numbers = tuple(map(int, re.findall(r"\d+", stem)))
-        if numbers in of_kind:
-            raise DecodeError(folder, f"two pictures for one frame: {of_kind[numbers]}, {name}")
-        of_kind[numbers] = name
-    frames = [kind for kind in kinds if not _NOT_FRAMES.search(kind)]
-    if not frames:
-        raise DecodeError(folder, "a folder without pictures" if not kinds else "a folder of optical flow only")
-    if len(frames) > 1:
-        examples = [next(iter(kinds[kind].values())) for kind in frames[:2]]
-        raise DecodeError(folder, f"names of several kinds: which are the frames, {' or '.join(examples)}?")
-    return [name for _, name in sorted(kinds[frames[0]].items())]
+        if numbers in of_pattern:
+            raise DecodeError(folder, f"two pictures for one frame: {of_pattern[numbers]}, {name}")
+        of_pattern[numbers] = name
+    return patterns
 
 
 def read_image(path: str) -> np.ndarray:

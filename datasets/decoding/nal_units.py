@@ -1,4 +1,4 @@
-"""What the packets of an H.264 stream tell without being decoded (ITU-T H.264, 7.3.1 and 7.4.1)."""
+"""Properties of H.264 packets that are read without decoding (ITU-T H.264, 7.3.1 and 7.4.1)."""
 
 from collections.abc import Iterator
 

@@ -26,13 +26,13 @@ BACKENDS: dict[str, Callable[[str], VideoReader]] = {
     "torchcodec": TorchCodecReader,
 }
 _PACKAGES = {"pyav": "av"}
-_said: set[tuple[str, str]] = set()  # back ends and reasons that were logged
+_logged: set[tuple[str, str]] = set()  # (back end, reason) of warnings that were given
 
 logger = logging.getLogger(__name__)
 
 
 def resolve_decoder(decoder: str) -> str:
-    """The name in `BACKENDS` that a choice stands for.
+    """The name in `BACKENDS` for a value of `--decoder`.
 
     "auto" is PyAV: it is right on every file this project was tried on, damage included, and no slower than the others
     (DATASET.md has the numbers); they are wrong, some without an error, on some of them.
@@ -51,7 +51,7 @@ def resolve_decoder(decoder: str) -> str:
 
 
 def describe_decoder(decoder: str) -> str:
-    """What a choice stands for here, for logs and records: "pyav 18.1.0 (auto)".
+    """Back end and version for a value of `--decoder`, for logs: "pyav 18.1.0 (auto)".
 
     Raises:
         ValueError, ImportError: see `resolve_decoder`.
@@ -65,7 +65,7 @@ def open_video(path: str | os.PathLike[str], *, decoder: str = "auto") -> VideoR
     """Open a video with a back end: "pyav", "decord", "torchcodec" or "auto". Pictures are read without one.
 
     A file that the back end is known to get wrong, or cannot decode, is read with PyAV instead; the reader's `decoder`
-    tells, and the first such file of each reason is logged.
+    names it, and the first such file of each reason is logged.
 
     Raises:
         DecodeError: the file is missing, empty, truncated, not a video, or has no frames.
@@ -96,11 +96,11 @@ def _open_file(path: str, name: str) -> VideoReader:
         except DecodeError:
             reason = "it cannot open them"
     reader = PyAVReader(path)
-    _say_once(name, reason, path)
+    _warn_once(name, reason, path)
     return reader
 
 
-def _say_once(name: str, reason: str, path: str) -> None:
-    if (name, reason) not in _said:
-        _said.add((name, reason))
+def _warn_once(name: str, reason: str, path: str) -> None:
+    if (name, reason) not in _logged:
+        _logged.add((name, reason))
         logger.warning("PyAV reads files that %s would get wrong: %s; %s is the first", name, reason, path)

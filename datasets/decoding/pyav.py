@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class PyAVReader(VideoReader):
-    """Frames by way of the presentation times: seek to the key frame before, decode, compare every time on the way.
+    """Frames by presentation time: seek to the key frame before, decode, and compare the time of every frame.
 
     Frames of H.264 that are neither asked for nor needed for others are not decoded. Where the times do not fit what
     comes out of the decoder, the video is decoded from its start and counted.
@@ -51,7 +51,7 @@ class PyAVReader(VideoReader):
         self._container.close()
 
     def times(self) -> np.ndarray | None:
-        """Seconds from the first frame to each one, float64 (num_frames,); None where the file tells nothing of them.
+        """Seconds from the first frame to each one, float64 (num_frames,); None without times and without a frame rate.
 
         Frames that have no times of their own are as far from one another as the average rate says.
         """
@@ -62,13 +62,15 @@ class PyAVReader(VideoReader):
 
     def _rate(self) -> float | None:
         """Frames per second: what the header says, unless the times of the frames contradict it."""
-        said = self._stream.average_rate or self._stream.guessed_rate
+        header_rate = self._stream.average_rate or self._stream.guessed_rate
         if self._index is None or self.num_frames < 2 or self._stream.time_base is None:
-            return float(said) if said else None
+            return float(header_rate) if header_rate else None
         seconds = (self._index.times[-1] - self._index.times[0]) * self._stream.time_base
         measured = float((self.num_frames - 1) / seconds)
         # times are rounded, to milliseconds in Matroska
-        return float(said) if said and abs(measured / float(said) - 1) < 0.01 else measured
+        if header_rate and abs(measured / float(header_rate) - 1) < 0.01:
+            return float(header_rate)
+        return measured
 
     def _open_stream(self, container: InputContainer) -> VideoStream:
         """The stream to decode; a subclass may set how."""
@@ -176,11 +178,11 @@ class PyAVReader(VideoReader):
             return  # a frame is missing then, and the caller decodes from the start, where the error comes again
 
     def _decode_needed(self, wanted: Set[int], left_out: set[int]) -> Iterator[av.VideoFrame]:
-        """Frames from where the container stands; the times of those not wanted, and not needed, go to `left_out`."""
+        """Frames from the container's position; the times of those not wanted, and not needed, go to `left_out`."""
         codec = self._stream.codec_context
-        tells, extradata = codec.name == "h264" and codec.has_b_frames, codec.extradata
+        may_skip, extradata = codec.name == "h264" and codec.has_b_frames, codec.extradata
         for packet in self._container.demux(self._stream):
-            needed = not tells or packet.pts is None or packet.pts in wanted or packet.is_keyframe
+            needed = not may_skip or packet.pts is None or packet.pts in wanted or packet.is_keyframe
             if needed or is_h264_reference(memoryview(packet), extradata):
                 yield from packet.decode()
             elif packet.pts is not None:

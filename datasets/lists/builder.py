@@ -11,7 +11,8 @@ import numpy as np
 
 from ..errors import AnnotationError
 from .columns import Columns
-from .entries import MAX_CLASSES, MOST, NO_LABEL, Entry, at
+from .entries import LABEL_LIMIT, MAX_CLASSES, NO_LABEL, Entry
+from .text_files import at
 
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 _WHOLE = (float("nan"), float("nan"))  # span of a whole video
@@ -36,7 +37,7 @@ class ListBuilder:
         self.first_line = self.first_unlabelled = self.num_unlabelled = 0
         self.paths, self.path_ends, self.labels, self.lines = bytearray(), array("q"), array("q"), array("q")
         self.set_values, self.set_ends, self.spans = array("q"), array("q"), array("d")
-        self.names_said: dict[int, str] = {}
+        self.label_names: dict[int, str] = {}
         self.digest = hashlib.sha256()
 
     def propose_names(self, class_names: Sequence[str]) -> None:
@@ -64,9 +65,9 @@ class ListBuilder:
         try:
             self.paths += path.encode()
             label = NO_LABEL if entry.label is None else entry.label
-            said = ",".join(map(str, label)) if isinstance(label, tuple) else label
+            written_label = ",".join(map(str, label)) if isinstance(label, tuple) else label
             span = "" if entry.span is None else f"\t{entry.span[0]}\t{entry.span[1]}"
-            self.digest.update(f"{entry.written or entry.path}\t{said}{span}\n".encode())
+            self.digest.update(f"{entry.written or entry.path}\t{written_label}{span}\n".encode())
         except UnicodeEncodeError as error:
             raise AnnotationError(f"{at(self.file, entry.line)}: the path is not valid Unicode ({path!a})") from error
         self.path_ends.append(len(self.paths))
@@ -113,7 +114,7 @@ class ListBuilder:
                 "Correct it."
             )
         known = self.names[label] if label < len(self.names) else None if self.names else entry.label_name
-        before = self.names_said.setdefault(label, entry.label_name)
+        before = self.label_names.setdefault(label, entry.label_name)
         if before != entry.label_name or known != entry.label_name:
             other = f"in {self.source} it is '{known}'" if known != entry.label_name else f"before it was '{before}'"
             raise AnnotationError(
@@ -169,9 +170,9 @@ class ListBuilder:
 
     def _take_names_as_numbers(self) -> None:
         """Labels that are texts, as of json, but all of them whole numbers."""
-        values = {number: int(name) if len(name) < 20 else MOST for name, number in self.numbers.items()}
+        values = {number: int(name) if len(name) < 20 else LABEL_LIMIT for name, number in self.numbers.items()}
         for number, value in values.items():
-            if not 0 <= value < MOST:
+            if not 0 <= value < LABEL_LIMIT:
                 place = self.labels.index(number)
                 name = list(self.numbers)[number]
                 raise AnnotationError(
@@ -193,13 +194,13 @@ class ListBuilder:
             return list(self.names)
         if self.kind == "name":
             return sorted(self.numbers)
-        if not self.names_said:
+        if not self.label_names:
             return []
-        return [self.names_said.get(label, str(label)) for label in range(highest + 1)]
+        return [self.label_names.get(label, str(label)) for label in range(highest + 1)]
 
 
 def _notes(arrays: dict[str, np.ndarray], names: Sequence[str], highest: int) -> list[str]:
-    """What is odd about a list without being an error."""
+    """Anomalies of a list that are not errors: duplicates, and classes without videos."""
     notes = []
     ends = arrays["path_ends"].tolist()
     blob = memoryview(arrays["paths"])  # type: ignore[arg-type]

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ..decoding.shards import has_member, split_member
 from ..errors import AnnotationError, ShardError
-from .entries import MAX_CLASSES, at
+from .entries import MAX_CLASSES
+from .text_files import at
 from .video_list import VideoList
 
 logger = logging.getLogger(__name__)

@@ -110,7 +110,7 @@ def _checksum(content: IO[bytes], start: int, size: int) -> int:
 
 
 class ColumnFile:
-    """An index on disk. Pickled it is a file name: whoever unpickles it maps the file anew.
+    """An index on disk. Pickled it is a file name: unpickling maps the file again.
 
     Args:
         file: what `write_columns` wrote.

@@ -1,7 +1,7 @@
-"""Formats of list files: which one a file has, and the readers of the general ones (official ones: see below).
+"""Formats of list files: their readers, and which one a file has.
 
-A reader takes (file, Where) and gives `Parsed`. `detect` never chooses between two readings of the same columns: lists
-of three columns, `dir frames label` or `path start length`, have to be named.
+A reader takes (file, ListPart) and returns `Parsed`. `detect` never chooses between two readings of the same columns:
+lists of three columns, `folder frames label` or `path start length`, have to be named with --list_format.
 """
 
 import re
@@ -11,19 +11,19 @@ from pathlib import Path
 
 from ..errors import AnnotationError
 from . import formats_official as official
-from .entries import Entry, Parsed, at, has_extension, numbered_lines, raw_lines
+from .entries import Entry, ListPart, Parsed, entry_with_search, has_extension
 from .formats_columns import INTEGER, SAMPLE, csv_layout, header_columns, read_csv, read_jsonl, write_whole
-from .formats_official import Where
+from .text_files import at, numbered_lines, raw_lines
 
 _COMMA = re.compile(r",\s*([+-]?\d+\s*)?$|^[^\s.]+,[^\s.]+$")  # `a.mp4,3`, `a.mp4, 3` and the header `path,label`
 _THREE = re.compile(r"\S.*?\s+[+-]?\d+\s+[+-]?\d+")
 _QUOTED = re.compile(r'"(?:[^"]|"")*"\s+\S+')
 
-# ------------------------------------------------------------------------------------------------ lines of blanks
+# ------------------------------------------------------------------------------------------------ columns by position
 
 
-def read_videomae(file: Path, where: Where) -> Parsed:
-    """`path label` or `path`: any white space between, the label last, so a path may hold blanks."""
+def read_videomae(file: Path, part: ListPart) -> Parsed:
+    """`path label` or `path`: any white space between, the label last, so a path may hold spaces."""
     lines = numbered_lines(file)
     first = list(islice(lines, 1))
     labelled = bool(first) and _videomae_line(file, *first[0]).label is not None
@@ -39,14 +39,14 @@ def _videomae_line(file: Path, number: int, line: str) -> Entry:
             raise AnnotationError(
                 f"{at(file, number)}: label {last} is negative. Write `path label`, or on every line the path only."
             )
-        return official.searched(number, path, int(last))
+        return entry_with_search(number, path, int(last))
     if _COMMA.search(line):
         raise AnnotationError(
             f"{at(file, number)}: comma between path and label in '{line}'. Put a blank there as in the other lines, "
             "or write all of the list as csv."
         )
     if not path or (has_extension(last) and not _is_number(last)):
-        return official.searched(number, line, None)
+        return entry_with_search(number, line, None)
     remedy = write_whole(last) or (
         "Write `path label` with labels from 0; names of classes take a csv with the header `path,label`."
     )
@@ -61,7 +61,7 @@ def _is_number(field: str) -> bool:
     return True
 
 
-def read_mmaction(file: Path, where: Where) -> Parsed:
+def read_mmaction(file: Path, part: ListPart) -> Parsed:
     """`folder frames label`, mmaction2's lists of raw frames: a folder, its number of frames, the label."""
 
     def entries() -> Iterator[Entry]:
@@ -76,7 +76,7 @@ def read_mmaction(file: Path, where: Where) -> Parsed:
     return Parsed("mmaction2 frames: folder frames label", entries())
 
 
-def read_videomaev2(file: Path, where: Where) -> Parsed:
+def read_videomaev2(file: Path, part: ListPart) -> Parsed:
     """`path start length`, VideoMAE V2's pre-training lists: length -1 for a video file, else a folder's frames."""
 
     def entries() -> Iterator[Entry]:
@@ -100,9 +100,9 @@ def _three_columns(file: Path, flag: str, form: str) -> Iterator[tuple[int, tupl
         yield number, (fields[0], int(fields[1]), int(fields[2]))
 
 
-# ------------------------------------------------------------------------------------------------ which one
+# ------------------------------------------------------------------------------------------------ detection
 
-READERS: dict[str, Callable[[Path, Where], Parsed]] = {
+READERS: dict[str, Callable[[Path, ListPart], Parsed]] = {
     "videomae": read_videomae,
     "csv": read_csv,
     "kinetics": official.read_kinetics,
@@ -146,22 +146,16 @@ def detect(file: Path) -> str:
 def _of_json_array(file: Path) -> str:
     """A file that starts with `[`: SSv2's array, or a list with names that do."""
     beginning = "".join(line for _, line in islice(raw_lines(file), 3))
-    return (
-        "ssv2"
-        if re.match(r"\s*\[\s*(\{|\]|$)", beginning)
-        else _of_columns(file, [line for _, line in islice(numbered_lines(file), SAMPLE)])
-    )
+    if re.match(r"\s*\[\s*(\{|\]|$)", beginning):
+        return "ssv2"
+    return _of_columns(file, [line for _, line in islice(numbered_lines(file), SAMPLE)])
 
 
 def _of_columns(file: Path, lines: Sequence[str]) -> str:
-    header = {cell.strip().lower().strip('"') for cell in re.split(r"[,;\t]", lines[0])}
-    if {"youtube_id", "time_start", "time_end"} <= header:
-        return "kinetics"
-    if lines[0].startswith(("original_vido_id", "original_video_id")):
-        return "charades"
-    first = lines[0].replace('"', "")
-    if any("path" in header_columns(re.split(cut, first), blanks=cut == r"\s+") for cut in (",", "\t", ";", r"\s+")):
-        return "csv"
+    """The format of a list with columns, from its first lines."""
+    by_header = _of_header(lines[0])
+    if by_header:
+        return by_header
     if all(map(_QUOTED.fullmatch, lines)):
         return "csv"
     if all(map(_THREE.fullmatch, lines)):
@@ -170,14 +164,32 @@ def _of_columns(file: Path, lines: Sequence[str]) -> str:
             "(folder frames label) or --list_format videomaev2 (path start length); --list_format videomae if the "
             "paths end in a blank and a number."
         )
-    if all(official.GYM_LINE.fullmatch(line) for line in lines):
+    if all(map(official.GYM_LINE.fullmatch, lines)):
         return "gym"
+    return _csv_or_videomae(file, lines)
+
+
+def _of_header(line: str) -> str:
+    """The format that the first line of a list is a header of; "" if it is none."""
+    cells = {cell.strip().lower().strip('"') for cell in re.split(r"[,;\t]", line)}
+    if {"youtube_id", "time_start", "time_end"} <= cells:
+        return "kinetics"
+    if line.startswith(("original_vido_id", "original_video_id")):
+        return "charades"
+    line = line.replace('"', "")
+    separators = (",", "\t", ";", r"\s+")
+    if any("path" in header_columns(re.split(one, line), spaces=one == r"\s+") for one in separators):
+        return "csv"
+    return ""
+
+
+def _csv_or_videomae(file: Path, lines: Sequence[str]) -> str:
     try:
-        delimiter = csv_layout(file)[0]
+        delimiter = csv_layout(file).delimiter
     except AnnotationError:
         return "videomae"  # whose reader says what is wrong with a line
-    # without quotes a tab is one more blank; a path that is quoted may come late
+    # without quotes a tab is white space like any other; the first quoted path may come late in the list
     if delimiter == "\t" and any(line.startswith('"') for _, line in numbered_lines(file)):
         return "csv"
-    spaced = any(re.search(r"[^,;]\s+[+-]?\d+$", line) for line in lines)
-    return "videomae" if spaced and delimiter in "\t " else "csv"
+    has_spaces = any(re.search(r"[^,;]\s+[+-]?\d+$", line) for line in lines)
+    return "videomae" if has_spaces and delimiter in "\t " else "csv"

@@ -5,11 +5,11 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import AnnotationError
-from .entries import MOST, Entry, Parsed, at, has_extension, raw_lines
-from .formats_official import TOO_MUCH_JSON, Where, csv_rows, searched
+from .entries import LABEL_LIMIT, Entry, ListPart, Parsed, entry_with_search, has_extension
+from .text_files import TOO_MUCH_JSON, at, csv_rows, raw_lines
 
 INTEGER = re.compile(r"[+-]?[0-9]{1,18}")  # stricter than `int`, which also takes `1_0`
 FRACTION = re.compile(r"[+-]?[0-9]+\.[0-9]*([eE][+-]?[0-9]+)?")
@@ -22,51 +22,74 @@ COLUMNS = {  # what the columns of a csv file, or the fields of a jsonl file, ma
     "start": ("start", "start_time", "time_start"),
     "end": ("end", "end_time", "time_end"),
 }
-
-
 _NAMES = frozenset(name for names in COLUMNS.values() for name in names)
 
 
-def read_csv(file: Path, where: Where) -> Parsed:
-    """Commas, tabs, semicolons or blanks between the columns, with quotes where needed; with or without a header.
+class CsvLayout(NamedTuple):
+    """How a csv file is to be read.
 
-    Without a header: `path,label` or `path`. Labels that are not numbers are names of classes.
+    Attributes:
+        delimiter: between the columns.
+        columns: meaning, a key of COLUMNS -> index of the column.
+        has_header: whether the first row is a header.
+        width: number of columns.
     """
-    delimiter, columns, has_header, width = csv_layout(file)
+
+    delimiter: str
+    columns: dict[str, int]
+    has_header: bool
+    width: int
+
+    @property
+    def shown_delimiter(self) -> str:
+        """The delimiter in words."""
+        return {"\t": "tab", " ": "blank"}.get(self.delimiter, self.delimiter)
+
+
+def read_csv(file: Path, part: ListPart) -> Parsed:
+    """Commas, tabs, semicolons or spaces between the columns, with quotes where needed; with or without a header.
+
+    Without a header: `path,label` or `path`. Labels that are not numbers are class names.
+    """
+    layout = csv_layout(file)
 
     def entries() -> Iterator[Entry]:
-        numeric = None
-        for number, row in islice(
-            csv_rows(file, delimiter, skip_blanks=delimiter != "\t"), 1 if has_header else 0, None
-        ):
-            if len(row) <= max(columns.values()):
-                raise AnnotationError(
-                    f"{at(file, number)}: {len(row)} columns where {max(columns.values()) + 1} are needed "
-                    f"({', '.join(columns)}). Quote paths that hold a '{_shown(delimiter)}'."
-                )
-            while len(row) > width and has_header and not row[-1].strip():
-                row.pop()
-            if len(row) > width or (delimiter == " " and len(row) < width):
-                others = "the header has" if has_header else "the others have"
-                raise AnnotationError(
-                    f"{at(file, number)}: {len(row)} columns where {others} {width}. Quote paths that hold a "
-                    f"'{_shown(delimiter)}'."
-                )
-            record: dict[str, Any] = {name: row[place].strip() for name, place in columns.items()}
+        has_numbers = None  # whether labels are numbers: the first one decides
+        for number, row in islice(_rows(file, layout.delimiter), 1 if layout.has_header else 0, None):
+            _check_width(file, number, row, layout=layout)
+            record: dict[str, Any] = {name: row[place].strip() for name, place in layout.columns.items()}
             label = record.pop("label", "")
             if label:
-                if not numeric and FRACTION.fullmatch(label):
-                    raise AnnotationError(f"{at(file, number)}: label '{label}': {write_whole(label)}")
-                numeric = bool(INTEGER.fullmatch(label)) if numeric is None else numeric
-                record["label"] = _whole_number(file, number, label) if numeric else label
+                _refuse_fraction(file, number, label)
+                has_numbers = bool(INTEGER.fullmatch(label)) if has_numbers is None else has_numbers
+                record["label"] = _integer(file, number, label) if has_numbers else label
             yield _from_record(file, number, record)
 
-    kind = f"csv, '{_shown(delimiter)}' between columns, " + ("with" if has_header else "no") + " header: "
-    return Parsed(kind + " ".join(columns), entries())
+    header = "with" if layout.has_header else "no"
+    kind = f"csv, '{layout.shown_delimiter}' between columns, {header} header: {' '.join(layout.columns)}"
+    return Parsed(kind, entries())
 
 
-def _shown(delimiter: str) -> str:
-    return {"\t": "tab", " ": "blank"}.get(delimiter, delimiter)
+def _rows(file: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    return csv_rows(file, delimiter, skip_spaces=delimiter != "\t")
+
+
+def _check_width(file: Path, number: int, row: list[str], *, layout: CsvLayout) -> None:
+    """Raise an AnnotationError for a row with too few or too many columns; empty ones at its end are removed."""
+    needed = max(layout.columns.values()) + 1
+    if len(row) < needed:
+        raise AnnotationError(
+            f"{at(file, number)}: {len(row)} columns where {needed} are needed ({', '.join(layout.columns)}). Quote "
+            f"paths that hold a '{layout.shown_delimiter}'."
+        )
+    while len(row) > layout.width and layout.has_header and not row[-1].strip():
+        row.pop()
+    if len(row) > layout.width or (layout.delimiter == " " and len(row) < layout.width):
+        others = "the header has" if layout.has_header else "the others have"
+        raise AnnotationError(
+            f"{at(file, number)}: {len(row)} columns where {others} {layout.width}. Quote paths that hold a "
+            f"'{layout.shown_delimiter}'."
+        )
 
 
 def write_whole(label: str) -> str:
@@ -77,10 +100,13 @@ def write_whole(label: str) -> str:
     return f"write {value:.0f}, not {label}." if value.is_integer() else "labels are whole numbers from 0."
 
 
-def _whole_number(file: Path, number: int, label: str) -> int:
+def _refuse_fraction(file: Path, number: int, label: str) -> None:
+    if FRACTION.fullmatch(label):
+        raise AnnotationError(f"{at(file, number)}: label '{label}': {write_whole(label)}")
+
+
+def _integer(file: Path, number: int, label: str) -> int:
     if not INTEGER.fullmatch(label):
-        if FRACTION.fullmatch(label):
-            raise AnnotationError(f"{at(file, number)}: label '{label}': {write_whole(label)}")
         raise AnnotationError(
             f"{at(file, number)}: label '{label}' is not an integer, as those before it are. Correct it; classes with "
             "such names take a jsonl list, with all labels in quotes."
@@ -88,48 +114,52 @@ def _whole_number(file: Path, number: int, label: str) -> int:
     return int(label)
 
 
-def csv_layout(file: Path) -> tuple[str, dict[str, int], bool, int]:
-    """Delimiter, place of every known column, whether the first row is a header, and the number of columns."""
+def csv_layout(file: Path) -> CsvLayout:
+    """How a csv file is to be read, from its first rows.
+
+    Raises:
+        AnnotationError: it cannot be read, is not csv, or has no header and not two columns, path and label.
+    """
     samples = {delimiter: _sample(file, delimiter) for delimiter in (",", "\t", ";", " ")}
     for delimiter, rows in samples.items():
-        columns = header_columns(rows[0], blanks=delimiter == " ") if rows else {}
+        columns = header_columns(rows[0], spaces=delimiter == " ") if rows else {}
         if "path" in columns:
-            return delimiter, columns, True, len(rows[0])
+            return CsvLayout(delimiter, columns, has_header=True, width=len(rows[0]))
     for delimiter, rows in samples.items():
         if rows and all(len(row) == 2 for row in rows) and _is_path_and_label(rows):
-            return delimiter, {"path": 0, "label": 1}, False, 2
-    next(csv_rows(file, ",", skip_blanks=True), None)  # says what is wrong if not even the first line is csv
+            return CsvLayout(delimiter, {"path": 0, "label": 1}, has_header=False, width=2)
+    next(csv_rows(file, ",", skip_spaces=True), None)  # raises a better error if not even the first line is csv
     raise AnnotationError(
         f"{at(file, 1)}: the columns cannot be told from one another. Give the list a header, `path,label` or `path`."
     )
 
 
 def _sample(file: Path, delimiter: str) -> list[list[str]]:
-    """The first rows; those before the first that is not csv with this delimiter."""
+    """The first rows, up to the first that is not csv with this delimiter."""
     rows: list[list[str]] = []
     try:
-        rows.extend(row for _, row in islice(csv_rows(file, delimiter, skip_blanks=delimiter != "\t"), SAMPLE))
+        rows.extend(row for _, row in islice(_rows(file, delimiter), SAMPLE))
     except AnnotationError:
         if not file.is_file():
             raise
     return rows
 
 
-def header_columns(row: Sequence[str], *, blanks: bool = False) -> dict[str, int]:
-    """Place of the columns that have a name of COLUMNS; nothing if it cannot be a header.
+def header_columns(row: Sequence[str], *, spaces: bool = False) -> dict[str, int]:
+    """Index of the columns that have a name of COLUMNS, by meaning; {} if the row cannot be a header.
 
-    Between `blanks` stand the words of a path as well: one of them that is no column's name makes it no header, unless
-    both a path and a label have a column.
+    With `spaces` between the cells, a row may be a path with spaces in it: then a cell that is no name of COLUMNS makes
+    it no header, unless it names a column for the label.
     """
     cells = [cell.strip().lower() for cell in row]
-    found: dict[str, int] = {}
     if any(INTEGER.fullmatch(cell) or has_extension(cell) for cell in cells):
-        return found
-    for meaning, names in COLUMNS.items():
-        for name in names:
-            if name in cells and meaning not in found:
-                found[meaning] = cells.index(name)
-    if blanks and "label" not in found and any(cell not in _NAMES for cell in cells):
+        return {}
+    first = {
+        meaning: next((cells.index(name) for name in names if name in cells), None)
+        for meaning, names in COLUMNS.items()
+    }
+    found = {meaning: place for meaning, place in first.items() if place is not None}
+    if spaces and "label" not in found and not _NAMES.issuperset(cells):
         return {}
     return found
 
@@ -144,56 +174,67 @@ def _is_path_and_label(rows: Sequence[Sequence[str]]) -> bool:
     )
 
 
-def read_jsonl(file: Path, where: Where) -> Parsed:
+def read_jsonl(file: Path, part: ListPart) -> Parsed:
     """One JSON object a line: path, label (a number, a name, or a list of numbers), label_name, start, end."""
 
     def entries() -> Iterator[Entry]:
         for number, line in raw_lines(file):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise AnnotationError(f"{at(file, number)}: not JSON ({error.msg}, column {error.colno}).") from error
-            except (ValueError, RecursionError) as error:
-                raise AnnotationError(f"{at(file, number)}: {TOO_MUCH_JSON}") from error
-            if not isinstance(record, dict):
-                raise AnnotationError(f'{at(file, number)}: not an object. Write {{"path": ..., "label": ...}}.')
-            known = {}
-            for meaning, names in COLUMNS.items():
-                present = [name for name in names if record.get(name) is not None]
-                if present:
-                    known[meaning] = record[present[0]]
-            yield _from_record(file, number, known)
+            if line.strip():
+                yield _from_record(file, number, _json_object(file, number, line))
 
     return Parsed("jsonl", entries())
 
 
+def _json_object(file: Path, number: int, line: str) -> dict[str, Any]:
+    """The fields of an object that have a name of COLUMNS and are not null, by meaning."""
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise AnnotationError(f"{at(file, number)}: not JSON ({error.msg}, column {error.colno}).") from error
+    except (ValueError, RecursionError) as error:
+        raise AnnotationError(f"{at(file, number)}: {TOO_MUCH_JSON}") from error
+    if not isinstance(record, dict):
+        raise AnnotationError(f'{at(file, number)}: not an object. Write {{"path": ..., "label": ...}}.')
+    known = {}
+    for meaning, names in COLUMNS.items():
+        present = [name for name in names if record.get(name) is not None]
+        if present:
+            known[meaning] = record[present[0]]
+    return known
+
+
 def _from_record(file: Path, number: int, record: dict[str, Any]) -> Entry:
-    """The entry of a row or an object with fields of the meanings of COLUMNS."""
-    path, label = record.get("path"), record.get("label")
+    """The entry of a csv row or a JSON object, given by the meanings of COLUMNS."""
+    path = record.get("path")
     if not isinstance(path, str) or not path:
         raise AnnotationError(f"{at(file, number)}: no path. Every video needs one ({', '.join(COLUMNS['path'][:3])}).")
-    if isinstance(label, list):
-        label = tuple(label)
-    numbers = label if isinstance(label, tuple) else () if label is None or isinstance(label, str) else (label,)
-    said = record.get("label_name") or ""
-    if not isinstance(said, str):
-        raise AnnotationError(f"{at(file, number)}: label_name {said!r:.60} is no text. Numbers go into label.")
-    if label is None and said:
-        label = said  # names alone are enough
-    if not all(type(value) is int for value in numbers):
+    name = record.get("label_name") or ""
+    if not isinstance(name, str):
+        raise AnnotationError(f"{at(file, number)}: label_name {name!r:.60} is not a string. Numbers go into label.")
+    label = record.get("label")
+    if label is None and name:
+        label = name  # names alone are enough
+    label = tuple(label) if isinstance(label, list) else label
+    _check_label(file, number, label)
+    is_number = not isinstance(label, tuple | str | None)
+    span = _span(file, number, start=record.get("start"), end=record.get("end"))
+    return entry_with_search(number, path, label, label_name=name if is_number else "", span=span)
+
+
+def _check_label(file: Path, number: int, label: Any) -> None:
+    """Raise an AnnotationError for a label that is no class number, class name, tuple of numbers or None."""
+    if label is None or isinstance(label, str):
+        return
+    values = label if isinstance(label, tuple) else (label,)
+    if not all(type(value) is int for value in values):
         raise AnnotationError(f"{at(file, number)}: label {label!r:.60} is neither a whole number nor a class name.")
-    if not all(0 <= value < MOST for value in numbers):
+    if not all(0 <= value < LABEL_LIMIT for value in values):
         raise AnnotationError(
             f"{at(file, number)}: label {label!r:.60} is negative or too large. Leave it out if there is none."
         )
-    name = "" if isinstance(label, tuple | str) or label is None else said
-    span = _span(file, number, record.get("start"), record.get("end"))
-    return searched(number, path, label, name=name, span=span)
 
 
-def _span(file: Path, number: int, start: Any, end: Any) -> tuple[float, float] | None:
+def _span(file: Path, number: int, *, start: Any, end: Any) -> tuple[float, float] | None:
     if start in (None, "") and end in (None, ""):
         return None
     try:

@@ -1,87 +1,33 @@
 """Readers of the lists that data sets are published with; formats and numbers as their authors describe them."""
 
-import csv
-import json
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from ..errors import AnnotationError
-from .entries import (
-    IMAGE_EXTENSIONS,
-    MOST,
-    VIDEO_EXTENSIONS,
-    Entry,
-    Parsed,
-    at,
-    ended_lines,
-    has_extension,
-    numbered_lines,
-    raw_lines,
-)
+from .entries import IMAGE_EXTENSIONS, LABEL_LIMIT, VIDEO_EXTENSIONS, Entry, ListPart, Parsed, has_extension
+from .text_files import at, csv_rows, numbered_lines, read_json
 
 GYM_LINE = re.compile(r"(\S{11}_E_\d{6}_\d{6}_A_\d{4}_\d{4}(?:\.\w+)?)\s+(\d{1,18})")
-TOO_MUCH_JSON = "not JSON that can be read (numbers of thousands of digits, or too many brackets in one another)."
 _KINETICS_COLUMNS = ("youtube_id", "time_start", "time_end")
+_SSV2_LABELS = ("labels.json", "something-something-v2-labels.json")
 
 
-@dataclass(frozen=True)
-class Where:
-    """Which part of a data set is meant, where one list or folder holds several.
-
-    Attributes:
-        part: "train", "val" or "test"; "" if the list is a single part.
-        split: number of the split, from 1.
-    """
-
-    part: str = ""
-    split: int = 1
+# ------------------------------------------------------------------------------------------------- Kinetics
 
 
-def searched(
-    line: int,
-    path: str,
-    label: int | str | tuple[int, ...] | None,
-    *,
-    name: str = "",
-    span: tuple[float, float] | None = None,
-) -> Entry:
-    """An entry whose file is looked for with any extension if the list gives none."""
-    if has_extension(path):
-        return Entry(line, path, label, name, span)
-    folder, stem = os.path.split(path)
-    return Entry(line, path, label, name, span, folders=(folder,), stems=(stem,))
+def read_kinetics(file: Path, part: ListPart) -> Parsed:
+    """`label,youtube_id,time_start,time_end,split`; classes are numbered in the sorted order of their names.
 
-
-def read_kinetics(file: Path, where: Where) -> Parsed:
-    """`label,youtube_id,time_start,time_end,split`: the class names have to be sorted with their blanks and brackets.
-
-    Files are called `ID_000010_000020` or `ID` with any extension, in the root, in a folder of the class (blanks or
+    Files are called `ID_000010_000020` or `ID` with any extension, in the root, in a folder of the class (spaces or
     underscores), or in these within a folder of the split.
     """
     names = sorted({row["label"] for _, row in _kinetics_rows(file) if row.get("label")})
-
-    def entries() -> Iterator[Entry]:
-        for number, row in _kinetics_rows(file):
-            try:
-                start, end = (int(float(row[column])) for column in _KINETICS_COLUMNS[1:])
-            except (ValueError, OverflowError) as error:
-                raise AnnotationError(
-                    f"{at(file, number)}: time_start '{row['time_start']}', time_end '{row['time_end']}': not seconds."
-                ) from error
-            label, video = row.get("label") or None, row["youtube_id"]
-            stem = f"{video}_{start:06d}_{end:06d}"
-            classes = ["", *([label, label.replace(" ", "_")] if label else [])]
-            splits = ["", row.get("split") or ""]
-            folders = dict.fromkeys(os.path.join(split, folder) for split in splits for folder in classes)
-            written = f"{video},{start},{end}"
-            yield Entry(number, f"{stem}.mp4", label, "", None, written, tuple(folders), (stem, video))
-
-    return Parsed("Kinetics csv: label youtube_id time_start time_end", entries(), tuple(names))
+    entries = (_kinetics_entry(file, number, row) for number, row in _kinetics_rows(file))
+    return Parsed("Kinetics csv: label youtube_id time_start time_end", entries, tuple(names))
 
 
 def _kinetics_rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
@@ -97,83 +43,76 @@ def _kinetics_rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
         yield number, {name: cell.strip() for name, cell in row.items() if name}
 
 
-def csv_rows(file: Path, delimiter: str, *, skip_blanks: bool = False) -> Iterator[tuple[int, list[str]]]:
-    """Rows of a csv that are not blank, with the numbers of their first lines.
-
-    Args:
-        skip_blanks: leave out blanks after a delimiter.
-
-    Raises:
-        AnnotationError: not csv, or a row goes on in the next line.
-    """
-    reader = csv.reader(ended_lines(file), delimiter=delimiter, skipinitialspace=skip_blanks)
-    while True:
-        number = reader.line_num + 1
-        try:
-            row = next(reader, None)
-        except csv.Error as error:
-            raise AnnotationError(f"{at(file, number)}: not csv ({error}). Check the quotes.") from error
-        if row is None:
-            return
-        if any(cell.strip() for cell in row):
-            _refuse_line_ends(file, number, row)
-            yield number, row
-
-
-def _refuse_line_ends(file: Path, number: int, row: Sequence[str]) -> None:
-    """Refuse a row of a csv that goes on in the next line, as it does where a quote is not closed."""
-    if any("\n" in cell for cell in row):
+def _kinetics_entry(file: Path, number: int, row: dict[str, str]) -> Entry:
+    try:
+        start, end = (int(float(row[column])) for column in _KINETICS_COLUMNS[1:])
+    except (ValueError, OverflowError) as error:
         raise AnnotationError(
-            f"{at(file, number)}: a quote is opened that is not closed in this line. Close it; neither paths nor "
-            "labels can hold the end of a line."
-        )
+            f"{at(file, number)}: time_start '{row['time_start']}', time_end '{row['time_end']}': not seconds."
+        ) from error
+    label, video = row.get("label") or None, row["youtube_id"]
+    stem = f"{video}_{start:06d}_{end:06d}"
+    classes = ["", *([label, label.replace(" ", "_")] if label else [])]
+    splits = ["", row.get("split") or ""]
+    folders = dict.fromkeys(os.path.join(split, folder) for split in splits for folder in classes)
+    return Entry(
+        number,
+        f"{stem}.mp4",
+        label,
+        written=f"{video},{start},{end}",
+        folders=tuple(folders),
+        stems=(stem, video),
+    )
 
 
-def read_ssv2(file: Path, where: Where) -> Parsed:
-    """Something-Something's json: an array of {id, template}; numbers in labels.json, whose keys have no brackets."""
-    records = _json(file)
+# ------------------------------------------------------------------------------------------------- SSv2
+
+
+def read_ssv2(file: Path, part: ListPart) -> Parsed:
+    """Something-Something's json: an array of {id, template}; labels.json numbers the templates without brackets."""
+    records = read_json(file)
     if not isinstance(records, list) or not all(isinstance(record, dict) and record.get("id") for record in records):
         raise AnnotationError(f"{file}: not an array of objects with an id each, as Something-Something's lists are.")
-    candidates = [file.parent / name for name in ("labels.json", "something-something-v2-labels.json")]
-    labels_file = next((path for path in candidates if path.is_file()), candidates[0])
+    labels_file = next((path for name in _SSV2_LABELS if (path := file.with_name(name)).is_file()), None)
     names: tuple[str, ...] = ()
     if any("template" in record for record in records):
-        if not labels_file.is_file():
+        if labels_file is None:
             raise AnnotationError(f"{file}: no labels.json beside it, which numbers the classes. Put it there.")
-        numbers = _json(labels_file)
-        if not isinstance(numbers, dict) or not all(
-            re.fullmatch("[0-9]{1,6}", str(value)) for value in numbers.values()
-        ):
-            raise AnnotationError(f'{labels_file}: not an object {{"class name": "number", ...}}, as that of SSv2 is.')
-        names = tuple(sorted(numbers, key=lambda name: int(numbers[name])))
-        if [int(numbers[name]) for name in names] != list(range(len(names))):
-            raise AnnotationError(f"{labels_file}: the classes are not numbered 0 to {len(names) - 1}.")
-
-    def entries() -> Iterator[Entry]:
-        for number, record in enumerate(records, start=1):
-            if not isinstance(record["id"], str | int) or not isinstance(record.get("template", ""), str):
-                raise AnnotationError(f"{file}, entry {number}: its id or its template is no text.")
-            label = re.sub(r"[\[\]]", "", record["template"]) if "template" in record else None
-            if label is not None and label not in names:
-                raise AnnotationError(f"{file}, entry {number}: template '{label}' is not in {labels_file.name}.")
-            video = str(record["id"])
-            yield Entry(number, f"{video}.webm", label, "", None, video, ("",), (video,))
-
-    return Parsed("Something-Something json: id template", entries(), names)
+        names = _ssv2_names(labels_file)
+    entries = (
+        _ssv2_entry(f"{file}, entry {number}", number, record, names=names, labels_file=labels_file)
+        for number, record in enumerate(records, start=1)
+    )
+    return Parsed("Something-Something json: id template", entries, names)
 
 
-def _json(file: Path) -> Any:
-    try:
-        return json.loads("".join(line for _, line in raw_lines(file)))
-    except json.JSONDecodeError as error:
-        raise AnnotationError(f"{at(file, error.lineno)}: not JSON ({error.msg}).") from error
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, AnnotationError):
-            raise
-        raise AnnotationError(f"{file}: {TOO_MUCH_JSON}") from error
+def _ssv2_names(labels_file: Path) -> tuple[str, ...]:
+    """The class names in the order of their numbers, which are texts in the file."""
+    numbers = read_json(labels_file)
+    if not isinstance(numbers, dict) or not all(re.fullmatch("[0-9]{1,6}", str(value)) for value in numbers.values()):
+        raise AnnotationError(f'{labels_file}: not an object {{"class name": "number", ...}}, as that of SSv2 is.')
+    names = tuple(sorted(numbers, key=lambda name: int(numbers[name])))
+    if [int(numbers[name]) for name in names] != list(range(len(names))):
+        raise AnnotationError(f"{labels_file}: the classes are not numbered 0 to {len(names) - 1}.")
+    return names
 
 
-def read_ucf101(file: Path, where: Where) -> Parsed:
+def _ssv2_entry(
+    place: str, number: int, record: dict[str, Any], *, names: Sequence[str], labels_file: Path | None
+) -> Entry:
+    if not isinstance(record["id"], str | int) or not isinstance(record.get("template", ""), str):
+        raise AnnotationError(f"{place}: its id or its template is not a string.")
+    label = re.sub(r"[\[\]]", "", record["template"]) if "template" in record else None
+    if label is not None and labels_file is not None and label not in names:
+        raise AnnotationError(f"{place}: template '{label}' is not in {labels_file.name}.")
+    video = str(record["id"])
+    return Entry(number, f"{video}.webm", label, written=video, folders=("",), stems=(video,))
+
+
+# ------------------------------------------------------------------------------------------------- UCF101, HMDB51
+
+
+def read_ucf101(file: Path, part: ListPart) -> Parsed:
     """`Class/v_Class_g01_c01.avi 1`, or without the number; classInd.txt beside it numbers the classes from 1."""
     names = _class_indices(file.parent / "classInd.txt")
     by_spelling = {name.lower(): name for name in names}
@@ -192,7 +131,8 @@ def read_ucf101(file: Path, where: Where) -> Parsed:
             folder, stem = os.path.dirname(path), os.path.splitext(os.path.basename(path))[0]
             # the folder HandstandPushups holds files v_HandStandPushups_*, and some copies spell the folder so too
             folders = dict.fromkeys((folder, stem.split("_")[1] if stem.count("_") > 1 else folder, ""))
-            yield Entry(number, path, name, "", None, path, tuple(folders), (os.path.basename(path), stem))
+            stems = (os.path.basename(path), stem)
+            yield Entry(number, path, name, written=path, folders=tuple(folders), stems=stems)
 
     return Parsed("UCF101 split, classInd.txt", entries(), names)
 
@@ -213,35 +153,44 @@ def _class_indices(file: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def read_hmdb51(file: Path, where: Where) -> Parsed:
+def read_hmdb51(file: Path, part: ListPart) -> Parsed:
     """The folder of `CLASS_test_split1.txt`, lines `video.avi 0|1|2`: 1 for training, 2 for testing, 0 unused."""
-    ending = f"_test_split{where.split}.txt"
+    ending = f"_test_split{part.split}.txt"
     lists = sorted(file.glob(f"*{ending}")) if file.is_dir() else []
     if not lists:
         raise AnnotationError(f"{file}: not a folder with lists *{ending} of HMDB51.")
-    if not where.part:
+    if not part.part:
         raise AnnotationError(f"{file}: the lists of HMDB51 hold both parts. Say which one: part 'train' or 'test'.")
     names = tuple(path.name.removesuffix(ending) for path in lists)
-    wanted = "1" if where.part == "train" else "2"
+    wanted = "1" if part.part == "train" else "2"
+    videos = (
+        (name, video)
+        for path, name in zip(lists, names, strict=True)
+        for video, mark in _hmdb51_lines(path)
+        if mark == wanted
+    )
 
     def entries() -> Iterator[Entry]:
-        place = 0
-        for path, name in zip(lists, names, strict=True):
-            for number, line in numbered_lines(path):
-                video, _, mark = line.rpartition(" ")
-                if mark not in ("0", "1", "2") or not video:
-                    raise AnnotationError(f"{at(path, number)}: '{line}' is not 'VIDEO 0', 1 or 2.")
-                if mark == wanted:
-                    place += 1
-                    video = video.strip()
-                    found = os.path.join(name, video)
-                    stem = os.path.splitext(video)[0]
-                    yield Entry(place, found, name, "", None, found, (name, ""), (video, stem))
+        for number, (name, video) in enumerate(videos, start=1):
+            path, stem = os.path.join(name, video), os.path.splitext(video)[0]
+            yield Entry(number, path, name, written=path, folders=(name, ""), stems=(video, stem))
 
-    return Parsed(f"HMDB51 split {where.split}, {'train' if wanted == '1' else 'test'}", entries(), names)
+    return Parsed(f"HMDB51 split {part.split}, {'train' if wanted == '1' else 'test'}", entries(), names)
 
 
-def read_gym(file: Path, where: Where) -> Parsed:
+def _hmdb51_lines(file: Path) -> Iterator[tuple[str, str]]:
+    """Video and mark of every line."""
+    for number, line in numbered_lines(file):
+        video, _, mark = line.rpartition(" ")
+        if mark not in ("0", "1", "2") or not video:
+            raise AnnotationError(f"{at(file, number)}: '{line}' is not 'VIDEO 0', 1 or 2.")
+        yield video.strip(), mark
+
+
+# ------------------------------------------------------------------------------------------------- FineGym, Charades
+
+
+def read_gym(file: Path, part: ListPart) -> Parsed:
     """FineGym's `ID label`, labels from 0, the ID with or without an extension; the file may have another one."""
 
     def entries() -> Iterator[Entry]:
@@ -252,12 +201,12 @@ def read_gym(file: Path, where: Where) -> Parsed:
             video, label = match[1], int(match[2])
             stem = os.path.splitext(video)[0]
             path = video if has_extension(video) else f"{video}.mp4"
-            yield Entry(number, path, label, "", None, stem, ("",), (video, stem))
+            yield Entry(number, path, label, written=stem, folders=("",), stems=(video, stem))
 
     return Parsed("FineGym: id label", entries())
 
 
-def read_charades(file: Path, where: Where) -> Parsed:
+def read_charades(file: Path, part: ListPart) -> Parsed:
     """SlowFast's frame lists: `video number frame path "labels"`, one a frame; a video has all labels of its frames."""
 
     def entries() -> Iterator[Entry]:
@@ -273,21 +222,29 @@ def read_charades(file: Path, where: Where) -> Parsed:
                 if current:
                     yield Entry(first, folder, tuple(sorted(labels)))
                 current, first, folder, labels = row[0], number, os.path.dirname(row[3]), set()
-            try:
-                found = {int(label) for label in row[4].split(",") if label.strip()}
-            except ValueError as error:
-                raise AnnotationError(f"{at(file, number)}: labels '{row[4]:.60}' are not numbers.") from error
-            if not all(0 <= label < MOST for label in found):
-                raise AnnotationError(f"{at(file, number)}: labels '{row[4]:.60}': one is negative or too large.")
-            labels |= found
+            labels |= _charades_labels(file, number, row[4])
 
     return Parsed("Charades frames: video number frame path labels", entries())
 
 
-def read_folder(file: Path, where: Where) -> Parsed:
-    """Hugging Face's VideoFolder: a folder a class, or `metadata.csv` / `metadata.jsonl` with file names.
+def _charades_labels(file: Path, number: int, text: str) -> set[int]:
+    """Labels of a frame, written with commas between; there may be none."""
+    try:
+        labels = {int(label) for label in text.split(",") if label.strip()}
+    except ValueError as error:
+        raise AnnotationError(f"{at(file, number)}: labels '{text:.60}' are not numbers.") from error
+    if not all(0 <= label < LABEL_LIMIT for label in labels):
+        raise AnnotationError(f"{at(file, number)}: labels '{text:.60}': one is negative or too large.")
+    return labels
 
-    In a folder of a class lie videos, images, or folders of frames. Classes are numbered in the order of their names.
+
+# ------------------------------------------------------------------------------------------------- a folder per class
+
+
+def read_folder(file: Path, part: ListPart) -> Parsed:
+    """Hugging Face's VideoFolder: a folder per class, or `metadata.csv` / `metadata.jsonl` with file names.
+
+    The folder of a class holds videos, images, or folders of frames. Classes are numbered in the order of their names.
     """
     if not file.is_dir():
         raise AnnotationError(f"{file}: not a folder. Choose another --list_format.")
@@ -296,15 +253,9 @@ def read_folder(file: Path, where: Where) -> Parsed:
     names = tuple(sorted(entry.name for entry in os.scandir(file) if entry.is_dir() and not entry.name.startswith(".")))
     if not names:
         raise AnnotationError(f"{file}: neither folders of classes nor a metadata.csv or metadata.jsonl in it.")
-
-    def entries() -> Iterator[Entry]:
-        place = 0
-        for name in names:
-            for path in _videos_below(file, name):
-                place += 1
-                yield Entry(place, path, name)
-
-    return Parsed("a folder for each class", entries(), names, str(file))
+    videos = ((name, path) for name in names for path in _videos_below(file, name))
+    entries = (Entry(number, path, name) for number, (name, path) in enumerate(videos, start=1))
+    return Parsed("a folder for each class", entries, names, str(file))
 
 
 def _videos_below(root: Path, folder: str) -> Iterator[str]:

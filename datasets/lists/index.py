@@ -1,7 +1,7 @@
 """The index of a large list: a file beside the list, or in the user's cache, that later runs read in its place.
 
 An index is used only while the list, the files beside it that number its classes, and the settings that it was read
-with are the same; otherwise the list is read again and the index is written anew. Its format: `columns.py`.
+with are the same; otherwise the list is read and the index written again. Its format: `columns.py`.
 """
 
 import hashlib
@@ -42,7 +42,7 @@ def find_index(file: Path, key: str) -> ColumnFile | None:
             if _is_of(index, file):
                 return index
         except (KeyError, TypeError, ValueError, MemoryError, OSError) as error:
-            logger.warning("%s: written anew (%s)", path, error)
+            logger.warning("%s: rebuilt (%s)", path, error)
     return None
 
 

@@ -13,9 +13,9 @@ from typing import Any
 from ..errors import AnnotationError
 from .builder import ListBuilder
 from .columns import ColumnFile, Columns, NumberColumn, PathColumn, SetColumn, SpanColumn
-from .entries import FileFinder, find_root, is_absolute
+from .entries import ListPart
+from .file_finder import FileFinder, find_root, is_absolute
 from .formats import LIST_FORMATS, READERS, detect
-from .formats_official import Where
 from .index import find_index, identity, index_key, save_index
 from .video_list import VideoList
 
@@ -63,7 +63,7 @@ def read_list(
     source: Columns | ColumnFile | None = find_index(file, key)
     if source is None:
         before = identity(file) if file.is_file() else None
-        source = _parse(file, root, list_format, ListBuilder(file, class_names, names_from), Where(part, split))
+        source = _parse(file, root, list_format, ListBuilder(file, class_names, names_from), ListPart(part, split))
         if before is not None and source.length >= INDEX_FROM and not source.facts["num_lost"]:
             source = save_index(file, key, columns=source, before=before) or source
     videos = _video_list(file, source, root)
@@ -83,9 +83,9 @@ def _metadata_in(file: Path, root: str) -> tuple[Path, str]:
     return file, root
 
 
-def _parse(file: Path, root: str, list_format: str, builder: ListBuilder, where: Where) -> Columns:
+def _parse(file: Path, root: str, list_format: str, builder: ListBuilder, part: ListPart) -> Columns:
     """Read all of a list."""
-    parsed = READERS[detect(file) if list_format == "auto" else list_format](file, where)
+    parsed = READERS[detect(file) if list_format == "auto" else list_format](file, part)
     builder.propose_names(parsed.class_names)
     root = root or parsed.root
     entries = iter(parsed.entries)
@@ -97,7 +97,7 @@ def _parse(file: Path, root: str, list_format: str, builder: ListBuilder, where:
         builder.add(entry, finder.path_of(entry))
     columns = builder.finish()
     root = root or finder.found_root
-    columns.facts.update(format=parsed.format, num_lost=finder.num_lost, root=root, searched=finder.num_searched)
+    columns.facts.update(format=parsed.format, num_lost=finder.num_missing, root=root, searched=finder.num_searched)
     return columns
 
 

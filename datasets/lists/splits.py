@@ -5,9 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from sigma_video.options import AT_LEAST_ONE, Options, option
+
 from ..catalogue import DatasetSpec
 from ..errors import AnnotationError
 from .checks import check_files, count_classes, count_overlap, read_class_names
+from .formats import LIST_FORMATS
 from .read import read_list
 from .video_list import VideoList
 
@@ -19,6 +22,41 @@ _OFFICIAL = {  # names that data sets give their lists; none publishes test labe
 _MAX_CHECKED = 50_000  # training videos whose files are looked for: the time does not grow with the list
 _GIVE_LABELS = "give labels.txt of the training in --data_path"
 _MAX_COMPARED = 1_000_000  # videos of the training list; longer ones are not compared with others
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListConfig(Options):
+    """How lists are read."""
+
+    data_root: str = option("", "folder that the lists' relative paths start from")
+    list_format: str = option(
+        "auto",
+        "of the lists; only mmaction (folder frames label) and videomaev2 (path start length) have to be named",
+        choices=LIST_FORMATS,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainListConfig(ListConfig):
+    """The list of pre-training."""
+
+    data_path: str = option(help="list file; with --data_path_csv: the videos' folder")
+    data_path_csv: str = option("", "list file")
+
+    def read(self) -> VideoList:
+        """The list. Raises AnnotationError."""
+        root = self.data_root or (self.data_path if self.data_path_csv else "")
+        return read_list(self.data_path_csv or self.data_path, root=root, list_format=self.list_format)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledListConfig(ListConfig):
+    """The lists of a classifier."""
+
+    data_path: str = option(help="folder with train.csv, val.csv and test.csv")
+    eval_data_path: str | None = option(None, "folder with val.csv and test.csv, if another")
+    data_set: str = option("Kinetics-400", "row of datasets/catalogue.py, or custom")
+    nb_classes: int | None = option(None, "default: what the data set or the list says", rule=AT_LEAST_ONE)
 
 
 def find_list(folder: Path, part: str, list_format: str = "auto") -> Path:

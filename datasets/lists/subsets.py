@@ -110,7 +110,7 @@ def _published_name(data_set: str, path: str) -> str:
 
 
 def select_labels(videos: VideoList, labels: Sequence[int]) -> VideoList:
-    """The videos with certain labels, which are numbered anew in the order given: `GYM_LABELS["FXS1"]` of GYM99.
+    """The videos with certain labels, renumbered in the order given: `GYM_LABELS["FXS1"]` of GYM99.
 
     Raises:
         AnnotationError: one of the labels has no video.
@@ -132,12 +132,12 @@ def select_labels(videos: VideoList, labels: Sequence[int]) -> VideoList:
 
 
 def select(videos: VideoList, places: Sequence[int]) -> VideoList:
-    """The videos at these places, in this order. The fingerprint is made anew, of the paths as they are."""
+    """The videos at these places, in this order. The fingerprint is that of the paths as they are."""
     paths = tuple(videos.paths[place] for place in places)
     labels = tuple(videos.labels[place] for place in places)
     spans = None if videos.spans is None else tuple(videos.spans[place] for place in places)
-    said = ["" if span is None else f"\t{span[0]}\t{span[1]}" for span in spans or [None] * len(places)]
-    lines = "".join(f"{path}\t{label}{span}\n" for path, label, span in zip(paths, labels, said, strict=True))
+    written_spans = ["" if span is None else f"\t{span[0]}\t{span[1]}" for span in spans or [None] * len(places)]
+    lines = "".join(f"{path}\t{label}{span}\n" for path, label, span in zip(paths, labels, written_spans, strict=True))
     return dataclasses.replace(
         videos,
         paths=paths,

@@ -1,213 +1,51 @@
-"""Batches: collation, samplers that can be resumed, loaders.
+"""Data loaders of one rank, and a prefetcher that copies batches to the device.
 
 Training samples are asked for by (epoch, index) and depend on nothing else, so a batch is the same whatever the number
 of workers, and a global batch the same whatever the number of ranks it is split over.
 """
 
-import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ..errors import AnnotationError
-from ..transforms.presets import normalize_clips
-from .permutation import KeyedPermutation
-from .workers import (
-    DECODE_TIMEOUT,
-    MAIN_PROCESS,
-    SeededByEpoch,
-    init_worker,
-    requests_held_back,
-    set_timeout,
-    watch_folder,
-    worker_number,
-)
+from sigma_video.options import NOT_NEGATIVE, Options, option
 
-_ORDER_STREAM = 1  # last word of the order's key; samples have (seed, epoch, index, repeat)
-_STEPS_AT_ONCE = 64  # whose order is computed in one go
+from .batch import Batch, collate_in_worker
+from .samplers import EvalSampler, TrainSampler
+from .workers import DECODE_TIMEOUT, SeededByEpoch, init_worker, set_timeout, stop_signals_blocked, watch_folder
+
 _TIMEOUTS_PER_BATCH = 10  # of a clip: after so long without a batch the loader gives up
 _LEAST_TIMEOUT = 5.0  # seconds; workers have to start before they can give a batch
 
 
-@dataclass
-class Batch:
-    """Clips with what belongs to them.
+@dataclass(frozen=True, kw_only=True)
+class LoaderConfig(Options):
+    """How batches come about."""
 
-    Attributes:
-        clip: uint8 (B, T, 3, H, W); after `to`, normalised float32 (B, 3, T, H, W). B counts clips: repeats and views
-            of a video follow one another.
-        index: (B,) int64, positions in the list; in evaluation (B / views,), one for each video.
-        mask: bool (B, N), True = masked, or (G * B, N): G masks of each clip in a row; None outside pre-training.
-        label: int64, as many as `index`; None in pre-training.
-        views: clips in a row that belong to one video: repeats in training, views in evaluation.
-        failures: (path, reason, worker) of the videos that could not be decoded and were replaced.
-    """
-
-    clip: torch.Tensor
-    index: torch.Tensor
-    mask: torch.Tensor | None = None
-    label: torch.Tensor | None = None
-    views: int = 1
-    failures: list[tuple[str, str, int]] = field(default_factory=list)
-
-    def to(self, device: torch.device | str) -> "Batch":
-        """Copy to `device` as uint8, without waiting for it, and normalise there.
-
-        The mask stays in host memory: the model reads from it how many tokens are visible.
-        """
-        moved = dataclasses.replace(
-            self,
-            clip=self.clip.to(device, non_blocking=True),
-            index=self.index.to(device, non_blocking=True),
-            label=None if self.label is None else self.label.to(device, non_blocking=True),
-        )
-        if moved.clip.dtype == torch.uint8:
-            moved.clip = normalize_clips(moved.clip)
-        return moved
-
-    def pin_memory(self) -> "Batch":
-        """The same batch in page-locked memory; called by the DataLoader."""
-        return dataclasses.replace(
-            self,
-            clip=self.clip.pin_memory(),
-            index=self.index.pin_memory(),
-            mask=None if self.mask is None else self.mask.pin_memory(),  # a motion guide copies it
-            label=None if self.label is None else self.label.pin_memory(),
-        )
-
-
-def collate(items: Sequence[dict[str, Any]]) -> Batch:
-    """Samples of a data set -> Batch; items with several clips are laid out one after another, video by video.
-
-    In training (no "views" in the items) label and index are repeated for every clip; in evaluation they stay one for
-    each video. Masks come one for each clip.
-    """
-    first = items[0]
-    join = torch.stack if first["clip"].ndim == 4 else torch.cat
-    clip = join([item["clip"] for item in items])
-    views = len(clip) // len(items)
-    repeats = 1 if "views" in first else views
-    return Batch(
-        clip=clip,
-        index=torch.tensor([item["index"] for item in items]).repeat_interleave(repeats),
-        mask=join([item["mask"] for item in items]).flatten(0, -2) if "mask" in first else None,
-        label=torch.tensor([item["label"] for item in items]).repeat_interleave(repeats) if "label" in first else None,
-        views=views,
-        failures=[failure for item in items for failure in item["failures"]],
+    decoder: str = option("auto", "video decoder", choices=("auto", "decord", "pyav", "torchcodec"))
+    num_workers: int = option(10, "loader processes per rank", rule=NOT_NEGATIVE)
+    decode_timeout: float = option(
+        60.0,
+        "end the run, naming the video, when reading a clip takes longer; 0: wait for ever",
+        rule=NOT_NEGATIVE,
+        metavar="SECONDS",
     )
+    gpu_prefetch: bool = option(False, "copy the next batch to the GPU on a stream of its own")
+    pin_mem: bool = option(True, "page-locked host memory for batches", switch="pair", off="--no_pin_mem")
 
-
-class TrainSampler(Sampler[tuple[int, int]]):
-    """The share of one rank in a seeded order of the videos, as (epoch, index).
-
-    Step g of an epoch uses videos g*B .. (g+1)*B of the epoch's order, B = batch_size * world_size, and rank r the r-th
-    part of them: the global batch depends on B only. Videos that do not fill a last global batch are left out of that
-    epoch. The order is computed as it is needed: neither time nor memory grow with the list.
-
-    Args:
-        num_samples: videos in the list.
-        batch_size: of one rank.
-        rank, world_size: of this process.
-        seed: of the run; at least 0.
-
-    Raises:
-        AnnotationError: fewer videos than one global batch.
-    """
-
-    def __init__(self, num_samples: int, *, batch_size: int, rank: int = 0, world_size: int = 1, seed: int = 0) -> None:
-        self.global_batch = batch_size * world_size
-        if num_samples < self.global_batch:
-            raise AnnotationError(
-                f"the list has {num_samples} videos, fewer than the {self.global_batch} of one batch over all ranks "
-                f"(--batch_size {batch_size} x {world_size} ranks): lower --batch_size"
-            )
-        self.num_samples, self.batch_size, self.rank, self.seed = num_samples, batch_size, rank, seed
-        self.num_steps = num_samples // self.global_batch
-        self.epoch = 0
-        self.start_step = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration yields: from its start, unless it is the one just resumed."""
-        if epoch != self.epoch:
-            self.epoch, self.start_step = epoch, 0
-
-    def state_dict(self, finished_steps: int = 0) -> dict[str, int]:
-        """What resumes this order.
-
-        Args:
-            finished_steps: batches of the current epoch that were trained on. The caller knows: workers fetch ahead.
-        """
+    def kwargs(self, *, rank: int, world_size: int, device: torch.device) -> dict[str, Any]:
+        """Keyword arguments of `build_train_loader` and `build_eval_loader` for one rank."""
         return {
-            "epoch": self.epoch,
-            "position": finished_steps * self.global_batch,
-            "num_samples": self.num_samples,
-            "seed": self.seed,
+            "rank": rank,
+            "world_size": world_size,
+            "num_workers": self.num_workers,
+            "pin_memory": self.pin_mem and device.type == "cuda",
+            "decode_timeout": self.decode_timeout,
         }
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on behind the videos that a `state_dict` has done with, on any number of ranks.
-
-        Raises:
-            ValueError: another list length or seed, so that the order would differ; or a place in the epoch at which no
-                global batch of this size begins.
-        """
-        for name, flag in (("num_samples", "the list"), ("seed", "--seed")):
-            if state[name] != getattr(self, name):
-                raise ValueError(
-                    f"cannot go on in the order of the samples: {name} was {state[name]} and is now "
-                    f"{getattr(self, name)}; keep {flag}"
-                )
-        position = state["position"]
-        if position % self.global_batch or not 0 <= position <= self.num_steps * self.global_batch:
-            raise ValueError(
-                f"cannot go on after {position} videos of the epoch: global_batch is now {self.global_batch}; keep "
-                "--batch_size x ranks"
-            )
-        self.epoch, self.start_step = state["epoch"], position // self.global_batch
-
-    def __len__(self) -> int:
-        """Samples of a whole epoch on this rank, also when this one starts in the middle."""
-        return self.num_steps * self.batch_size
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        epoch = self.epoch
-        order = KeyedPermutation(self.num_samples, [self.seed, epoch, 0, 0, _ORDER_STREAM])
-        own = self.rank * self.batch_size + np.arange(self.batch_size)
-        for first in range(self.start_step, self.num_steps, _STEPS_AT_ONCE):
-            steps = np.arange(first, min(first + _STEPS_AT_ONCE, self.num_steps))
-            for index in order((steps[:, None] * self.global_batch + own).ravel()).tolist():
-                yield epoch, index
-
-
-class EvalSampler(Sampler[int]):
-    """Every `world_size`-th index from `rank` on: over all ranks each index once, none added to even out the shares."""
-
-    def __init__(self, num_samples: int, *, rank: int = 0, world_size: int = 1) -> None:
-        self.indices = range(rank, num_samples, world_size)
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.indices)
-
-
-def collate_in_worker(items: Sequence[dict[str, Any]]) -> Batch:
-    """`collate`, and in a worker into shared memory at once.
-
-    Otherwise a thread of the worker's queue would do it, whose error, where there is no room left, nobody hears of.
-    """
-    batch = collate(items)
-    if worker_number() != MAIN_PROCESS:
-        for tensor in (batch.clip, batch.index, batch.mask, batch.label):
-            if tensor is not None:
-                tensor.share_memory_()
-    return batch
 
 
 def _build_loader(
@@ -317,10 +155,10 @@ def build_eval_loader(
 
 
 class _DataLoader(DataLoader):
-    """Starts its workers so that signals to all processes of a run do not end them."""
+    """Starts its workers with stop signals blocked, so that signals to all processes of a run do not end them."""
 
     def __iter__(self) -> Any:
-        with requests_held_back():
+        with stop_signals_blocked():
             return super().__iter__()
 
 

@@ -1,7 +1,7 @@
-"""The loader's processes: their seeds, what they are at, and what to say when one of them dies or hangs.
+"""Worker processes of the loader: seeds, signals, decode timeouts, and errors for workers that die or hang.
 
-A worker cannot tell why it was killed, and one that is stuck in native code cannot tell anything. So each has a small
-file that says what it reads, into which the main process looks afterwards.
+A worker cannot report why it was killed, nor anything at all while it is stuck in native code. So each writes the path
+of the video that it reads to a small file, which the main process reads afterwards.
 """
 
 import contextlib
@@ -24,9 +24,9 @@ from torch.utils.data import Dataset, get_worker_info
 from ..decoding.hang_guard import LastDecode, last_watched, set_watch_file, watched
 from ..errors import DecodeError, LoaderError
 
-_REQUESTS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}  # to stop
+_STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
 DECODE_TIMEOUT = 60.0  # seconds, for one clip
-MAIN_PROCESS = -1  # in the place of a worker's number
+MAIN_PROCESS = -1  # worker number in the main process
 _WORKER_STREAM = 2  # last word of the seeds of these streams; samples have (seed, epoch, index, repeat)
 _NEVER = 1e6  # seconds
 _SHM = "/dev/shm"
@@ -63,15 +63,15 @@ def init_worker(
 ) -> None:
     """Start of a loader's worker: one thread, and global generators seeded for epoch 0.
 
-    Signals that ask a run to stop often go to all processes of it (Ctrl-C, slurm). The main process decides what they
-    mean, and still needs its workers when it saves: they leave these signals alone.
+    Stop signals often go to all processes of a run (Ctrl-C, slurm). The main process handles them, and still needs its
+    workers when it saves: workers block them.
 
     Args:
         timeout: see `set_timeout`.
         folder: where to say what is being read; None: nowhere.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, _REQUESTS)
-    # SIGTERM is also how the main process ends a worker: it is obeyed if it comes from there.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+    # The main process ends workers by SIGTERM: one from there is obeyed.
     threading.Thread(target=_obey_sigterm_of, args=(os.getppid(),), name="sigterm", daemon=True).start()
     torch.set_num_threads(1)
     seed_worker(seed, rank=rank, worker=worker_id, epoch=0)
@@ -81,9 +81,9 @@ def init_worker(
 
 
 @contextlib.contextmanager
-def requests_held_back() -> Iterator[None]:
-    """Around the start of workers, which then never see a request to stop, not even before `init_worker`."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _REQUESTS)
+def stop_signals_blocked() -> Iterator[None]:
+    """Around the start of workers: they inherit the blocked stop signals, and never see one before `init_worker`."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     try:
         yield
     finally:
@@ -103,14 +103,14 @@ def seed_worker(seed: int, *, rank: int, worker: int, epoch: int) -> None:
     """
     words = np.random.SeedSequence([seed, rank, worker, epoch, _WORKER_STREAM]).generate_state(3)
     random.seed(int(words[0]))
-    np.random.seed(int(words[1]))  # noqa: NPY002  (the global generator is what is to be seeded)
+    np.random.seed(int(words[1]))  # noqa: NPY002  (libraries use the global generator)
     torch.manual_seed(int(words[2]))
 
 
 class SeededByEpoch(Dataset):
-    """A data set asked for by (epoch, index), which seeds the worker that it is in anew for every epoch.
+    """A data set indexed by (epoch, index) that reseeds its worker at every epoch.
 
-    Workers live longer than an epoch, so what they were started with would not do.
+    Persistent workers outlive an epoch, so seeding at their start is not enough.
     """
 
     def __init__(self, dataset: Dataset, *, seed: int, rank: int) -> None:
@@ -130,12 +130,12 @@ class SeededByEpoch(Dataset):
 
 @contextlib.contextmanager
 def reading(path: str, *, clips: int = 1) -> Iterator[None]:
-    """Around all that reads one video: if it takes too long, the process ends, and it is known what it was reading.
+    """Timeout around the reading of one video: if it takes too long, the process ends with the path of the video.
 
-    A worker is ended by a timer that also runs while native code is stuck; the main process then says why.
+    A worker is ended by a timer that also runs while native code is stuck; the main process then reports why.
 
     Args:
-        clips: that are read; the limit is for each.
+        clips: number of clips read; the timeout is per clip.
     """
     limit = _timeout * clips
     with watched(path, limit or _NEVER) if worker_number() != MAIN_PROCESS else _watched_here(path, limit):
@@ -144,7 +144,7 @@ def reading(path: str, *, clips: int = 1) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _watched_here(path: str, limit: float) -> Iterator[None]:
-    """`watched` for the main process, which nobody looks after: it says itself why it ends."""
+    """`watched` for the main process, which reports itself why it ends."""
     if not limit:
         yield
         return
@@ -160,7 +160,7 @@ def _watched_here(path: str, limit: float) -> Iterator[None]:
 
 
 class _Watchdog:
-    """One thread that ends the process when something is read for too long; to begin and to end costs it nothing.
+    """One thread that ends the process when a video is read for too long; starting and ending a reading is cheap.
 
     It sleeps until the first deadline that it knows of, which most often is that of a clip long done, and looks again.
     So it wakes up once in a limit, not once a clip. It needs the interpreter's lock, which native code that hangs has
@@ -250,7 +250,7 @@ def loader_errors() -> Iterator[None]:
     except (LoaderError, DecodeError):
         raise
     except (RuntimeError, OSError, EOFError) as error:
-        # the loop may hide what the signal handler said of a death, or fail before it in reading what a worker sent
+        # the loop may hide the signal handler's message about a death, or fail before it in reading from a dead worker
         handler = error.__cause__ if isinstance(error, RuntimeError) else _wait_for_signal_handler()
         reason = explain(f"{error}\n{handler or ''}")
         if reason is None:
@@ -267,7 +267,7 @@ def _wait_for_signal_handler() -> RuntimeError | None:
 
 
 def explain(text: str) -> str | None:
-    """What the DataLoader's error means and what to do; None if it is about something else."""
+    """Cause and remedy of an error of the DataLoader; None if it is about something else."""
     if (dead := _DEAD.search(text)) is not None:
         return _dead_worker(int(dead[1]), text)
     if "DataLoader timed out" in text:
@@ -294,7 +294,7 @@ def _dead_worker(pid: int, text: str) -> str:
     if re.search(r"signal: (Killed|Terminated)", text):
         return (
             f"a loader worker (pid {pid}) was killed{reading_it}, most often because the machine's memory was used up: "
-            "use fewer --num_workers or a smaller --batch_size, or ask for more memory; the same command goes on from "
+            "use fewer --num_workers or a smaller --batch_size, or ask for more memory; the same command resumes from "
             "the last checkpoint"
         )
     how = _HOW_IT_DIED.search(text)

@@ -3,12 +3,15 @@
 A clip is a grid of t x h x w tokens, flattened with w fastest: N = t*h*w. A mask is bool (N,), True = masked.
 The number of masked tokens depends on the grid and the ratio alone, never on the draw, so masks stack to a batch.
 
-Masks that follow the motion of a clip start from a tube mask drawn here; see `motion.py` for what is made of it.
+Masks that follow the motion of a clip start from a tube mask drawn here; `flow_guided.py` propagates it.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
+
+from sigma_video.options import AT_LEAST_ONE, BETWEEN_0_AND_1, OptionError, Options, option
 
 Grid = tuple[int, int, int]
 
@@ -79,10 +82,50 @@ def _shuffled(num_tokens: int, num_masked: int, rng: np.random.Generator) -> np.
 
 
 # By --mask_type: what draws the mask of a sample, with as many tokens masked as are in the end. For "motion" it is made
-# to follow the clip on the training device (`motion.MotionGuide`), for "motion_vectors" in the data set.
+# to follow the clip on the training device (`flow_guided.MotionGuide`), for "motion_vectors" in the data set.
 MASKS: dict[str, Callable[[Grid, float, np.random.Generator], np.ndarray]] = {
     "tube": tube_mask,
     "random": random_mask,
     "motion": motion_base_mask,
     "motion_vectors": motion_base_mask,
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskConfig(Options):
+    """Which tokens of a clip are masked."""
+
+    mask_type: str = option(
+        "tube",
+        "motion: guided by optical flow; motion_vectors: by the motion vectors of the video's codec",
+        choices=tuple(MASKS),
+    )
+    mask_ratio: float = option(0.9, "part of the tokens that is masked", rule=BETWEEN_0_AND_1)
+    num_masks: int = option(1, "masks of each clip, which share a pass of the image teacher", rule=AT_LEAST_ONE)
+    flow_weights: str = option(
+        "", "RAFT-small's weights, for --mask_type motion; default: torchvision's", metavar="FILE"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.flow_weights and self.mask_type != "motion":
+            raise OptionError(
+                f"--flow_weights {self.flow_weights} is for --mask_type motion, not {self.mask_type}: "
+                "leave one of them out"
+            )
+
+    def num_masked(self, grid: Grid) -> int:
+        """How many of a clip's N tokens are masked.
+
+        Raises:
+            ValueError: none would be, or all.
+        """
+        return int(self.draw(grid, np.random.default_rng(0)).sum())
+
+    def draw(self, grid: Grid, rng: np.random.Generator) -> np.ndarray:
+        """A mask, bool (N,), True = masked.
+
+        Raises:
+            ValueError: the ratio masks nothing, or everything, of this grid.
+        """
+        return MASKS[self.mask_type](grid, self.mask_ratio, rng)

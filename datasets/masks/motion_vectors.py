@@ -1,4 +1,4 @@
-"""A video reader that also tells how the picture moves, from the motion vectors of the video's own coding.
+"""A video reader that also gives the motion between frames, from the motion vectors of the video's own coding.
 
 The vectors of H.264, MPEG-4 and MPEG-2 come with the decoded frames; what is made of them is in `motion_fields.py`.
 HEVC, VP8, VP9 and AV1 give none (`has_motion_vectors`): there all motion is zero.
@@ -109,7 +109,7 @@ class _Passed(NamedTuple):
 
 
 class MotionReader(PyAVReader):
-    """A PyAV reader that also tells how the picture moves between the frames asked for."""
+    """A PyAV reader that also gives the motion between the frames asked for."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._packets: list[tuple[int, bool]] = []  # (time, is a reference), in decoding order

@@ -1,59 +1,67 @@
 """Mixup and CutMix on batches of clips, by timm's `Mixup`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from timm.data import Mixup
 
-MODES = ("batch", "pair", "elem")
+from sigma_video.options import FRACTION, NOT_NEGATIVE, RATE, OptionError, Options, option
+
 MixFunction = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
-def build_mixup(
-    *,
-    mixup: float,
-    cutmix: float,
-    cutmix_minmax: Sequence[float] | None,
-    prob: float,
-    switch_prob: float,
-    mode: str,
-    smoothing: float,
-    num_classes: int,
-) -> MixFunction | None:
+@dataclass(frozen=True, kw_only=True)
+class MixupConfig(Options):
+    """Mixing of clips and labels within a batch."""
+
+    smoothing: float = option(0.1, "label smoothing", rule=RATE)
+    mixup: float = option(0.8, "alpha of mixup; 0: off", rule=NOT_NEGATIVE)
+    cutmix: float = option(1.0, "alpha of CutMix; 0: off", rule=NOT_NEGATIVE)
+    cutmix_minmax: tuple[float, float] | None = option(
+        None, "smallest and largest side of CutMix's box as parts of the frame's; overrides the alpha", rule=FRACTION
+    )
+    mixup_prob: float = option(1.0, "probability of mixing", rule=FRACTION)
+    mixup_switch_prob: float = option(0.5, "probability of CutMix where both are on", rule=FRACTION)
+    mixup_mode: str = option(
+        "batch", "what shares one draw: the batch, a pair, an element", choices=("batch", "pair", "elem")
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cutmix_minmax is not None and not self.cutmix_minmax[0] < self.cutmix_minmax[1]:
+            low, high = self.cutmix_minmax
+            raise OptionError(f"--cutmix_minmax {low} {high}: two parts of the frame, the smaller first")
+
+    @property
+    def is_on(self) -> bool:
+        """Whether clips are mixed at all."""
+        return self.mixup > 0 or self.cutmix > 0 or self.cutmix_minmax is not None
+
+
+def build_mixup(config: MixupConfig, *, num_classes: int) -> MixFunction | None:
     """A function that mixes each clip with its partner from the other end of the batch, or None when mixing is off.
 
     timm draws from NumPy's global generator, so seed that, and save it with a checkpoint.
 
-    Args:
-        mixup, cutmix: alphas of the Beta distributions; 0 switches one off.
-        cutmix_minmax: smallest and largest side of the CutMix box as parts of the frame's; replaces the alpha.
-        prob: probability of mixing a batch (or a pair or an element, as `mode` says).
-        switch_prob: probability of CutMix where both are on.
-        mode: "batch", "pair" or "elem": what shares one draw.
-        smoothing: label smoothing: `smoothing / num_classes` on all classes, the rest on the clip's own.
-        num_classes: K.
-
     Returns:
-        None, or (clips (B, C, T, H, W) float, labels (B,) int) -> (mixed clips, soft targets (B, K) float).
-        The clips are overwritten.
+        None, or (clips (B, C, T, H, W) float, labels (B,) int) -> (mixed clips, soft targets (B, K) float): of the
+        label smoothing, `smoothing / num_classes` is on all classes, the rest on the clip's own. The clips are
+        overwritten.
 
     Raises:
-        ValueError: an unknown mode, or bounds that are not two rising parts of the frame; at the call, an odd batch.
+        ValueError: at the call, an odd batch.
     """
-    if mode not in MODES:
-        raise ValueError(f"--mixup_mode {mode}: choose from {', '.join(MODES)}")
-    if cutmix_minmax is not None and not (len(cutmix_minmax) == 2 and 0 <= cutmix_minmax[0] < cutmix_minmax[1] <= 1):
-        raise ValueError(f"--cutmix_minmax {cutmix_minmax}: two parts of the frame, the smaller first")
-    if mixup <= 0 and cutmix <= 0 and cutmix_minmax is None:
+    if not config.is_on:
         return None
     mix_images = Mixup(
-        mixup_alpha=mixup,
-        cutmix_alpha=cutmix,
-        cutmix_minmax=cutmix_minmax,
-        prob=prob,
-        switch_prob=switch_prob,
-        mode=mode,
-        label_smoothing=smoothing,
+        mixup_alpha=config.mixup,
+        cutmix_alpha=config.cutmix,
+        cutmix_minmax=config.cutmix_minmax,
+        prob=config.mixup_prob,
+        switch_prob=config.mixup_switch_prob,
+        mode=config.mixup_mode,
+        label_smoothing=config.smoothing,
         num_classes=num_classes,
     )
 

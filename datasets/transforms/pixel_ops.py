@@ -5,7 +5,7 @@ Decoders give frames with the channels last in memory ("pixels"); the operations
 cache, in buffers that are used again: fresh memory of a megabyte costs more time than the arithmetic on it.
 
 Operations that look at the picture (auto_contrast, equalize, contrast) take their statistics per frame, and the first
-two per channel. Values between two levels are cut off, not rounded, except in `clip_warp`.
+two per channel. Values between two levels are cut off, not rounded, except in `affine`.
 
 Shapes: T frames, C = 3 channels, H W pixels, all uint8.
 """
@@ -104,7 +104,7 @@ def contrast(frames: torch.Tensor, factor: float) -> torch.Tensor:
 
 
 def solarize(frames: torch.Tensor, threshold: float) -> torch.Tensor:
-    """Levels from `threshold` on are turned round."""
+    """Inverts levels from `threshold` on."""
     if threshold > 255:  # compared as uint8, 256 would wrap round to 0
         return frames
     levels = to_planes(frames).numpy()

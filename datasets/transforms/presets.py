@@ -8,11 +8,14 @@ takes the `np.random.Generator` of its sample, and what it draws holds for all f
 
 import functools
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
+
+from sigma_video.options import AT_LEAST_ONE, FRACTION, Options, option
 
 from ..sampling import crop_offsets
 from .pixel_ops import to_pixels
@@ -32,6 +35,43 @@ CROP_ASPECTS = (3 / 4, 4 / 3)
 ERASE_AREAS = (0.02, 1 / 3)
 ERASE_ASPECTS = (0.3, 1 / 0.3)
 ERASE_MODES = ("pixel", "rand", "const")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainAugmentConfig(Options):
+    """The augmentation of pre-training."""
+
+    augmentation: str = option(
+        "multi_scale_crop",
+        "multi_scale_crop: one of four sizes at one of 13 places; resize: the whole frame",
+        choices=("multi_scale_crop", "resize"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig(Options):
+    """The augmentation of fine-tuning, clip by clip."""
+
+    aa: str = option("rand-m7-n4-mstd0.5-inc1", "RandAugment; none: off")
+    train_interpolation: str = option(
+        "bicubic", "interpolation of RandAugment", choices=("bicubic", "bilinear", "random")
+    )
+    finetuning_crops: bool = option(
+        True, "crops of at least 25 %% of the area (SIGMA), else 8 %% (VideoMAE)", switch="value"
+    )
+    min_crop_area: float | None = option(
+        None, "smallest part of the area that a crop covers; overrides --finetuning_crops", rule=FRACTION
+    )
+    reprob: float = option(0.25, "probability of random erasing", rule=FRACTION)
+    remode: str = option("pixel", "fill of random erasing", choices=ERASE_MODES)
+    recount: int = option(1, "largest number of erased boxes", rule=AT_LEAST_ONE)
+
+    @property
+    def min_area(self) -> float:
+        """Smallest part of the frame that a crop covers."""
+        if self.min_crop_area is not None:
+            return self.min_crop_area
+        return 0.25 if self.finetuning_crops else 0.08
 
 
 @functools.lru_cache(maxsize=8)  # one pair for each device: no copy to the device in every step
@@ -237,6 +277,20 @@ class TrainTransform:
         self.size, self.flip, self.min_area = size, flip, min_area
         self.augment = RandAugment(aa, interpolation=interpolation) if aa not in ("", "none") else None
         self.erase = RandomErasing(erase_prob, mode=erase_mode, count=erase_count)
+
+    @classmethod
+    def from_config(cls, config: AugmentConfig, *, size: int, flip: bool) -> "TrainTransform":
+        """The augmentation of a run's options. Raises ValueError for a RandAugment string that cannot be read."""
+        return cls(
+            size,
+            aa=config.aa,
+            flip=flip,
+            erase_prob=config.reprob,
+            erase_mode=config.remode,
+            erase_count=config.recount,
+            min_area=config.min_area,
+            interpolation=config.train_interpolation,
+        )
 
     def __call__(self, frames: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         """uint8 (T, 3, H, W) -> uint8 (T, 3, size, size)."""

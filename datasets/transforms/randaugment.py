@@ -1,7 +1,7 @@
 """RandAugment on whole clips: timm's configuration strings and levels, drawn once per clip, on uint8 tensors.
 
-timm's own RandAugment works on one PIL image and draws anew for each; a clip needs the same operation, sign and level
-on every frame. The operations themselves are those of `clip_ops` and `clip_warp`, which give what PIL gives for one
+timm's own RandAugment works on single PIL images and draws for each; a clip needs the same operation, sign and level
+on every frame. The operations themselves are those of `pixel_ops` and `affine`, which give what PIL gives for one
 frame at a time.
 
 Shapes: T frames, C = 3 channels, H W pixels.

@@ -1,1 +1,1 @@
-"""Checkpoints: written atomically, verified, and resumed from bit for bit."""
+"""Checkpoints: atomic and verified writes, bit-exact resuming, reading of foreign weights."""

@@ -1,4 +1,4 @@
-"""The state of training, and when it is saved."""
+"""Training state and the checkpoint schedule."""
 
 import logging
 import os
@@ -11,47 +11,63 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from sigma_video.options import AT_LEAST_ONE, NOT_NEGATIVE, Options, option
+
 from ..distributed.ddp import Backend
 from ..distributed.world import World, gather_objects
 from ..errors import CheckpointError
 from .files import BEST, epoch_name, remove_older_steps, step_name
-from .io import Writer
+from .io import AsyncWriter
 from .random_state import random_state
 
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig(Options):
+    """When checkpoints are written, and which one a run resumes from."""
+
+    resume: str = option("", "resume from this checkpoint", metavar="FILE")
+    auto_resume: bool = option(
+        True, "resume from the newest valid checkpoint in --output_dir", switch="pair", off="--no_auto_resume"
+    )
+    save_ckpt_freq: int = option(help="save every so many epochs, and at the end", rule=AT_LEAST_ONE, metavar="EPOCHS")
+    save_ckpt_steps: int = option(0, "also save every so many updates; 0: do not", rule=NOT_NEGATIVE, metavar="STEPS")
+    keep_ckpts: int = option(2, "checkpoints inside epochs that are kept, the newest", rule=AT_LEAST_ONE, metavar="N")
+
+
 class Ema(Protocol):
-    """An average of a model's weights over the updates: `module` has them (timm's ModelEmaV3 is one)."""
+    """Exponential moving average of the weights, in `module`; timm's ModelEmaV3 implements it."""
 
     module: nn.Module
 
     def update(self, model: nn.Module, step: int | None = None) -> None:
-        """Take in the weights after an update."""
+        """Update the average after an optimizer step."""
 
 
 @dataclass
 class TrainState:
-    """Where training stands: all that is needed to go on as if nothing had happened."""
+    """Everything a run needs to resume exactly where it stopped."""
 
     backend: Backend
     ema: Ema | None = None
-    epoch: int = -1  # the last one finished
+    epoch: int = -1  # last finished epoch
     step: int = 0  # optimizer steps done
     best: float = -1.0  # best validation accuracy so far, in percent; below 0 before the first
-    scaler_skips: int = 0  # of these, left out by fp16's loss scaler: the schedule does not move by them
+    scaler_skips: int = 0  # of these, skipped by the fp16 loss scaler: the schedule does not advance on them
     steps_per_epoch: int = 0
-    total_batch: int = 0  # videos of an update, over all ranks
-    # Of the epoch after `epoch`, where it was cut off; or, with "validate", of `epoch` itself: see `Checkpointer`.
+    total_batch: int = 0  # videos per update over all ranks
+    # Set after loading a checkpoint from inside the epoch after `epoch`, or, with the key "validate", from before the
+    # validation of `epoch` itself: see `Checkpointer`.
     unfinished: dict[str, Any] | None = None
 
     @property
     def step_in_epoch(self) -> int:
-        """Optimizer steps done of the epoch after `epoch`."""
+        """Optimizer steps done in the epoch after `epoch`."""
         return self.step - (self.epoch + 1) * self.steps_per_epoch
 
     def content(self) -> dict[str, Any]:
-        """What a checkpoint file holds of it; every rank must call this, and only the main process's is complete."""
+        """Content for a checkpoint file. Every rank must call this; only the result on rank 0 is complete."""
         return {
             **self.backend.training_state(),
             "epoch": self.epoch,
@@ -66,13 +82,13 @@ class TrainState:
 
 @dataclass(frozen=True)
 class Checkpointer:
-    """Saves into the output folder, while training goes on.
+    """Saves checkpoints asynchronously into the output folder.
 
-    - `checkpoint-E.pth` after epoch E, every `save_every` epochs and after the last: these stay.
-    - `checkpoint-best.pth`, with the best validation accuracy so far.
-    - `checkpoint-E-stepS.pth` after S steps of epoch E, of which the newest `keep` stay: every `save_steps` optimizer
-      steps, where the run is asked to stop, and before a validation. Where such a step is the last of its epoch it is
-      step 0 of the next, unless there is a `checkpoint-E.pth` of it.
+    - `checkpoint-E.pth` after epoch E, every `save_every` epochs and after the last one; never removed.
+    - `checkpoint-best.pth`: the best validation accuracy so far.
+    - `checkpoint-E-stepS.pth` after S steps of epoch E; the newest `keep` of them remain. Saved every `save_steps`
+      optimizer steps, on preemption, and before validation. At the last step of an epoch it is named step 0 of the
+      next epoch, unless there is a `checkpoint-E.pth`.
     """
 
     output_dir: str
@@ -82,19 +98,19 @@ class Checkpointer:
     extra: dict[str, Any]
     save_steps: int = 0
     keep: int = 2
-    writer: Writer = field(default_factory=Writer)
+    writer: AsyncWriter = field(default_factory=AsyncWriter)
 
     @property
     def failed(self) -> bool:
-        """True once a file could not be written; `finish` says why."""
+        """True once a file could not be written; `finish` raises the reason."""
         return self.writer.failed
 
     def after_epoch(self, state: TrainState, *, last: bool, improved: bool = False, stopping: bool = False) -> None:
-        """Save if it is due. Every rank must call this: each one's random state goes into the file.
+        """Save if due. Every rank must call this: the file holds the random state of each.
 
         Args:
-            improved: no epoch before had a better validation accuracy.
-            stopping: the run ends here, before its time.
+            improved: this epoch has the best validation accuracy so far.
+            stopping: the run is about to exit before its last epoch.
         """
         if last or (state.epoch + 1) % self.save_every == 0:
             self._save(state, epoch_name(state.epoch), also_best=improved)
@@ -102,32 +118,32 @@ class Checkpointer:
         if improved:
             self._save(state, BEST)
         if stopping or self._is_due(state.step):
-            self._save(state, step_name(state.epoch + 1, 0), passing=True)
+            self._save(state, step_name(state.epoch + 1, 0), temporary=True)
 
     def is_due_in_epoch(self, state: TrainState) -> bool:
-        """True where `after_step` is to be called: never at the last step of an epoch, which is not done with then."""
+        """True if `after_step` is due; never at the last step of an epoch, which `after_epoch` saves."""
         return bool(self.output_dir) and self._is_due(state.step) and state.step_in_epoch < state.steps_per_epoch
 
     def after_step(self, state: TrainState, *, sampler: Mapping[str, int], meter: Mapping[str, Any]) -> None:
         """Save inside an epoch. Every rank must call this.
 
         Args:
-            sampler: state of the order of the samples, the same on all ranks.
-            meter: sums of this rank, from which the epoch's means go on.
+            sampler: state of the sampler, the same on all ranks.
+            meter: running sums of this rank, to continue the epoch's means from.
         """
         unfinished = {"step": state.step_in_epoch, "sampler": dict(sampler), "meters": gather_objects(dict(meter))}
-        self._save(state, step_name(state.epoch + 1, state.step_in_epoch), passing=True, unfinished=unfinished)
+        self._save(state, step_name(state.epoch + 1, state.step_in_epoch), temporary=True, unfinished=unfinished)
 
     def before_validation(self, state: TrainState, record: Mapping[str, float]) -> None:
-        """Save an epoch that is trained and not yet validated, with what is to be logged of it."""
+        """Save after training and before validating an epoch, with the metrics still to be logged."""
         unfinished = {"validate": dict(record)}
-        self._save(state, step_name(state.epoch, state.steps_per_epoch), passing=True, unfinished=unfinished)
+        self._save(state, step_name(state.epoch, state.steps_per_epoch), temporary=True, unfinished=unfinished)
 
     def finish(self) -> None:
-        """Wait until all is on the disk. Every rank must call this.
+        """Wait until all files are on disk. Every rank must call this.
 
         Raises:
-            CheckpointError: it cannot be; elsewhere than on the main process, which says why, SystemExit.
+            CheckpointError: on rank 0, a file could not be written; the other ranks raise SystemExit.
         """
         error = None
         try:
@@ -141,16 +157,16 @@ class Checkpointer:
             raise SystemExit(2)
 
     def wait(self) -> None:
-        """`finish` of this process alone; only the main process writes."""
+        """`finish` without the other ranks; only rank 0 writes."""
         self.writer.wait()
 
     def _is_due(self, step: int) -> bool:
         return self.save_steps > 0 and step % self.save_steps == 0
 
     def _save(
-        self, state: TrainState, name: str, *, also_best: bool = False, passing: bool = False, **extra: Any
+        self, state: TrainState, name: str, *, also_best: bool = False, temporary: bool = False, **extra: Any
     ) -> None:
-        """Save under a name, of which with `passing` only the newest are kept, and with `also_best` as the best."""
+        """Save as `name`; with `temporary` only the newest are kept, with `also_best` also as `checkpoint-best.pth`."""
         if not self.output_dir:
             return
         self.finish()
@@ -159,22 +175,22 @@ class Checkpointer:
         if not self.world.is_main:
             return
         path = Path(self.output_dir) / name
-        place = f"epoch {state.epoch}, step {state.step}"
+        position = f"epoch {state.epoch}, step {state.step}"
 
         def when_written() -> None:
-            logger.info("saved %s (%s)", path, place)
+            logger.info("saved %s (%s)", path, position)
             if also_best:
-                _put_as(path, path.with_name(BEST))
-            if passing:
+                _link_or_copy(path, path.with_name(BEST))
+            if temporary:
                 remove_older_steps(path, keep=self.keep)
 
-        # Training changes the weights while they are written, so the writer gets copies of its own.
+        # Training changes the weights while they are being written, so the writer gets copies.
         copied = _copy_to_host({**content, "args": self.args, "rng": rng, **self.extra, **extra})
         self.writer.submit(path, copied, then=when_written)
 
 
-def _put_as(path: Path, other: Path) -> None:
-    """Give a file a second name, in one step; where the file system knows no links, a copy."""
+def _link_or_copy(path: Path, other: Path) -> None:
+    """Hard-link a file to a second name atomically; copy it if the file system has no hard links."""
     temporary = other.with_name(other.name + ".tmp")
     temporary.unlink(missing_ok=True)
     try:

@@ -1,4 +1,4 @@
-"""One checkpoint file: a writer that leaves the old one or the whole new one, a reader that runs no code in it."""
+"""Checkpoint file input and output: atomic, verified, asynchronous writes; reads that execute no code."""
 
 import argparse
 import logging
@@ -17,15 +17,15 @@ from .files import find_damage, remove_leftovers
 
 logger = logging.getLogger(__name__)
 
-PAUSES = (1.0, 5.0)  # seconds before trying to write again: a network file system may have hiccups
-_REFUSED = re.compile(r"\bGLOBAL (\S+)")  # in what torch says of a pickle that needs more than tensors
+RETRY_DELAYS = (1.0, 5.0)  # seconds before retrying a write: network file systems fail temporarily
+_REFUSED_GLOBAL = re.compile(r"\bGLOBAL (\S+)")  # in torch's error for a pickle with other objects than tensors
 
 
-def write(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a file that is whole when it gets its name: on the disk, and read back to compare its checksums.
+def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a checkpoint atomically: fsync, verify checksums by reading back, then rename.
 
     Raises:
-        OSError, RuntimeError: it could not be written; a file that was there is as it was.
+        OSError, RuntimeError: it could not be written; an existing file is unchanged.
     """
     remove_leftovers(path.parent)
     temporary = path.with_name(path.name + ".tmp")
@@ -39,10 +39,10 @@ def write(path: Path, content: Mapping[str, Any]) -> None:
     _sync_folder(path.parent)
 
 
-class Writer:
-    """Writes on a thread of its own, one file after the other, while training goes on.
+class AsyncWriter:
+    """Writes checkpoints on a background thread, one after the other.
 
-    A file that cannot be written is tried again after PAUSES; then `failed` is True, and `wait` raises.
+    A failed write is retried after RETRY_DELAYS; then `failed` is True and `wait` raises.
     """
 
     def __init__(self) -> None:
@@ -50,11 +50,11 @@ class Writer:
         self._running: Future[None] | None = None
         self._error: CheckpointError | None = None
 
-    def __enter__(self) -> "Writer":
+    def __enter__(self) -> "AsyncWriter":
         return self
 
     def __exit__(self, *_: object) -> None:
-        """What is being written when an error ends the run is written all the same."""
+        """Complete a pending write, also if an error ends the run."""
         if self._running is not None:
             self._running.result()
 
@@ -64,16 +64,16 @@ class Writer:
         return self._error is not None
 
     def submit(self, path: Path, content: Mapping[str, Any], *, then: Callable[[], None]) -> None:
-        """Write `content`, which must not change any more, and call `then`; waits for what was submitted before.
+        """Write `content`, which must not change any more, then call `then`. Waits for the previous write first.
 
         Raises:
-            CheckpointError: that could not be written.
+            CheckpointError: the previous write failed.
         """
         self.wait()
         self._running = self._threads.submit(self._write, path, content, then)
 
     def wait(self) -> None:
-        """Until all is on the disk. Raises CheckpointError if it cannot be."""
+        """Wait until all files are on disk. Raises CheckpointError if a write failed."""
         if self._running is not None:
             self._running.result()
             self._running = None
@@ -81,19 +81,19 @@ class Writer:
             raise self._error
 
     def _write(self, path: Path, content: Mapping[str, Any], then: Callable[[], None]) -> None:
-        for pause in (*PAUSES, None):
+        for delay in (*RETRY_DELAYS, None):
             try:
-                write(path, content)
+                write_checkpoint(path, content)
                 then()
-            except (OSError, RuntimeError) as error:  # RuntimeError: torch's archive writer
-                if pause is None:
+            except (OSError, RuntimeError) as error:  # torch's archive writer raises RuntimeError
+                if delay is None:
                     self._error = CheckpointError(
                         f"{path}: could not be written ({_reason(error)}). The checkpoints before it are whole: make "
                         "room, or see to the file system, then the same command goes on from the newest"
                     )
                     return
-                logger.warning("%s: could not be written (%s); trying again in %g s", path, _reason(error), pause)
-                time.sleep(pause)
+                logger.warning("%s: could not be written (%s); trying again in %g s", path, _reason(error), delay)
+                time.sleep(delay)
             else:
                 return
 
@@ -103,51 +103,50 @@ def _reason(error: Exception) -> str:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Have the names in a folder on the disk, as `os.fsync` has a file's content."""
+    """fsync a folder, so that renames in it are on disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
-    except OSError as error:  # some network file systems know no such thing
+    except OSError as error:  # not supported by some network file systems
         logger.debug("%s: %s", folder, error)
     finally:
         os.close(descriptor)
 
 
-def read(path: str | Path, *, trust: bool = False) -> dict[str, Any]:
-    """The content of a checkpoint file, tensors in host memory.
+def read_checkpoint(path: str | Path, *, trust: bool = False) -> dict[str, Any]:
+    """Read a checkpoint file; tensors are in host memory.
 
-    Only tensors and plain types are unpickled, unless the user says with `trust` (`--trust_checkpoint`) that any code
-    which the file holds may run.
+    Only tensors and plain types are unpickled, unless `trust` (`--trust_checkpoint`) allows the file to run code.
 
     Raises:
-        CheckpointError: missing, damaged, or holding objects without `trust`.
+        CheckpointError: missing, damaged, or contains other objects without `trust`.
     """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint file")
     if not os.access(path, os.R_OK):
-        raise CheckpointError(f"{path}: may not be read by this user")
+        raise CheckpointError(f"{path}: not readable by this user")
     if damage := find_damage(path):
         raise CheckpointError(f"{path}: {damage}")
     if trust:
-        logger.warning("%s: --trust_checkpoint: whatever code this file holds is run", path)
+        logger.warning("%s: --trust_checkpoint: any code in this file is executed", path)
     try:
-        # argparse.Namespace holds plain values; the released checkpoints keep their options in one.
+        # The released checkpoints store their options in an argparse.Namespace, which holds plain values.
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=not trust)
-    except Exception as error:  # torch raises many types on a file that is not a checkpoint
-        raise CheckpointError(f"{path}: {_unreadable(error)}") from error
+    except Exception as error:  # torch raises many types for a file that is no checkpoint
+        raise CheckpointError(f"{path}: {_explain_load_error(error)}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a dictionary")
     return content
 
 
-def _unreadable(error: Exception) -> str:
-    """Why `torch.load` failed, and what can be done if it is for an object that the file holds."""
-    if refused := _REFUSED.search(str(error)):
+def _explain_load_error(error: Exception) -> str:
+    """Why `torch.load` failed, and the remedy if the file contains an object."""
+    if refused := _REFUSED_GLOBAL.search(str(error)):
         return (
-            f"holds an object of type {refused[1]}, which can run code when it is read. If you trust whoever made the "
-            "file: --trust_checkpoint"
+            f"holds an object of type {refused[1]}, which can execute code when unpickled. If you trust the source of "
+            "the file: --trust_checkpoint"
         )
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return f"cannot be read as a checkpoint of tensors and plain values: {reason}"

@@ -1,4 +1,4 @@
-"""The state of all random generators of a process, as plain values that a checkpoint can hold."""
+"""State of all random number generators of a process, as plain values for a checkpoint."""
 
 import random
 from typing import Any
@@ -8,7 +8,7 @@ import torch
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
-    """State of torch (the host's and the device's), numpy and `random`."""
+    """RNG state of torch (CPU and GPU), numpy and `random`."""
     name, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002
     version, internal, gauss_next = random.getstate()
     state = {
@@ -22,7 +22,7 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any], device: torch.device) -> None:
-    """Put back what `random_state` gave; a device's state only on the same kind of device."""
+    """Restore the result of `random_state`; the GPU state only on a GPU."""
     name, keys, position, has_gauss, gauss = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, gauss))  # noqa: NPY002
     version, internal, gauss_next = state["python"]

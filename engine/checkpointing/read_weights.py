@@ -1,4 +1,4 @@
-"""Weights in whatever file or folder they come, with what it says of them."""
+"""Read weights and their metadata from every supported file format."""
 
 import json
 import logging
@@ -12,18 +12,20 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from sigma_video.options import AT_LEAST_ONE, Options, option
+
 from ..errors import CheckpointError
 from .deepspeed_folder import read_deepspeed
-from .io import read
+from .io import read_checkpoint
 
 logger = logging.getLogger(__name__)
 
-MAX_NORM_EPS = 1e-5  # transformers writes 1e-12 for weights made with 1e-6; both are far below any variance
+MAX_NORM_EPS = 1e-5  # transformers writes 1e-12 for weights trained with 1e-6; both are negligible
 DEFAULT_KEY = "model|module"
 _LICENCE = re.compile(
     r"^license(?:_name)?:[ \t]*(\S.*?)[ \t]*$", re.MULTILINE
-)  # a name in words says more, and comes last
-# Hugging Face's names for what our options call otherwise.
+)  # license_name is more specific, and comes last
+# Hugging Face's config keys and the corresponding options.
 _CONFIG_ARGS = {
     "num_frames": "num_frames",
     "image_size": "input_size",
@@ -34,13 +36,35 @@ _CONFIG_ARGS = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class StartConfig(Options):
+    """The weights that training starts from."""
+
+    finetune: str = option("", "checkpoint or safetensors file, Hugging Face or DeepSpeed folder", metavar="PATH")
+    model_key: str = option(DEFAULT_KEY, "where the weights lie in a checkpoint file")
+    pretrained_clip: tuple[int, int] | None = option(
+        None,
+        "clip that these weights were trained on, where their file does not say; default: what the file says",
+        rule=AT_LEAST_ONE,
+        metavar=("FRAMES", "SIZE"),
+    )
+    trust_checkpoint: bool = option(False, "unpickle objects of checkpoint files too: they can run any code")
+
+    def trained_with(self, recorded: Mapping[str, Any]) -> dict[str, Any]:
+        """Options that given weights were trained with: those that their file records, or `--pretrained_clip`."""
+        if self.pretrained_clip is None:
+            return dict(recorded)
+        frames, size = self.pretrained_clip
+        return {**recorded, "num_frames": frames, "input_size": size, "position_grid": None}
+
+
 @dataclass(frozen=True)
 class Weights:
-    """Tensors by their names in the file, and what the file says of them (empty where it does not)."""
+    """Tensors by name, and the metadata of the file (empty if missing)."""
 
     tensors: dict[str, torch.Tensor]
     kind: str
-    args: dict[str, Any] = field(default_factory=dict)  # options of the run that made them
+    args: dict[str, Any] = field(default_factory=dict)  # options of the training run
     class_names: list[str] = field(default_factory=list)
     licence: str = ""
 
@@ -49,31 +73,33 @@ def read_weights(path: str | Path, *, model_key: str = DEFAULT_KEY, trust: bool 
     """Read a `.pth` or `.safetensors` file, or a Hugging Face or DeepSpeed folder; tensors in host memory.
 
     Args:
-        model_key: where the weights lie in a `.pth` file: the first of these names, separated by `|`, that is there;
-            a file without any of them must hold tensors itself.
+        model_key: keys of a `.pth` file, separated by `|`; the first one present holds the weights. A file without
+            any of them must be a state dict itself.
         trust: also unpickle objects, which can run any code (`--trust_checkpoint`).
 
     Raises:
-        CheckpointError: missing, damaged, of no known kind, without weights, or holding objects without `trust`.
+        CheckpointError: missing, damaged, unknown format, no weights, or contains other objects without `trust`.
     """
     path = Path(path)
     if path.is_file() and path.suffix != ".safetensors" and not path.name.endswith("_model_states.pt"):
-        content = read(path, trust=trust)
-        return Weights(_chosen(content, model_key, path), "torch file", **_facts(content, path))
+        content = read_checkpoint(path, trust=trust)
+        return Weights(_select_state_dict(content, model_key, path), "torch file", **_metadata(content, path))
     if not path.exists():
         raise CheckpointError(f"{path}: no such checkpoint file or folder")
     if model_key != DEFAULT_KEY:
-        raise CheckpointError(f"{path}: --model_key {model_key} is for .pth files, others hold one set of weights")
+        raise CheckpointError(
+            f"{path}: --model_key {model_key} is for .pth files; other formats hold a single state dict"
+        )
     if path.suffix == ".safetensors":
-        tensors, facts = _safetensors(path)
+        tensors, facts = _read_safetensors(path)
         return Weights(tensors, "safetensors file", **facts)
     if (path / "config.json").is_file() and not any(path.glob("*_model_states.pt")):
-        return _huggingface_folder(path, trust=trust)
+        return _read_huggingface(path, trust=trust)
     tensors, stage, content = read_deepspeed(path, trust=trust)
-    return Weights(tensors, f"DeepSpeed folder (ZeRO {stage})", **_facts(content, path))
+    return Weights(tensors, f"DeepSpeed folder (ZeRO {stage})", **_metadata(content, path))
 
 
-def _chosen(content: Mapping[str, Any], model_key: str, path: Path) -> dict[str, torch.Tensor]:
+def _select_state_dict(content: Mapping[str, Any], model_key: str, path: Path) -> dict[str, torch.Tensor]:
     asked = [key for key in model_key.split("|") if key in content]
     for weights in [content[key] for key in asked] or [content]:
         if isinstance(weights, Mapping):
@@ -84,7 +110,7 @@ def _chosen(content: Mapping[str, Any], model_key: str, path: Path) -> dict[str,
     raise CheckpointError(f"{path}: no weights under the key {model_key}: its keys are {keys}")
 
 
-def _facts(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
+def _metadata(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
     args = content.get("args")
     args = args if isinstance(args, Mapping) else getattr(args, "__dict__", {})
     names = content.get("class_names") or []
@@ -94,12 +120,12 @@ def _facts(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
     return {"args": dict(args), "class_names": list(map(str, names)), "licence": str(licence)}
 
 
-def _safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Tensors of a file, and the facts in its header, where they are texts."""
+def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Tensors and metadata of a safetensors file."""
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     if not os.access(path, os.R_OK):
-        raise CheckpointError(f"{path}: may not be read by this user")
+        raise CheckpointError(f"{path}: not readable by this user")
     try:
         with safe_open(str(path), framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
@@ -113,43 +139,45 @@ def _safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         try:
             facts[name] = json.loads(header.get(name, "null"))
         except json.JSONDecodeError:
-            logger.warning("%s: its header's %s are not ours, and not used", path, name)
-    return tensors, _facts(facts, path)
+            logger.warning("%s: ignoring %s in its header: not JSON", path, name)
+    return tensors, _metadata(facts, path)
 
 
-def _huggingface_folder(folder: Path, *, trust: bool) -> Weights:
-    """`config.json` with `model.safetensors` (in one or several parts), or with `pytorch_model.bin`."""
-    config = _json(folder / "config.json")
+def _read_huggingface(folder: Path, *, trust: bool) -> Weights:
+    """A folder with `config.json` and `model.safetensors` (possibly sharded) or `pytorch_model.bin`."""
+    config = _read_json(folder / "config.json")
     _check_config(config, folder / "config.json")
     return Weights(
-        _huggingface_tensors(folder, trust=trust),
+        _read_huggingface_tensors(folder, trust=trust),
         "Hugging Face folder",
-        args={ours: _plain(config[theirs], folder) for theirs, ours in _CONFIG_ARGS.items() if theirs in config},
+        args={ours: _single_size(config[theirs], folder) for theirs, ours in _CONFIG_ARGS.items() if theirs in config},
         class_names=_class_names(config.get("id2label") or {}, folder),
         licence=_licence(folder / "README.md"),
     )
 
 
-def _huggingface_tensors(folder: Path, *, trust: bool) -> dict[str, torch.Tensor]:
+def _read_huggingface_tensors(folder: Path, *, trust: bool) -> dict[str, torch.Tensor]:
     if (folder / "model.safetensors").is_file():
-        return _safetensors(folder / "model.safetensors")[0]
+        return _read_safetensors(folder / "model.safetensors")[0]
     if (folder / "model.safetensors.index.json").is_file():
-        parts = _json(folder / "model.safetensors.index.json").get("weight_map", {})
+        parts = _read_json(folder / "model.safetensors.index.json").get("weight_map", {})
         tensors: dict[str, torch.Tensor] = {}
         for file in sorted(set(parts.values())):
-            tensors |= _safetensors(folder / file)[0]
+            tensors |= _read_safetensors(folder / file)[0]
         if missing := [name for name in parts if name not in tensors]:
-            raise CheckpointError(f"{folder}: {len(missing)} tensors of its index are in no part, first {missing[0]}")
+            raise CheckpointError(
+                f"{folder}: {len(missing)} tensors of its index are missing in the shards, first {missing[0]}"
+            )
         return tensors
     if (folder / "pytorch_model.bin").is_file():
-        return _chosen(read(folder / "pytorch_model.bin", trust=trust), DEFAULT_KEY, folder)
+        return _select_state_dict(read_checkpoint(folder / "pytorch_model.bin", trust=trust), DEFAULT_KEY, folder)
     raise CheckpointError(f"{folder}: has config.json, but neither model.safetensors nor pytorch_model.bin")
 
 
-def _json(file: Path) -> dict[str, Any]:
+def _read_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:  # ValueError: no JSON, or no UTF-8
+    except (OSError, ValueError) as error:  # ValueError: invalid JSON or UTF-8
         raise CheckpointError(f"{file}: cannot be read ({error})") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{file}: cannot be read (it holds a {type(content).__name__}, not an object)")
@@ -157,27 +185,25 @@ def _json(file: Path) -> dict[str, Any]:
 
 
 def _check_config(config: Mapping[str, Any], file: Path) -> None:
-    """Raise CheckpointError for a network that computes something else than ours does."""
+    """Raise CheckpointError if the architecture differs from ours."""
     activation, epsilon = config.get("hidden_act", "gelu"), config.get("layer_norm_eps", 1e-12)
     if activation != "gelu":
-        raise CheckpointError(f"{file}: hidden_act {activation}: the networks here have gelu; these weights do not fit")
+        raise CheckpointError(f"{file}: hidden_act {activation}: only gelu is supported")
     if not isinstance(epsilon, int | float) or epsilon > MAX_NORM_EPS:
-        raise CheckpointError(
-            f"{file}: layer_norm_eps {epsilon}: the networks here have 1e-6; the results would differ"
-        )
+        raise CheckpointError(f"{file}: layer_norm_eps {epsilon}: only 1e-6 is supported, the results would differ")
 
 
-def _plain(value: Any, folder: Path) -> Any:
-    """A size that is given once for each side, as one number: clips are square."""
+def _single_size(value: Any, folder: Path) -> Any:
+    """A size given per side as one number: clips are square."""
     if not isinstance(value, list):
         return value
     if len(set(value)) != 1:
-        raise CheckpointError(f"{folder / 'config.json'}: image_size {value}: clips are square here")
+        raise CheckpointError(f"{folder / 'config.json'}: image_size {value}: clips must be square")
     return value[0]
 
 
 def _class_names(id2label: Any, folder: Path) -> list[str]:
-    """Names by label; none where they are the placeholders that transformers makes up."""
+    """Class names by label; empty for the placeholders of transformers (LABEL_0, ...)."""
     try:
         names = [str(id2label[str(label)]) for label in range(len(id2label))]
     except (TypeError, KeyError) as error:
@@ -186,13 +212,13 @@ def _class_names(id2label: Any, folder: Path) -> list[str]:
 
 
 def _licence(card: Path) -> str:
-    """Of a model card's header: `license_name`, which is in words, or `license`."""
+    """`license_name` or `license` of a model card's header."""
     if not card.is_file():
         return ""
     found = _LICENCE.findall(card.read_text(encoding="utf-8", errors="replace").partition("\n---")[0])
     if not found:
         return ""
     try:
-        return str(json.loads(found[-1]))  # words stand in quotation marks
+        return str(json.loads(found[-1]))  # license_name is quoted
     except json.JSONDecodeError:
         return found[-1].strip("\"'")

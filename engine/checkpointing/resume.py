@@ -1,4 +1,4 @@
-"""Going on from a checkpoint: which one, whether it fits this run, what has changed since."""
+"""Resuming: choose the checkpoint, check that it fits this run, report changed options, restore the state."""
 
 import logging
 import textwrap
@@ -10,13 +10,13 @@ from ..distributed.world import World, gather_objects
 from ..errors import CheckpointError
 from .checkpoint import TrainState
 from .files import epoch_name, newest_valid
-from .io import read
+from .io import read_checkpoint
 from .random_state import set_random_state
 
 logger = logging.getLogger(__name__)
 
-# No tensor's shape would tell that these have changed, and the model would be another one.
-_FIXED = {
+# Options that define the model: a change is an error, because tensor shapes do not always reveal it.
+_MODEL_OPTIONS = {
     "model",
     "target_type",
     "loss_func",
@@ -30,14 +30,14 @@ _FIXED = {
     "use_mean_pooling",
     "opt",
 }
-_OF_NO_WEIGHT = {"resume", "auto_resume", "local_rank", "output_dir", "log_dir", "run_name", "finetune", "licence"}
+_IGNORED_OPTIONS = {"resume", "auto_resume", "local_rank", "output_dir", "log_dir", "run_name", "finetune", "licence"}
 
 
 def is_finished(output_dir: str, epochs: int, world: World, *, results: str = "") -> bool:
-    """Whether the newest whole checkpoint is that of the last epoch; the main process looks, all ranks are told.
+    """Whether the newest valid checkpoint is that of the last epoch. Checked on rank 0, broadcast to all ranks.
 
     Args:
-        results: a file that must be in the folder too; "": none.
+        results: a file that must exist in the folder too; "": none.
     """
     finished = False
     if output_dir and world.is_main and (Path(output_dir) / results).exists():
@@ -58,64 +58,64 @@ def resume(
     fingerprint: str = "",
     num_sample: int = 0,
 ) -> Path | None:
-    """Go on from `explicit` if given, else, with `auto`, from the newest valid checkpoint of the output folder.
+    """Resume from `explicit` if given, else, with `auto`, from the newest valid checkpoint in the output folder.
 
-    The main process chooses, and all ranks read the file that it chose.
+    Rank 0 chooses the file, and all ranks read it.
 
     Args:
-        trust: see `checkpoint_io.read`.
-        options: of this run, to compare with those in the file.
-        fingerprint: of the list that is trained on now; "": not known.
-        num_sample: clips of each video now; 0: not known.
+        trust: see `read_checkpoint`.
+        options: options of this run, compared with those in the file.
+        fingerprint: of this run's list of videos; "": unknown.
+        num_sample: clips per video of this run; 0: unknown.
 
     Returns:
-        The file, or None where training starts anew.
+        The file, or None if training starts from scratch.
 
     Raises:
-        CheckpointError: the file does not do; or training would start anew among the checkpoints of another run, the
-            highest-numbered of which would later be taken for this one's.
+        CheckpointError: the file does not fit; or training would start from scratch in a folder with checkpoints of
+            another run, which a later resume would mistake for its own.
     """
-    path, why = (Path(explicit), "--resume names it") if explicit else (None, "")
+    path, reason = (Path(explicit), "given by --resume") if explicit else (None, "")
     if path is None and output_dir:
         found = gather_objects(newest_valid(output_dir) if world.is_main else None)[0]
         if found and not auto:
             raise CheckpointError(
                 f"--no_auto_resume: {found} belongs to an earlier run; choose another --output_dir or remove it"
             )
-        path, why = found, "the newest whole checkpoint there"
+        path, reason = found, "newest valid checkpoint in --output_dir"
     if path is None:
         return None
-    content = read(path, trust=trust)
+    content = read_checkpoint(path, trust=trust)
     _compare_options(saved_options(content), options or {}, path=path)
     _check_samples(content, path=path, fingerprint=fingerprint, num_sample=num_sample)
     restore(state, content, world=world, path=path)
-    inside = f" and {state.step_in_epoch} steps of the next" if state.step_in_epoch else ""
-    logger.info("resumed from %s: %d epochs%s, %d steps done (%s)", path, state.epoch + 1, inside, state.step, why)
+    in_epoch = f" and {state.step_in_epoch} steps of the next" if state.step_in_epoch else ""
+    logger.info("resumed from %s: %d epochs%s, %d steps done (%s)", path, state.epoch + 1, in_epoch, state.step, reason)
     return path
 
 
 def saved_options(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that a checkpoint was made with; those of the released code are in a Namespace."""
+    """Options stored in a checkpoint; the released code stores a Namespace."""
     args = content.get("args")
     return dict(args) if isinstance(args, Mapping) else vars(args) if args is not None else {}
 
 
 def _compare_options(before: Mapping[str, Any], now: Mapping[str, Any], *, path: Path) -> None:
-    """Show which options have changed; what only one side knows is passed over.
+    """Log which options have changed; options that only one side has are ignored.
 
     Raises:
-        CheckpointError: one of them makes it another model.
+        CheckpointError: a changed option defines the model.
     """
     changed = {
         name: (_plain(before[name]), _plain(now[name]))
-        for name in sorted((before.keys() & now.keys()) - _OF_NO_WEIGHT)
+        for name in sorted((before.keys() & now.keys()) - _IGNORED_OPTIONS)
         if _plain(before[name]) != _plain(now[name])
     }
-    fixed = [name for name in changed if name in _FIXED and before[name] is not None]
-    if fixed:
-        told = "; ".join(f"{name} {changed[name][0]}, now {changed[name][1]}" for name in fixed)
+    changed_model = [name for name in changed if name in _MODEL_OPTIONS and before[name] is not None]
+    if changed_model:
+        changes = "; ".join(f"{name} {changed[name][0]}, now {changed[name][1]}" for name in changed_model)
         raise CheckpointError(
-            f"{path}: made with {told}: give these as they were, or choose another --output_dir (--finetune starts "
+            f"{path}: made with {changes}: give these as they were, or choose another --output_dir (--finetune starts "
             "from the weights of a file)"
         )
     if changed:
@@ -129,63 +129,63 @@ def _plain(value: Any) -> Any:
 
 
 def _check_samples(content: Mapping[str, Any], *, path: Path, fingerprint: str, num_sample: int) -> None:
-    """Inside an epoch the samples must be those that it began with; at its end another list is only worth a warning.
+    """Inside an epoch a changed list or `--num_sample` is an error; at an epoch boundary a changed list only warns.
 
-    What a file does not say is taken to be as it is now.
+    Values that the file does not contain are assumed to be unchanged.
 
     Raises:
-        CheckpointError: the rest of the epoch would be made of other samples.
+        CheckpointError: the rest of the epoch would have other samples.
     """
-    inside = _is_inside_epoch(content)
+    in_epoch = _is_in_epoch(content)
     made_with = content.get("fingerprint")
     if made_with and fingerprint and made_with != fingerprint:
         other = f"made with another list, fingerprint {made_with}, now {fingerprint}"
-        if inside:
+        if in_epoch:
             raise CheckpointError(
-                f"{path}: {other}: the rest of the epoch would have other videos than it began with. Give the list in "
-                "--data_path that it was made with, or go on from the end of an epoch with --resume"
+                f"{path}: {other}: the rest of the epoch would have other videos. Use the list it was made with in "
+                "--data_path, or resume from the end of an epoch with --resume"
             )
-        logger.warning("%s: %s: from here on it is trained on this one", path, other)
+        logger.warning("%s: %s: training continues on the current list", path, other)
     before = saved_options(content).get("num_sample") or num_sample
-    if inside and num_sample and before != num_sample:
+    if in_epoch and num_sample and before != num_sample:
         raise CheckpointError(
             f"{path}: made inside an epoch with --num_sample {before}, now {num_sample}: the rest of the epoch would "
-            f"have other batches. Keep --num_sample {before}, or go on from the end of an epoch with --resume"
+            f"have other batches. Keep --num_sample {before}, or resume from the end of an epoch with --resume"
         )
 
 
-def _is_inside_epoch(content: Mapping[str, Any]) -> bool:
+def _is_in_epoch(content: Mapping[str, Any]) -> bool:
     return "sampler" in (content.get("unfinished") or {})
 
 
 def restore(state: TrainState, content: dict[str, Any], *, world: World, path: Path) -> None:
-    """Put a saved state back, in place.
+    """Load a saved training state, in place.
 
     Raises:
-        CheckpointError: not a training state, or one of another model or optimizer.
+        CheckpointError: not a training state, or of another model or optimizer.
     """
     total_batch = content.get("total_batch", state.total_batch)
-    if _is_inside_epoch(content) and total_batch != state.total_batch:
+    if _is_in_epoch(content) and total_batch != state.total_batch:
         raise CheckpointError(
             f"{path}: made inside an epoch with a total batch of {total_batch} videos, now {state.total_batch}: the "
-            "rest of the epoch would be cut into other batches. Keep --batch_size x --update_freq x ranks at "
-            f"{total_batch}, or go on from the end of an epoch with --resume"
+            "rest of the epoch would have other batches. Keep --batch_size x --update_freq x ranks at "
+            f"{total_batch}, or resume from the end of an epoch with --resume"
         )
     missing = [key for key in ("model", "optimizer", "epoch", "scaler", "step") if key not in content]
     if missing:
         raise CheckpointError(
-            f"{path}: no {', '.join(missing)} in it, so it is not a training state to resume; "
+            f"{path}: has no {', '.join(missing)}, so it is not a training state to resume; "
             "to start from its weights use --finetune"
         )
     if ("model_ema" in content) != (state.ema is not None):
-        made, remedy = ("with", "give it") if "model_ema" in content else ("without", "leave it out")
-        raise CheckpointError(f"{path}: made {made} --model_ema; {remedy} to go on, or choose another --output_dir")
+        made, remedy = ("with", "add it") if "model_ema" in content else ("without", "remove it")
+        raise CheckpointError(f"{path}: made {made} --model_ema; {remedy} to resume, or choose another --output_dir")
     steps_per_epoch = content.get("steps_per_epoch", state.steps_per_epoch)
     if steps_per_epoch != state.steps_per_epoch:
         raise CheckpointError(
             f"{path}: made with {steps_per_epoch} updates an epoch, now {state.steps_per_epoch}: the schedule "
-            "would not go on where it stood. Keep the list and the total batch (--batch_size x --update_freq x ranks), "
-            "or start anew in another --output_dir"
+            "would not continue where it stopped. Keep the list and the total batch (--batch_size x --update_freq x "
+            "ranks), or start from scratch in another --output_dir"
         )
     try:
         state.backend.load_training_state(content)

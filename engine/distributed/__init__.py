@@ -1,1 +1,1 @@
-"""Processes and ranks: launchers, collectives, DDP and DeepSpeed."""
+"""Distributed training: launchers, collectives, DDP and DeepSpeed backends."""

@@ -1,4 +1,4 @@
-"""The protocol of the back ends, and DDP: autocast, accumulation, a step that never uses bad gradients, the state."""
+"""The training backend with DDP: autocast, gradient accumulation, skipping of non-finite updates, training state."""
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -11,17 +11,17 @@ from torch.nn.parallel import DistributedDataParallel
 from ..errors import ConfigError, NonFiniteError
 from .world import World, all_reduce_sum
 
-MIN_SCALE = 2.0**-20  # of fp16's loss scaler, which begins at 2^16
+MIN_LOSS_SCALE = 2.0**-20  # of the fp16 loss scaler, which starts at 2^16
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "none": torch.float32}
 
 
 def autocast(device: torch.device, amp: str) -> AbstractContextManager[Any]:
-    """Low precision for a forward pass, if `--amp` asks for it."""
+    """Autocast context for a forward pass in the precision of `--amp`."""
     return torch.autocast(device.type, dtype=AMP_DTYPES[amp], enabled=amp != "none")
 
 
 def check_amp(amp: str, device: torch.device) -> str:
-    """`amp` as given. Raises ConfigError where the device cannot train in it."""
+    """Return `amp`. Raises ConfigError if the device does not support it."""
     if amp not in AMP_DTYPES:
         raise ConfigError(f"--amp {amp}: choose from {', '.join(AMP_DTYPES)}")
     if amp == "fp16" and device.type == "cpu":
@@ -30,30 +30,31 @@ def check_amp(amp: str, device: torch.device) -> str:
 
 
 def set_matmul_precision(device: torch.device, amp: str) -> None:
-    """Have a GPU multiply float32 matrices as TF32, unless `--amp none` asks for all of float32.
+    """Use TF32 for float32 matmuls on a GPU, unless `--amp none` asks for full float32.
 
-    Under autocast the objective alone still multiplies in float32, at a small part of what the tensor cores can do.
-    TF32 has fp16's 10 bits of mantissa, more than the bf16 of its inputs, float32's range, and sums in float32. It is
-    as reproducible. On a CPU the same setting would use bf16, so it is left alone there.
+    Under autocast only the objective still multiplies in float32, without tensor cores. TF32 has a 10-bit mantissa as
+    fp16 has, more than its bf16 inputs, the range of float32, and accumulates in float32. It is as reproducible. On a
+    CPU the same setting would use bf16, so it stays off there.
     """
     torch.set_float32_matmul_precision("high" if device.type == "cuda" and amp != "none" else "highest")
 
 
 class Backend:
-    """Owns the wrapped model, the optimizer and the loss scaler. This one is DDP, or a single process.
+    """Owns the wrapped model, the optimizer and the loss scaler. This class is DDP, or a single process.
 
-    An update is `update_freq` calls of `backward`, then one of `step`. One whose loss or gradient is not finite, on any
-    rank, is left out: decided on the device, alike on every rank, before the optimizer moves. With `stop_on_nonfinite`
-    every later one is left out too, so that the weights stay as they were before the first until `check_finite`, which
-    waits for the device, is called and stops the run; without it each is decided by itself. The updates that fp16's
-    scaler leaves out to find its scale are expected now and then: they are counted apart, and stop nothing.
+    An update is `update_freq` calls of `backward`, then one of `step`. An update whose loss or gradient is NaN or Inf
+    on any rank is skipped: decided on the device, identically on every rank, before the optimizer steps. With
+    `stop_on_nonfinite` all later updates are skipped too, so that the weights stay as they were before the first one
+    until `check_finite`, which synchronizes with the device, stops the run; without it each update is decided on its
+    own. Updates that the fp16 scaler skips to find its scale are expected: they are counted apart and stop nothing.
 
     Attributes:
-        model: called in a forward pass.
+        model: wrapped by DDP; call this one in a forward pass.
         module: the model itself.
-        optimizer: whose `param_groups` the schedule writes to.
-        last_finite: () bool on the device: whether the last update's loss, and outside fp16 its gradient, were finite.
-        updates_left_out: () int64 on the device: how many were left out for that.
+        optimizer: the schedule sets its `param_groups`.
+        last_update_finite: () bool on the device: False if the last update's loss, or outside fp16 its
+            gradient, was NaN or Inf.
+        num_skipped_updates: () int64 on the device: how many were skipped for that reason.
     """
 
     def __init__(
@@ -75,117 +76,116 @@ class Backend:
         self.stop_on_nonfinite = stop_on_nonfinite
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=amp == "fp16")
-        self.last_finite = torch.ones((), dtype=torch.bool, device=world.device)
-        self.updates_left_out = torch.zeros((), dtype=torch.int64, device=world.device)
-        self._skipped_by_scaler = torch.zeros_like(self.updates_left_out)
-        self._left_out = torch.zeros_like(self.last_finite)
-        self._bad_losses = torch.zeros((), device=world.device)  # of this rank, since the last step
+        self.last_update_finite = torch.ones((), dtype=torch.bool, device=world.device)
+        self.num_skipped_updates = torch.zeros((), dtype=torch.int64, device=world.device)
+        self._num_scaler_skips = torch.zeros_like(self.num_skipped_updates)
+        self._skip_update = torch.zeros_like(self.last_update_finite)
+        self._num_nonfinite_losses = torch.zeros((), device=world.device)  # of this rank, since the last step
         self.model = self._wrap(model)
 
     def _wrap(self, model: nn.Module) -> nn.Module:
         if self.world.size == 1:
             return model
-        # The inputs are on their device already (the mask stays on the host): no device_ids, which would move them.
+        # Inputs are already on the device and the mask stays on the host: device_ids would move it.
         wrapped = DistributedDataParallel(model, gradient_as_bucket_view=True)
-        # Buffers are constant tables. Not as the argument, which torch 2.13 deprecates for one that 2.12 lacks.
+        # Buffers are constant tables. Set here because torch 2.13 deprecates the argument and 2.12 lacks its successor.
         wrapped.broadcast_buffers = False
         return wrapped
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Around the model's forward pass."""
+        """Autocast context for the model's forward pass."""
         return autocast(self.device, self.amp)
 
     def accumulating(self, *, last: bool) -> AbstractContextManager[Any]:
-        """Around a forward and backward pass: ranks exchange gradients only in the last one before a step."""
+        """Context of a forward and backward pass: gradients are all-reduced only in the last one before a step."""
         if isinstance(self.model, DistributedDataParallel) and not last:
             return self.model.no_sync()
         return nullcontext()
 
     def backward(self, loss: torch.Tensor, *, update_freq: int) -> None:
-        """Add the gradient of loss / update_freq."""
-        self._bad_losses += ~torch.isfinite(loss.detach())
+        """Accumulate the gradient of loss / update_freq."""
+        self._num_nonfinite_losses += ~torch.isfinite(loss.detach())
         self.scaler.scale(loss / update_freq).backward()
 
     def step(self) -> torch.Tensor:
-        """Clip, update, clear the gradients. Returns the gradient norm before clipping, on the device."""
+        """Clip gradients, step, zero gradients. Returns the gradient norm before clipping, on the device."""
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         if self.clip_grad is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip_grad, norm)
-        self._decide(self._bad_loss_anywhere(), norm)
-        self._leave_out(self._left_out)
+        self._decide_skip(self._any_nonfinite_loss(), norm)
+        self._set_found_inf(self._skip_update)
         self.optimizer.step()
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 
-    def _bad_loss_anywhere(self) -> torch.Tensor:
-        """() bool: whether a loss since the last step was not finite, on any rank."""
-        bad = all_reduce_sum(self._bad_losses) if self.world.size > 1 else self._bad_losses
-        self._bad_losses = torch.zeros_like(bad)
+    def _any_nonfinite_loss(self) -> torch.Tensor:
+        """() bool: whether any loss since the last step was NaN or Inf on any rank."""
+        bad = all_reduce_sum(self._num_nonfinite_losses) if self.world.size > 1 else self._num_nonfinite_losses
+        self._num_nonfinite_losses = torch.zeros_like(bad)
         return bad > 0
 
-    def _must_leave_out(self, bad_loss: torch.Tensor) -> torch.Tensor:
-        """() bool: whether an update is left out whatever its gradient is."""
-        return bad_loss | (self.updates_left_out > 0) if self.stop_on_nonfinite else bad_loss
+    def _must_skip(self, nonfinite_loss: torch.Tensor) -> torch.Tensor:
+        """() bool: whether the update is skipped regardless of its gradient."""
+        return nonfinite_loss | (self.num_skipped_updates > 0) if self.stop_on_nonfinite else nonfinite_loss
 
-    def _decide(self, bad_loss: torch.Tensor, norm: torch.Tensor) -> None:
-        """Note what is to become of an update, and count it. Ranks share loss flag and norm, so they decide alike."""
+    def _decide_skip(self, nonfinite_loss: torch.Tensor, norm: torch.Tensor) -> None:
+        """Decide whether to skip the update. Loss flag and norm are the same on all ranks, and so is the decision."""
         infinite = ~torch.isfinite(norm)
         scaling = self.scaler.is_enabled()
-        bad = bad_loss if scaling else bad_loss | infinite
-        left_out = self._must_leave_out(bad)
-        self.updates_left_out += left_out
+        bad = nonfinite_loss if scaling else nonfinite_loss | infinite
+        skip = self._must_skip(bad)
+        self.num_skipped_updates += skip
         if scaling:
-            self._skipped_by_scaler += infinite & ~left_out
-        self.last_finite = ~bad
-        self._left_out = left_out | infinite
+            self._num_scaler_skips += infinite & ~skip
+        self.last_update_finite = ~bad
+        self._skip_update = skip | infinite
 
-    def _leave_out(self, left_out: torch.Tensor) -> None:
-        # Fused optimizers skip the update where this tensor is 1: the protocol between torch's scaler and them.
-        self.optimizer.found_inf = left_out.float()  # type: ignore[attr-defined]
+    def _set_found_inf(self, skip: torch.Tensor) -> None:
+        # Fused optimizers skip the step if found_inf is 1: the interface between torch's GradScaler and them.
+        self.optimizer.found_inf = skip.float()  # type: ignore[attr-defined]
         self.optimizer.grad_scale = None  # type: ignore[attr-defined]
 
-    def take_scaler_skips(self) -> int:
-        """Updates that fp16's scaler left out to find its scale, since this was asked last. Waits for the device."""
+    def pop_scaler_skips(self) -> int:
+        """Updates skipped by the fp16 scaler since the last call. Synchronizes with the device."""
         if not self.scaler.is_enabled():
             return 0
-        number = int(self._skipped_by_scaler)
-        self._skipped_by_scaler.zero_()
+        number = int(self._num_scaler_skips)
+        self._num_scaler_skips.zero_()
         return number
 
-    def left_out_last(self) -> bool:
-        """True if the last update was left out.
+    def last_update_skipped(self) -> bool:
+        """True if the last update was skipped.
 
-        Waits for the device where training goes on after such an update. Elsewhere on a GPU it does not look:
-        `check_finite` stops the run before anything is saved.
+        Synchronizes with the device if training continues after a skipped update. Otherwise it returns False on a GPU
+        without synchronizing: `check_finite` stops the run before anything is saved.
         """
-        goes_on = self.scaler.is_enabled() or not self.stop_on_nonfinite
-        return (goes_on or self.device.type == "cpu") and bool(self._left_out)
+        continues = self.scaler.is_enabled() or not self.stop_on_nonfinite
+        return (continues or self.device.type == "cpu") and bool(self._skip_update)
 
     def check_finite(self, step: int) -> None:
-        """Raise NonFiniteError if the run has to stop for a loss or gradient so far. Waits for the device.
+        """Raise NonFiniteError if a NaN or Inf loss or gradient has to stop the run. Synchronizes with the device.
 
-        With fp16 the scaler leaves such updates out and halves its scale, as it should now and then; only a scale that
-        has come down to nothing says that the loss itself is not finite.
+        With fp16 the scaler occasionally skips an update and halves its scale, as intended; only a vanishing scale
+        means that the loss itself is NaN or Inf.
         """
-        if self.scaler.is_enabled() and self.scaler.get_scale() < MIN_SCALE:
-            raise NonFiniteError(f"step {step}: the loss stays infinite or NaN in fp16; use --amp bf16 or none")
-        if self.stop_on_nonfinite and (number := int(self.updates_left_out)):
+        if self.scaler.is_enabled() and self.scaler.get_scale() < MIN_LOSS_SCALE:
+            raise NonFiniteError(f"step {step}: the loss stays NaN or Inf in fp16; use --amp bf16 or none")
+        if self.stop_on_nonfinite and (number := int(self.num_skipped_updates)):
             raise NonFiniteError(
-                f"step {step}: the loss or its gradient is not finite ({number} updates were left out, the weights "
-                "were not touched by them). Try a lower --lr, a longer --warmup_epochs, --clip_grad 1, or --amp none"
+                f"step {step}: the loss or its gradient is NaN or Inf ({number} updates were skipped, the weights are "
+                "unchanged). Try a lower --lr, a longer --warmup_epochs, --clip_grad 1, or --amp none"
             )
 
     def model_state(self) -> dict[str, Any]:
-        """The weights and buffers, whole and in float32. Every rank must call it; the main process has the result."""
+        """Full weights and buffers in float32. Every rank must call it; rank 0 has the result."""
         return self.module.state_dict()
 
     def training_state(self) -> dict[str, Any]:
-        """`model`, `optimizer` and `scaler`: what they would be in a single process, whichever back end trains.
+        """`model`, `optimizer` and `scaler` as in a single process, whichever backend trains.
 
-        Every rank must call it; only the main process is sure to have the result, tensors of which may be those that
-        are trained.
+        Every rank must call it; only rank 0 is guaranteed to have the result. Its tensors may be the live parameters.
         """
         return {
             "model": self.model_state(),
@@ -194,35 +194,35 @@ class Backend:
         }
 
     def _scaler_state(self) -> dict[str, Any]:
-        """The scaler's, and what it left out since `take_scaler_skips`: the schedule is going to hear of that."""
+        """State of the scaler, and the skips that `pop_scaler_skips` has not yet reported to the schedule."""
         if not self.scaler.is_enabled():
             return {}
-        return {**self.scaler.state_dict(), "skipped": int(self._skipped_by_scaler)}
+        return {**self.scaler.state_dict(), "skipped": int(self._num_scaler_skips)}
 
     def load_training_state(self, content: Mapping[str, Any]) -> None:
-        """Put back, in place, what `training_state` gave, of any back end and number of ranks. Every rank must call it.
+        """Load, in place, what `training_state` returned on any backend and world size. Every rank must call it.
 
-        Of the optimizer only the moments are taken: learning rates and decay are those of this run's command line.
-        Updates that were left out are forgotten. Tensors of `content` may become part of the state.
+        Only the state of the optimizer is loaded: learning rates and weight decay come from this run's options. The
+        count of skipped updates is reset. Tensors of `content` may become part of the state.
 
         Raises:
-            RuntimeError, ValueError, KeyError or TypeError: it is of another model, optimizer or precision.
+            RuntimeError, ValueError, KeyError or TypeError: the state is of another model, optimizer or precision.
         """
-        groups = self._groups()
+        groups = self._param_groups()
         if [group["params"] for group in content["optimizer"]["param_groups"]] != [g["params"] for g in groups]:
-            raise ValueError("the parameters are grouped in another way")
+            raise ValueError("the parameter groups differ")
         self._load_model(content["model"])
-        self._load_moments(content["optimizer"], groups)
+        self._load_optimizer_state(content["optimizer"], groups)
         self.scaler.load_state_dict(content["scaler"])
-        self._skipped_by_scaler.fill_(content["scaler"].get("skipped", 0))
-        self.updates_left_out.zero_()
+        self._num_scaler_skips.fill_(content["scaler"].get("skipped", 0))
+        self.num_skipped_updates.zero_()
 
-    def _groups(self) -> list[dict[str, Any]]:
-        """The optimizer's groups as in its `state_dict`, parameters as their numbers."""
+    def _param_groups(self) -> list[dict[str, Any]]:
+        """The optimizer's groups as in its `state_dict`, with parameter ids."""
         return self.optimizer.state_dict()["param_groups"]
 
     def _load_model(self, state: Mapping[str, torch.Tensor]) -> None:
         self.module.load_state_dict(state, strict=True)
 
-    def _load_moments(self, saved: Mapping[str, Any], groups: list[dict[str, Any]]) -> None:
+    def _load_optimizer_state(self, saved: Mapping[str, Any], groups: list[dict[str, Any]]) -> None:
         self.optimizer.load_state_dict({**saved, "param_groups": groups})

@@ -1,4 +1,4 @@
-"""Which process among how many this is: read from the variables that torchrun, srun or nobody has set."""
+"""Rank and world size from the environment of torchrun or srun, or the defaults of a single process."""
 
 import re
 from collections.abc import Mapping
@@ -6,40 +6,45 @@ from dataclasses import dataclass
 
 from ..errors import ConfigError
 
-# Slurm's numbers for a batch script, the shell of salloc and the like, none of which is a step of several tasks.
-FIRST_SPECIAL_STEP = 0xFFFFFFF0
+# Slurm's reserved step ids (batch script, salloc shell and others): never a step with several tasks.
+FIRST_RESERVED_STEP = 0xFFFFFFF0
 
 
 @dataclass(frozen=True)
-class Launch:
-    """A process among `size`; where these meet, if there are several; and who started them."""
+class LaunchEnv:
+    """Rank of this process, rendezvous address if there are several, and what launched it."""
 
     rank: int
     size: int
     local_rank: int
-    started_by: str  # torchrun (or whoever sets its variables), srun, or python
-    address: str = ""
-    port: int = 0
+    launcher: str  # torchrun (or anything that sets its variables), srun, or python
+    master_addr: str = ""
+    master_port: int = 0
 
     @property
-    def variables(self) -> dict[str, str]:
-        """What torchrun would have set: torch, and what else joins the processes, reads it."""
-        numbers = {"RANK": self.rank, "WORLD_SIZE": self.size, "LOCAL_RANK": self.local_rank, "MASTER_PORT": self.port}
-        return {"MASTER_ADDR": self.address} | {name: str(number) for name, number in numbers.items()}
+    def torchrun_env(self) -> dict[str, str]:
+        """The variables that torchrun would have set; torch and DeepSpeed read them."""
+        numbers = {
+            "RANK": self.rank,
+            "WORLD_SIZE": self.size,
+            "LOCAL_RANK": self.local_rank,
+            "MASTER_PORT": self.master_port,
+        }
+        return {"MASTER_ADDR": self.master_addr} | {name: str(number) for name, number in numbers.items()}
 
 
-def launch_from(env: Mapping[str, str]) -> Launch:
-    """Rank, world size, local rank and meeting point from environment variables.
+def read_launch_env(env: Mapping[str, str]) -> LaunchEnv:
+    """Rank, world size, local rank and rendezvous address from environment variables.
 
-    RANK and WORLD_SIZE come first: below torchrun inside a slurm task they are right, and slurm's are not. Slurm's
-    count only in a step of several tasks; in a shell, of an allocation or of a job that is over, they are left-overs.
+    RANK and WORLD_SIZE take precedence: for torchrun inside a slurm task they are right and slurm's are not. Slurm's
+    variables are used only in a step with several tasks; in the shell of an allocation they are stale.
 
     Raises:
-        ConfigError: variables that contradict each other, or nowhere to meet.
+        ConfigError: variables contradict each other, or the rendezvous address is missing.
     """
-    in_step = _is_task_of_a_step(env)
+    in_step = _is_multi_task_step(env)
     given = [name for name in ("RANK", "WORLD_SIZE") if name in env]
-    # Many batch scripts export WORLD_SIZE before srun; it says nothing new then.
+    # Many batch scripts export WORLD_SIZE before srun; it is redundant then.
     if len(given) == 1 and not (in_step and env.get("WORLD_SIZE") == env["SLURM_NTASKS"]):
         missing = "WORLD_SIZE" if given == ["RANK"] else "RANK"
         raise ConfigError(
@@ -51,43 +56,43 @@ def launch_from(env: Mapping[str, str]) -> Launch:
     elif in_step:
         launch = _from_srun(env)
     else:
-        return Launch(0, 1, 0, "python")
+        return LaunchEnv(0, 1, 0, "python")
     if not 0 <= launch.rank < launch.size:
-        raise ConfigError(f"rank {launch.rank} of {launch.size} processes: RANK and WORLD_SIZE contradict each other")
+        raise ConfigError(f"rank {launch.rank} of {launch.size} processes: RANK must be below WORLD_SIZE")
     return launch
 
 
 def was_restarted(env: Mapping[str, str]) -> bool:
-    """Whether slurm (requeue) or torchrun (`--max-restarts`) has started this very command before."""
+    """Whether this is a restart, by slurm (requeue) or torchrun (`--max-restarts`), of the same command."""
     counts = (env.get("SLURM_RESTART_COUNT", "0"), env.get("TORCHELASTIC_RESTART_COUNT", "0"))
     return any(count.isdigit() and int(count) > 0 for count in counts)
 
 
-def _from_torchrun(env: Mapping[str, str]) -> Launch:
+def _from_torchrun(env: Mapping[str, str]) -> LaunchEnv:
     rank, size, local_rank = _number(env, "RANK"), _number(env, "WORLD_SIZE"), _number(env, "LOCAL_RANK", default="0")
     if size > 1 and not ("MASTER_ADDR" in env and "MASTER_PORT" in env):
         raise ConfigError(
             f"WORLD_SIZE={size}, but MASTER_ADDR and MASTER_PORT are not set: start with torchrun or srun, "
             "or set them to the address of rank 0 and a free port there"
         )
-    return Launch(
+    return LaunchEnv(
         rank, size, local_rank, "torchrun", env.get("MASTER_ADDR", ""), _number(env, "MASTER_PORT", default="0")
     )
 
 
-def _is_task_of_a_step(env: Mapping[str, str]) -> bool:
-    """Whether srun has started this as one of several tasks; seen in slurm 22.05.
+def _is_multi_task_step(env: Mapping[str, str]) -> bool:
+    """Whether srun launched this process as one of several tasks; observed in slurm 22.05.
 
-    A batch script and the shell of salloc have SLURM_NTASKS, but no step; salloc's interactive step has a number of its
-    own and one task; a job submitted from within a step inherits that step's variables, but not its SLURM_NTASKS.
+    A batch script and the shell of salloc have SLURM_NTASKS but no step; salloc's interactive step has a reserved id
+    and one task; a job submitted from inside a step inherits the step's variables, but not its SLURM_NTASKS.
     """
     if "SLURM_PROCID" not in env or not env.get("SLURM_STEP_ID", "").isdigit():
         return False
     tasks = env.get("SLURM_STEP_NUM_TASKS", "1")
-    return int(env["SLURM_STEP_ID"]) < FIRST_SPECIAL_STEP and tasks != "1" and tasks == env.get("SLURM_NTASKS")
+    return int(env["SLURM_STEP_ID"]) < FIRST_RESERVED_STEP and tasks != "1" and tasks == env.get("SLURM_NTASKS")
 
 
-def _from_srun(env: Mapping[str, str]) -> Launch:
+def _from_srun(env: Mapping[str, str]) -> LaunchEnv:
     size, nodes = _number(env, "SLURM_NTASKS"), _number(env, "SLURM_STEP_NUM_NODES", default="1")
     per_node = _number(env, "SLURM_NTASKS_PER_NODE", default=str(size // nodes))
     if per_node * nodes != size:
@@ -98,9 +103,9 @@ def _from_srun(env: Mapping[str, str]) -> Launch:
     address = env.get("MASTER_ADDR") or first_host(env.get("SLURM_STEP_NODELIST", ""))
     if not address:
         raise ConfigError(f"srun started {size} tasks, but neither MASTER_ADDR nor SLURM_STEP_NODELIST is set")
-    # Other jobs on the node, and other steps of this one, get another port; all lie below those given out on request.
+    # Other jobs and steps on the node get other ports; all are below the range of ephemeral ports.
     port = 12000 + (_number(env, "SLURM_JOB_ID", default="0") + 997 * int(env["SLURM_STEP_ID"])) % 20000
-    return Launch(
+    return LaunchEnv(
         _number(env, "SLURM_PROCID"),
         size,
         _number(env, "SLURM_LOCALID"),
@@ -111,7 +116,7 @@ def _from_srun(env: Mapping[str, str]) -> Launch:
 
 
 def first_host(nodes: str) -> str:
-    """The first name in slurm's short form of a list: `rack1n[003-010,12],login2` -> `rack1n003`."""
+    """First host of a compressed slurm node list: `rack1n[003-010,12],login2` -> `rack1n003`."""
     first = re.split(r",(?![^\[]*\])", nodes)[0]  # at a comma outside brackets
     return re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", first)
 

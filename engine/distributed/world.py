@@ -1,4 +1,4 @@
-"""Start-up from torchrun, srun or a plain process, and the few collectives that are used."""
+"""Process group set-up under torchrun, srun or a single process, collectives, and seeding."""
 
 import datetime
 import gc
@@ -18,17 +18,17 @@ import torch
 import torch.distributed as dist
 
 from ..errors import ConfigError
-from .launch import Launch, launch_from
+from .launch import LaunchEnv, read_launch_env
 
-JOIN_TIMEOUT = datetime.timedelta(minutes=10)  # the machines of a job do not start in the same minute
-TIMEOUT = datetime.timedelta(minutes=30)  # of every collective
+RENDEZVOUS_TIMEOUT = datetime.timedelta(minutes=10)  # the nodes of a job may start minutes apart
+COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=30)  # of every collective
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among the others."""
+    """Rank and device of this process, and the world size."""
 
     rank: int
     size: int
@@ -37,12 +37,12 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """True on the one process that prints and writes."""
+        """True on rank 0, the process that logs and writes files."""
         return self.rank == 0
 
 
-def choose_device(name: str, launch: Launch) -> torch.device:
-    """`auto`: this rank's GPU if there is one, else the CPU. A GPU that is asked for must exist."""
+def choose_device(name: str, launch: LaunchEnv) -> torch.device:
+    """Device of this rank; `auto` is the GPU if there is one, else the CPU. Raises ConfigError without the GPU."""
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
         name = "cuda" if available else "cpu"
@@ -50,8 +50,8 @@ def choose_device(name: str, launch: Launch) -> torch.device:
         return torch.device("cpu")
     if name != "cuda":
         raise ConfigError(f"--device {name}: choose from auto, cpu, cuda")
-    # Slurm may show each task its own GPU only, which is number 0 for all of them.
-    number = 0 if available == 1 and launch.started_by == "srun" else launch.local_rank
+    # Slurm may expose only one GPU to each task, which has index 0 in every task.
+    number = 0 if available == 1 and launch.launcher == "srun" else launch.local_rank
     if number >= available:
         raise ConfigError(
             f"--device cuda: local rank {number} needs a GPU of its own, {available} found; "
@@ -62,35 +62,34 @@ def choose_device(name: str, launch: Launch) -> torch.device:
 
 @contextmanager
 def distributed(device_name: str) -> Iterator[World]:
-    """Join the process group if there is more than one process, and leave it again.
+    """Context manager: initialize the process group if there are several processes, and destroy it on exit.
 
     Raises:
-        ConfigError: no GPU for this rank, variables of the launcher that contradict each other, or processes that do
-            not find each other.
+        ConfigError: no GPU for this rank, inconsistent variables of the launcher, or a rendezvous that times out.
     """
-    launch = launch_from(os.environ)
+    launch = read_launch_env(os.environ)
     device = choose_device(device_name, launch)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    with _variables(launch):
+    with _torchrun_env(launch):
         if launch.size > 1:
-            _join(launch, device)
+            _init_process_group(launch, device)
         try:
             yield World(launch.rank, launch.size, launch.local_rank, device)
         except BaseException as error:
             if launch.size > 1:
-                _leave_at_once(error)
+                _exit_immediately(error)
             raise
         if dist.is_initialized():
-            gc.collect()  # collect DDP's reducer first: its threads abort the interpreter if they outlive the group
+            gc.collect()  # free DDP's reducer first: its threads abort the interpreter if they outlive the group
             dist.destroy_process_group()
             time.sleep(0.2)
 
 
 @contextmanager
-def _variables(launch: Launch) -> Iterator[None]:
-    """Under srun alone, torchrun's variables, which torch and DeepSpeed read."""
-    added = {k: v for k, v in launch.variables.items() if k not in os.environ} if launch.started_by == "srun" else {}
+def _torchrun_env(launch: LaunchEnv) -> Iterator[None]:
+    """Set torchrun's variables, which torch and DeepSpeed read, under srun."""
+    added = {k: v for k, v in launch.torchrun_env.items() if k not in os.environ} if launch.launcher == "srun" else {}
     os.environ.update(added)
     try:
         yield
@@ -99,46 +98,46 @@ def _variables(launch: Launch) -> Iterator[None]:
             del os.environ[name]
 
 
-def _join(launch: Launch, device: torch.device) -> None:
-    """Meet the other processes, and make the process group with them."""
+def _init_process_group(launch: LaunchEnv, device: torch.device) -> None:
+    """Rendezvous with the other processes and initialize the process group."""
     try:
-        store, *_ = next(dist.rendezvous("env://", timeout=JOIN_TIMEOUT))
-        # After a restart torchrun's store still holds the addresses of processes that are gone.
+        store, *_ = next(dist.rendezvous("env://", timeout=RENDEZVOUS_TIMEOUT))
+        # After a restart torchrun's store still holds the addresses of the previous processes.
         store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
         _check_same_device(store, launch, device)
-        store.set_timeout(TIMEOUT)
+        store.set_timeout(COLLECTIVE_TIMEOUT)
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
             store=store,
             rank=launch.rank,
             world_size=launch.size,
-            timeout=TIMEOUT,
+            timeout=COLLECTIVE_TIMEOUT,
         )
     except dist.DistError as error:
         raise ConfigError(
-            f"rank {launch.rank} of {launch.size}, started by {launch.started_by}: not all of them met at MASTER_ADDR "
-            f"{launch.address}, MASTER_PORT {launch.port} within {JOIN_TIMEOUT}. Did all start, can all reach this "
-            f"address, is the port free there? ({str(error).splitlines()[0]})"
+            f"rank {launch.rank} of {launch.size}, started by {launch.launcher}: not all of them met at MASTER_ADDR "
+            f"{launch.master_addr}, MASTER_PORT {launch.master_port} within {RENDEZVOUS_TIMEOUT}. Did all ranks "
+            f"start, can all reach this address, is the port free there? ({str(error).splitlines()[0]})"
         ) from error
 
 
-def _check_same_device(store: dist.Store, launch: Launch, device: torch.device) -> None:
-    """Raise ConfigError if some ranks have a GPU and others do not: each kind would wait for the other for ever."""
+def _check_same_device(store: dist.Store, launch: LaunchEnv, device: torch.device) -> None:
+    """Raise ConfigError if only some ranks have a GPU: NCCL and Gloo ranks would wait for each other forever."""
     names = [f"device of rank {rank}" for rank in range(launch.size)]
     store.set(names[launch.rank], device.type)
-    store.wait(names, JOIN_TIMEOUT)
+    store.wait(names, RENDEZVOUS_TIMEOUT)
     without = [rank for rank, kind in enumerate(store.multi_get(names)) if kind != b"cuda"]
     if 0 < len(without) < launch.size:
         raise ConfigError(
-            f"ranks {without} of {launch.size} have no GPU and the others have: look at their machines (nvidia-smi), "
+            f"ranks {without} of {launch.size} have no GPU and the others have: check their nodes with nvidia-smi, "
             "or use --device cpu"
         )
 
 
-def _leave_at_once(error: BaseException) -> NoReturn:
-    """End this process without leaving the group, which would wait for ranks that wait in a collective for this one.
+def _exit_immediately(error: BaseException) -> NoReturn:
+    """Exit without destroying the process group, which would wait for ranks that wait for this one in a collective.
 
-    Its end is what tells the launcher to stop them.
+    The launcher notices the exit and stops the other ranks.
     """
     if not isinstance(error, SystemExit):
         traceback.print_exc()
@@ -156,7 +155,7 @@ def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def gather_objects(obj: Any) -> list[Any]:
-    """Every rank's picklable object, in rank order, on all ranks."""
+    """All-gather of picklable objects, in rank order."""
     if not dist.is_initialized():
         return [obj]
     objects: list[Any] = [None] * dist.get_world_size()
@@ -165,16 +164,16 @@ def gather_objects(obj: Any) -> list[Any]:
 
 
 def on_main_process(world: World, work: Callable[[], T]) -> T:
-    """What `work` gives on the main process, on all ranks; what it refuses there is refused by all."""
+    """Run `work` on rank 0 and broadcast its result; an error there is raised on all ranks."""
     outcome: tuple[T | None, Exception | None] = None, None
     if world.is_main:
         try:
             outcome = work(), None
-        except (OSError, RuntimeError, ValueError) as error:  # any other is a fault of ours, and ends this rank
-            outcome = None, error
-    result, refused = gather_objects(outcome)[0]
-    if refused is not None:
-        raise refused
+        except (OSError, RuntimeError, ValueError) as failure:  # any other error is a bug and ends this rank
+            outcome = None, failure
+    result, error = gather_objects(outcome)[0]
+    if error is not None:
+        raise error
     return result
 
 
@@ -186,7 +185,7 @@ def barrier() -> None:
 
 @contextmanager
 def main_process_first(world: World) -> Iterator[None]:
-    """The main process goes through the block before the others: what it downloads they find in its cache."""
+    """Rank 0 runs the block before the others, so that they find its downloads in the cache."""
     if not world.is_main:
         barrier()
     yield
@@ -195,13 +194,13 @@ def main_process_first(world: World) -> Iterator[None]:
 
 
 def use_deterministic_algorithms() -> None:
-    """Have torch use only algorithms that give the same bits every time, and fail where it has none."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs it for that
+    """Use only deterministic algorithms in torch; it raises an error where it has none."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required by cuBLAS
     torch.use_deterministic_algorithms(True)
 
 
 def seed_everything(seed: int, rank: int) -> None:
-    """Seed random, numpy and torch; different on every rank. Models are made before, under the common seed."""
+    """Seed random, numpy and torch differently on every rank. Models are built before, with the same seed."""
     random.seed(seed + rank)
-    np.random.seed((seed + rank) % 2**32)  # noqa: NPY002  (timm's Mixup draws from this generator)
+    np.random.seed((seed + rank) % 2**32)  # noqa: NPY002  (timm's Mixup uses this generator)
     torch.manual_seed(seed + rank)

@@ -1,1 +1,1 @@
-"""Meters, logs and pictures of a run, and the watch on collapse."""
+"""Metrics, console and TensorBoard logging, profiling, collapse detection."""

@@ -1,4 +1,4 @@
-"""Watches for collapse: representations that tell tokens no longer apart, with a loss that looks settled.
+"""Detect representation collapse: features that no longer distinguish tokens while the loss looks converged.
 
 Letters: B clips, M masked tokens, P embedding width, S = B * M tokens of all ranks, K prototypes.
 """
@@ -14,20 +14,20 @@ from ..distributed.world import all_reduce_sum
 
 logger = logging.getLogger(__name__)
 
-AT_CHANCE = 0.98  # of ln K: a cross-entropy above it says nothing about the code
-FEW_PROTOTYPES = 0.1  # of those that could be in use
-ALL_ALIKE = 0.95  # mean cosine between features
+CHANCE_LOSS_RATIO = 0.98  # of ln K: a cross-entropy above it is no better than chance
+MIN_USED_RATIO = 0.1  # of the prototypes that could be used
+MAX_MEAN_COSINE = 0.95  # mean cosine similarity between features
 
 
 def code_statistics(codes: torch.Tensor, num_prototypes: int) -> dict[str, float]:
-    """How evenly the tokens of all ranks are spread over the prototypes.
+    """Usage statistics of the prototypes over the tokens of all ranks.
 
     Args:
-        codes: any shape, int64: the prototype of each token of this rank.
+        codes: any shape, int64: prototype index of each token of this rank.
 
     Returns:
         `entropy` of the mean assignment in nats, `perplexity` (its exponential), `prototypes_used`, and
-        `could_be_used`: as many as there are prototypes or, if fewer, tokens.
+        `num_usable`: the minimum of the numbers of prototypes and tokens.
     """
     counts_K = torch.zeros(num_prototypes, device=codes.device)
     counts_K = all_reduce_sum(
@@ -39,14 +39,14 @@ def code_statistics(codes: torch.Tensor, num_prototypes: int) -> dict[str, float
         "entropy": entropy,
         "perplexity": math.exp(entropy),
         "prototypes_used": int((counts_K > 0).sum()),
-        "could_be_used": min(num_prototypes, int(counts_K.sum())),
+        "num_usable": min(num_prototypes, int(counts_K.sum())),
     }
 
 
 def mean_cosine(features_BMP: torch.Tensor) -> float:
-    """Mean cosine between all pairs of different tokens, over all ranks: 1 where all point the same way.
+    """Mean cosine similarity over all pairs of different tokens of all ranks; 1 if all are parallel.
 
-    The sum over pairs is |sum of unit vectors|^2 less the S pairs of a token with itself.
+    The sum over pairs is |sum of unit vectors|^2 minus S, for the pairs of a token with itself.
     """
     unit_SP = F.normalize(features_BMP.detach().float().flatten(0, 1), dim=-1)
     total = torch.cat((unit_SP.sum(dim=0), unit_SP.new_tensor([len(unit_SP)])))
@@ -54,70 +54,72 @@ def mean_cosine(features_BMP: torch.Tensor) -> float:
     return (math.fsum(value * value for value in sums) - number) / max(number * (number - 1), 1)
 
 
-class CollapseWatch:
-    """Statistics of one step's outputs over all ranks, and a warning in words when they speak of collapse.
+class CollapseDetector:
+    """Computes statistics of one step's outputs over all ranks, and warns if they indicate collapse.
 
-    A warning is given when a condition begins to hold, not again while it lasts.
+    A warning is logged when a condition becomes true, and not again while it remains true.
 
     Args:
         num_prototypes: K; None for an objective without prototypes.
-        watch_cosine: False where features may be alike without harm: those of pixels, which are all positive.
-        speaks: False on all processes but one: they take part in the counting only.
+        check_cosine: False for features that are similar by nature, such as pixels, which are all positive.
+        log_warnings: True on one rank only; the others take part in the collectives.
     """
 
-    def __init__(self, num_prototypes: int | None, *, watch_cosine: bool = True, speaks: bool = True) -> None:
+    def __init__(self, num_prototypes: int | None, *, check_cosine: bool = True, log_warnings: bool = True) -> None:
         self.num_prototypes = num_prototypes
-        self.watch_cosine = watch_cosine
-        self.speaks = speaks
-        self._warned: set[str] = set()
+        self.check_cosine = check_cosine
+        self.log_warnings = log_warnings
+        self._active_warnings: set[str] = set()
 
     def __call__(self, out: Mapping[str, torch.Tensor], *, step: int, after_warmup: bool) -> dict[str, float]:
-        """Statistics by name. Waits for the device; every rank must call it.
+        """Statistics by name. Synchronizes with the device; every rank must call it.
 
         Args:
             out: the model's outputs: `predicted` and `projected` (B, M, P) and, with prototypes, `video_loss`,
                 `target_loss`, `codes_video` and `codes_target` (B, M).
-            after_warmup: before it a loss at chance is no reason to warn.
+            after_warmup: warn only then; before, a loss at chance is expected.
         """
-        found = {f"cosine_{name}": mean_cosine(out[name]) for name in ("predicted", "projected")}
-        alarms = {
-            f"{name} features are all alike": f"mean cosine {found[f'cosine_{name}']:.3f} between two tokens"
+        statistics = {f"cosine_{name}": mean_cosine(out[name]) for name in ("predicted", "projected")}
+        warnings = {
+            f"{name} features are all alike": f"mean cosine {statistics[f'cosine_{name}']:.3f} between two tokens"
             for name in ("predicted", "projected")
-            # With prototypes the codes tell more: what all features share costs SIGMA nothing, and a run that learns
-            # may have a mean cosine of 0.99 (seen in the demo).
-            if self.num_prototypes is None and self.watch_cosine and found[f"cosine_{name}"] > ALL_ALIKE
+            # With prototypes the codes are the better indicator: a component common to all features does no harm in
+            # SIGMA, and a run that learns may have a mean cosine of 0.99 (observed in the demo).
+            if self.num_prototypes is None and self.check_cosine and statistics[f"cosine_{name}"] > MAX_MEAN_COSINE
         }
         if self.num_prototypes is not None:
-            found["ln_k"] = math.log(self.num_prototypes)
+            statistics["ln_k"] = math.log(self.num_prototypes)
             for branch in ("video", "target"):
-                alarms |= self._look_at_codes(out, branch, found)
-        if after_warmup and self.speaks:
-            self._warn(step, alarms)
-        return found
+                warnings |= self._check_codes(out, branch, statistics)
+        if after_warmup and self.log_warnings:
+            self._warn(step, warnings)
+        return statistics
 
-    def _look_at_codes(self, out: Mapping[str, torch.Tensor], branch: str, found: dict[str, float]) -> dict[str, str]:
-        """Add the statistics of one branch to `found`; what is alarming in them."""
+    def _check_codes(
+        self, out: Mapping[str, torch.Tensor], branch: str, statistics: dict[str, float]
+    ) -> dict[str, str]:
+        """Add the statistics of one branch to `statistics`; return warnings about them."""
         assert self.num_prototypes is not None
-        statistics = code_statistics(out[f"codes_{branch}"], self.num_prototypes)
-        could_be_used = statistics.pop("could_be_used")
-        found |= {f"{name}_{branch}": value for name, value in statistics.items()}
-        alarms = {}
+        of_codes = code_statistics(out[f"codes_{branch}"], self.num_prototypes)
+        num_usable = of_codes.pop("num_usable")
+        statistics |= {f"{name}_{branch}": value for name, value in of_codes.items()}
+        warnings = {}
         ranks = all_reduce_sum(torch.ones(1, device=out["loss"].device))
         loss = float(all_reduce_sum(out[f"{branch}_loss"].detach().float().reshape(1).clone()) / ranks)
-        if loss > AT_CHANCE * found["ln_k"]:
-            alarms[f"{branch}_loss sits at ln K"] = f"{loss:.3f}, and guessing gives {found['ln_k']:.3f}"
-        used = statistics["prototypes_used"]
-        if could_be_used > 1 and used < max(FEW_PROTOTYPES * could_be_used, 2):
-            alarms[f"few prototypes are in use by the {branch} codes"] = f"{used} of {self.num_prototypes}"
-        return alarms
+        if loss > CHANCE_LOSS_RATIO * statistics["ln_k"]:
+            warnings[f"{branch}_loss sits at ln K"] = f"{loss:.3f}, and guessing gives {statistics['ln_k']:.3f}"
+        used = of_codes["prototypes_used"]
+        if num_usable > 1 and used < max(MIN_USED_RATIO * num_usable, 2):
+            warnings[f"few prototypes are in use by the {branch} codes"] = f"{used} of {self.num_prototypes}"
+        return warnings
 
-    def _warn(self, step: int, alarms: Mapping[str, str]) -> None:
-        for what, numbers in alarms.items():
-            if what not in self._warned:
+    def _warn(self, step: int, warnings: Mapping[str, str]) -> None:
+        for what, numbers in warnings.items():
+            if what not in self._active_warnings:
                 logger.warning(
                     "step %d: %s (%s): the representation may have collapsed. See 'What loss to expect' in PRETRAIN.md",
                     step,
                     what,
                     numbers,
                 )
-        self._warned = set(alarms)
+        self._active_warnings = set(warnings)

@@ -1,4 +1,4 @@
-"""The console: log lines and, on a terminal only, a bar below them that moves with every step."""
+"""Console output: log lines and, on a terminal, a progress bar below them."""
 
 import logging
 import math
@@ -8,25 +8,25 @@ import time
 from ..distributed.world import World
 
 BAR_WIDTH = 24
-REDRAWN_AFTER = 0.2  # seconds: a terminal at the other end of a slow line must not hold up the training
-_ERASE = "\r\x1b[2K"  # to the start of the line, and clear it
+MIN_REDRAW_INTERVAL = 0.2  # seconds: a slow remote terminal must not slow down training
+_ERASE = "\r\x1b[2K"  # carriage return, erase line
 
 
-class Console(logging.StreamHandler):
-    """Log lines on stderr. `show` writes a line that the next one, or the next log line, takes the place of.
+class ConsoleHandler(logging.StreamHandler):
+    """Logs to stderr. `show` writes a status line that the next status or log line overwrites.
 
-    A file or a pipe gets log lines alone: no carriage return ever reaches it.
+    A file or a pipe gets log lines only: no carriage return is written to it.
     """
 
     def __init__(self) -> None:
         super().__init__(sys.stderr)
         self.is_terminal = sys.stderr.isatty()
-        self.shown_at: float | None = None  # None: nothing is on the last line
+        self.shown_at: float | None = None  # None: no status line is shown
 
     def show(self, text: str) -> None:
-        """Show a line until something else is written; more often than the eye can follow is left out."""
+        """Show a status line; calls within MIN_REDRAW_INTERVAL of the last one are ignored."""
         now = time.monotonic()
-        if self.is_terminal and (self.shown_at is None or now - self.shown_at >= REDRAWN_AFTER):
+        if self.is_terminal and (self.shown_at is None or now - self.shown_at >= MIN_REDRAW_INTERVAL):
             self.stream.write(_ERASE + text)
             self.stream.flush()
             self.shown_at = now
@@ -38,26 +38,26 @@ class Console(logging.StreamHandler):
         super().emit(record)
 
 
-class Bar:
-    """A run's progress as a line on the main process's terminal, where there is one.
+class ProgressBar:
+    """Progress bar of a run on the terminal of rank 0, if it has one.
 
     Args:
-        first_step: steps that were done before this process began.
+        first_step: steps done before this process started.
     """
 
     def __init__(self, *, world: World, first_step: int, total_steps: int) -> None:
         self.first_step, self.total_steps = first_step, total_steps
         self.since = time.monotonic()
         handlers = logging.getLogger().handlers if world.is_main else []
-        self.consoles = [h for h in handlers if isinstance(h, Console)]
+        self.consoles = [h for h in handlers if isinstance(h, ConsoleHandler)]
 
     def show(self, step: int) -> None:
-        """Show that `step` of the run's steps are done. Does not wait for the device."""
+        """Update the bar after `step` steps. Does not synchronize with the device."""
         for console in self.consoles:
             console.show(self.line(step, time.monotonic() - self.since))
 
     def line(self, step: int, seconds: float) -> str:
-        """The line after `seconds` of this process."""
+        """The text of the bar after `seconds` of this process."""
         filled = BAR_WIDTH * step // self.total_steps
         each = seconds / max(step - self.first_step, 1)
         return (

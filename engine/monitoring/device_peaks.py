@@ -1,4 +1,4 @@
-"""How much of what a device can do the training makes use of."""
+"""Model FLOPs utilization (MFU): peak FLOP/s of GPUs, and FLOP/s achieved by training."""
 
 import re
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ import torch
 from ..distributed.world import World
 
 TERA = 1e12
-# Peak TFLOP/s of torch.cuda.get_device_name() in fp16, bf16 (None: the device has no such units) and fp32. Dense
-# products with accumulation in fp32 and, for fp32, without TF32 and without the tensor cores, as `--amp none` has it.
+# Peak TFLOP/s by torch.cuda.get_device_name(), for fp16, bf16 (None: not supported in hardware) and fp32. Dense GEMM
+# with fp32 accumulation; fp32 without TF32 and tensor cores, as with `--amp none`.
 # Sources: NVIDIA's data sheets of V100, T4, A100, A40, A10, RTX A6000, RTX A5000, RTX 6000 Ada, L4, L40, L40S, H100
-# (SXM, NVL), H200 (SXM, NVL) and HGX B200; its white papers of GA102 (RTX 3090), Ada (RTX 4090) and H100 (PCIe). Where
-# a sheet gives a number "with sparsity", half of it stands here.
-PEAKS: tuple[tuple[str, float, float | None, float], ...] = (
+# (SXM, NVL), H200 (SXM, NVL) and HGX B200; its white papers of GA102 (RTX 3090), Ada (RTX 4090) and H100 (PCIe).
+# Numbers given "with sparsity" are halved.
+PEAK_TFLOPS: tuple[tuple[str, float, float | None, float], ...] = (
     (r"Tesla V100-SXM2-\d+GB", 125, None, 15.7),
     (r"Tesla V100-PCIE-\d+GB", 112, None, 14),
     (r"(Tesla|NVIDIA) T4", 65, None, 8.1),
@@ -35,9 +35,9 @@ PEAKS: tuple[tuple[str, float, float | None, float], ...] = (
 )
 
 
-def peak_flops(device_name: str, amp: str) -> float | None:
-    """FLOP/s of a device by its name; None where it is not in the table, such as a CPU or a part of a GPU (MIG)."""
-    for pattern, fp16, bf16, fp32 in PEAKS:
+def device_peak_flops(device_name: str, amp: str) -> float | None:
+    """Peak FLOP/s of a device; None if it is not in the table, such as a CPU or a MIG slice."""
+    for pattern, fp16, bf16, fp32 in PEAK_TFLOPS:
         if re.fullmatch(pattern, device_name):
             tera = {"fp16": fp16, "bf16": bf16, "none": fp32}[amp]
             return None if tera is None else tera * TERA
@@ -45,26 +45,26 @@ def peak_flops(device_name: str, amp: str) -> float | None:
 
 
 @dataclass(frozen=True)
-class Work:
-    """What a clip costs, and what the devices could do: turns clips per second into use of the devices.
+class ModelFlops:
+    """Converts clips per second into achieved FLOP/s and MFU.
 
     Attributes:
-        flops_per_clip: of forward and backward pass.
-        num_devices: that share the clips.
-        peak: FLOP/s of one of them, None if it is not known.
+        flops_per_clip: FLOPs of the forward and backward pass.
+        num_devices: data-parallel devices.
+        peak_flops: peak FLOP/s of one device, None if unknown.
     """
 
     flops_per_clip: float
     num_devices: int
-    peak: float | None
+    peak_flops: float | None
 
-    def rates(self, clips_per_second: float) -> dict[str, float]:
-        """`tflops`: TFLOP/s that each device achieves; `mfu`: the part of its peak (0 to 1), where that is known."""
+    def throughput(self, clips_per_second: float) -> dict[str, float]:
+        """`tflops`: achieved TFLOP/s per device; `mfu`: fraction of peak FLOP/s (0 to 1), if the peak is known."""
         achieved = self.flops_per_clip * clips_per_second / self.num_devices
-        return {"tflops": achieved / TERA} | ({} if self.peak is None else {"mfu": achieved / self.peak})
+        return {"tflops": achieved / TERA} | ({} if self.peak_flops is None else {"mfu": achieved / self.peak_flops})
 
 
-def work_of(flops_per_clip: float, *, world: World, amp: str) -> Work:
-    """The `Work` of clips on the devices of this run, taken to be all alike."""
+def model_flops(flops_per_clip: float, *, world: World, amp: str) -> ModelFlops:
+    """`ModelFlops` on the devices of this run, which are assumed to be identical."""
     name = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "cpu"
-    return Work(flops_per_clip, world.size, peak_flops(name, amp))
+    return ModelFlops(flops_per_clip, world.size, device_peak_flops(name, amp))

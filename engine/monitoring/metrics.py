@@ -1,8 +1,7 @@
-"""Meters that live on the device, and where their values go: console, JSON lines, TensorBoard, Weights & Biases."""
+"""Metrics accumulated on the device, and their outputs: console, JSON lines, TensorBoard, Weights & Biases."""
 
 import json
 import logging
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,14 +11,15 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from ..distributed.world import World, all_reduce_sum
-from .console import Console, format_seconds
-from .device_peaks import Work
+from ..files import replace_text
+from .console import ConsoleHandler, format_seconds
+from .device_peaks import ModelFlops
 
 logger = logging.getLogger(__name__)
 
 
-class Sink(Protocol):
-    """Another place where the records go: Weights & Biases is one."""
+class MetricSink(Protocol):
+    """Additional destination of the records, such as Weights & Biases."""
 
     def write(self, step: int, values: Mapping[str, float]) -> None: ...
 
@@ -27,10 +27,10 @@ class Sink(Protocol):
 
 
 class RunLog:
-    """Scalars of a run: `log.txt` (JSON lines, steps strictly increasing) in the output folder, TensorBoard events.
+    """Writes the scalars of a run to `log.txt` (JSON lines, strictly increasing steps) and to TensorBoard.
 
     Args:
-        also: gets them too.
+        sink: an additional destination.
     """
 
     def __init__(
@@ -40,23 +40,23 @@ class RunLog:
         *,
         world: World,
         resumed_step: int = 0,
-        also: Sink | None = None,
+        sink: MetricSink | None = None,
     ) -> None:
-        self.also = also
+        self.sink = sink
         self.path = Path(output_dir) / "log.txt" if output_dir and world.is_main else None
         if self.path is not None and self.path.exists():
-            self._drop_after(resumed_step)
+            self._truncate_after(resumed_step)
         writes_events = log_dir and world.is_main
         self.writer = SummaryWriter(log_dir, purge_step=resumed_step + 1) if writes_events else None
 
-    def _drop_after(self, step: int) -> None:
-        """Forget what an interrupted run logged after its last checkpoint: these steps are done again."""
+    def _truncate_after(self, step: int) -> None:
+        """Drop records logged after the last checkpoint of an interrupted run: those steps are redone."""
         assert self.path is not None
         kept = []
         for line in self.path.read_text().splitlines():
             try:
                 record = json.loads(line)
-            except json.JSONDecodeError:  # cut off in the middle of a line
+            except json.JSONDecodeError:  # the process was killed while writing
                 logger.warning("%s: dropping an incomplete line", self.path)
                 continue
             if record.get("step", 0) <= step:
@@ -64,48 +64,48 @@ class RunLog:
         replace_text(self.path, "".join(kept))
 
     def rewind(self, step: int) -> None:
-        """Forget what was logged after a step: training goes on from there once more."""
+        """Drop records after `step`, for a rollback to it."""
         if self.path is not None and self.path.exists():
-            self._drop_after(step)
+            self._truncate_after(step)
         if self.writer is not None:
             self.writer.close()
             self.writer = SummaryWriter(self.writer.log_dir, purge_step=step + 1)
 
     def write(self, step: int, **values: float) -> None:
-        """One record; `step` counts optimizer steps done."""
+        """Write one record; `step` counts optimizer steps done."""
         if self.path is not None:
             with self.path.open("a") as file:
                 file.write(json.dumps({"step": step, **values}) + "\n")
         if self.writer is not None:
             for name, value in values.items():
                 self.writer.add_scalar(name, value, step)
-        if self.also is not None:
-            self.also.write(step, values)
+        if self.sink is not None:
+            self.sink.write(step, values)
 
     def close(self) -> None:
-        """Flush the events."""
+        """Flush and close the event file and the sink."""
         if self.writer is not None:
             self.writer.close()
-        if self.also is not None:
-            self.also.close()
+        if self.sink is not None:
+            self.sink.close()
 
 
 class Meter:
-    """Means of the steps' scalars, kept on the device between log steps; times and rates on the host.
+    """Running means of scalars, accumulated on the device between log steps; step times and throughput on the host.
 
     Args:
-        prefix: of the values' names.
-        log_every: steps between two log steps.
-        total_steps: of the run.
-        clips_per_step: of an optimizer step, over all ranks.
-        work: turns clips per second into TFLOP/s and utilisation, if given.
+        prefix: prefix of the metric names.
+        log_every: steps between log steps.
+        total_steps: optimizer steps of the run.
+        clips_per_step: clips per optimizer step, over all ranks.
+        flops: converts clips per second into TFLOP/s and MFU.
     """
 
     def __init__(
-        self, *, prefix: str, log_every: int, total_steps: int, clips_per_step: int, work: Work | None = None
+        self, *, prefix: str, log_every: int, total_steps: int, clips_per_step: int, flops: ModelFlops | None = None
     ) -> None:
         self.prefix = prefix
-        self.work = work
+        self.flops = flops
         self.log_every = log_every
         self.total_steps = total_steps
         self.clips_per_step = clips_per_step
@@ -117,13 +117,13 @@ class Meter:
         self.restart_clock()
 
     def restart_clock(self) -> None:
-        """Begin to time the steps until the next flush."""
-        self.clocked = 0
+        """Restart the timers of step time and data time."""
+        self.steps_since_flush = 0
         self.data_time = 0.0
-        self.since = time.perf_counter()
+        self.flushed_at = time.perf_counter()
 
     def state_dict(self) -> dict[str, Any]:
-        """The sums of this rank, in host memory: those since the last flush, and those of the epoch up to it."""
+        """Running sums of this rank, in host memory: since the last flush, and of the epoch before it."""
         return {
             "sums": {name: value.cpu() for name, value in self.sums.items()},
             "count": float(self.count),
@@ -132,7 +132,7 @@ class Meter:
         }
 
     def load_state_dicts(self, states: Sequence[Mapping[str, Any]], *, world: World) -> None:
-        """Go on in an epoch from the sums of all ranks; on another number of ranks each goes on from their mean."""
+        """Restore the sums of all ranks inside an epoch; with another world size every rank gets their mean."""
         own = [states[world.rank]] if len(states) == world.size else states
         for name in ("sums", "epoch_sums"):
             means = {key: sum(state[name][key] for state in own) / len(own) for key in own[0][name]}
@@ -140,55 +140,56 @@ class Meter:
         self.count, self.epoch_count = own[0]["count"], own[0]["epoch_count"]
 
     def restart_epoch(self) -> None:
-        """Forget the sums of the epoch so far."""
+        """Reset the sums of the epoch."""
         self.sums, self.count, self.epoch_sums, self.epoch_count = {}, 0, {}, 0
 
     def is_log_step(self, step: int) -> bool:
         """True every `log_every` steps."""
         return (step + 1) % self.log_every == 0
 
-    def add(self, values: dict[str, torch.Tensor], *, counts: torch.Tensor | None = None) -> None:
-        """Add scalars to the current step's (device tensors; no host synchronisation).
+    def add_step(self, values: Mapping[str, torch.Tensor], *, is_finite: torch.Tensor | None = None) -> None:
+        """Add the scalars of an optimizer step (device tensors; does not synchronize with the device).
 
         Args:
-            counts: bool scalar; where it is False the means leave this step out, as `count_step` has to be told too.
+            is_finite: bool scalar, the same on all ranks; a step where it is False is excluded from the means.
         """
         for name, value in values.items():
             value = value.detach().float()
-            _accumulate(self.sums, name, value if counts is None else torch.where(counts, value, 0.0))
+            _accumulate(self.sums, name, value if is_finite is None else torch.where(is_finite, value, 0.0))
+        self.count = self.count + (1 if is_finite is None else is_finite.float())
+        self.steps_since_flush += 1
+
+    def skip_step(self) -> None:
+        """Count a step without values in the step time only."""
+        self.steps_since_flush += 1
 
     def add_data_time(self, seconds: float) -> None:
-        """Time the step waited for its data."""
+        """Add time spent waiting for data."""
         self.data_time += seconds
 
-    def count_step(self, counts: torch.Tensor | bool = True) -> None:
-        """The current step is done; `counts`: see `add`."""
-        self.count = self.count + (counts.float() if isinstance(counts, torch.Tensor) else int(counts))
-        self.clocked += 1
-
     def flush(
-        self, step: int, *, epoch: int, lr: float, watched: Mapping[str, float] | None = None
+        self, step: int, *, epoch: int, lr: float, diagnostics: Mapping[str, float] | None = None
     ) -> dict[str, float]:
-        """Mean over the steps since the last flush and over ranks, printed and returned. Waits for the device.
+        """Log and return the means since the last flush, over all ranks. Synchronizes with the device.
 
         Args:
-            watched: numbers of this step alone, printed and returned beside the means.
+            diagnostics: metrics of this step only, logged and returned too.
         """
         means = _mean_over_ranks(self.sums, self.count)
         for name, value in self.sums.items():
             _accumulate(self.epoch_sums, name, value)
         self.epoch_count = self.epoch_count + self.count
-        seconds = time.perf_counter() - self.since
-        self.timed_steps, self.timed_seconds = self.timed_steps + self.clocked, self.timed_seconds + seconds
+        seconds = time.perf_counter() - self.flushed_at
+        self.timed_steps, self.timed_seconds = self.timed_steps + self.steps_since_flush, self.timed_seconds + seconds
         remaining = (self.total_steps - step - 1) * self.timed_seconds / self.timed_steps
         rates = {
             "lr": lr,
-            "step_time": seconds / self.clocked,
-            "data_time": self.data_time / self.clocked,
-            "clips_per_second": self.clips_per_step * self.clocked / seconds,
+            "step_time": seconds / self.steps_since_flush,
+            "data_time": self.data_time / self.steps_since_flush,
+            "clips_per_second": self.clips_per_step * self.steps_since_flush / seconds,
         }
-        if self.work is not None:
-            rates |= self.work.rates(rates["clips_per_second"])
+        if self.flops is not None:
+            rates |= self.flops.throughput(rates["clips_per_second"])
         if torch.cuda.is_available():
             rates["memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
         logger.info(
@@ -198,26 +199,28 @@ class Meter:
             self.total_steps,
             "  ".join(f"{name} {value:.4f}" for name, value in means.items()),
             lr,
-            _in_words(rates),
+            _format_rates(rates),
             format_seconds(remaining),
         )
-        watched = watched or {}
-        if watched:
-            logger.info("step %d  %s", step + 1, "  ".join(f"{name} {value:.4g}" for name, value in watched.items()))
+        diagnostics = diagnostics or {}
+        if diagnostics:
+            logger.info(
+                "step %d  %s", step + 1, "  ".join(f"{name} {value:.4g}" for name, value in diagnostics.items())
+            )
         self.sums, self.count = {}, 0
         self.restart_clock()
-        found = {**means, **watched, **rates}
+        found = {**means, **diagnostics, **rates}
         return {"epoch": epoch, **{f"{self.prefix}/{name}": value for name, value in found.items()}}
 
     def epoch_means(self) -> dict[str, float]:
-        """Mean over the epoch's steps and over ranks, as `PREFIX_epoch/NAME`; starts the next epoch."""
+        """Means over the epoch's steps and over ranks, as `PREFIX_epoch/NAME`; resets the epoch."""
         means = _mean_over_ranks(self.epoch_sums, self.epoch_count)
         self.epoch_sums, self.epoch_count = {}, 0
         return {f"{self.prefix}_epoch/{name}": value for name, value in means.items()}
 
 
-def _in_words(rates: Mapping[str, float]) -> str:
-    """Times, rates and memory as the console shows them."""
+def _format_rates(rates: Mapping[str, float]) -> str:
+    """Step time, throughput and peak allocated GPU memory for the console."""
     words = "{step_time:.3f} s/step (data {data_time:.3f})  {clips_per_second:.1f} clips/s"
     words += "  {tflops:.3g} TFLOP/s" if "tflops" in rates else ""
     words += " (MFU {mfu:.1%})" if "mfu" in rates else ""
@@ -230,7 +233,7 @@ def _accumulate(sums: dict[str, torch.Tensor], name: str, value: torch.Tensor) -
 
 
 def _mean_over_ranks(sums: dict[str, torch.Tensor], count: torch.Tensor | float) -> dict[str, float]:
-    """`count` is the same on all ranks; {} if no step counts."""
+    """`count` is the same on all ranks; {} if no step was finite."""
     if not sums or not float(count):
         return {}
     stacked = torch.stack([value / count for value in sums.values()])
@@ -239,16 +242,9 @@ def _mean_over_ranks(sums: dict[str, torch.Tensor], count: torch.Tensor | float)
     return dict(zip(sums, means, strict=True))
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write a text file in one step: a process that is killed leaves the old one."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
-
-
 def setup_logging(world: World, output_dir: str) -> None:
-    """INFO to the console (and `console.txt`) on the main process, warnings from the others."""
-    handlers: list[logging.Handler] = [Console()]
+    """Log INFO to the console and `console.txt` on rank 0, warnings on the other ranks."""
+    handlers: list[logging.Handler] = [ConsoleHandler()]
     if world.is_main and output_dir:
         handlers.append(logging.FileHandler(Path(output_dir) / "console.txt"))
     logging.basicConfig(
@@ -261,6 +257,6 @@ def setup_logging(world: World, output_dir: str) -> None:
 
 
 def log_table(title: str, rows: dict[str, Any]) -> None:
-    """A titled block of `name value` lines on the console."""
+    """Log a titled table of `name value` lines."""
     width = max(map(len, rows))
     logger.info("%s\n%s", title, "\n".join(f"  {name:<{width}}  {value}" for name, value in rows.items()))

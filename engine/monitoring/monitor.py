@@ -1,6 +1,5 @@
-"""What a person looks at while a run goes on, besides the numbers: the bar, TensorBoard's pictures, a profile."""
+"""Live monitoring of a run besides its metrics: progress bar, TensorBoard images and histograms, profiler."""
 
-import argparse
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -13,76 +12,76 @@ from torch.utils.tensorboard import SummaryWriter
 from ..distributed.ddp import Backend
 from ..distributed.world import World
 from ..schedules import Schedule
-from .console import Bar
+from .console import ProgressBar
 from .metrics import RunLog
-from .profiling import Profile
+from .profiling import StepProfiler
 
-# A batch on the device and the model's outputs for it -> pictures, uint8 (C, height, width), and values of which
-# histograms are made, by name.
-Draw = Callable[[Any, Mapping[str, torch.Tensor]], tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]]
+# (batch on the device, model outputs) -> images, uint8 (C, H, W), and tensors for histograms, by name.
+FigureFn = Callable[[Any, Mapping[str, torch.Tensor]], tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]]
 
 NUM_BINS = 64
 _BLOCK = re.compile(r"((?:\w+\.)*blocks\.\d+)\.")
 
 
-class Sight:
-    """Looks at every step from outside. Only at the last step of an epoch, and with events to write, does it wait.
+class TrainingMonitor:
+    """Hooks before and after every optimizer step. Synchronizes with the device only to write TensorBoard events, at
+    the last step of an epoch.
 
     Args:
-        bar: moves with every step.
-        profile: of a few steps, if one is asked for.
-        log: where events go to, if any are written.
-        backend: has the weights and gradients, which are summed up by block.
-        draw: makes pictures and values of a batch; None for none.
-        steps_per_epoch: optimizer steps.
+        bar: the progress bar.
+        profile: profiler of a few steps, if enabled.
+        log: has the TensorBoard writer, if enabled.
+        backend: has the weights and gradients, which are summarized per block.
+        figure_fn: makes images and values from a batch.
+        steps_per_epoch: optimizer steps per epoch.
     """
 
     def __init__(
         self,
         *,
-        bar: Bar,
-        profile: Profile | None,
+        bar: ProgressBar,
+        profile: StepProfiler | None,
         log: RunLog,
         backend: Backend,
-        draw: Draw | None,
+        figure_fn: FigureFn | None,
         steps_per_epoch: int,
     ) -> None:
         self.bar, self.profile, self.log = bar, profile, log
-        self.backend, self.draw, self.steps_per_epoch = backend, draw, steps_per_epoch
+        self.backend, self.figure_fn, self.steps_per_epoch = backend, figure_fn, steps_per_epoch
 
     def before_step(self, batch: Any, out: Mapping[str, torch.Tensor], *, step: int) -> None:
-        """Call when the gradients are there and the optimizer has not moved yet, at every step.
+        """Call after the backward pass and before the optimizer step.
 
         Args:
-            batch, out: of the last forward pass of this rank.
+            batch, out: of this rank's last forward pass.
             step: optimizer steps done before this one.
         """
         writer = self.log.writer
         if writer is None or (step + 1) % self.steps_per_epoch:
             return
-        pictures, values = self.draw(batch, out) if self.draw else ({}, {})
-        for name, picture in pictures.items():
-            writer.add_image(name, picture.cpu(), step + 1)
+        images, values = self.figure_fn(batch, out) if self.figure_fn else ({}, {})
+        for name, image in images.items():
+            writer.add_image(name, image.cpu(), step + 1)
         for name, numbers in values.items():
             _add_histogram(writer, name, [numbers], step + 1)
         self._add_blocks(writer, step + 1)
 
     def after_step(self, step: int) -> None:
-        """Call after every step; `step` of them are done."""
+        """Call after every optimizer step; `step` of them are done."""
         self.bar.show(step)
         if self.profile is not None:
             self.profile.after_step()
 
     def close(self) -> None:
-        """No more steps are to come."""
+        """Call after the last step."""
         if self.profile is not None:
             self.profile.close()
 
     def _add_blocks(self, writer: SummaryWriter, step: int) -> None:
-        """A histogram of the weights of every block, and the norm of its gradient."""
+        """Histogram of the weights and gradient norm of every block."""
         blocks: dict[str, list[nn.Parameter]] = {}
         for name, parameter in self.backend.module.named_parameters():
-            if parameter.numel():  # ZeRO-3 leaves nothing here
+            if parameter.numel():  # empty with ZeRO stage 3
                 match = _BLOCK.match(name)
                 blocks.setdefault(match[1] if match else name.partition(".")[0], []).append(parameter)
         for name, parameters in blocks.items():
@@ -95,7 +94,7 @@ class Sight:
 
 
 def _add_histogram(writer: SummaryWriter, name: str, tensors: Iterable[torch.Tensor], step: int) -> None:
-    """Counted on the device: only the bins are copied. Values that are not finite are left out."""
+    """Histogram computed on the device: only the bins are copied. NaN and Inf are excluded."""
     values = torch.cat([tensor.float().flatten() for tensor in tensors])
     values = values[torch.isfinite(values)]
     if not len(values):
@@ -116,25 +115,30 @@ def _add_histogram(writer: SummaryWriter, name: str, tensors: Iterable[torch.Ten
     )
 
 
-def build_sight(
-    args: argparse.Namespace,
+def build_monitor(
     world: World,
     backend: Backend,
     schedule: Schedule,
     log: RunLog,
     *,
     first_step: int,
-    draw: Draw | None,
-) -> Sight:
-    """The `Sight` of a run of which `first_step` steps are done."""
+    figure_fn: FigureFn | None,
+    profile_steps: int,
+    output_dir: str,
+) -> TrainingMonitor:
+    """`TrainingMonitor` of a run that starts at `first_step`.
+
+    Args:
+        profile_steps: steps to profile, into `profile` in the output folder; 0: none.
+    """
     profile = None
-    if args.profile and world.is_main:
-        profile = Profile(Path(args.output_dir) / "profile", num_steps=args.profile, device=world.device)
-    return Sight(
-        bar=Bar(world=world, first_step=first_step, total_steps=schedule.total_steps),
+    if profile_steps and world.is_main:
+        profile = StepProfiler(Path(output_dir) / "profile", num_steps=profile_steps, device=world.device)
+    return TrainingMonitor(
+        bar=ProgressBar(world=world, first_step=first_step, total_steps=schedule.total_steps),
         profile=profile,
         log=log,
         backend=backend,
-        draw=draw,
+        figure_fn=figure_fn,
         steps_per_epoch=schedule.steps_per_epoch,
     )

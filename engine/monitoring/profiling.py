@@ -1,4 +1,4 @@
-"""A profile of a few training steps, by torch's profiler: where the time of a step goes."""
+"""Profile a few training steps with torch.profiler."""
 
 import logging
 from pathlib import Path
@@ -8,15 +8,15 @@ from torch.profiler import ProfilerActivity, profile, schedule
 
 logger = logging.getLogger(__name__)
 
-WARMUP_STEPS = 3  # allocations, compilation, the loader's first batches: not what later steps are like
-TOP_OPERATIONS = 15
+WARMUP_STEPS = 3  # allocations, compilation and the first batches are not representative
+TOP_OPS = 15
 
 
-class Profile:
-    """Records `num_steps` steps after the warm-up; then the trace is written and training goes on without.
+class StepProfiler:
+    """Profiles `num_steps` steps after a warm-up, then writes the trace and stops profiling.
 
-    The trace, `trace-STEPS-steps.json` in `folder`, is for https://ui.perfetto.dev or chrome://tracing; the operations
-    that took longest are logged.
+    Open the trace, `trace-STEPS-steps.json` in `folder`, in https://ui.perfetto.dev or chrome://tracing; the most
+    expensive ops are logged.
     """
 
     def __init__(self, folder: Path, *, num_steps: int, device: torch.device) -> None:
@@ -24,12 +24,12 @@ class Profile:
         self.steps_seen = 0
         self.done = False
         activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if self.on_gpu else [])
-        # The first step is over before the profiler starts, and the last of the warm-up is its own.
+        # The profiler starts after the first step, and the last warm-up step is its own.
         phases = schedule(wait=WARMUP_STEPS - 2, warmup=1, active=num_steps, repeat=1)
         self.profiler = profile(activities=activities, schedule=phases, on_trace_ready=self._write)
 
     def after_step(self) -> None:
-        """A step is done."""
+        """Call after every optimizer step."""
         if self.done:
             return
         self.steps_seen += 1
@@ -39,7 +39,7 @@ class Profile:
             self.profiler.step()
 
     def close(self) -> None:
-        """Write what there is, if training ended before all the steps."""
+        """Write the steps profiled so far, if training ends early."""
         if self.done:
             return
         if self.steps_seen > WARMUP_STEPS:
@@ -54,5 +54,5 @@ class Profile:
         path = self.folder / f"trace-{number}-steps.json"
         profiler.export_chrome_trace(str(path))
         order = "self_device_time_total" if self.on_gpu else "self_cpu_time_total"
-        table = profiler.key_averages().table(sort_by=order, row_limit=TOP_OPERATIONS, max_name_column_width=50)
+        table = profiler.key_averages().table(sort_by=order, row_limit=TOP_OPS, max_name_column_width=50)
         logger.info("profile of %d steps: %s\n%s", number, path, table)

@@ -1,1 +1,1 @@
-"""What a long run survives: preemption, NaN and Inf losses, stalls, bad videos."""
+"""Fault tolerance: preemption, NaN and Inf losses, stalls, undecodable videos."""

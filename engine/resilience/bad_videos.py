@@ -1,4 +1,4 @@
-"""Undecodable videos in training: counted over all ranks, listed with their reasons, limited."""
+"""Undecodable videos in training: logged with the reason, counted over all ranks, limited in number."""
 
 import logging
 import os
@@ -12,45 +12,45 @@ from ..errors import BadVideosError
 
 logger = logging.getLogger(__name__)
 
-ALLOWED_ANYWAY = 3  # a tiny data set is not given up for its first bad file
+MIN_LIMIT = 3  # so that one bad file does not stop training on a tiny data set
 
 
-class Quarantine:
-    """The bad videos of all ranks; each goes once to `bad_videos.txt`: path, reason, worker, epoch, with tabs between.
+class BadVideoLog:
+    """Undecodable videos of all ranks, each once in `bad_videos.txt`: path, reason, worker and epoch, tab-separated.
 
-    A rank writes what it meets at once; at log steps the ranks tell each other.
+    A rank writes its own at once; the ranks synchronize at log steps.
     """
 
     def __init__(self, output_dir: str, *, num_videos: int, max_bad_fraction: float, world: World) -> None:
         self.file = Path(output_dir) / "bad_videos.txt" if output_dir else None
         self.num_videos = num_videos
-        self.limit = max(int(max_bad_fraction * num_videos), ALLOWED_ANYWAY)
+        self.limit = max(int(max_bad_fraction * num_videos), MIN_LIMIT)
         self.world = world
-        self.reasons: dict[str, str] = {}  # of all ranks, as far as they have told
-        self.untold: dict[str, str] = {}  # of this rank
+        self.reasons: dict[str, str] = {}  # of all ranks, as of the last synchronization
+        self.unsynced: dict[str, str] = {}  # of this rank, since then
 
     def record(self, failures: Iterable[tuple[str, str, int]], *, epoch: int) -> None:
-        """Take note of what this rank met: (path, reason, number of the worker, -1 for none)."""
+        """Record failures of this rank: (path, reason, worker id or -1)."""
         for path, reason, worker in failures:
-            if path in self.reasons or path in self.untold:
+            if path in self.reasons or path in self.unsynced:
                 continue
-            self.untold[path] = reason
-            logger.warning("undecodable video, another one takes its place: %s: %s", path, reason)
+            self.unsynced[path] = reason
+            logger.warning("undecodable video, replaced by another one: %s: %s", path, reason)
             if self.file is not None:
                 place = f"rank {self.world.rank}" + (f" worker {worker}" if worker >= 0 else "")
                 _append(self.file, f"{_one_field(path)}\t{_one_field(reason)}\t{place}\tepoch {epoch}\n")
 
     def check(self) -> None:
-        """Tell the other ranks. Every rank must call this, at log steps: it waits for the device.
+        """Synchronize over ranks. Every rank must call this, at log steps: it synchronizes with the device.
 
         Raises:
-            BadVideosError: on all ranks, if they know more different videos than the limit together.
+            BadVideosError: on all ranks, if there are more distinct videos than the limit.
         """
-        if not int(all_reduce_sum(torch.tensor(len(self.untold), device=self.world.device))):
+        if not int(all_reduce_sum(torch.tensor(len(self.unsynced), device=self.world.device))):
             return
-        for told in gather_objects(self.untold):
-            self.reasons |= told
-        self.untold = {}
+        for reasons in gather_objects(self.unsynced):
+            self.reasons |= reasons
+        self.unsynced = {}
         if len(self.reasons) > self.limit:
             examples = "; ".join(f"{path}: {reason}" for path, reason in list(self.reasons.items())[:3])
             listed = f" All are listed in {self.file}." if self.file else ""
@@ -61,7 +61,7 @@ class Quarantine:
 
 
 def _append(file: Path, line: str) -> None:
-    """Write a line in one call to the end of the file, so that lines of several ranks do not mix."""
+    """Append a line in a single write call, so that lines of several ranks do not interleave."""
     descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     try:
         os.write(descriptor, line.encode(errors="surrogateescape"))

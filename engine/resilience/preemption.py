@@ -1,7 +1,7 @@
-"""Requests to stop, such as a cluster's before it takes the machine away: noted, agreed on by all ranks, obeyed.
+"""Preemption: signals to stop are noted, agreed on by all ranks, and obeyed after saving.
 
-A handler only notes the signal. The ranks compare notes at the end of every update, so that all of them stop behind the
-same one; they save, and exit with a code that says that the same command goes on from there.
+A handler only notes the signal. All ranks exchange it once per update, so that they all stop after the same one; they
+save, and exit with a code that means "run the same command again".
 """
 
 import datetime
@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -22,162 +22,167 @@ from ..distributed.world import World
 logger = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM)
-EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: not done yet, try again
+EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: temporary failure, retry
 REQUEUE_TIMEOUT = datetime.timedelta(seconds=60)
-FAILED = 1 << 10  # above every signal: a rank can no longer write its checkpoints
+SAVE_FAILED = 1 << 10  # larger than any signal number: a rank can no longer write checkpoints
 
 
 class Preempted(SystemExit):
-    """Ends the process after a request to stop, with EXIT_CODE."""
+    """Ends the process after a signal, with EXIT_CODE."""
 
-    def __init__(self, asked: int) -> None:
+    def __init__(self, signum: int) -> None:
         super().__init__(EXIT_CODE)
-        self.asked = asked
+        self.signum = signum
 
 
-class StopRequests:
-    """A context in which SIGINT, SIGUSR1 and SIGTERM are requests to stop; the handlers from before come back after it.
+class PreemptionHandler:
+    """Context manager that handles SIGINT, SIGUSR1 and SIGTERM; restores the previous handlers on exit.
 
-    Further signals change nothing, for they often come twice: from the terminal and from the launcher.
+    Repeated signals change nothing, because they often arrive twice: from the terminal and from the launcher.
     """
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.noted = 0  # by this rank: the highest signal's number
-        self.agreed = 0  # by all ranks
-        self._before: dict[signal.Signals, Any] = {}
+        self.local_signal = 0  # highest signal number received by this rank
+        self.agreed_signal = 0  # highest of all ranks
+        self._previous_handlers: dict[signal.Signals, Any] = {}
         self._group: Any = None
-        self._on_its_way: tuple[Any, torch.Tensor] | None = None
+        self._pending: tuple[Any, torch.Tensor] | None = None
 
-    def __enter__(self) -> "StopRequests":
-        if self.world.size > 1:  # one of its own, on the host: waiting for it never waits for a GPU
+    def __enter__(self) -> "PreemptionHandler":
+        if self.world.size > 1:  # its own group on the CPU: waiting for it never waits for a GPU
             self._group = dist.new_group(backend="gloo")
-        self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        self._previous_handlers = {number: signal.signal(number, self._handle) for number in SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, _: FrameType | None) -> None:
-        self.noted = max(self.noted, number)
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        self.local_signal = max(self.local_signal, number)
 
-    def poll(self, *, failed: bool = False) -> int:
-        """The highest request of any rank, 0 for none: the same on all ranks, which must all call this, once an update.
+    def poll(self, *, save_failed: bool = False) -> int:
+        """Highest signal received by any rank, 0 for none: the same on all ranks. Call it on every rank, every update.
 
-        With several ranks it tells what was noted up to the call before: the comparison takes place during the update.
+        With several ranks it reports signals received before the previous call: the all-reduce overlaps the update.
 
         Args:
-            failed: this rank asks with FAILED.
+            save_failed: this rank requests SAVE_FAILED.
         """
-        noted = max(self.noted, FAILED if failed else 0)
+        local_signal = max(self.local_signal, SAVE_FAILED if save_failed else 0)
         if self.world.size == 1:
-            self.agreed = noted
-            return self.agreed
-        if self._on_its_way is not None:
-            work, flag = self._on_its_way
+            self.agreed_signal = local_signal
+            return self.agreed_signal
+        if self._pending is not None:
+            work, flag = self._pending
             work.wait()
-            self.agreed = max(self.agreed, int(flag))
-        flag = torch.tensor(noted)
-        self._on_its_way = dist.all_reduce(flag, dist.ReduceOp.MAX, group=self._group, async_op=True), flag
-        return self.agreed
+            self.agreed_signal = max(self.agreed_signal, int(flag))
+        flag = torch.tensor(local_signal)
+        self._pending = dist.all_reduce(flag, dist.ReduceOp.MAX, group=self._group, async_op=True), flag
+        return self.agreed_signal
 
-    def settle(self, *, failed: bool = False) -> int:
-        """`poll` that tells of what was noted up to now, and waits for all ranks."""
-        self.poll(failed=failed)
-        agreed = self.poll(failed=failed)
-        if self._on_its_way is not None:
-            self._on_its_way[0].wait()
-        return agreed
+    def poll_blocking(self, *, save_failed: bool = False) -> int:
+        """Like `poll`, but waits for all ranks and includes signals received up to now."""
+        self.poll(save_failed=save_failed)
+        agreed_signal = self.poll(save_failed=save_failed)
+        if self._pending is not None:
+            self._pending[0].wait()
+        return agreed_signal
 
-    def wait_for_main(self, asked: int) -> None:
-        """Wait while the main process asks slurm to start the job again, a minute at most.
+    def exit(self, signum: int, message: str) -> NoReturn:
+        """Log, requeue the slurm job where that is enabled, and raise Preempted. Everything must be saved already."""
+        if self.world.is_main:
+            logger.info("stopped by %s %s", signal_name(signum), message)
+            requeue_job(signum)
+        self.wait_for_requeue(signum)
+        raise Preempted(signum)
 
-        srun ends all processes when the first one has ended, and what they are asking for with them.
+    def wait_for_requeue(self, signum: int) -> None:
+        """Wait, at most REQUEUE_TIMEOUT, while the main process requeues the job.
+
+        srun kills the other processes as soon as the first one exits, and the request to the controller with them.
         """
-        if self._group is None or not wants_requeue(asked):
+        if self._group is None or not should_requeue(signum):
             return
         try:
             dist.barrier(self._group, async_op=True).wait(REQUEUE_TIMEOUT)
-        except RuntimeError as error:  # others were not asked to stop, and are still at work
-            logger.warning("leaving without the other processes: %s", error)
+        except RuntimeError as error:  # other ranks received no signal and are still running
+            logger.warning("exiting without waiting for the other processes: %s", error)
 
     @contextmanager
-    def at_once(self) -> Iterator[None]:
-        """Around work that is done again after a restart, such as validation: `safe_point` obeys a request inside."""
-        _obeyed_at_once.append(self)
+    def interruptible(self) -> Iterator[None]:
+        """Around work that is redone after a restart, such as validation: `raise_if_preempted` raises inside it."""
+        _interruptible_handlers.append(self)
         try:
-            safe_point()
+            raise_if_preempted()
             yield
         finally:
-            _obeyed_at_once.remove(self)
+            _interruptible_handlers.remove(self)
 
 
 @contextmanager
-def until_asked(world: World) -> Iterator[None]:
-    """Around work that leaves nothing to save, such as a final test: a request to stop ends it, and the process.
+def exit_on_preemption(world: World) -> Iterator[None]:
+    """Around work with nothing to save, such as the final test: a signal ends it, and the process.
 
     Raises:
-        Preempted: the process was asked to stop; the same command does the work again.
+        Preempted: after a signal; the same command redoes the work.
     """
-    with StopRequests(world) as stop:
+    with PreemptionHandler(world) as handler:
         try:
-            with stop.at_once():
+            with handler.interruptible():
                 yield
         except Preempted as request:
-            if world.is_main:
-                logger.info("stopped by %s; the same command tests again from the start", describe(request.asked))
-                requeue(request.asked)
-            stop.wait_for_main(request.asked)
-            raise
+            handler.exit(request.signum, "while testing; the same command tests again from the start")
 
 
-_obeyed_at_once: list[StopRequests] = []
+_interruptible_handlers: list[PreemptionHandler] = []
 
 
-def safe_point() -> None:
-    """Called between the batches of an evaluation. Raises Preempted in `at_once`, if this process was asked to stop.
+def raise_if_preempted() -> None:
+    """Called between the batches of an evaluation. Raises Preempted in `interruptible` after a signal.
 
-    Handlers do not raise: an exception at any place, in the middle of starting a worker, say, may leave a lock taken.
+    The signal handler itself does not raise: an exception at an arbitrary point, for example while a worker starts, may
+    leave a lock held.
     """
-    for request in _obeyed_at_once:
-        if request.noted:
-            raise Preempted(request.noted)
+    for handler in _interruptible_handlers:
+        if handler.local_signal:
+            raise Preempted(handler.local_signal)
 
 
-def describe(asked: int) -> str:
-    """The signal's name."""
-    return signal.Signals(asked).name
+def signal_name(signum: int) -> str:
+    """Name of a signal, for example SIGTERM."""
+    return signal.Signals(signum).name
 
 
-def wants_requeue(asked: int, environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether `requeue` will ask slurm."""
-    return asked == signal.SIGUSR1 and environment.get("SIGMA_REQUEUE") == "1" and "SLURM_JOB_ID" in environment
+def should_requeue(signum: int, environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether `requeue_job` will call scontrol."""
+    return signum == signal.SIGUSR1 and environment.get("SIGMA_REQUEUE") == "1" and "SLURM_JOB_ID" in environment
 
 
-def requeue(asked: int, environment: Mapping[str, str] = os.environ) -> bool:
-    """Have slurm start this job again, where a template wants that (SIGMA_REQUEUE=1) and SIGUSR1 was the request.
+def requeue_job(signum: int, environment: Mapping[str, str] = os.environ) -> bool:
+    """Requeue this slurm job, if the template enables it (SIGMA_REQUEUE=1) and the signal was SIGUSR1.
 
-    The templates let slurm send SIGUSR1 some time before the job's end. SIGTERM is somebody's `scancel`, or a
-    preemption after which slurm starts the job again by itself.
+    The templates have slurm send SIGUSR1 before the time limit. SIGTERM is a `scancel`, or a preemption after which
+    slurm requeues the job by itself.
 
     Returns:
-        True if slurm was asked; it then ends this job.
+        True if the job was requeued; slurm then ends it.
     """
-    if not wants_requeue(asked, environment):
+    if not should_requeue(signum, environment):
         return False
     job = environment["SLURM_JOB_ID"]
     if "SLURM_ARRAY_JOB_ID" in environment:
         job = f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
-    # Slurm obeys by sending SIGTERM to all processes of the job, scontrol among them before it has the answer.
-    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # Slurm then sends SIGTERM to all processes of the job, including scontrol before it has received the reply.
+    previous = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         subprocess.run(["scontrol", "requeue", job], check=True, capture_output=True, text=True, timeout=50)
     except (OSError, subprocess.SubprocessError) as error:
-        said = getattr(error, "stderr", None) or error
-        logger.error("scontrol requeue %s failed, submit the job again by hand: %s", job, said)
+        reason = getattr(error, "stderr", None) or error
+        logger.error("scontrol requeue %s failed, submit the job again by hand: %s", job, reason)
         return False
     finally:
-        signal.signal(signal.SIGTERM, before)
-    logger.info("scontrol requeue %s: slurm will start this job again", job)
+        signal.signal(signal.SIGTERM, previous)
+    logger.info("scontrol requeue %s: slurm will restart this job", job)
     return True

@@ -1,6 +1,6 @@
-"""Ends a process that makes no progress, with the stacks of all its threads: better than waiting for the time limit.
+"""Watchdog: ends a stalled process with the stack traces of all threads, instead of waiting for the time limit.
 
-In a collective all ranks wait for the one that stalls, so all of them end, and show where they stood.
+In a collective all ranks wait for the stalled one, so all of them end and print their stack traces.
 """
 
 import faulthandler
@@ -11,27 +11,26 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-EXIT_CODE = 124  # that of the `timeout` command
-_last_beat = [time.monotonic()]
+EXIT_CODE = 124  # as of the `timeout` command
+_last_heartbeat = [time.monotonic()]
 
 
-def beat() -> None:
-    """Tell the watchdog that there is progress; called after every update and every batch of an evaluation."""
-    _last_beat[0] = time.monotonic()
+def heartbeat() -> None:
+    """Report progress to the watchdog; called after every update and every evaluation batch."""
+    _last_heartbeat[0] = time.monotonic()
 
 
 @contextmanager
 def watchdog(seconds: float) -> Iterator[None]:
-    """A context in which the process ends if `beat` is not called for so many seconds; 0: for ever.
+    """Context manager: end the process if `heartbeat` is not called for this many seconds; 0 disables it.
 
-    It is a thread and not faulthandler's timer, which the loader's workers need, and which must not run while they are
-    forked.
+    A thread and not faulthandler's timer, which the data loader workers use and which must not run while they fork.
     """
     if not seconds:
         yield
         return
     done = threading.Event()
-    beat()
+    heartbeat()
     thread = threading.Thread(target=_watch, args=(seconds, done), name="watchdog", daemon=True)
     thread.start()
     try:
@@ -43,11 +42,11 @@ def watchdog(seconds: float) -> Iterator[None]:
 
 def _watch(seconds: float, done: threading.Event) -> None:
     while not done.wait(min(seconds / 10, 5.0)):
-        if time.monotonic() - _last_beat[0] > seconds:
-            # Not through logging, whose lock a stalled thread may hold.
+        if time.monotonic() - _last_heartbeat[0] > seconds:
+            # Not logged: a stalled thread may hold the lock of logging.
             sys.stderr.write(
                 f"error: no progress for {seconds:g} seconds (--stall_timeout). This process ends; the same command "
-                "goes on from the last checkpoint. Its threads stood here:\n"
+                "resumes from the last checkpoint. Stack traces of its threads:\n"
             )
             sys.stderr.flush()
             faulthandler.dump_traceback(file=sys.stderr, all_threads=True)

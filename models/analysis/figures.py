@@ -1,4 +1,4 @@
-"""What a batch of pre-training looks like: clips, their masks, predicted pixels, prototypes.
+"""Figures of a pre-training batch: clips, masks, predicted pixels, use of the prototypes.
 
 Letters: B clips, C channels, T H W frames and pixels, t h w token grid, pt ph pw tubelet and P its pixels, N tokens,
 M masked tokens, K prototypes. Pictures are uint8 (C, height, width), C 3 or 1.
@@ -19,9 +19,8 @@ from ..tokens import Tubelet, patchify
 NUM_CLIPS = 4
 DARKENED = 0.2  # brightness of masked tubelets
 MOST_USED = 256  # prototypes whose cosines are shown
-_BARS, _BAR_HEIGHT = 512, 96  # at most so many columns, and rows, of the picture of use
-_MIN_WIDTH = 256  # fewer prototypes get wider columns
-
+_BARS, _BAR_HEIGHT = 512, 96  # most columns, and rows, of the bar chart of use
+_MIN_WIDTH = 256  # with fewer prototypes columns are wider
 
 Named = dict[str, torch.Tensor]
 
@@ -41,7 +40,7 @@ def pretraining_pictures(
 ) -> tuple[Named, Named]:
     """`mask_pictures` and, where the model has prototypes, `prototype_pictures`: pictures, and values by name."""
     pictures, values = mask_pictures(model, clip_BCTHW, out), Named()
-    if model.prototypes is not None and model.prototypes.ndim == 2:  # ZeRO-3 leaves nothing of it here
+    if model.prototypes is not None and model.prototypes.ndim == 2:  # ZeRO-3 leaves an empty shard
         of_prototypes, values = prototype_pictures(model.prototypes, out)
         pictures |= of_prototypes
     return pictures, values
@@ -51,8 +50,8 @@ def pretraining_pictures(
 def mask_pictures(model: Sigma, clip_BCTHW: torch.Tensor, out: Mapping[str, torch.Tensor]) -> Named:
     """`masks`: the first frames of the tubelets of the first clips; below them, the masked tubelets darkened.
 
-    With pixels as targets `reconstruction` instead, which has a third row: the masked tubelets as predicted. Where they
-    are standardised, each tubelet's own mean and deviation are put back.
+    With pixels as targets it is `reconstruction`, which has a third row: the masked tubelets as predicted. Standardised
+    predictions are shown with each tubelet's true mean and deviation.
 
     Args:
         clip_BCTHW: ImageNet-normalised.
@@ -74,7 +73,7 @@ def mask_pictures(model: Sigma, clip_BCTHW: torch.Tensor, out: Mapping[str, torc
 def _fill(
     tubelets_BNCP: torch.Tensor, predicted_BMCP: torch.Tensor, masked_BM: torch.Tensor, *, standardized: bool
 ) -> torch.Tensor:
-    """The tubelets with the predicted ones in their places."""
+    """The tubelets, the masked ones replaced by their predictions."""
     at = torch.arange(len(masked_BM), device=masked_BM.device)[:, None], masked_BM
     if standardized:
         true = tubelets_BNCP[at]

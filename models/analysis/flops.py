@@ -2,10 +2,10 @@
 
 Letters: N tokens = V visible + M masked, D encoder width, E decoder width, P embedding width, K prototypes.
 
-Counted are matrix products, two operations for a multiply-add. A backward pass has two products for one of the forward
-pass, the gradient of the weights and that of the input, and each counts only where it is needed. Not counted: norms,
-softmax, Sinkhorn, optical flow, and what `--use_checkpoint` computes a second time: the sum is what the method asks
-for, not what the hardware did (arXiv 2204.02311, appendix B).
+Counts matrix multiplications, a multiply-add as two operations. The backward pass has two for each of the forward pass,
+the gradients of the weights and of the input; each counts only where it is needed. Norms, softmax, Sinkhorn, optical
+flow and the recomputation of `--use_checkpoint` are not counted: these are model FLOPs, not hardware FLOPs (arXiv
+2204.02311, appendix B).
 """
 
 import math
@@ -40,7 +40,7 @@ def pretraining_flops(
     total += 3 * sum(layers) - layers[0] if trains else sum(layers)
     if model.prototypes is not None:
         # The prediction is compared with a detached copy; the prototypes learn from the other branch.
-        num_prototypes = getattr(model.prototypes, "ds_shape", model.prototypes.shape)[0]  # ZeRO-3 leaves nothing of it
+        num_prototypes = getattr(model.prototypes, "ds_shape", model.prototypes.shape)[0]  # empty under ZeRO-3
         total += (5 if trains else 4) * _linear(num_decoded, decoder.head.out_features, num_prototypes)
     return num_masks * total + (0 if teacher is None else teacher_flops(teacher))
 

@@ -1,4 +1,4 @@
-"""Cross-entropy over prototypes in blocks of rows: no second array of the size of the scores, forward or backward.
+"""Cross-entropy over prototypes in blocks of rows: never a second array of the scores' size, forward or backward.
 
 Letters: S samples, K prototypes, P embedding width, R rows of a block.
 """
@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 def prototype_scores(embeddings: tuple[torch.Tensor, ...], prototypes_KP: torch.Tensor) -> torch.Tensor:
     """Cosines for Sinkhorn, without gradient: (G, S, K) of G arrays (S, P) of unit rows and prototypes of unit rows.
 
-    float16 on CUDA, for half the memory and bandwidth (bfloat16 would round several times coarser), else float32.
+    float16 on CUDA, for half the memory and bandwidth (bfloat16 is several times coarser), else float32.
     """
     dtype = torch.float16 if prototypes_KP.is_cuda else torch.float32
     with torch.no_grad():
@@ -37,23 +37,23 @@ def prototype_cross_entropy(
         prototypes_KP: (K, P) float32; detached, they get no gradient and none is computed.
         codes_S: (S,) int64.
         temperature: of the softmax.
-        scores_SK: (S, K) `embeddings_SP @ prototypes_KP.T`, if it is at hand. In float32 it saves the product; in less
-            it is not used, because the loss would have its rounding.
+        scores_SK: (S, K) `embeddings_SP @ prototypes_KP.T`, if already computed: in float32 it saves a matrix
+            multiplication; in lower precision it is ignored, because its rounding would enter the loss.
     """
     if scores_SK is not None and scores_SK.dtype != embeddings_SP.dtype:
         scores_SK = None
     tensors = (embeddings_SP, prototypes_KP, codes_S, scores_SK)
     if torch.is_grad_enabled():
         return _PrototypeCrossEntropy.apply(*tensors, temperature)
-    return _loss_and_gradients(*tensors, temperature, wanted=(False, False))[0]
+    return _loss_and_gradients(*tensors, temperature, needs_grad=(False, False))[0]
 
 
 class _PrototypeCrossEntropy(torch.autograd.Function):
-    """The gradients are made with the loss, while a block's softmax exists; backward only scales them."""
+    """Computes the gradients with the loss, while a block's softmax exists; backward only scales them."""
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> torch.Tensor:
-        loss, *gradients = _loss_and_gradients(*inputs, wanted=ctx.needs_input_grad[:2])
+        loss, *gradients = _loss_and_gradients(*inputs, needs_grad=ctx.needs_input_grad[:2])
         ctx.save_for_backward(*gradients)
         return loss
 
@@ -71,17 +71,17 @@ def _loss_and_gradients(
     scores_SK: torch.Tensor | None,
     temperature: float,
     *,
-    wanted: tuple[bool, bool],
+    needs_grad: tuple[bool, bool],
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-    """The loss, and its gradients by embeddings and by prototypes as far as wanted.
+    """The loss, and its gradients with respect to embeddings and prototypes where needed.
 
     With p the softmax and y the code's one-hot row, they are (p - y) W and (p - y)^T X, over temperature and samples.
     """
-    rows = 2048 if embeddings_SP.is_cuda else 256  # enough for a matrix product, few enough for the cache
+    rows = 2048 if embeddings_SP.is_cuda else 256  # large enough for GEMM throughput, small enough for the cache
     scale = 1 / (temperature * len(embeddings_SP))
     loss = embeddings_SP.new_zeros(())
-    grad_SP = torch.empty_like(embeddings_SP) if wanted[0] else None
-    grad_KP = torch.zeros_like(prototypes_KP) if wanted[1] else None
+    grad_SP = torch.empty_like(embeddings_SP) if needs_grad[0] else None
+    grad_KP = torch.zeros_like(prototypes_KP) if needs_grad[1] else None
     for start in range(0, len(embeddings_SP), rows):
         block = slice(start, start + rows)
         code_R1 = codes_S[block, None]

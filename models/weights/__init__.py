@@ -1,1 +1,1 @@
-"""Weights to and from the formats in the wild."""
+"""Loading weights of other layouts, and writing them for other programs."""

@@ -1,4 +1,4 @@
-"""Trained models as files that need none of this code: PyTorch's exported programs and ONNX.
+"""Exports trained models as files that need none of this code: PyTorch programs and ONNX.
 
 Letters: B clips, C channels, T H W frames and pixels, N tokens, D width, K classes.
 """
@@ -16,7 +16,7 @@ from ..registry import ModelError
 from ..sigma import Sigma
 from ..vit import VideoTransformer
 
-# Of the largest absolute output. float32 kernels of another library differ by about 1e-6 a layer.
+# Relative to the largest absolute output. float32 kernels of another library differ by about 1e-6 per layer.
 TOLERANCE = 1e-3
 _INPUT = "clip"
 _Run = Callable[[torch.Tensor], torch.Tensor]
@@ -72,7 +72,7 @@ def export_onnx(model: nn.Module, file: str, *, dynamic_batch: bool) -> dict[str
             dynamo=True,
             verbose=False,
         )
-    assert program is not None  # it is None only of the exporter before this one
+    assert program is not None  # only the older exporter returns None
     _write(lambda: program.save(file), file)
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
 
@@ -94,7 +94,7 @@ def _network(model: nn.Module) -> tuple[VideoTransformer, str]:
 
 
 def _example(network: VideoTransformer, dynamic_batch: bool) -> tuple[torch.Tensor]:
-    # A batch of 1 would be taken for a constant.
+    # A batch of 1 would be specialised as a constant.
     return (_clips(network, 2 if dynamic_batch else 1),)
 
 
@@ -115,7 +115,7 @@ def _write(save: Callable[[], Any], file: str) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Leave out a warning of PyTorch about its own code."""
+    """Suppress a warning of PyTorch about its own code."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"`isinstance\(treespec", FutureWarning)
         yield
@@ -143,11 +143,11 @@ def _report(
 
 
 def _difference(file: str, expected: torch.Tensor, found: torch.Tensor) -> float:
-    """Largest absolute difference; raises ModelError if it is more than rounding makes."""
+    """Largest absolute difference; raises ModelError if it is more than rounding."""
     if found.shape != expected.shape:
-        raise ModelError(f"{file}: gives shape {tuple(found.shape)} in place of {tuple(expected.shape)}: do not use it")
+        raise ModelError(f"{file}: output shape {tuple(found.shape)} instead of {tuple(expected.shape)}: do not use it")
     difference, largest = float((found - expected).abs().max()), float(expected.abs().max())
-    if not difference <= TOLERANCE * largest:  # also if it is not a number
+    if not difference <= TOLERANCE * largest:  # also for NaN
         raise ModelError(
             f"{file}: its outputs differ from the model's by up to {difference:.3g}, at values of up to {largest:.3g}: "
             "do not use it"

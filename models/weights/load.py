@@ -1,4 +1,4 @@
-"""Weights by the names of any layout in the wild into our models.
+"""Loads weights of any known layout into our models.
 
 Native names are those of the released SIGMA and VideoMAE files: a pre-training model's start with `encoder.`,
 `decoder.` and so on, a classifier's have no such prefix.
@@ -20,7 +20,7 @@ from ..vit import VideoTransformer
 from .huggingface import from_huggingface, is_huggingface
 
 MIN_MATCHED = 0.95  # of the encoder's tensors; below this it is another architecture
-_WRAPPERS = ("module.", "_orig_mod.")  # left in names by DDP and torch.compile
+_WRAPPERS = ("module.", "_orig_mod.")  # prefixes of DDP and torch.compile
 _ENCODERS = ("encoder.", "backbone.")
 _HEAD = ("fc_norm.", "head.", "norm.")
 
@@ -33,8 +33,8 @@ class LoadReport:
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     mismatched: tuple[str, ...]  # "name: shape in the file, shape in the model"
-    untrained: tuple[str, ...]  # of the encoder: those that keep their random values
-    positions: str  # of what grid the position table is, and whether it was resampled
+    untrained: tuple[str, ...]  # encoder tensors that keep their random values
+    positions: str  # grid of the position table, and whether it was resampled
     digest: str  # `weights_hash` of what was loaded
 
     def describe(self) -> str:
@@ -53,7 +53,7 @@ class LoadReport:
 
 
 def weights_hash(state: Mapping[str, torch.Tensor]) -> str:
-    """Twelve hexadecimal digits that name these weights: of names, types, shapes and every bit, whatever the order."""
+    """Twelve hexadecimal digits of a hash of names, dtypes, shapes and values, whatever the order."""
     digest = hashlib.sha256()
     for name in sorted(state):
         value = state[name].detach().cpu().contiguous()
@@ -63,7 +63,7 @@ def weights_hash(state: Mapping[str, torch.Tensor]) -> str:
 
 
 def native_state(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Tensors of any known layout by their native names: wrappers off, Hugging Face's names translated.
+    """Tensors of any known layout by their native names: without wrappers, Hugging Face's names translated.
 
     Raises:
         ModelError: two tensors of one name.
@@ -132,8 +132,7 @@ def load_encoder(
 ) -> LoadReport:
     """Load what fits into a classifier, in place.
 
-    A head of another number of classes is left out, and so is the encoder's final norm by a model that pools instead
-    of it.
+    A head for another number of classes is skipped, and so is the encoder's final norm if the model pools instead.
 
     Args:
         tensors: a classifier's or a pre-training model's, in any layout that `native_state` knows.

@@ -9,7 +9,7 @@ from ..classifier import Classifier
 from ..sigma import Sigma
 from .huggingface import CLASSIFIER, PRETRAINING, architecture
 
-# What decides the result, in the order of a run. No paths: they tell of the author's machine and nothing to the reader.
+# Options that determine the result, in the order of a run. No paths: they only describe the author's machine.
 _RECIPE = (
     *("model", "data_set", "num_frames", "sampling_rate", "input_size", "tubelet_size"),
     *("mask_type", "mask_ratio", "decoder_depth", "target_type", "loss_func", "normalize_target"),
@@ -91,7 +91,7 @@ def _description(model: Classifier | Sigma, kind: str) -> str:
         return f"{what}. {sizes}"
     return (
         f"{what}. {sizes} Its decoder, projection network and prototypes are left out, because transformers' VideoMAE "
-        "has no place for them: to go on with pre-training use the file that this was converted from."
+        "has no place for them: to continue pre-training use the file that this was converted from."
     )
 
 

@@ -1,4 +1,4 @@
-"""The model that a native state dict belongs to, made from the tensors' shapes and the options of its run."""
+"""Rebuilds the model of a native state dict from the tensors' shapes and the options of its run."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from ..classifier import Classifier
-from ..registry import TARGET_TYPES, ModelError, create_model
+from ..registry import ModelError, create_model
 from ..sigma import Sigma
+from ..targets import TARGET_TYPES
 from ..vit import VARIANTS, Variant
 from .load import trained_grid, true_heads
 
@@ -20,7 +21,7 @@ State = Mapping[str, torch.Tensor]
 def rebuild(state: State, args: Mapping[str, Any]) -> Classifier | Sigma:
     """Make the model of native tensors and load them strictly.
 
-    It is meant to be used or exported, in evaluation: rates of dropout and stochastic depth are 0.
+    For inference and export: in evaluation mode, without dropout and stochastic depth.
 
     Args:
         state: of a classifier or a pre-training model, float types; the model's are float32.
@@ -84,7 +85,7 @@ def _name(kind: str, args: Mapping[str, Any], patch_size: int) -> str:
     return f"{kind}_base_patch{patch_size}_{_number(args, 'input_size', 224)}"
 
 
-def _encoder_sizes(state: State, prefix: str, args: Mapping[str, Any]) -> dict[str, int]:
+def _encoder_sizes(state: State, prefix: str, args: Mapping[str, Any]) -> dict[str, Any]:
     width = state[f"{prefix}patch_embed.proj.weight"].shape[0]
     sizes = _sizes(width, args)
     return {
@@ -150,7 +151,7 @@ def _depth(state: State, prefix: str) -> int:
 
 
 def _number(args: Mapping[str, Any], name: str, default: int) -> int:
-    """An option's value, the default where it is not said; two equal ones, such as height and width, are one."""
+    """An option's value, or the default; equal numbers, such as height and width, count as one."""
     value = args.get(name)
     if isinstance(value, list | tuple) and value and all(item == value[0] for item in value):
         value = value[0]
@@ -167,7 +168,7 @@ def _sizes(width: int, args: Mapping[str, Any]) -> Variant | None:
 
 
 def _heads(width: int, known: int, args: Mapping[str, Any], name: str) -> int:
-    """Heads of a stack: what the options say, else those of the size with this width."""
+    """Heads of a stack: as recorded in the options, else those of the variant with this width."""
     heads = true_heads(_number(args, name, 0), width) or known
     if not heads:
         known_widths = ", ".join(str(sizes.embed_dim) for sizes in VARIANTS.values())
@@ -205,9 +206,9 @@ def _target_type(state: State, args: Mapping[str, Any]) -> str:
     if "head.0.weight" in state:
         return "mlp"
     is_pixel_wide = len(state["decoder.head.weight"]) == state["encoder.patch_embed.proj.weight"][0].numel()
-    said = args.get("target_type")
-    if said in TARGET_TYPES and said != "mlp" and (said != "pixel" or is_pixel_wide):
-        return said
+    recorded = args.get("target_type")
+    if recorded in TARGET_TYPES and recorded != "mlp" and (recorded != "pixel" or is_pixel_wide):
+        return recorded
     return "pixel" if is_pixel_wide and "prototypes" not in state else "dino_v1"
 
 

@@ -1,4 +1,4 @@
-"""Draw what the model gets: `python scripts/data/browse.py lists/train.csv clips.png`.
+"""Draw the clips and masks that the model is trained on: `python scripts/data/browse.py lists/train.csv clips.png`.
 
 For some videos of a list, one picture with a row for the clip of pre-training, a row for each kind of mask (what the
 encoder sees of the clip; hidden tokens are grey), and, where the list has labels, rows with the augmented clips of
@@ -9,6 +9,7 @@ and an --epoch, these are its very clips.
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,12 +27,15 @@ from datasets.lists.entries import NO_LABEL
 from datasets.lists.formats import LIST_FORMATS
 from datasets.lists.read import read_list
 from datasets.lists.video_list import VideoList, sample_name
-from datasets.masks.masks import MASKS
+from datasets.masks.masks import MASKS, MaskConfig
 from datasets.masks.motion_vectors import has_motion_vectors
 from datasets.pretraining import PretrainDataset
+from datasets.sampling import ClipConfig
 from datasets.transforms.presets import PretrainTransform, TrainTransform
-from engine.config import finetuning_parser, pretraining_parser
-from engine.errors import ConfigError, bad_options, user_errors
+from engine.errors import ConfigError, as_config_error, user_errors
+from engine.flags import build_parser
+from run_class_finetuning import FinetuningConfig
+from run_sigma_pretraining import PretrainingConfig
 from scripts.data.jobs import positive
 
 MASK_TYPES = [name for name in MASKS if name != "motion"]  # that needs a network and the training device
@@ -45,6 +49,38 @@ class Row(NamedTuple):
 
     text: str
     frames: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class ClipOptions:
+    """The flags that decide what a clip looks like, as in training, and the epoch."""
+
+    epoch: int
+    seed: int
+    num_frames: int
+    input_size: int
+    tubelet_size: int
+    patch_size: int
+    sampling_rate: int
+    mask_ratio: float
+    augmentation: str
+    data_set: str
+    num_sample: int
+    aa: str
+    reprob: float
+
+    def __post_init__(self) -> None:
+        if self.input_size % self.patch_size or self.num_frames % self.tubelet_size:
+            raise ConfigError("--input_size must be a multiple of --patch_size, --num_frames one of --tubelet_size")
+
+
+def clip_options(args: argparse.Namespace) -> ClipOptions:
+    """The values of these flags.
+
+    Raises:
+        ConfigError: the clip cannot be cut into whole tokens.
+    """
+    return ClipOptions(**{field.name: getattr(args, field.name) for field in fields(ClipOptions)})
 
 
 def parser() -> argparse.ArgumentParser:
@@ -75,12 +111,10 @@ def parser() -> argparse.ArgumentParser:
     finetuning.add_argument("--num_sample", type=positive, help="augmentations of each clip")
     finetuning.add_argument("--aa")
     finetuning.add_argument("--reprob", type=float)
-    defaults = vars(pretraining_parser().parse_args(["--data_path", ""]))
-    tuned = vars(finetuning_parser().parse_args(["--data_path", ""]))
     shared = ("seed", "num_frames", "input_size", "tubelet_size", "sampling_rate", "mask_ratio", "augmentation")
-    options.set_defaults(
-        **{name: defaults[name] for name in shared}, **{name: tuned[name] for name in ("num_sample", "aa", "reprob")}
-    )
+    for cls, names in ((PretrainingConfig, shared), (FinetuningConfig, ("num_sample", "aa", "reprob"))):
+        theirs = build_parser(cls)
+        options.set_defaults(**{name: theirs.get_default(name) for name in names})
     return options
 
 
@@ -93,28 +127,27 @@ def hide(frames: torch.Tensor, mask: torch.Tensor, grid: tuple[int, int, int]) -
     return torch.where(hidden[:, None], torch.tensor(_HIDDEN, dtype=torch.uint8), frames)
 
 
-def pretraining_rows(videos: VideoList, index: int, args: argparse.Namespace) -> list[Row]:
+def pretraining_rows(videos: VideoList, index: int, options: ClipOptions) -> list[Row]:
     """The clip of a video, and what each kind of mask leaves of it."""
-    sides = args.input_size // args.patch_size
-    grid = (args.num_frames // args.tubelet_size, sides, sides)
+    sides = options.input_size // options.patch_size
+    grid = (options.num_frames // options.tubelet_size, sides, sides)
     rows: list[Row] = []
     for name in MASK_TYPES:
         dataset = PretrainDataset(
             videos,
-            transform=PretrainTransform(args.input_size, args.augmentation),
-            mask_fn=MASKS[name],
+            ClipConfig(num_frames=options.num_frames, sampling_rate=options.sampling_rate),
+            MaskConfig(mask_type=name, mask_ratio=options.mask_ratio),
+            transform=PretrainTransform(options.input_size, options.augmentation),
             grid=grid,
-            mask_ratio=args.mask_ratio,
-            motion=name == "motion_vectors",
-            num_frames=args.num_frames,
-            sampling_rate=args.sampling_rate,
-            seed=args.seed,
+            seed=options.seed,
             decoder="pyav",  # the motion vectors come from it
         )
-        item = dataset[args.epoch, index]
+        item = dataset[options.epoch, index]
         if not rows:
             rows += [Row(f"training takes another video: {path}: {reason}") for path, reason, *_ in item["failures"]]
-            rows.append(Row(f"pre-training: {args.num_frames} frames, every {args.sampling_rate}th", item["clip"]))
+            rows.append(
+                Row(f"pre-training: {options.num_frames} frames, every {options.sampling_rate}th", item["clip"])
+            )
         still = name == "motion_vectors" and not has_motion_vectors(videos.paths[item["index"]])
         visible = int((~item["mask"]).sum())
         text = f"--mask_type {name}: the encoder sees {visible} of {item['mask'].numel()} tokens"
@@ -123,23 +156,23 @@ def pretraining_rows(videos: VideoList, index: int, args: argparse.Namespace) ->
     return rows
 
 
-def finetuning_rows(videos: VideoList, index: int, args: argparse.Namespace) -> list[Row]:
+def finetuning_rows(videos: VideoList, index: int, options: ClipOptions) -> list[Row]:
     """The augmented clips of a labelled video."""
-    spec = get_dataset_spec(args.data_set)
+    spec = get_dataset_spec(options.data_set)
     dataset = TrainDataset(
         videos,
-        transform=TrainTransform(args.input_size, aa=args.aa, flip=spec.flip, erase_prob=args.reprob),
+        transform=TrainTransform(options.input_size, aa=options.aa, flip=spec.flip, erase_prob=options.reprob),
         sampler=spec.sampler,
-        num_frames=args.num_frames,
+        num_frames=options.num_frames,
         sampling_rate=spec.sampling_rate,
-        num_repeats=args.num_sample,
-        seed=args.seed,
+        num_repeats=options.num_sample,
+        seed=options.seed,
     )
-    clips = dataset[args.epoch, index]["clip"]
-    return [Row(f"fine-tuning, {number} of {len(clips)}: {args.aa}", clip) for number, clip in enumerate(clips, 1)]
+    clips = dataset[options.epoch, index]["clip"]
+    return [Row(f"fine-tuning, {number} of {len(clips)}: {options.aa}", clip) for number, clip in enumerate(clips, 1)]
 
 
-def rows_of(videos: VideoList, index: int, names: Sequence[str], args: argparse.Namespace) -> list[Row]:
+def rows_of(videos: VideoList, index: int, *, names: Sequence[str], options: ClipOptions) -> list[Row]:
     """Everything about one video.
 
     Raises:
@@ -150,9 +183,9 @@ def rows_of(videos: VideoList, index: int, names: Sequence[str], args: argparse.
     if label != NO_LABEL:
         title += f"   label {label}" + (f": {names[label]}" if label < len(names) else "")
     try:
-        with bad_options():
-            rows = pretraining_rows(videos, index, args)
-            tuned = finetuning_rows(videos, index, args) if label != NO_LABEL else []
+        with as_config_error():
+            rows = pretraining_rows(videos, index, options)
+            tuned = finetuning_rows(videos, index, options) if label != NO_LABEL else []
     except DecodeError as error:
         return [Row(title), Row(f"cannot be decoded: {error.reason}")]
     return [Row(title), *rows, *tuned]
@@ -174,28 +207,40 @@ def draw(rows: Sequence[Row], columns: int, side: int) -> Image.Image:
     return sheet
 
 
-def run(args: argparse.Namespace) -> None:
-    """What the command line asks for."""
-    if args.input_size % args.patch_size or args.num_frames % args.tubelet_size:
-        raise ConfigError("--input_size must be a multiple of --patch_size, --num_frames one of --tubelet_size")
-    videos = read_list(args.list, root=args.data_root, list_format=args.list_format)
-    file = Path(args.list).with_name("labels.txt")
+def browse(videos: VideoList, out: str, *, options: ClipOptions, num_videos: int, columns: int, side: int) -> None:
+    """Draw some videos of a list into one picture.
+
+    Args:
+        videos: the list; class names of labels.txt beside it are shown where it has none itself.
+        out: file name of the picture.
+        options: of the clips.
+        num_videos: spread over the list.
+        columns: frames shown of a clip.
+        side: of a frame in the picture, in pixels.
+
+    Raises:
+        ConfigError: options that do not fit one another; the picture cannot be written.
+    """
+    file = videos.file.with_name("labels.txt")
     names = videos.class_names or (read_class_names(file) if file.is_file() else ())
-    count = min(args.num, len(videos))
+    count = min(num_videos, len(videos))
     rows = []
     for place in range(count):
-        rows += rows_of(videos, place * len(videos) // count, names, args)
+        rows += rows_of(videos, place * len(videos) // count, names=names, options=options)
     try:
-        draw(rows, min(args.columns, args.num_frames), args.side).save(args.out)
+        draw(rows, min(columns, options.num_frames), side).save(out)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{args.out}: cannot be written ({error}): give a name that ends in .png") from error
-    print(f"{args.out}: {count} videos of {args.list}")
+        raise ConfigError(f"{out}: cannot be written ({error}): give a name that ends in .png") from error
+    print(f"{out}: {count} videos of {videos.file}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     with user_errors(AnnotationError):
-        run(parser().parse_args(argv))
+        args = parser().parse_args(argv)
+        options = clip_options(args)
+        videos = read_list(args.list, root=args.data_root, list_format=args.list_format)
+        browse(videos, args.out, options=options, num_videos=args.num, columns=args.columns, side=args.side)
 
 
 if __name__ == "__main__":

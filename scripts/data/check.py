@@ -7,7 +7,7 @@ The first, middle and last frame of each video are decoded; with --full all fram
   report.txt       counts by reason, codecs, sizes, rates, distances of key frames, what decoding costs here, and
                    whether scripts/data/reencode.py would pay
 
-The same command goes on where it was stopped. On a cluster give `--part 1/8` to `--part 8/8` on eight machines, then
+The same command resumes where it was stopped. On a cluster give `--part 1/8` to `--part 8/8` on eight machines, then
 run once with `--merge`: scripts/slurm/prepare.sbatch does it.
 """
 
@@ -26,16 +26,17 @@ from datasets.classification import CHUNK_BYTES
 from datasets.decoding.open import open_video
 from datasets.errors import AnnotationError, DecodeError
 from datasets.lists.spans import frames_within
-from datasets.lists.video_list import Span, sample_name
+from datasets.lists.video_list import Span, VideoList, sample_name
 from engine.errors import user_errors
-from engine.monitoring.metrics import replace_text
-from scripts.data.jobs import Job, Result, Task, add_job_flags, run_tasks
+from engine.files import replace_text
+from scripts.data.jobs import Job, JobOptions, add_job_flags, job_options
 from scripts.data.lists import absolute, add_list_flags, read_lists, write_lists
 from scripts.data.media import CLIP_FRAMES, CLIP_STRIDE, clip_seconds, decode_all, describe, is_video_file
+from scripts.data.processes import Result, Task, run_tasks
 from scripts.data.reencode import Recipe, encode
 from scripts.data.reports import by_reason, failures, shares, spread, write_failures
 
-_PAYS = 1.5  # times faster that decoding has to become for the advice to encode anew
+_PAYS = 1.5  # times faster that decoding has to become for the advice to re-encode
 _QUANTITIES = {
     "frames": "frames",
     "seconds": "seconds",
@@ -62,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--out", metavar="FOLDER", help="default: `checked` beside the first list")
     options.add_argument("--full", action="store_true", help="decode every frame, not three of each video")
     options.add_argument(
-        "--samples", type=int, default=5, help="videos that are timed, now and encoded anew (default: 5; 0: none)"
+        "--samples", type=int, default=5, help="videos that are timed, as they are and re-encoded (default: 5; 0: none)"
     )
     add_job_flags(options)
     return options
@@ -91,7 +92,7 @@ def check(work: Work) -> Result:
 
 
 class Timing(NamedTuple):
-    """Seconds that a clip takes, as the video is and encoded anew."""
+    """Seconds that a clip takes, as the video is and re-encoded."""
 
     now: float
     after: float
@@ -107,6 +108,13 @@ def time_sample(path: str) -> Result:
             return {"now": now, "after": clip_seconds(target)}
     except DecodeError as error:
         return {"error": error.reason}
+
+
+def time_samples(paths: Sequence[str], *, timeout: float) -> list[Timing]:
+    """Timings of some videos, one after another; those that fail are left out."""
+    tasks = [Task(path, path) for path in paths]
+    results = [result for _, result in run_tasks(tasks, time_sample, workers=min(1, len(tasks)), timeout=timeout)]
+    return [Timing(result["now"], result["after"]) for result in results if "error" not in result]
 
 
 # ------------------------------------------------------------------------------------------------- the report
@@ -149,12 +157,12 @@ def _costs(timings: Sequence[Timing], num_videos: int) -> list[str]:
         f"A clip ({CLIP_FRAMES} frames, every {CLIP_STRIDE}th) takes {1000 * now:.3g} ms on one core of this machine, "
         f"{1 / now:.3g} clips/s (median of {len(timings)} videos);",
         f"an epoch of {num_videos:,} clips {num_videos * now / 3600:.3g} core hours.",
-        f"Encoded anew (scripts/data/reencode.py) these clips decode {gain:.2g} times as fast.",
+        f"Re-encoded (scripts/data/reencode.py), these clips decode {gain:.2g} times as fast.",
     ]
     if gain >= _PAYS:
         return [
             *lines,
-            "Advice: encode anew if decoding limits the training (`data` in its log close to the step time).",
+            "Advice: re-encode if decoding limits the training (`data` in its log close to the step time).",
         ]
     return [*lines, "Advice: leave the videos as they are."]
 
@@ -167,24 +175,28 @@ def samples(results: Mapping[str, Result], works: Mapping[str, Work], count: int
     return [good[place * len(good) // count] for place in range(count)]
 
 
-def run(args: argparse.Namespace) -> None:
-    """What the command line asks for."""
-    lists = read_lists(args)
-    out = Path(args.out or Path(args.lists[0]).absolute().parent / "checked").absolute()
+def check_lists(lists: Sequence[VideoList], out: Path, *, full: bool, num_timed: int, options: JobOptions) -> None:
+    """Check the videos of lists; write the lists without the bad ones, and the report.
+
+    Args:
+        lists: as they were read.
+        out: the output folder.
+        full: decode every frame.
+        num_timed: videos whose decoding is timed.
+        options: of the job.
+    """
     videos = dict.fromkeys((absolute(path), span) for each in lists for path, span in each.samples())
-    works = {sample_name(path, span): Work(path, args.full, span) for path, span in videos}
-    plan = {"tool": "check", "lists": [each.fingerprint for each in lists], "full": args.full}
-    job = Job(out, [Task(name, work) for name, work in works.items()], plan, args)
-    if not args.merge:
+    works = {sample_name(path, span): Work(path, full, span) for path, span in videos}
+    plan = {"tool": "check", "lists": [each.fingerprint for each in lists], "full": full}
+    job = Job(out, [Task(name, work) for name, work in works.items()], plan=plan, options=options)
+    if not options.merge:
         job.run(check)
-    if args.part is not None:
+    if options.part is not None:
         return
     results = job.results()
     counts = write_lists(out, lists, {path: path for path, _ in videos}, without=failures(results).keys())
     write_failures(out / "bad_videos.txt", results)
-    chosen = [Task(path, path) for path in samples(results, works, args.samples)]
-    timed = [result for _, result in run_tasks(chosen, time_sample, workers=min(1, len(chosen)), timeout=args.timeout)]
-    timings = [Timing(result["now"], result["after"]) for result in timed if "error" not in result]
+    timings = time_samples(samples(results, works, num_timed), timeout=options.timeout)
     text = report(results, timings, counts)
     replace_text(out / "report.txt", text)
     print(f"{text}\nThe lists without the bad videos and this report are in {out}")
@@ -193,7 +205,10 @@ def run(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     with user_errors(AnnotationError):
-        run(parser().parse_args(argv))
+        args = parser().parse_args(argv)
+        lists = read_lists(args.lists, root=args.data_root, list_format=args.list_format)
+        out = Path(args.out or Path(args.lists[0]).absolute().parent / "checked").absolute()
+        check_lists(lists, out, full=args.full, num_timed=args.samples, options=job_options(args))
 
 
 if __name__ == "__main__":

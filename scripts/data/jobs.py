@@ -1,34 +1,27 @@
-"""What check.py, reencode.py and shard.py share: many files worked on at once, results kept, parts merged.
+"""Jobs of check.py, reencode.py and shard.py: many files in parallel, results kept for resuming, parts merged.
 
 A job is a list of tasks. Each result is appended, as a line of JSON, to `results-1of1.jsonl` in the output folder the
-moment it is there, so that the same command goes on where it was stopped. `--part 2/8` does every eighth task, from the
+moment it is there, so that the same command resumes where it was stopped. `--part 2/8` does every eighth task, from the
 second on, and writes `results-2of8.jsonl`: eight such commands, on as many machines as share the folder, do the job.
-`--merge` then makes the final files of all results; without `--part` that follows by itself.
+`--merge` then makes the final files of all results; without `--part` that is done at the end.
 """
 
 import argparse
 import json
-import math
-import multiprocessing
 import os
 import re
-import signal
-import sys
 import time
-import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from multiprocessing.connection import Connection, wait
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
-
-import torch
+from typing import Any, NamedTuple
 
 from engine.errors import ConfigError
-from engine.monitoring.metrics import replace_text
+from engine.files import replace_text
+from scripts.data.processes import Result, Task, run_tasks
+from scripts.data.progress import Progress
 
-Result: TypeAlias = dict[str, Any]  # what a task gave; {"error": reason} if its input is bad
-_POLL = 1.0  # seconds between two looks at the clock
 _THREADS = 16  # that verify earlier results
 
 
@@ -37,13 +30,6 @@ class Part(NamedTuple):
 
     number: int
     of: int
-
-
-class Task(NamedTuple):
-    """A piece of work: the name of its result, and what the work function is given."""
-
-    key: str
-    work: Any
 
 
 def parse_part(text: str) -> Part:
@@ -78,6 +64,36 @@ def add_job_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+@dataclass(frozen=True)
+class JobOptions:
+    """The values of `add_job_flags`.
+
+    Attributes:
+        workers: processes.
+        part: the part to do; None: all of the job, and its final files.
+        merge: make the final files of the results of all parts, and do no work.
+        retry: do the tasks that failed in an earlier call again.
+        timeout: seconds after which a task is given up.
+    """
+
+    workers: int
+    part: Part | None
+    merge: bool
+    retry: bool
+    timeout: float
+
+
+def job_options(args: argparse.Namespace) -> JobOptions:
+    """The values of the flags of `add_job_flags`.
+
+    Raises:
+        ConfigError: --part and --merge together.
+    """
+    if args.part and args.merge:
+        raise ConfigError("--part and --merge: merge when all parts are done, with the same command and no --part")
+    return JobOptions(args.workers, part=args.part, merge=args.merge, retry=args.retry, timeout=args.timeout)
+
+
 class Job:
     """Tasks, and their results in a folder.
 
@@ -85,17 +101,15 @@ class Job:
         folder: where the results are kept.
         tasks: their keys differ.
         plan: what decides the results besides the tasks: a folder keeps the results of one plan only.
-        args: the values of `add_job_flags`.
+        options: see `JobOptions`.
 
     Raises:
-        ConfigError: the folder cannot be written to, or holds results of another plan; --part and --merge together.
+        ConfigError: the folder cannot be written to, or holds results of another plan.
     """
 
-    def __init__(self, folder: Path, tasks: Sequence[Task], plan: Mapping[str, Any], args: argparse.Namespace) -> None:
-        if args.part and args.merge:
-            raise ConfigError("--part and --merge: merge when all parts are done, with the same command and no --part")
-        self.folder, self.tasks, self.args = folder, tasks, args
-        self.part = args.part or Part(1, 1)
+    def __init__(self, folder: Path, tasks: Sequence[Task], *, plan: Mapping[str, Any], options: JobOptions) -> None:
+        self.folder, self.tasks, self.options = folder, tasks, options
+        self.part = options.part or Part(1, 1)
         self._check_plan(dict(plan))
 
     def _check_plan(self, plan: dict[str, Any]) -> None:
@@ -128,11 +142,11 @@ class Job:
         done = self._done(mine, is_good)
         left = [task for task in mine if task.key not in done]
         progress = Progress(len(mine), len(mine) - len(left))
-        workers = min(self.args.workers, len(left))
+        workers = min(self.options.workers, len(left))
         name = f"results-{self.part.number}of{self.part.of}.jsonl"
         with open(self.folder / name, "ab+") as file:
             _drop_torn_line(file)
-            for task, result in run_tasks(left, function, workers=workers, timeout=self.args.timeout):
+            for task, result in run_tasks(left, function, workers=workers, timeout=self.options.timeout):
                 file.write(json.dumps({"key": task.key, "at": time.time(), **result}).encode() + b"\n")
                 file.flush()
                 progress.add(failed="error" in result)
@@ -142,7 +156,7 @@ class Job:
         """Keys of this part that need no work: failures count as done unless they are to be tried again."""
         found = self._read()
         before = [(task.key, found[task.key]) for task in mine if task.key in found]
-        kept = [(key, result) for key, result in before if "error" not in result or not self.args.retry]
+        kept = [(key, result) for key, result in before if "error" not in result or not self.options.retry]
         if is_good is None:
             return {key for key, _ in kept}
         with ThreadPoolExecutor(_THREADS) as pool:
@@ -160,7 +174,7 @@ class Job:
         if missing:
             raise ConfigError(
                 f"{self.folder}: {len(missing)} of {len(self.tasks)} results are missing, for example of {missing[0]}: "
-                "run the parts that are not done (the same command goes on), then --merge"
+                "run the parts that are not done (the same command resumes), then --merge"
             )
         return {task.key: found[task.key] for task in self.tasks}
 
@@ -187,152 +201,3 @@ def _drop_torn_line(file: Any) -> None:
     """Cut off what a killed run left of its last line."""
     file.seek(0)
     file.truncate(file.read().rfind(b"\n") + 1)
-
-
-# ------------------------------------------------------------------------------------------------- processes
-
-
-class _Worker:
-    """A process that does one task after the other."""
-
-    def __init__(self, function: Callable[[Any], Result], timeout: float) -> None:
-        self.function, self.timeout = function, timeout
-        self.task: Task | None = None
-        self.start()
-
-    def start(self) -> None:
-        sys.stdout.flush()  # else the new process has the text too, and writes it again
-        context = multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else None)
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, self.connection, self.function), daemon=True)
-        self.process.start()
-        theirs.close()  # when the process dies, the connection ends
-
-    def give(self, task: Task | None) -> None:
-        self.task, self.deadline = task, time.monotonic() + self.timeout
-        if task is not None:
-            self.connection.send(task.work)
-
-    def result(self) -> Result | None:
-        """What came of the task: also where the process died of it, or is stuck. None: it is still at it."""
-        if self.connection.poll():
-            try:
-                kind, content = self.connection.recv()
-            except (EOFError, OSError):
-                self.process.join()
-                return self._give_up(f"the process that worked on it died ({_cause(self.process.exitcode)})")
-            if kind == "result":
-                return content
-            if kind == "no output":
-                raise ConfigError(content)
-            raise RuntimeError(f"in a worker process:\n{content}")
-        if time.monotonic() > self.deadline:
-            return self._give_up(f"hangs: nothing came of it in {self.timeout:g} s")
-        return None
-
-    def _give_up(self, reason: str) -> Result:
-        self.stop()
-        self.start()
-        return {"error": reason}
-
-    def stop(self) -> None:
-        self.process.kill()
-        self.process.join()
-        self.connection.close()
-
-
-def _serve(connection: Connection, other_end: Connection, function: Callable[[Any], Result]) -> None:
-    other_end.close()  # so that the end of the main process, however it comes, ends this one
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group: the main process ends this one
-    torch.set_num_threads(1)
-    while True:
-        try:
-            work = connection.recv()
-        except EOFError:
-            return
-        message: tuple[str, Any]
-        try:
-            message = "result", function(work)
-        except OSError as error:  # of the output: work functions make a result of what is wrong with their input
-            message = "no output", f"{error.filename or 'output'}: {error.strerror or error}"
-        except Exception:  # noqa: BLE001  (handed on: the main process raises it)
-            message = "bug", traceback.format_exc()
-        connection.send(message)
-
-
-def _cause(exitcode: int | None) -> str:
-    if exitcode is not None and exitcode < 0:
-        return signal.Signals(-exitcode).name
-    return f"exit code {exitcode}"
-
-
-def run_tasks(
-    tasks: Iterable[Task], function: Callable[[Any], Result], *, workers: int, timeout: float
-) -> Iterator[tuple[Task, Result]]:
-    """Tasks and their results, in the order that they are done.
-
-    Raises:
-        ConfigError: the output cannot be written.
-    """
-    waiting = iter(tasks)
-    crew: list[_Worker] = []
-    try:
-        for _ in range(workers):
-            crew.append(_Worker(function, timeout))
-            crew[-1].give(next(waiting, None))
-        while busy := [worker for worker in crew if worker.task is not None]:
-            wait([worker.connection for worker in busy], timeout=_POLL)
-            for worker in busy:
-                result = worker.result()
-                if result is not None:
-                    assert worker.task is not None
-                    yield worker.task, result
-                    worker.give(next(waiting, None))
-    finally:
-        for worker in crew:
-            worker.stop()
-
-
-# ------------------------------------------------------------------------------------------------- progress
-
-
-class Progress:
-    """Lines on stderr: how many are done, how fast, how long it will take."""
-
-    def __init__(self, total: int, before: int) -> None:
-        self.total, self.before, self.done, self.failed = total, before, 0, 0
-        self.start = self.shown = time.monotonic()
-        if before:
-            self._say(f"{before:,} of {total:,} were done before")
-
-    def add(self, *, failed: bool) -> None:
-        """One more."""
-        self.done += 1
-        self.failed += failed
-        if time.monotonic() - self.shown >= 10:
-            self.shown = time.monotonic()
-            self._show()
-
-    def finish(self) -> None:
-        """The last line."""
-        if self.done:
-            self._show()
-
-    def _show(self) -> None:
-        seconds = time.monotonic() - self.start
-        rate, done = self.done / max(seconds, 1e-9), self.before + self.done
-        left = clock((self.total - done) / rate)
-        self._say(
-            f"{done:,} of {self.total:,} ({100 * done / self.total:.1f} %), {rate:.3g}/s, {self.failed:,} failed, "
-            f"{clock(seconds)} so far, about {left} left"
-        )
-
-    @staticmethod
-    def _say(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
-
-
-def clock(seconds: float) -> str:
-    """h:mm:ss, or m:ss."""
-    minutes, rest = divmod(math.ceil(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"

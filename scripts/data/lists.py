@@ -1,4 +1,4 @@
-"""Lists in and out of the tools: any format that `read_list` reads, written back as `path label`, or as jsonl."""
+"""Lists in and out of the tools: read in any format, written as `path label` or as jsonl."""
 
 import argparse
 import json
@@ -13,7 +13,7 @@ from datasets.lists.formats import LIST_FORMATS
 from datasets.lists.read import read_list
 from datasets.lists.video_list import VideoList, sample_name
 from engine.errors import ConfigError
-from engine.monitoring.metrics import replace_text
+from engine.files import replace_text
 
 
 def add_list_flags(parser: argparse.ArgumentParser) -> None:
@@ -25,14 +25,14 @@ def add_list_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--list_format", default="auto", choices=LIST_FORMATS, help="of the lists (default: auto)")
 
 
-def read_lists(args: argparse.Namespace) -> list[VideoList]:
-    """The lists of a command line.
+def read_lists(files: Sequence[str], *, root: str, list_format: str) -> list[VideoList]:
+    """The lists of a command line, the values of `add_list_flags`.
 
     Raises:
         AnnotationError: one cannot be read.
         ConfigError: two would be written under one name.
     """
-    lists = [read_list(file, root=args.data_root, list_format=args.list_format) for file in args.lists]
+    lists = [read_list(file, root=root, list_format=list_format) for file in files]
     names = [list_name(videos) for videos in lists]
     if len(set(names)) < len(names):
         raise ConfigError(f"two lists of the same name ({', '.join(names)}): rename one, or give them one at a time")
@@ -79,7 +79,7 @@ def records(videos: VideoList) -> Iterator[dict[str, Any]]:
 def write_lists(
     folder: Path, lists: Sequence[VideoList], paths: Mapping[str, str], *, without: Set[str] = frozenset()
 ) -> dict[str, int]:
-    """Write every list anew, without the videos that are not in `paths`, and `labels.txt` if classes have names.
+    """Write every list again, without the videos that are not in `paths`, and `labels.txt` if classes have names.
 
     Args:
         folder: exists.

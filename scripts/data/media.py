@@ -1,15 +1,16 @@
-"""What a video file is: codec, size, rate, distance of key frames; and how long a clip of it takes to decode."""
+"""Properties of a video file: codec, size, frame rate, key frame interval, and the time to decode a clip."""
 
 import contextlib
 import io
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import av
 import numpy as np
 from av.container import InputContainer
+from av.video.stream import VideoStream
 
 from datasets.decoding.open import open_video
 from datasets.decoding.pyav import video_stream
@@ -42,7 +43,7 @@ def is_video_file(path: str) -> bool:
 
 
 def describe(path: str) -> dict[str, Any]:
-    """Codec, container, rate, seconds, mean distance of key frames, bytes; a folder of frames has a codec only.
+    """Codec, container, frame rate, seconds, mean key frame interval, bytes; a folder of frames has a codec only.
 
     Raises:
         DecodeError: the headers or packets cannot be read.
@@ -52,9 +53,7 @@ def describe(path: str) -> dict[str, Any]:
     with open_source(path) as container:
         stream = video_stream(container)
         packets = [packet for packet in container.demux(stream) if packet.size]
-        times = [packet.pts + (packet.duration or 0) for packet in packets if packet.pts is not None]
-        begin = stream.start_time or 0
-        seconds = float((max(times) - begin) * stream.time_base) if times and stream.time_base else 0.0
+        seconds = _seconds(stream, packets)
         header = (container.duration or 0) / 1_000_000
         facts = {
             "codec": stream.codec_context.codec.canonical_name,
@@ -67,6 +66,14 @@ def describe(path: str) -> dict[str, Any]:
     if seconds < _SHORT * header:
         facts["warning"] = f"its header says {header:.1f} s, its frames end after {seconds:.1f} s"
     return facts
+
+
+def _seconds(stream: VideoStream, packets: Sequence[av.Packet]) -> float:
+    """How long a stream lasts by its packets; 0 if they have no times."""
+    ends = [packet.pts + (packet.duration or 0) for packet in packets if packet.pts is not None]
+    if not ends or not stream.time_base:
+        return 0.0
+    return float((max(ends) - (stream.start_time or 0)) * stream.time_base)
 
 
 def decode_all(path: str, num_frames: int) -> None:

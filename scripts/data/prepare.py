@@ -41,7 +41,7 @@ from datasets.lists.read import read_list
 from datasets.lists.subsets import GYM_LABELS, check_known_subset, draw_subset, select, select_labels
 from datasets.lists.video_list import VideoList, sample_name
 from engine.errors import ConfigError, user_errors
-from engine.monitoring.metrics import replace_text
+from engine.files import replace_text
 from scripts.data.jobs import positive
 from scripts.data.lists import absolute, is_plain, records, write_list
 
@@ -132,8 +132,14 @@ def _by_name(form: str, source: Path) -> dict[str, Path]:
     return found
 
 
-def read_parts(files: Mapping[str, Path], args: argparse.Namespace) -> dict[str, VideoList]:
+def read_parts(files: Mapping[str, Path], *, root: str, form: str, split: int) -> dict[str, VideoList]:
     """Read the lists; classes that have names have the same numbers in all.
+
+    Args:
+        files: part -> its list.
+        root: folder that relative paths start from.
+        form: the format of the lists.
+        split: number of the split, for formats that hold several.
 
     Raises:
         AnnotationError: one cannot be read.
@@ -143,12 +149,12 @@ def read_parts(files: Mapping[str, Path], args: argparse.Namespace) -> dict[str,
     for part, file in files.items():
         videos = read_list(
             file,
-            root=args.videos,
-            list_format=args.form,
+            root=root,
+            list_format=form,
             class_names=names,
             names_from=str(next(iter(files.values()))),
             part=part,
-            split=args.split,
+            split=split,
         )
         names = names or videos.class_names
         lists[part] = videos
@@ -234,33 +240,59 @@ def missing_files(part: str, videos: VideoList, *, few: bool = False) -> set[str
     return missing
 
 
-def run(args: argparse.Namespace) -> None:
-    """What the command line asks for."""
-    source = Path(args.source) if args.source else None
-    files = find_lists(args.form, source, args.split)
-    files |= {part: Path(file) for part in PARTS if (file := getattr(args, part))}
-    if not files:
-        raise ConfigError(
-            f"no lists of {args.form} in {source}: see --help for their names, or give --train, --val, --test"
-        )
-    lists = read_parts({part: files[part] for part in PARTS if part in files}, args)
-    if args.subset:
-        lists = take_subset(args.subset, args.form, lists)
+def prepare(files: Mapping[str, Path], out: Path, *, form: str, root: str, split: int, subset: str | None) -> None:
+    """Read the lists of a data set, print what was read, and write them for training.
+
+    Args:
+        files: part -> its list.
+        out: the output folder.
+        form: the format of the lists.
+        root: folder of the videos.
+        split: number of the split, for formats that hold several.
+        subset: see `take_subset`; None: all of the lists.
+    """
+    lists = read_parts({part: files[part] for part in PARTS if part in files}, root=root, form=form, split=split)
+    if subset:
+        lists = take_subset(subset, form, lists)
     missing: dict[str, set[str]] = {}
     for part, videos in lists.items():
-        few = args.subset == FEW and part == "train"
+        few = subset == FEW and part == "train"
         missing[part] = missing_files(part, videos, few=few)
-        known = None if few else published_size(args.form, part, videos)
+        known = None if few else published_size(form, part, videos)
         print("\n".join(report(part, videos, missing[part], known)))
-    print("\n".join([*overlaps(lists), *write_all(Path(args.out), lists, missing)]))
+    print("\n".join([*overlaps(lists), *write_all(out, lists, missing)]))
 
 
 def write_all(out: Path, lists: Mapping[str, VideoList], missing: Mapping[str, set[str]]) -> list[str]:
-    """Write everything; what there is to say of it."""
+    """Write the lists, labels.txt and missing.txt to a folder.
+
+    Args:
+        out: the folder; made if it does not exist.
+        lists: part -> its list.
+        missing: part -> paths that do not exist and are left out.
+
+    Returns:
+        Lines of text that say what was written, and the next command.
+
+    Raises:
+        ConfigError: the folder cannot be made.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"--out {out}: {error.strerror}") from error
+    notes = _write_parts(out, lists, missing=missing)
+    names = max((videos.class_names for videos in lists.values()), key=len)
+    if names:
+        replace_text(out / "labels.txt", "".join(f"{name}\n" for name in names))
+    absent = [f"{part}\t{path}\n" for part, paths in missing.items() for path in sorted(paths)]
+    replace_text(out / "missing.txt", "".join(absent))
+    written = sorted(path.name for path in out.iterdir() if path.is_file())
+    return [*notes, f"{out}: {', '.join(written)}", f"next: python scripts/data/check.py {_lists_to_check(out, lists)}"]
+
+
+def _write_parts(out: Path, lists: Mapping[str, VideoList], *, missing: Mapping[str, set[str]]) -> list[str]:
+    """Write every part; of val and test each stands in for the other where that has no labels or no list."""
     labelled = {part: videos for part, videos in lists.items() if part != "test" or videos.num_classes}
     lines = []
     if len(labelled) < len(lists):
@@ -272,13 +304,7 @@ def write_all(out: Path, lists: Mapping[str, VideoList], missing: Mapping[str, s
         if part not in labelled and other in labelled:
             write_part(out, part, labelled[other], missing[other])
             lines.append(f"{part}: no list of its own, so it is the same as {other}")
-    names = max((videos.class_names for videos in lists.values()), key=len)
-    if names:
-        replace_text(out / "labels.txt", "".join(f"{name}\n" for name in names))
-    absent = [f"{part}\t{path}\n" for part, paths in missing.items() for path in sorted(paths)]
-    replace_text(out / "missing.txt", "".join(absent))
-    written = sorted(path.name for path in out.iterdir() if path.is_file())
-    return [*lines, f"{out}: {', '.join(written)}", f"next: python scripts/data/check.py {_lists_to_check(out, lists)}"]
+    return lines
 
 
 def _lists_to_check(out: Path, lists: Mapping[str, VideoList]) -> str:
@@ -298,7 +324,15 @@ def write_part(out: Path, name: str, videos: VideoList, missing: set[str]) -> No
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     with user_errors(AnnotationError, ShardError):
-        run(parser().parse_args(argv))
+        args = parser().parse_args(argv)
+        source = Path(args.source) if args.source else None
+        files = find_lists(args.form, source, args.split)
+        files |= {part: Path(file) for part in PARTS if (file := getattr(args, part))}
+        if not files:
+            raise ConfigError(
+                f"no lists of {args.form} in {source}: see --help for their names, or give --train, --val, --test"
+            )
+        prepare(files, Path(args.out), form=args.form, root=args.videos, split=args.split, subset=args.subset)
 
 
 if __name__ == "__main__":

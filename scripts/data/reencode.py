@@ -1,4 +1,4 @@
-"""Encode videos anew so that clips of them decode fast: `python scripts/data/reencode.py lists/train.csv OUT`.
+"""Re-encode videos so that clips of them decode fast: `python scripts/data/reencode.py lists/train.csv OUT`.
 
 Every video becomes an H.264 file below OUT/videos: short side 256 (smaller ones keep their size), a key frame every 12
 frames and where the scene changes, x264's `fastdecode`, five B-frames between others, from which no frame is built, no
@@ -6,7 +6,7 @@ audio. Every frame is kept, with its time; a phone's rotation is applied, and wh
 gets new lists of the same names, labels.txt, and failed.txt with the videos that could not be decoded and are not in
 the lists. FFmpeg comes with PyAV: no ffmpeg program is needed.
 
-The same command goes on where it was stopped. On a cluster give `--part 1/8` to `--part 8/8` on eight machines, then
+The same command resumes where it was stopped. On a cluster give `--part 1/8` to `--part 8/8` on eight machines, then
 run once with `--merge`: scripts/slurm/prepare.sbatch does it.
 """
 
@@ -33,10 +33,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from datasets.decoding.open import open_video
 from datasets.decoding.pyav import video_stream
 from datasets.errors import AnnotationError, DecodeError
+from datasets.lists.video_list import VideoList
 from engine.errors import user_errors
-from scripts.data.jobs import Job, Result, Task, add_job_flags, positive, remove_partials
+from scripts.data.jobs import Job, JobOptions, add_job_flags, job_options, positive, remove_partials
 from scripts.data.lists import add_list_flags, output_names, read_lists, unique_paths, write_lists
 from scripts.data.media import is_video_file, open_source
+from scripts.data.processes import Result, Task
 from scripts.data.reports import tell_failures, write_failures
 
 # Groups I BBBBB P BBBB P: no frame is built from a B-frame, so a reader decodes two P-frames besides those it wants
@@ -185,7 +187,7 @@ def _output_stream(container: OutputContainer, source: str, upright: Uprighter, 
 
 
 def encode(source: str, target: str, recipe: Recipe) -> Result:
-    """Encode a video anew; the new file appears whole.
+    """Re-encode a video; the new file appears only when it is complete.
 
     Returns:
         "frames", "height", "width" and "bytes" of the new file.
@@ -250,7 +252,7 @@ def num_packets(path: str) -> int:
 def reencode(work: Work) -> Result:
     """`encode`, for a job."""
     if not is_video_file(work.source):
-        return {"error": "a folder of frames: nothing to encode anew"}
+        return {"error": "a folder of frames: nothing to re-encode"}
     try:
         return {"target": work.target, **encode(*work)}
     except DecodeError as error:
@@ -272,18 +274,22 @@ def is_whole(result: Result) -> bool:
 # ------------------------------------------------------------------------------------------------- the job
 
 
-def run(args: argparse.Namespace) -> None:
-    """What the command line asks for."""
-    lists = read_lists(args)
-    out = Path(args.out).absolute()
-    recipe = Recipe(args.short_side, args.key_distance, args.crf)
+def reencode_lists(lists: Sequence[VideoList], out: Path, *, recipe: Recipe, options: JobOptions) -> None:
+    """Re-encode the videos of lists; write the new lists.
+
+    Args:
+        lists: as they were read.
+        out: the output folder.
+        recipe: how to encode.
+        options: of the job.
+    """
     names = target_names(unique_paths(lists))
     tasks = [Task(path, Work(path, str(out / "videos" / name), recipe)) for path, name in names.items()]
     plan = {"tool": "reencode", "lists": [videos.fingerprint for videos in lists], "recipe": asdict(recipe)}
-    job = Job(out, tasks, plan, args)
-    if not args.merge:
+    job = Job(out, tasks, plan=plan, options=options)
+    if not options.merge:
         job.run(reencode, is_good=is_whole)
-    if args.part is None:
+    if options.part is None:
         results = job.results()
         remove_partials(out)
         new = {path: result["target"] for path, result in results.items() if "error" not in result}
@@ -309,7 +315,10 @@ def target_names(paths: Sequence[str]) -> dict[str, str]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     with user_errors(AnnotationError):
-        run(parser().parse_args(argv))
+        args = parser().parse_args(argv)
+        lists = read_lists(args.lists, root=args.data_root, list_format=args.list_format)
+        recipe = Recipe(args.short_side, args.key_distance, args.crf)
+        reencode_lists(lists, Path(args.out).absolute(), recipe=recipe, options=job_options(args))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""What the tools tell of many files: failures by reason, and the middle and ends of a quantity."""
+"""Summaries over many files: failures by reason, shares, and quantiles."""
 
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from engine.monitoring.metrics import replace_text
-from scripts.data.jobs import Result
+from engine.files import replace_text
+from scripts.data.processes import Result
 
 _NUMBERS = re.compile(r"\d+")
 _SHOWN = 20  # kinds of reasons

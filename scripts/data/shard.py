@@ -5,7 +5,7 @@ files of about --shard_size with an index beside each, and OUT new lists of the 
 Training reads them as it reads files: in any order, with the same samples. The shards may be moved, to object storage
 too, if the paths in the lists are changed with them. OUT/failed.txt lists the videos that could not be read.
 
-The same command goes on where it was stopped. On a cluster give `--part 1/8` to `--part 8/8` on eight machines, then
+The same command resumes where it was stopped. On a cluster give `--part 1/8` to `--part 8/8` on eight machines, then
 run once with `--merge`: scripts/slurm/prepare.sbatch does it.
 """
 
@@ -21,11 +21,15 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from datasets.decoding.shards import INDEX_SUFFIX, plan_shards, shard_name, split_member, write_shard
+from datasets.decoding.shard_index import INDEX_SUFFIX
+from datasets.decoding.shard_writing import plan_shards, shard_name, write_shard
+from datasets.decoding.shards import split_member
 from datasets.errors import AnnotationError
+from datasets.lists.video_list import VideoList
 from engine.errors import ConfigError, user_errors
-from scripts.data.jobs import Job, Result, Task, add_job_flags, remove_partials
+from scripts.data.jobs import Job, JobOptions, add_job_flags, job_options, remove_partials
 from scripts.data.lists import add_list_flags, output_names, read_lists, unique_paths, write_lists
+from scripts.data.processes import Result, Task
 from scripts.data.reports import tell_failures, write_failures
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
@@ -102,25 +106,33 @@ def plan_work(sizes: Mapping[str, int | str], folder: Path, shard_size: int) -> 
     return works, new
 
 
-def run(args: argparse.Namespace) -> None:
-    """What the command line asks for."""
-    lists = read_lists(args)
-    out = Path(args.out).absolute()
+def pack_lists(lists: Sequence[VideoList], out: Path, *, shard_size: int, options: JobOptions) -> None:
+    """Pack the videos of lists into shards; write the new lists.
+
+    Args:
+        lists: as they were read.
+        out: the output folder.
+        shard_size: bytes.
+        options: of the job.
+
+    Raises:
+        ConfigError: no video can be packed.
+    """
     sizes = file_sizes(unique_paths(lists))
-    works, new = plan_work(sizes, out / "shards", args.shard_size)
+    works, new = plan_work(sizes, out / "shards", shard_size)
     if not works:
         path, reason = next(iter(sizes.items()))
         raise ConfigError(f"no video of the lists can be packed, for example {path}: {reason}. Check --data_root.")
     plan = {
         "tool": "shard",
         "lists": [videos.fingerprint for videos in lists],
-        "shard_size": args.shard_size,
+        "shard_size": shard_size,
         "the files and their sizes": hashlib.sha256(repr(sizes).encode()).hexdigest()[:12],
     }
-    job = Job(out, [Task(work.shard, work) for work in works], plan, args)
-    if not args.merge:
+    job = Job(out, [Task(work.shard, work) for work in works], plan=plan, options=options)
+    if not options.merge:
         job.run(pack, is_good=is_whole)
-    if args.part is None:
+    if options.part is None:
         total = sum(result["bytes"] for result in job.results().values()) / 1e9
         remove_partials(out)
         counts = write_lists(out, lists, new)
@@ -134,7 +146,9 @@ def run(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     with user_errors(AnnotationError):
-        run(parser().parse_args(argv))
+        args = parser().parse_args(argv)
+        lists = read_lists(args.lists, root=args.data_root, list_format=args.list_format)
+        pack_lists(lists, Path(args.out).absolute(), shard_size=args.shard_size, options=job_options(args))
 
 
 if __name__ == "__main__":

@@ -5,22 +5,22 @@
 # Paper number   SIGMA-MLP 80.2, VideoMAE 80.0, both pre-trained on K400 (paper, top-1)
 # Hardware       8 GPUs x 32 videos = 256, learning rate 1e-3
 # Hours          not measured
-# Status         not verified here: this recipe has not been run to its end
+# Status         not verified: this recipe has not been run to completion
 # Note           the released settings changed after the paper (256 or 32 videos, 75 or 100 epochs, 5 or 7 clips): which ones gave
-#                the number is not known. This is 256 videos, 100 epochs, 5 clips. For the 7 clips of the released script run
+#                the number is not documented. This is 256 videos, 100 epochs, 5 clips. For the 7 clips of the released script run
 #                it again with --eval --test_num_segment 7: it tests the last checkpoint and writes test.json anew.
 #
 # Usage: DATA_PATH=lists CHECKPOINT=pretrained.pth bash scripts/finetune/k400_vit_b.sh [flags]
-#   DATA_PATH    folder with train.csv, val.csv and test.csv (needed)
-#   CHECKPOINT   pre-trained weights, a released file or our own (needed); with another one choose another OUTPUT_DIR,
-#                because a folder that holds checkpoints is resumed
-#   DATA_ROOT    folder that relative paths of the lists start from (default: see DATASET.md)
+#   DATA_PATH    folder with train.csv, val.csv and test.csv (required)
+#   CHECKPOINT   pre-trained weights, a released file or our own (required); use a new OUTPUT_DIR for other
+#                weights, because training resumes from checkpoints in OUTPUT_DIR
+#   DATA_ROOT    root of relative paths in the lists (default: see DATASET.md)
 #   OUTPUT_DIR   checkpoints and logs (default: output/finetune_k400_vit_b)
-#   GPUS         processes on this machine (default: 8)
+#   GPUS         GPUs per node (default: 8)
 #   BATCH_SIZE   videos per GPU and forward pass (default: 8)
-#   Several machines: NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT; run the same command on each.
-# The total batch stays 256: batches are accumulated where there are fewer GPUs. Flags at the end of the command line come last
-# and win: bash scripts/finetune/k400_vit_b.sh --num_workers 4
+#   Multi-node: NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT; run the same command on every node.
+# The total batch stays 256: with fewer GPUs, gradients are accumulated. Flags at the end of the command line override the
+# recipe: bash scripts/finetune/k400_vit_b.sh --num_workers 4
 set -euo pipefail
 : "${DATA_PATH:?the folder with train.csv, val.csv and test.csv}"
 : "${CHECKPOINT:?the pre-trained weights, for example CHECKPOINT=output/pretrain_k400_sigma_mlp_vit_b/checkpoint-799.pth}"

@@ -5,19 +5,19 @@
 # Paper number   SIGMA-MLP 70.4 from SSv2 and 69.8 from K400; VideoMAE 69.6 and 68.5 (paper, top-1)
 # Hardware       8 GPUs x 4 videos = 32, learning rate 1.25e-4 (the released SIGMA script)
 # Hours          not measured
-# Status         not verified here: this recipe has not been run to its end
+# Status         not verified: this recipe has not been run to completion
 #
 # Usage: DATA_PATH=lists CHECKPOINT=pretrained.pth bash scripts/finetune/ssv2_vit_b.sh [flags]
-#   DATA_PATH    folder with train.csv, val.csv and test.csv (needed)
-#   CHECKPOINT   pre-trained weights, a released file or our own (needed); with another one choose another OUTPUT_DIR,
-#                because a folder that holds checkpoints is resumed
-#   DATA_ROOT    folder that relative paths of the lists start from (default: see DATASET.md)
+#   DATA_PATH    folder with train.csv, val.csv and test.csv (required)
+#   CHECKPOINT   pre-trained weights, a released file or our own (required); use a new OUTPUT_DIR for other
+#                weights, because training resumes from checkpoints in OUTPUT_DIR
+#   DATA_ROOT    root of relative paths in the lists (default: see DATASET.md)
 #   OUTPUT_DIR   checkpoints and logs (default: output/finetune_ssv2_vit_b)
-#   GPUS         processes on this machine (default: 8)
+#   GPUS         GPUs per node (default: 8)
 #   BATCH_SIZE   videos per GPU and forward pass (default: 4)
-#   Several machines: NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT; run the same command on each.
-# The total batch stays 32: batches are accumulated where there are fewer GPUs. Flags at the end of the command line come last
-# and win: bash scripts/finetune/ssv2_vit_b.sh --num_workers 4
+#   Multi-node: NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT; run the same command on every node.
+# The total batch stays 32: with fewer GPUs, gradients are accumulated. Flags at the end of the command line override the
+# recipe: bash scripts/finetune/ssv2_vit_b.sh --num_workers 4
 set -euo pipefail
 : "${DATA_PATH:?the folder with train.csv, val.csv and test.csv}"
 : "${CHECKPOINT:?the pre-trained weights, for example CHECKPOINT=output/pretrain_k400_sigma_mlp_vit_b/checkpoint-799.pth}"

@@ -5,20 +5,20 @@
 # Paper number   81.6 top-1 after fine-tuning on K400, 71.1 on SSv2 (paper)
 # Hardware       16 GPUs x 40 clips = 640, learning rate 3.75e-4
 # Hours          not measured
-# Status         not verified here: this recipe has not been run to its end
-# Note           Sinkhorn balances over one batch of all GPUs (16 x 40 clips). With accumulation it balances over a
-#                smaller set, which is not the same training; see PRETRAIN.md.
-#                The teacher's weights come from timm's hub or its makers; without a network give --teacher_weights FILE.
+# Status         not verified: this recipe has not been run to completion
+# Note           Sinkhorn balances over one forward batch of all GPUs (16 x 40 clips). Gradient accumulation makes this
+#                batch smaller, which changes the training; see PRETRAIN.md.
+#                Teacher weights are downloaded from the hub of timm or DINO; offline, use --teacher_weights FILE.
 #
 # Usage: DATA_PATH=lists/train.csv bash scripts/pretrain/k400_sigma_dino_vit_b.sh [flags]
-#   DATA_PATH    list file, `path label` or `path` a line (needed)
-#   DATA_ROOT    folder that relative paths of the lists start from (default: see DATASET.md)
+#   DATA_PATH    list file, one `path label` or `path` per line (required)
+#   DATA_ROOT    root of relative paths in the lists (default: see DATASET.md)
 #   OUTPUT_DIR   checkpoints and logs (default: output/pretrain_k400_sigma_dino_vit_b)
-#   GPUS         processes on this machine (default: 8)
+#   GPUS         GPUs per node (default: 8)
 #   BATCH_SIZE   clips per GPU and forward pass (default: 40)
-#   Several machines: NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT; run the same command on each.
-# The total batch stays 640: batches are accumulated where there are fewer GPUs. Flags at the end of the command line come last
-# and win: bash scripts/pretrain/k400_sigma_dino_vit_b.sh --num_workers 4
+#   Multi-node: NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT; run the same command on every node.
+# The total batch stays 640: with fewer GPUs, gradients are accumulated. Flags at the end of the command line override the
+# recipe: bash scripts/pretrain/k400_sigma_dino_vit_b.sh --num_workers 4
 set -euo pipefail
 : "${DATA_PATH:?the list of training videos, for example DATA_PATH=lists/train.csv}"
 RECIPE=pretrain_k400_sigma_dino_vit_b TOTAL_BATCH=640 BATCH_SIZE=${BATCH_SIZE:-40}

@@ -5,24 +5,24 @@
 # Paper number   71.2 top-1 after fine-tuning on SSv2 (paper)
 # Hardware       16 GPUs x 24 videos = 384, 4 clips of each; learning rate 1.5e-3
 # Hours          not measured
-# Status         not verified here: this recipe has not been run to its end
-# Note           Sinkhorn balances over one batch of all GPUs (16 x 24 videos x 4 clips). With accumulation it balances over a
-#                smaller set, which is not the same training; see PRETRAIN.md.
-#                No code was released for these rows: masks and schedule are MGMAE's, the loss is SIGMA's with its eps 0.03.
-#                200 epochs with 4 crops and masks of each decoded clip count as 800. The learning rate scales with the
-#                videos of a batch, not with the clips: see PRETRAIN.md, Repeated sampling.
-#                RAFT-small's weights come from torchvision's hub; without a network give --flow_weights FILE.
-#                The teacher's weights come from timm's hub or its makers; without a network give --teacher_weights FILE.
+# Status         not verified: this recipe has not been run to completion
+# Note           Sinkhorn balances over one forward batch of all GPUs (16 x 24 videos x 4 clips). Gradient accumulation makes this
+#                batch smaller, which changes the training; see PRETRAIN.md.
+#                No code was released for these rows: masks and schedule follow MGMAE, the loss is SIGMA's with eps 0.03.
+#                200 epochs with 4 repeated samples per decoded clip equal 800 epochs. The learning rate scales with the
+#                number of videos per batch, not clips: see PRETRAIN.md, Repeated sampling.
+#                RAFT-small's weights are downloaded from torchvision's hub; offline, use --flow_weights FILE.
+#                Teacher weights are downloaded from the hub of timm or DINO; offline, use --teacher_weights FILE.
 #
 # Usage: DATA_PATH=lists/train.csv bash scripts/pretrain/ssv2_sigma_dino_motion_vit_b.sh [flags]
-#   DATA_PATH    list file, `path label` or `path` a line (needed)
-#   DATA_ROOT    folder that relative paths of the lists start from (default: see DATASET.md)
+#   DATA_PATH    list file, one `path label` or `path` per line (required)
+#   DATA_ROOT    root of relative paths in the lists (default: see DATASET.md)
 #   OUTPUT_DIR   checkpoints and logs (default: output/pretrain_ssv2_sigma_dino_motion_vit_b)
-#   GPUS         processes on this machine (default: 8)
+#   GPUS         GPUs per node (default: 8)
 #   BATCH_SIZE   videos per GPU and forward pass (default: 24)
-#   Several machines: NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT; run the same command on each.
-# The total batch stays 384: batches are accumulated where there are fewer GPUs. Flags at the end of the command line come last
-# and win: bash scripts/pretrain/ssv2_sigma_dino_motion_vit_b.sh --num_workers 4
+#   Multi-node: NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT; run the same command on every node.
+# The total batch stays 384: with fewer GPUs, gradients are accumulated. Flags at the end of the command line override the
+# recipe: bash scripts/pretrain/ssv2_sigma_dino_motion_vit_b.sh --num_workers 4
 set -euo pipefail
 : "${DATA_PATH:?the list of training videos, for example DATA_PATH=lists/train.csv}"
 RECIPE=pretrain_ssv2_sigma_dino_motion_vit_b TOTAL_BATCH=384 BATCH_SIZE=${BATCH_SIZE:-24}

@@ -1,36 +1,36 @@
-# Sourced by the templates: `job KIND SCRIPT FLAGS` runs an entry script, or a recipe of scripts/KIND that calls it, as a step of
-# this job, one process for each GPU. Below are the variables that may be set before sbatch.
+# Sourced by the templates: `job KIND SCRIPT FLAGS` runs an entry script, or a recipe of scripts/KIND that calls it, as a job step
+# with one process per GPU. The variables below can be set before sbatch.
 #
-# Two ways to start the processes; both stop at a checkpoint when slurm sends USR1, and go on after it:
-#   LAUNCHER=srun      (default) srun starts every process itself, and its signals reach them directly
-#   LAUNCHER=torchrun  srun starts one torchrun on every node. Without the two flags below torchrun dies of USR1 at once and leaves
-#                      its processes behind, and kills them 30 seconds after TERM.
+# Two launchers; with both, the run saves a checkpoint on USR1 and resumes after it:
+#   LAUNCHER=srun      (default) srun launches every process, and signals reach them directly
+#   LAUNCHER=torchrun  srun launches one torchrun per node. Without --signals-to-handle torchrun dies on USR1 and leaves its workers
+#                      running; without --shutdown-timeout it kills them 30 seconds after TERM.
 cd "${SLURM_SUBMIT_DIR:?submit this file with sbatch, from the root of the repository}"
 
 LAUNCHER=${LAUNCHER:-srun}
 VENV=${VENV:-$PWD/.venv}                      # Python environment (INSTALL.md)
-SETUP=${SETUP:-}                              # commands before all others: SETUP="module load cuda; ulimit -n 65536"
-DEVICE=${DEVICE:-cuda}                        # cuda: a node that has lost a GPU is an error, not a slow training
-RECIPE=${RECIPE:-}                            # RECIPE=ssv2_vit_b runs scripts/finetune/ssv2_vit_b.sh; with the variables it needs
+SETUP=${SETUP:-}                              # shell commands to run first: SETUP="module load cuda; ulimit -n 65536"
+DEVICE=${DEVICE:-cuda}                        # cuda: a node with a failed GPU is an error, not a fallback to the CPU
+RECIPE=${RECIPE:-}                            # RECIPE=ssv2_vit_b runs scripts/finetune/ssv2_vit_b.sh; with its variables
 OUTPUT_DIR=${OUTPUT_DIR:-output/$SLURM_JOB_NAME}
 SEEDS=${SEEDS:-}                              # sweep: SEEDS="0 1 2" LRS="1e-3 5e-4" sbatch --array=0-5 ...
 LRS=${LRS:-}
-SHUTDOWN_TIMEOUT=${SHUTDOWN_TIMEOUT:-90}      # torchrun: seconds to save a checkpoint in; less than in --signal=USR1@
+SHUTDOWN_TIMEOUT=${SHUTDOWN_TIMEOUT:-90}      # torchrun: seconds to save a checkpoint; less than --signal=USR1@
 
 eval "$SETUP"
 PATH=$VENV/bin:$PATH
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} PYTHONUNBUFFERED=1
-export SIGMA_REQUEUE=${SIGMA_REQUEUE:-1}      # 1: after USR1 a run that is not finished asks slurm to start it again
-# export NCCL_SOCKET_IFNAME=ib0 GLOO_SOCKET_IFNAME=ib0    where the nodes' first network interface is the wrong one
+export SIGMA_REQUEUE=${SIGMA_REQUEUE:-1}      # 1: requeue the job after USR1 if training is not finished
+# export NCCL_SOCKET_IFNAME=ib0 GLOO_SOCKET_IFNAME=ib0    if the default network interface is the wrong one
 
 fail() {
     echo "error: $*" >&2
     exit 2
 }
 
-# The place in the sweep: flags for this task of the array, and a folder of its own.
+# Sweep: flags and output folder of this array task.
 sweep_flags=()
-place_in_sweep() {
+select_sweep_run() {
     local seeds lrs number=${SLURM_ARRAY_TASK_ID:-0}
     read -ra seeds <<<"$SEEDS"
     read -ra lrs <<<"$LRS"
@@ -55,9 +55,9 @@ job() {
         program=(bash "scripts/$1/$RECIPE.sh")
         export ONE_OF_SEVERAL=1 GPUS=$tasks NNODES=$nodes
     fi
-    place_in_sweep
+    select_sweep_run
     mkdir -p "$OUTPUT_DIR"
-    # When a collective of NCCL hangs, the last ones of every rank are written there.
+    # NCCL flight recorder: when a collective hangs, the last collectives of every rank are dumped there.
     export TORCH_FR_BUFFER_SIZE=${TORCH_FR_BUFFER_SIZE:-2000} TORCH_NCCL_DUMP_ON_TIMEOUT=1
     export TORCH_FR_DUMP_TEMP_FILE=$(realpath "$OUTPUT_DIR")/collectives_of_rank_
     set -- "${program[@]}" --device "$DEVICE" --num_workers $((cpus > 1 ? cpus - 1 : 0)) --output_dir "$OUTPUT_DIR" \

@@ -1,6 +1,7 @@
 """Data sets on real encoded files: determinism, replacement of broken videos, views."""
 
 import pickle
+from dataclasses import fields
 from pathlib import Path
 
 import av
@@ -14,11 +15,11 @@ from datasets.decoding.open import open_video
 from datasets.errors import DecodeError
 from datasets.lists.read import read_list
 from datasets.lists.video_list import VideoList
-from datasets.loading.loaders import collate
-from datasets.masks.masks import MASKS, tube_mask
+from datasets.loading.batch import collate
+from datasets.masks.masks import MASKS, MaskConfig, tube_mask
 from datasets.pretraining import PretrainDataset
 from datasets.samples import MAX_REPLACEMENTS, sample_rng
-from datasets.sampling import dense_test_indices, draw_pretrain_clip, uniform_test_indices
+from datasets.sampling import ClipConfig, dense_test_indices, draw_pretrain_clip, uniform_test_indices
 from datasets.transforms.presets import PretrainTransform, TrainTransform, ValTransform, ViewTransform
 
 NUM_VIDEOS, NUM_FRAMES = 6, 40
@@ -62,16 +63,15 @@ def videos(folder) -> VideoList:
     return make_list(folder, [f"video {video}.mp4" for video in range(NUM_VIDEOS)])
 
 
-def pretrain_dataset(videos: VideoList, seed: int = 0, **changes) -> PretrainDataset:
-    options = {
-        "transform": PretrainTransform(32),
-        "mask_fn": tube_mask,
-        "grid": (2, 4, 4),
-        "mask_ratio": 0.75,
-        "num_frames": 4,
-        "sampling_rate": 3,
-    }
-    return PretrainDataset(videos, seed=seed, **options | changes)
+def pretrain_dataset(videos: VideoList, **changes) -> PretrainDataset:
+    """Over these videos; changes to the fields of the clip, of the masks, or to the other arguments."""
+    options = {"transform": PretrainTransform(32), "grid": (2, 4, 4), "seed": 0}
+    options |= {"num_frames": 4, "sampling_rate": 3, "mask_ratio": 0.75} | changes
+    clip, masks = (
+        cls(**{field.name: options.pop(field.name) for field in fields(cls) if field.name in options})
+        for cls in (ClipConfig, MaskConfig)
+    )
+    return PretrainDataset(videos, clip, masks, **options)
 
 
 def train_dataset(videos: VideoList, **changes) -> TrainDataset:
@@ -123,7 +123,7 @@ def by_hand(videos: VideoList, epoch: int, index: int, repeat: int) -> tuple[tor
 
 
 def test_pretrain_decodes_once_and_crops_and_masks_each_repeat(videos):
-    item = pretrain_dataset(videos, num_repeats=3)[(1, 4)]
+    item = pretrain_dataset(videos, num_sample=3)[(1, 4)]
     assert item["clip"].shape == (3, 4, 3, 32, 32) and item["mask"].shape == (3, 32) and item["index"] == 4
     assert len({tuple(frame_numbers(clip)) for clip in item["clip"]}) == 1  # one draw of frames
     for repeat in range(3):
@@ -136,7 +136,7 @@ def test_pretrain_decodes_once_and_crops_and_masks_each_repeat(videos):
 
 def test_pretrain_draws_several_masks_of_a_crop(videos):
     """The first is that of a single one; the batch has them clip by clip."""
-    single, several = (pretrain_dataset(videos, num_repeats=2, num_masks=number)[(1, 4)] for number in (1, 3))
+    single, several = (pretrain_dataset(videos, num_sample=2, num_masks=number)[(1, 4)] for number in (1, 3))
     assert torch.equal(several["clip"], single["clip"]) and several["mask"].shape == (2, 3, 32)
     assert torch.equal(several["mask"][:, 0], single["mask"])
     assert len({tuple(mask.tolist()) for mask in several["mask"].flatten(0, 1)}) == 6
@@ -162,7 +162,7 @@ def test_pretrain_starts_vary_over_epochs(videos):
 # ---- masks that follow motion ----
 
 
-MOTION = {"mask_fn": MASKS["motion_vectors"], "motion": True}
+MOTION = {"mask_type": "motion_vectors"}
 
 
 @pytest.fixture(scope="module")
@@ -208,14 +208,14 @@ def test_masks_of_videos_without_vectors_stay_tubes(moving):
 
 
 def test_motion_masks_depend_on_seed_epoch_and_index_only(moving):
-    dataset = pretrain_dataset(moving, num_repeats=2, **MOTION)
+    dataset = pretrain_dataset(moving, num_sample=2, **MOTION)
     first = dataset[(0, 0)]
     assert equal(pickle.loads(pickle.dumps(dataset))[(0, 0)], first)
     assert first["mask"].shape == (2, 32) and not torch.equal(*first["mask"])
     assert not torch.equal(first["mask"], dataset[(1, 0)]["mask"])
     assert torch.equal(pretrain_dataset(moving, **MOTION)[(0, 0)]["mask"], first["mask"][0])
     # the clips are those of a run without motion
-    assert torch.equal(pretrain_dataset(moving, num_repeats=2)[(0, 0)]["clip"], first["clip"])
+    assert torch.equal(pretrain_dataset(moving, num_sample=2)[(0, 0)]["clip"], first["clip"])
 
 
 def test_motion_with_a_broken_video(folder):
@@ -326,7 +326,7 @@ def test_bad_options(videos):
     with pytest.raises(ValueError, match="--num_sample 0"):
         train_dataset(videos, num_repeats=0)
     with pytest.raises(ValueError, match="--num_sample 0"):
-        pretrain_dataset(videos, num_repeats=0)
+        pretrain_dataset(videos, num_sample=0)
     with pytest.raises(ValueError, match="--num_frames must be at least 2"):
         pretrain_dataset(videos, num_frames=1, **MOTION)
     with pytest.raises(ValueError, match="--test_num_segment 0"):

@@ -4,29 +4,21 @@ Compiling happens in processes of their own: one that has compiled cannot be for
 """
 
 import copy
-import importlib.util
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
+from golden.cases import PretrainingCase
 from processes import FINETUNE, PRETRAIN, gloo_world, run_script
 from runs import load, same, series
 
 import run_class_finetuning
-from engine import config
 from engine.compilation import compile_blocks
 from engine.errors import ConfigError
+from engine.flags import parse
 from models import create_model
 
 cannot_compile = pytest.mark.skipif(" " in torch.__file__, reason="torch cannot compile from a path with a blank")
-
-
-def golden_case(name):
-    spec = importlib.util.spec_from_file_location("golden", Path(__file__).parents[1] / "models" / "test_golden.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.Case(name)
 
 
 def classifier():
@@ -54,14 +46,14 @@ def compile_in_place(world):
     assert again.blocks[0]._compiled_call_impl is None
     results += [(model(clip).detach(),) for model in (again, compiled)]
 
-    case = golden_case("pretrain_mlp")
+    case = PretrainingCase("pretrain_mlp")
     compile_blocks(world.device, case.model.encoder.blocks, case.model.decoder.blocks)
     loss = case.run()["loss"]
     loss.backward()
     expected = dict(zip(case.golden["gradnorm_names"], case.golden["gradnorm_values"], strict=True))
     norms = {name: (p.grad.norm().item(), float(expected[name])) for name, p in case.model.named_parameters()}
     halves = []
-    for either in (case, golden_case("pretrain_mlp")):  # compiled and plain, in bf16
+    for either in (case, PretrainingCase("pretrain_mlp")):  # compiled and plain, in bf16
         either.model.zero_grad()
         with torch.autocast("cpu", torch.bfloat16):
             half = either.run()["loss"]
@@ -117,7 +109,7 @@ def without_compiler(world, argv):
 
     settings.cpp.cxx, settings.force_disable_caches = ("no-such-compiler",), True
     with pytest.raises(ConfigError) as caught:
-        run_class_finetuning.main(config.finetuning_parser().parse_args(argv), world)
+        run_class_finetuning.main(parse(run_class_finetuning.FinetuningConfig, argv), world)
     return str(caught.value)
 
 

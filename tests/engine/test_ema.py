@@ -7,14 +7,14 @@ import torch
 from processes import FINETUNE, run_script
 from runs import load, same
 
-from datasets.loading.loaders import Batch
+from datasets.loading.batch import Batch
 from engine.checkpointing.checkpoint import Checkpointer, TrainState
 from engine.distributed.ddp import Backend
 from engine.distributed.world import World
 from engine.monitoring.metrics import Meter, RunLog
-from engine.resilience.bad_videos import Quarantine
+from engine.resilience.bad_videos import BadVideoLog
 from engine.resilience.nonfinite import NonFiniteGuard
-from engine.resilience.preemption import StopRequests
+from engine.resilience.preemption import PreemptionHandler
 from engine.schedules import Schedule
 from engine.training import Trainer
 
@@ -108,10 +108,10 @@ def test_the_loop_leaves_the_average_alone_when_an_update_is_left_out():
         schedule=Schedule(**rates, epochs=1, steps_per_epoch=3, warmup_epochs=0, warmup_steps=-1),
         meter=Meter(prefix="train", log_every=1, total_steps=3, clips_per_step=1),
         log=RunLog("", None, world=world),
-        quarantine=Quarantine("", num_videos=1, max_bad_fraction=1, world=world),
+        bad_videos=BadVideoLog("", num_videos=1, max_bad_fraction=1, world=world),
         checkpointer=Checkpointer("", 1, world, {}, {}),
         guard=NonFiniteGuard("skip", limit=1, output_dir="", world=world, paths=[]),
-        stop=StopRequests(world),
+        preemption=PreemptionHandler(world),
         restore=lambda: False,
         forward=lambda model, batch: {"loss": model(batch.clip).sum()},
         update_freq=1,
@@ -120,7 +120,7 @@ def test_the_loop_leaves_the_average_alone_when_an_update_is_left_out():
     batches = iter([Batch(clip=clip, index=torch.zeros(1)) for clip in clips])
     seen = []
     for _ in clips:
-        trainer.update(batches, 0, watch=None)
+        trainer.update(batches, 0, diagnostics_fn=None)
         seen.append(average.updates)
     assert seen == [1, 1, 2]
 
@@ -134,4 +134,4 @@ def test_an_update_that_is_left_out_is_seen():
     for factor, left_out in ((1.0, False), (float("nan"), True), (1.0, False)):
         backend.backward(factor * model(torch.ones(1, 2)).sum(), update_freq=1)
         backend.step()
-        assert backend.left_out_last() is left_out
+        assert backend.last_update_skipped() is left_out

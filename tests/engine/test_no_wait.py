@@ -104,10 +104,10 @@ def loop_of(case, device):
         schedule=types.SimpleNamespace(apply=lambda optimizer, step: 1e-3, warmup=0, steps_per_epoch=10),
         meter=Meter(prefix="train", log_every=10, total_steps=100, clips_per_step=2),
         log=None,
-        quarantine=types.SimpleNamespace(record=lambda failures, epoch: None),
+        bad_videos=types.SimpleNamespace(record=lambda failures, epoch: None),
         checkpointer=None,
         guard=NonFiniteGuard("stop", limit=0, output_dir="", world=backend.world, paths=[]),
-        stop=None,
+        preemption=None,
         forward=ClassificationForward(None, 0.1) if case == "finetune" else PretrainingForward(teacher=teacher),
         update_freq=1,
         restore=None,
@@ -120,7 +120,7 @@ def loop_of(case, device):
         failures=[],
     )
     batch.to = lambda device: batch
-    return lambda: trainer.update(itertools.repeat(batch), 0, watch=None), trainer, batch
+    return lambda: trainer.update(itertools.repeat(batch), 0, diagnostics_fn=None), trainer, batch
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -150,4 +150,4 @@ def test_no_step_waits_for_the_gpu(case):
         step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert bool(trainer.backend.last_finite)
+    assert bool(trainer.backend.last_update_finite)

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from processes import PRETRAIN, run_script
 from runs import series
 
-from datasets.loading.loaders import Batch
-from datasets.transforms.mixup import build_mixup
+from datasets.loading.batch import Batch
+from datasets.transforms.mixup import MixupConfig, build_mixup
 from engine.finetuning import ClassificationForward
 from engine.pretraining import PretrainingForward
 
@@ -42,8 +42,7 @@ def test_classification_loss(smoothing):
 
 def test_classification_loss_with_mixup():
     """Of what `build_mixup` makes: both draw the same numbers from NumPy's generator."""
-    options = {"cutmix_minmax": None, "prob": 1.0, "switch_prob": 0.0, "mode": "batch", "smoothing": 0.1}
-    mixup = build_mixup(mixup=0.8, cutmix=0.0, num_classes=3, **options)
+    mixup = build_mixup(MixupConfig(mixup=0.8, cutmix=0.0, mixup_switch_prob=0.0), num_classes=3)
     clips, labels = torch.randn(4, 3, 2, 8, 8), torch.tensor([0, 1, 2, 0])
     head = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(384, 3))
     np.random.seed(0)  # noqa: NPY002

@@ -1,83 +1,21 @@
 """Parity with the released code: tests/golden holds its results in float32, weights.py the weights by name."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from golden import weights
+from golden.cases import GOLDEN, PretrainingCase, fill
 
 from engine.optim import parameter_groups
 from models import create_model
 from models.sinkhorn.passes import SoftmaxPasses
 from models.sinkhorn.prototype_loss import prototype_cross_entropy
 
-GOLDEN = Path(__file__).parents[1] / "golden"
-_spec = importlib.util.spec_from_file_location("golden_weights", GOLDEN / "weights.py")
-weights = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(weights)
-
-TINY = {
-    "img_size": 64,
-    "encoder_embed_dim": 48,
-    "encoder_depth": 3,
-    "encoder_num_heads": 4,
-    "decoder_embed_dim": 24,
-    "decoder_depth": 2,
-    "decoder_num_heads": 2,
-    "num_prototypes": 40,
-}
-
-
-def fill(model):
-    """Give every parameter the golden value of its name."""
-    state = {n: torch.from_numpy(weights.filled(n, tuple(v.shape))) for n, v in model.state_dict().items()}
-    model.load_state_dict(state, strict=True)
-    return model
-
-
-class Case:
-    """One golden pre-training run: model, inputs and recorded results."""
-
-    def __init__(self, name, **options):
-        self.golden = np.load(GOLDEN / f"{name}.npz")
-        self.config = json.loads(str(self.golden["config"]))
-        self.given_features = self.config["target"] == "feat"
-        self.model = fill(
-            create_model(
-                "pretrain_videomae_base_patch16_224",
-                target_type=self.config["target_type"],
-                loss_func=self.config["loss_func"],
-                decoder_num_classes=self.config["decoder_num_classes"],
-                sinkhorn_eps=self.config.get("eps", 0.05),
-                **TINY,
-                **options,
-            )
-        )
-
-    def inputs(self, video_seed, mask_seed, feature_seed):
-        """Clip, mask and, for the feature case, the standardised features at the masked places."""
-        batch, size = self.config["batch"], self.config["size"]
-        clip = torch.from_numpy(weights.video(video_seed, batch, 16, size))
-        patches = (size // 16) ** 2
-        mask = torch.from_numpy(weights.tube_mask(mask_seed, batch, 8, patches, self.config["mask_ratio"]))
-        features = None
-        if self.given_features:
-            raw = weights.features(feature_seed, (batch, 8, patches, self.config["decoder_num_classes"]))
-            raw = torch.from_numpy(raw).flatten(1, 2)
-            raw = (raw - raw.mean(1, keepdim=True)) / (raw.var(1, unbiased=True, keepdim=True).sqrt() + 1e-6)
-            features = raw[mask].reshape(batch, -1, raw.shape[-1])
-        return clip, mask, features
-
-    def run(self):
-        seed = self.config["seed"]
-        self.first_inputs = self.inputs(seed, seed + 1, seed + 2)
-        return self.model(*self.first_inputs)
-
 
 def attend_in_blocks(q, k, v, *, dropout):
-    """What bf16 on a CPU takes, in float32."""
+    """The attention of bf16 on a CPU, in float32."""
     assert dropout == 0
     return torch.ops.sigma.attend_in_blocks(q, k, v)
 
@@ -86,12 +24,12 @@ def without_scores(*args, scores_SK, **options):
     return prototype_cross_entropy(*args, **options)
 
 
-WAYS = {  # of computing the same, each in the place of what would be taken here: tests/engine has --compile
-    "as it is": {},
+IMPLEMENTATIONS = {  # of the same computation, patched in for the default; tests/engine has --compile
+    "default": {},
     "attention in blocks": {"models.layers.attend": attend_in_blocks},
     "Sinkhorn by softmax": {"models.sinkhorn.balance.passes_over": SoftmaxPasses},
-    "scores computed again": {"models.objectives.prototype_cross_entropy": without_scores},
-    "activations computed again": {"use_checkpoint": True},
+    "scores recomputed": {"models.objectives.prototype_cross_entropy": without_scores},
+    "activations recomputed": {"use_checkpoint": True},
 }
 
 
@@ -100,12 +38,12 @@ def name(request):
     return request.param
 
 
-@pytest.fixture(params=WAYS)
+@pytest.fixture(params=IMPLEMENTATIONS)
 def case(request, name, monkeypatch):
-    options = dict(WAYS[request.param])
+    options = dict(IMPLEMENTATIONS[request.param])
     for target in [key for key in options if "." in key]:
         monkeypatch.setattr(target, options.pop(target))
-    return Case(name, **options)
+    return PretrainingCase(name, **options)
 
 
 def test_predictions_and_loss(case):
@@ -126,7 +64,7 @@ def test_target_features(case):
 
 @pytest.mark.parametrize("name", ["pretrain_mlp", "pretrain_features"])
 def test_codes_equal_where_the_margin_is_not_a_tie(name):
-    case = Case(name)
+    case = PretrainingCase(name)
     out = case.run()
     for ours, theirs in (("codes_target", "projection"), ("codes_video", "video")):
         decided = case.golden[f"margin_{theirs}"] >= 1e-3

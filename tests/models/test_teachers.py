@@ -462,7 +462,7 @@ def hub_folder(tmp_path, monkeypatch):
 
 def test_no_network(hub_folder):
     start = time.monotonic()
-    with pytest.raises(ModelError, match=r"cannot be had from timm's hub .* nor downloaded") as error:
+    with pytest.raises(ModelError, match=r"cannot be downloaded from timm's hub .* nor downloaded") as error:
         make(V1, None)
     assert time.monotonic() - start < 5
     assert len(str(error.value).splitlines()) == 1

@@ -15,7 +15,8 @@ pytestmark = pytest.mark.slurm
 
 LONG = {"epochs": 40, "batch_size": 1, "save_ckpt_freq": 1000}  # 240 updates
 WHO = (
-    "import os; from engine.launch import launch_from as f; import sys; sys.stdout.write(str(f(os.environ)) + chr(10))"
+    "import os, sys; from engine.distributed.launch import read_launch_env as f; "
+    "sys.stdout.write(str(f(os.environ)) + chr(10))"
 )
 
 
@@ -129,7 +130,7 @@ def test_preempted_requeued_and_gone_on_exactly(launcher, times, options, cluste
     shown = cluster.wait(name)
     text = out.read_text()
     assert (shown["JobState"], shown["Restarts"]) == ("COMPLETED", str(times)), text
-    assert text.count(f"scontrol requeue {name}: slurm will start this job again") == times
+    assert text.count(f"scontrol requeue {name}: slurm will restart this job") == times
     assert text.count("resumed from") == times
     assert [row["step"] for row in records(folder)] == list(range(1, 241))
     losses = [[row["train/loss"] for row in records(run)] for run in (folder, long_run)]
@@ -170,10 +171,10 @@ def test_a_rank_that_dies_ends_the_job(launcher, cluster, data, tmp_path):
 
 
 def test_who_a_process_is(cluster, tmp_path):
-    """What `launch_from` makes of the variables that this slurm really sets."""
+    """What `read_launch_env` makes of the variables that this slurm really sets."""
     who = f"{sys.executable} -c '{WHO}'"
     options = ["--nodes=2", "--ntasks-per-node=2"]
-    alone = "Launch(rank=0, size=1, local_rank=0, started_by='python', address='', port=0)"
+    alone = "LaunchEnv(rank=0, size=1, local_rank=0, launcher='python', master_addr='', master_port=0)"
     assert cluster.run(tmp_path / "batch", who, options=options).splitlines() == [alone]
     assert cluster.run(tmp_path / "one", f"srun -N1 -n1 {who}", options=options).splitlines()[-1] == alone
 
@@ -181,7 +182,8 @@ def test_who_a_process_is(cluster, tmp_path):
     port = 12000 + int(job)
     ranks = [(0, 0), (1, 1), (2, 0), (3, 1)]
     assert sorted(lines) == [
-        f"Launch(rank={rank}, size=4, local_rank={local}, started_by='srun', address='127.0.0.2', port={port})"
+        f"LaunchEnv(rank={rank}, size=4, local_rank={local}, launcher='srun', master_addr='127.0.0.2', "
+        f"master_port={port})"
         for rank, local in ranks
     ]
     assert cluster.run(tmp_path / "part", f"srun -N1 -n2 {who}", options=options).count("size=2") == 2

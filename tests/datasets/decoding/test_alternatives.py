@@ -59,7 +59,7 @@ def videos(tmp_path_factory, write_video):
 
 @pytest.fixture(autouse=True)
 def nothing_said(monkeypatch):
-    monkeypatch.setattr(decoding, "_said", set())
+    monkeypatch.setattr(decoding, "_logged", set())
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from datasets.decoding import shards
-from datasets.decoding.shards import has_member, list_members, plan_shards, read_member, write_shard, write_shards
+from datasets.decoding.shard_writing import plan_shards, write_shard, write_shards
+from datasets.decoding.shards import has_member, list_members, read_member
 from datasets.errors import ShardError
 
 LONG = "a folder/" + "x" * 150 + ".mp4"  # longer than the name field of a tar header

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from processes import run_in_processes
 
-from datasets.decoding.shards import write_shard
+from datasets.decoding.shard_writing import write_shard
 from datasets.errors import AnnotationError
 from datasets.lists import columns as list_columns
 from datasets.lists import read as annotations

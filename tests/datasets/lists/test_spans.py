@@ -8,18 +8,24 @@ from PIL import Image
 
 from datasets.classification import TrainDataset, ValDataset, ViewDataset
 from datasets.decoding.open import open_video
-from datasets.decoding.shards import write_shard
+from datasets.decoding.shard_writing import write_shard
 from datasets.errors import DecodeError
 from datasets.lists.read import read_list
 from datasets.lists.spans import frames_within
 from datasets.lists.subsets import select
 from datasets.masks.flow_guided import neighbour_pairs
-from datasets.masks.masks import MASKS
+from datasets.masks.masks import MaskConfig
 from datasets.masks.motion_fields import crop_motion
 from datasets.masks.motion_vectors import MotionReader
 from datasets.pretraining import PretrainDataset
 from datasets.samples import sample_rng
-from datasets.sampling import draw_dense_train_clip, draw_pretrain_clip, middle_dense_clip, uniform_test_indices
+from datasets.sampling import (
+    ClipConfig,
+    draw_dense_train_clip,
+    draw_pretrain_clip,
+    middle_dense_clip,
+    uniform_test_indices,
+)
 from datasets.transforms.presets import PretrainTransform
 from scripts.data import browse, check, prepare, reencode, shard
 
@@ -119,13 +125,10 @@ def test_pretraining_clips_come_from_the_span(motion, videos):
     name, grid = "motion_vectors" if motion else "tube", (2, 2, 2)
     dataset = PretrainDataset(
         videos,
+        ClipConfig(num_frames=4, sampling_rate=2),
+        MaskConfig(mask_type=name, mask_ratio=0.5),
         transform=transform,
-        mask_fn=MASKS[name],
         grid=grid,
-        mask_ratio=0.5,
-        motion=motion,
-        num_frames=4,
-        sampling_rate=2,
         seed=3,
     )
     for index, part in PARTS.items():

@@ -12,15 +12,9 @@ from processes import run_in_processes
 from torch.utils.data import Dataset
 
 from datasets.errors import AnnotationError, DecodeError
-from datasets.loading.loaders import (
-    Batch,
-    DevicePrefetcher,
-    EvalSampler,
-    TrainSampler,
-    build_eval_loader,
-    build_train_loader,
-    collate,
-)
+from datasets.loading.batch import Batch, collate
+from datasets.loading.loaders import DevicePrefetcher, build_eval_loader, build_train_loader
+from datasets.loading.samplers import EvalSampler, TrainSampler
 from datasets.loading.workers import init_worker
 from datasets.samples import sample_rng
 from datasets.transforms.presets import IMAGENET_MEAN, IMAGENET_STD

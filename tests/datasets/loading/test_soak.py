@@ -9,8 +9,9 @@ import torch
 
 from datasets.lists.read import read_list
 from datasets.loading.loaders import build_train_loader
-from datasets.masks.masks import MASKS
+from datasets.masks.masks import MaskConfig
 from datasets.pretraining import PretrainDataset
+from datasets.sampling import ClipConfig
 from datasets.transforms.presets import PretrainTransform
 
 BATCHES, WARM_UP, EVERY = 2000, 400, 20
@@ -34,12 +35,10 @@ def test_memory_and_open_files_stay_flat(write_video, tmp_path):
     (tmp_path / "list.csv").write_text("".join(f"{video}\n" for video in videos))
     dataset = PretrainDataset(
         read_list(tmp_path / "list.csv"),
+        ClipConfig(num_frames=2, sampling_rate=1),
+        MaskConfig(mask_ratio=0.5),
         transform=PretrainTransform(16),
-        mask_fn=MASKS["tube"],
         grid=(1, 2, 2),
-        mask_ratio=0.5,
-        num_frames=2,
-        sampling_rate=1,
         seed=0,
     )
     loader = build_train_loader(dataset, batch_size=2, num_workers=2)

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from datasets.transforms.mixup import build_mixup
+from datasets.transforms.mixup import MixupConfig, build_mixup
 
-RECIPE = {"mixup": 0.8, "cutmix": 1.0, "cutmix_minmax": None, "prob": 1.0, "switch_prob": 0.5, "mode": "batch"}
-RECIPE |= {"smoothing": 0.1, "num_classes": 174}
+
+def mixing(**changes):
+    """The released recipe with 174 classes, but for these options."""
+    return build_mixup(MixupConfig(**changes), num_classes=174)
 
 
 def clips_and_labels(batch: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
@@ -23,7 +25,7 @@ def numpy_seed():
 
 def test_smoothed_targets_without_mixing():
     clips, labels = clips_and_labels()
-    mixed, targets = build_mixup(**RECIPE | {"prob": 0.0})(clips.clone(), labels)
+    mixed, targets = mixing(mixup_prob=0.0)(clips.clone(), labels)
     assert torch.equal(mixed, clips)
     off = 0.1 / 174
     expected = torch.full((4, 174), off)
@@ -36,7 +38,7 @@ def test_smoothed_targets_without_mixing():
 @pytest.mark.parametrize("mode", ["batch", "pair", "elem"])
 def test_mixup_weights_equal_the_targets(mode):
     clips, labels = clips_and_labels()
-    mix = build_mixup(**RECIPE | {"cutmix": 0.0, "smoothing": 0.0, "mode": mode})
+    mix = mixing(cutmix=0.0, smoothing=0.0, mixup_mode=mode)
     mixed, targets = mix(clips, labels)
     assert mixed.shape == (4, 3, 5, 16, 24)
     for i in range(4):
@@ -49,7 +51,7 @@ def test_mixup_weights_equal_the_targets(mode):
 @pytest.mark.parametrize("minmax", [None, (0.2, 0.8)])
 @pytest.mark.parametrize("mode", ["batch", "pair", "elem"])
 def test_cutmix_cuts_one_spatial_box_through_time(mode, minmax):
-    mix = build_mixup(**RECIPE | {"mixup": 0.0, "smoothing": 0.0, "mode": mode, "cutmix_minmax": minmax})
+    mix = mixing(mixup=0.0, smoothing=0.0, mixup_mode=mode, cutmix_minmax=minmax)
     cut_at_all = 0
     for _ in range(10):
         clips, labels = clips_and_labels()
@@ -72,19 +74,19 @@ def test_seeded_by_numpy():
     for _ in range(2):
         np.random.seed(7)  # noqa: NPY002
         clips = torch.randn(4, 3, 2, 8, 8, generator=torch.Generator().manual_seed(0))
-        outs.append(build_mixup(**RECIPE)(clips, torch.arange(4)))
+        outs.append(mixing()(clips, torch.arange(4)))
     assert torch.equal(outs[0][0], outs[1][0]) and torch.equal(outs[0][1], outs[1][1])
 
 
 def test_odd_batch_names_the_flags():
     clips, labels = clips_and_labels(3)
     with pytest.raises(ValueError, match=r"3 clips.*--batch_size.*--mixup 0"):
-        build_mixup(**RECIPE)(clips, labels)
+        mixing()(clips, labels)
 
 
 def test_off_and_bad_options():
-    assert build_mixup(**RECIPE | {"mixup": 0.0, "cutmix": 0.0}) is None
+    assert mixing(mixup=0.0, cutmix=0.0) is None
     with pytest.raises(ValueError, match="--mixup_mode half"):
-        build_mixup(**RECIPE | {"mode": "half"})
+        mixing(mixup_mode="half")
     with pytest.raises(ValueError, match="--cutmix_minmax"):
-        build_mixup(**RECIPE | {"cutmix_minmax": (0.8, 0.2)})
+        mixing(cutmix_minmax=(0.8, 0.2))

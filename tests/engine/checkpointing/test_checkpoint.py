@@ -18,7 +18,7 @@ from torch import nn
 from engine.checkpointing import io as checkpoint_io
 from engine.checkpointing.checkpoint import Checkpointer, TrainState
 from engine.checkpointing.files import find_damage, newest_valid, remove_older_steps
-from engine.checkpointing.io import read
+from engine.checkpointing.io import read_checkpoint
 from engine.checkpointing.random_state import random_state
 from engine.checkpointing.resume import restore, resume
 from engine.distributed.ddp import Backend
@@ -44,7 +44,7 @@ def state_of(width=5, seed=0, steps=2):
 
 def save(path, state=None, **extra):
     parts = {"args": {"lr": 0.1, "betas": [0.9, 0.99]}, "rng": [random_state(CPU.device)], **extra}
-    checkpoint_io.write(path, {**(state or state_of()).content(), **parts})
+    checkpoint_io.write_checkpoint(path, {**(state or state_of()).content(), **parts})
     return path
 
 
@@ -59,7 +59,7 @@ def test_round_trip_restores_everything(tmp_path):
     file = save(tmp_path / "checkpoint-1.pth", saved, class_names=["a", "b"])
     expected = torch.rand(2), np.random.rand(2), np.random.normal(), random.random(), random.gauss(0, 1)  # noqa: NPY002
     state = state_of(seed=7, steps=1)
-    content = read(file)
+    content = read_checkpoint(file)
     restore(state, content, world=CPU, path=file)
     assert same(dict(state.backend.module.state_dict()), dict(saved.backend.module.state_dict()))
     assert same(state.backend.optimizer.state_dict(), saved.backend.optimizer.state_dict())
@@ -77,7 +77,7 @@ def test_random_state_in_the_middle_of_a_gaussian_pair(tmp_path):
     np.random.normal(), random.gauss(0, 1)  # noqa: NPY002
     file = save(tmp_path / "checkpoint-1.pth")
     expected = np.random.normal(), random.gauss(0, 1)  # noqa: NPY002
-    restore(state_of(), read(file), world=CPU, path=file)
+    restore(state_of(), read_checkpoint(file), world=CPU, path=file)
     assert (np.random.normal(), random.gauss(0, 1)) == expected  # noqa: NPY002
 
 
@@ -107,12 +107,12 @@ def test_truncated(part, file):
     file.write_bytes(whole[: int(part * len(whole))])
     assert find_damage(file)
     with pytest.raises(CheckpointError, match=str(file)):
-        read(file)
+        read_checkpoint(file)
 
 
 def test_a_flipped_byte_is_found_or_harmless(file):
     """Every place of the file in turn (a prime stride): what is not noticed must not change what is read."""
-    whole, expected = file.read_bytes(), read(file)
+    whole, expected = file.read_bytes(), read_checkpoint(file)
     found = 0
     places = range(0, len(whole), 211)
     for place in places:
@@ -120,7 +120,7 @@ def test_a_flipped_byte_is_found_or_harmless(file):
         flipped[place] ^= 0x10
         file.write_bytes(flipped)
         try:
-            assert same(read(file), expected), f"byte {place} of {len(whole)}"
+            assert same(read_checkpoint(file), expected), f"byte {place} of {len(whole)}"
         except CheckpointError:
             found += 1
     assert found > 10
@@ -135,7 +135,7 @@ def test_a_flipped_byte_of_a_weight_is_found(file):
     whole[start + name + extra + 1] ^= 1
     file.write_bytes(whole)
     with pytest.raises(CheckpointError, match=r"fails its checksum"):
-        read(file)
+        read_checkpoint(file)
 
 
 def test_not_a_checkpoint(tmp_path):
@@ -143,16 +143,16 @@ def test_not_a_checkpoint(tmp_path):
     for name, content in cases.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(CheckpointError, match=name):
-            read(tmp_path / name)
+            read_checkpoint(tmp_path / name)
     with pytest.raises(CheckpointError, match="no such checkpoint file"):
-        read(tmp_path)
+        read_checkpoint(tmp_path)
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(CheckpointError, match="holds a list"):
-        read(tmp_path / "list.pth")
+        read_checkpoint(tmp_path / "list.pth")
     with zipfile.ZipFile(tmp_path / "zip.pth", "w") as archive:
         archive.writestr("a.txt", "no weights")
     with pytest.raises(CheckpointError, match=r"zip\.pth"):
-        read(tmp_path / "zip.pth")
+        read_checkpoint(tmp_path / "zip.pth")
 
 
 class Malicious:
@@ -171,7 +171,7 @@ def test_malicious_file_executes_nothing(legacy, tmp_path):
     content = {"model": {}, "epoch": Malicious(target)}
     torch.save(content, file, _use_new_zipfile_serialization=not legacy)
     with pytest.raises(CheckpointError, match=r"holds an object of type io\.open, which can run code") as error:
-        read(file)
+        read_checkpoint(file)
     assert not target.exists()
     assert "\n" not in str(error.value)
     torch.load(file, weights_only=False)  # the trap works
@@ -183,7 +183,7 @@ def test_plain_pickle_is_refused(tmp_path):
     for protocol in range(2, 5):
         file.write_bytes(pickle.dumps({"model": Malicious(target)}, protocol=protocol))
         with pytest.raises(CheckpointError):
-            read(file)
+            read_checkpoint(file)
     assert not target.exists()
 
 
@@ -192,7 +192,7 @@ def test_released_files_hold_a_namespace(legacy, tmp_path):
     file = tmp_path / "released.pth"
     content = {"model": {"w": torch.ones(2)}, "args": argparse.Namespace(lr=0.1, betas=[0.9, 0.95], opt=None)}
     torch.save(content, file, _use_new_zipfile_serialization=not legacy)
-    found = read(file)
+    found = read_checkpoint(file)
     assert found["args"].lr == 0.1 and torch.equal(found["model"]["w"], torch.ones(2))
     with pytest.raises(pickle.UnpicklingError):  # allowed in `read` only, not from then on
         torch.load(file, weights_only=True)
@@ -253,9 +253,9 @@ ALIEN = {  # what is in the file -> words of the message
 
 @pytest.mark.parametrize(("change", "words"), ALIEN.values(), ids=ALIEN)
 def test_alien_files_fail_with_one_clear_message(change, words, file):
-    torch.save(change(read(file)), file)
+    torch.save(change(read_checkpoint(file)), file)
     with pytest.raises(CheckpointError, match=words) as error:
-        restore(state_of(), read(file), world=CPU, path=file)
+        restore(state_of(), read_checkpoint(file), world=CPU, path=file)
     assert str(error.value).startswith(str(file)) and "\n" not in str(error.value)
 
 
@@ -267,17 +267,17 @@ def test_another_number_of_updates_an_epoch_is_refused(tmp_path):
         state = state_of()
         state.steps_per_epoch = steps_per_epoch
         if fits:
-            restore(state, read(file), world=CPU, path=file)
+            restore(state, read_checkpoint(file), world=CPU, path=file)
         else:
             with pytest.raises(CheckpointError, match=r"4 updates an epoch, now 8.*--batch_size"):
-                restore(state, read(file), world=CPU, path=file)
+                restore(state, read_checkpoint(file), world=CPU, path=file)
 
 
 def test_options_of_the_optimizer_come_from_the_command_line(file):
     state = state_of(steps=0)
     for group in state.backend.optimizer.param_groups:
         group["betas"], group["eps"] = (0.5, 0.6), 1e-3
-    restore(state, read(file), world=CPU, path=file)
+    restore(state, read_checkpoint(file), world=CPU, path=file)
     assert {(group["betas"], group["eps"]) for group in state.backend.optimizer.param_groups} == {((0.5, 0.6), 1e-3)}
     moments = [entry["exp_avg"] for entry in state.backend.optimizer.state.values()]
     assert len(moments) == 4 and all(moment.abs().sum() > 0 for moment in moments)
@@ -287,11 +287,11 @@ def test_resuming_with_another_precision_is_refused(file):
     state = state_of()
     state.backend.scaler = torch.amp.GradScaler("cpu", enabled=True)  # what --amp fp16 makes
     with pytest.raises(CheckpointError, match="--amp"):
-        restore(state, read(file), world=CPU, path=file)
+        restore(state, read_checkpoint(file), world=CPU, path=file)
 
 
 def test_a_rank_that_was_not_there_keeps_its_own_random_state(file):
-    state, content = state_of(), read(file)
+    state, content = state_of(), read_checkpoint(file)
     draws = []
     for rank in (1, 1, 0):
         torch.manual_seed(123)
@@ -308,7 +308,7 @@ def test_when_checkpoints_are_written(save_every, kept, tmp_path):
         checkpointer.after_epoch(state, last=state.epoch == 4)
     checkpointer.finish()
     assert sorted(int(p.stem.split("-")[1]) for p in tmp_path.iterdir()) == kept
-    assert read(tmp_path / "checkpoint-4.pth")["fingerprint"] == "abc"
+    assert read_checkpoint(tmp_path / "checkpoint-4.pth")["fingerprint"] == "abc"
     Checkpointer("", 1, CPU, {}, {}).after_epoch(state, last=True)  # no output folder: nothing to do
 
 
@@ -334,10 +334,10 @@ def test_inside_epochs_the_newest_two_files_are_kept(tmp_path):
     assert written[3] == ["checkpoint-1-step4.pth", "checkpoint-2-step2.pth"]
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["checkpoint-2-step2.pth", "checkpoint-3-step0.pth"]  # step 15 ends epoch 2
-    content = read(tmp_path / "checkpoint-2-step2.pth")
+    content = read_checkpoint(tmp_path / "checkpoint-2-step2.pth")
     assert content["epoch"] == 1 and content["step"] == 12
     assert content["unfinished"] == {"step": 2, "sampler": {"position": 12}, "meters": [{"count": 1}]}
-    content = read(tmp_path / "checkpoint-3-step0.pth")
+    content = read_checkpoint(tmp_path / "checkpoint-3-step0.pth")
     assert content["epoch"] == 2 and content["step"] == 15 and "unfinished" not in content
 
 
@@ -364,7 +364,7 @@ def test_ends_of_epochs_are_kept_by_save_ckpt_freq_alone(save_every, save_steps,
         checkpointer.finish()
         if state.step % save_steps == 0:
             newest = newest_valid(tmp_path)
-            assert read(newest)["step"] == state.step
+            assert read_checkpoint(newest)["step"] == state.step
     assert sorted(path.stem.partition("-")[2] for path in tmp_path.iterdir()) == sorted(kept)
 
 

@@ -146,11 +146,14 @@ def shard(**changes):
     [
         ({"partition_count": [4, 4]}, r"rank_1_.*saved by 4 ranks in ZeRO stage 1, but zero_pp_rank_0_.* by 2"),
         ({"zero_stage": 2}, "in ZeRO stage 2, but .* in stage 1: files of two runs"),
-        ({}, "do not fit together"),  # too few values
-        ({"single_partition_of_fp32_groups": [torch.zeros(5000)] * 2}, "do not fit together .*values saved"),
-        ({"single_partition_of_fp32_groups": [torch.zeros(4)]}, "do not fit together"),
-        ({"single_partition_of_fp32_groups": [3, "x"]}, "do not fit together"),
-        ({"partition_count": "many"}, "do not fit together"),
+        ({}, "do not form a consistent DeepSpeed checkpoint"),  # too few values
+        (
+            {"single_partition_of_fp32_groups": [torch.zeros(5000)] * 2},
+            "do not form a consistent DeepSpeed checkpoint .*values saved",
+        ),
+        ({"single_partition_of_fp32_groups": [torch.zeros(4)]}, "do not form a consistent DeepSpeed checkpoint"),
+        ({"single_partition_of_fp32_groups": [3, "x"]}, "do not form a consistent DeepSpeed checkpoint"),
+        ({"partition_count": "many"}, "do not form a consistent DeepSpeed checkpoint"),
     ],
 )
 def test_file_of_another_run(changes, message, copy):

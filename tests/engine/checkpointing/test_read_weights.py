@@ -205,7 +205,7 @@ def test_objects_are_read_only_on_trust(legacy, tmp_path, caplog):
     with pytest.raises(CheckpointError, match=r"of type pathlib.PurePosixPath, .*--trust_checkpoint"):
         read_weights(path)
     assert read_weights(path, trust=True).args["num_frames"] == 16
-    assert f"{path}: --trust_checkpoint: whatever code this file holds is run" in caplog.text
+    assert f"{path}: --trust_checkpoint: any code in this file is executed" in caplog.text
     target = tmp_path / "executed"
     torch.save({"model": STATE, "x": Touch(target)}, path, _use_new_zipfile_serialization=not legacy)
     with pytest.raises(CheckpointError, match="--trust_checkpoint"):

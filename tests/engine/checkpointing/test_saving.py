@@ -17,7 +17,7 @@ from engine.checkpointing import files as checkpoint_files
 from engine.checkpointing import io as checkpoint_io
 from engine.checkpointing.checkpoint import Checkpointer, TrainState
 from engine.checkpointing.files import newest_valid
-from engine.checkpointing.io import Writer, read
+from engine.checkpointing.io import AsyncWriter, read_checkpoint
 from engine.checkpointing.resume import resume
 from engine.distributed.ddp import Backend
 from engine.distributed.world import World
@@ -70,7 +70,7 @@ def test_killed_at_fifty_random_moments_a_whole_file_is_there(tmp_path):
             os.kill(run.pids[0], signal.SIGKILL)
         promised = max(map(int, told.read_text().split()))
         newest = newest_valid(tmp_path)
-        content = read(newest)
+        content = read_checkpoint(newest)
         assert content["step"] >= max(promised, last), newest
         assert (content["model"]["weight"] == content["step"]).all()  # not of two steps
         last = content["step"]
@@ -85,7 +85,7 @@ def test_killed_at_fifty_random_moments_a_whole_file_is_there(tmp_path):
 
 
 def test_weights_may_change_while_they_are_written(tmp_path, monkeypatch):
-    writes = checkpoint_io.write
+    writes = checkpoint_io.write_checkpoint
 
     def slow(path, content):
         time.sleep(0.3)
@@ -100,7 +100,7 @@ def test_weights_may_change_while_they_are_written(tmp_path, monkeypatch):
     step(state)
     state.backend.module.bias.data.zero_()
     checkpointer.finish()
-    content = read(newest_valid(tmp_path))
+    content = read_checkpoint(newest_valid(tmp_path))
     assert content["step"] == 1 and (content["model"]["weight"] == 1).all() and content["model"]["bias"].any()
 
 
@@ -114,13 +114,13 @@ def test_a_disk_that_fails_once_is_tried_again(number, tmp_path, monkeypatch, ca
             raise OSError(number, os.strerror(number))
         fsync(descriptor)
 
-    monkeypatch.setattr(checkpoint_io, "PAUSES", (0.01, 0.01))
+    monkeypatch.setattr(checkpoint_io, "RETRY_DELAYS", (0.01, 0.01))
     monkeypatch.setattr(os, "fsync", fails_once)
-    writer = Writer()
+    writer = AsyncWriter()
     writer.submit(tmp_path / "checkpoint-0.pth", {"a": torch.ones(3)}, then=lambda: None)
     writer.wait()
     assert f"could not be written ({os.strerror(number)}); trying again" in caplog.text
-    assert same(read(tmp_path / "checkpoint-0.pth"), {"a": torch.ones(3)})
+    assert same(read_checkpoint(tmp_path / "checkpoint-0.pth"), {"a": torch.ones(3)})
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -130,8 +130,8 @@ def test_a_disk_that_is_full_for_the_second_name_is_told_of_too(tmp_path, monkey
     def full():
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(checkpoint_io, "PAUSES", (0.01,))
-    writer = Writer()
+    monkeypatch.setattr(checkpoint_io, "RETRY_DELAYS", (0.01,))
+    writer = AsyncWriter()
     writer.submit(tmp_path / "checkpoint-0.pth", {"a": torch.ones(3)}, then=full)
     with pytest.raises(CheckpointError, match="No space left"):
         writer.wait()
@@ -140,7 +140,7 @@ def test_a_disk_that_is_full_for_the_second_name_is_told_of_too(tmp_path, monkey
 
 def test_what_was_written_is_read_back(tmp_path, monkeypatch):
     """A file system that says it wrote and did not."""
-    monkeypatch.setattr(checkpoint_io, "PAUSES", ())
+    monkeypatch.setattr(checkpoint_io, "RETRY_DELAYS", ())
     saves = torch.save
 
     def loses_the_end(content, file):
@@ -148,10 +148,10 @@ def test_what_was_written_is_read_back(tmp_path, monkeypatch):
         file.truncate(file.tell() // 2)
 
     whole = tmp_path / "checkpoint-0.pth"
-    checkpoint_io.write(whole, {"a": torch.ones(3)})
+    checkpoint_io.write_checkpoint(whole, {"a": torch.ones(3)})
     before = whole.read_bytes()
     monkeypatch.setattr(torch, "save", loses_the_end)
-    writer = Writer()
+    writer = AsyncWriter()
     writer.submit(whole, {"a": torch.zeros(3)}, then=lambda: None)
     with pytest.raises(CheckpointError, match=r"checkpoint-0\.pth: could not be written .*just written"):
         writer.wait()
@@ -163,7 +163,7 @@ def test_what_was_written_is_read_back(tmp_path, monkeypatch):
 def test_a_disk_that_stays_full_stops_all_ranks_with_one_line(size, number, data, tmp_path):
     """From the third file on nothing can be written; the run ends at once, and goes on when there is room again."""
     flags = data.flags(PRETRAIN, tmp_path, batch_size=4 // size, save_ckpt_steps=1, epochs=4)
-    script, writes = script_target(PRETRAIN, *flags), checkpoint_io.write
+    script, writes = script_target(PRETRAIN, *flags), checkpoint_io.write_checkpoint
 
     def target():
         numbers = itertools.count()
@@ -173,7 +173,7 @@ def test_a_disk_that_stays_full_stops_all_ranks_with_one_line(size, number, data
                 raise OSError(number, os.strerror(number))
             writes(path, content)
 
-        checkpoint_io.write, checkpoint_io.PAUSES = full, (0.01,)
+        checkpoint_io.write_checkpoint, checkpoint_io.RETRY_DELAYS = full, (0.01,)
         script()
 
     ended = run_in_processes(target, size=size)
@@ -195,9 +195,9 @@ def test_best_is_the_best_and_is_never_resumed_from(tmp_path):
         checkpointer.finish()
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["checkpoint-2.pth", "checkpoint-3.pth", "checkpoint-best.pth"]
-    assert read(tmp_path / checkpoint_files.BEST)["step"] == 3
+    assert read_checkpoint(tmp_path / checkpoint_files.BEST)["step"] == 3
     (tmp_path / "checkpoint-2.pth").unlink()  # another name of the same file
-    assert read(tmp_path / checkpoint_files.BEST)["step"] == 3
+    assert read_checkpoint(tmp_path / checkpoint_files.BEST)["step"] == 3
     (tmp_path / "checkpoint-3.pth").unlink()
     assert newest_valid(tmp_path) is None
 
@@ -214,7 +214,7 @@ def test_a_file_that_cannot_be_removed_does_not_stop_training(tmp_path, monkeypa
         checkpointer.after_step(state, sampler={}, meter={})
     checkpointer.finish()
     assert "could not be removed (Permission denied)" in caplog.text
-    assert read(newest_valid(tmp_path))["step"] == 3
+    assert read_checkpoint(newest_valid(tmp_path))["step"] == 3
 
 
 def test_no_room_for_the_log_is_one_line(data, tmp_path):

@@ -97,13 +97,13 @@ def test_bad_gradient_leaves_weights_and_optimizer_as_they_are(opt, value, steps
     backend = backend_of(model, opt=opt, stop_on_nonfinite=False)
     for step in range(steps_before):
         update(backend, *inputs(step))
-        assert backend.last_finite and not backend.left_out_last()
+        assert backend.last_update_finite and not backend.last_update_skipped()
     x, y = inputs(9)
     y[3, 1] = value  # one element of one sample
     before = copy.deepcopy(model.state_dict()), copy.deepcopy(backend.optimizer.state_dict())
     norm = update(backend, x, y)
     assert not torch.isfinite(norm)
-    assert not backend.last_finite and backend.left_out_last() and backend.updates_left_out == 1
+    assert not backend.last_update_finite and backend.last_update_skipped() and backend.num_skipped_updates == 1
     assert same(dict(model.state_dict()), dict(before[0]))
     if steps_before:
         assert same(backend.optimizer.state_dict(), before[1])
@@ -116,7 +116,7 @@ def test_bad_gradient_leaves_weights_and_optimizer_as_they_are(opt, value, steps
     for b in (backend, straight):
         update(b, *inputs(5))
     assert same(dict(model.state_dict()), dict(other.state_dict()))
-    assert backend.last_finite and backend.updates_left_out == 1
+    assert backend.last_update_finite and backend.num_skipped_updates == 1
 
 
 def test_after_a_bad_update_nothing_moves_until_it_is_noticed():
@@ -129,7 +129,7 @@ def test_after_a_bad_update_nothing_moves_until_it_is_noticed():
     before = copy.deepcopy(backend.training_state())
     update(backend, x * float("nan"), y)
     update(backend, x, y)
-    assert backend.last_finite and backend.left_out_last()
+    assert backend.last_update_finite and backend.last_update_skipped()
     assert same(dict(backend.training_state()["model"]), dict(before["model"]))
     assert same(backend.training_state()["optimizer"], before["optimizer"])
     with pytest.raises(NonFiniteError, match=r"step 2: .*2 updates.*--lr"):
@@ -149,7 +149,7 @@ def test_a_loss_that_is_not_finite_counts_though_its_gradient_is():
     for shift in (float("inf"), 0.0):
         backend.backward(nn.functional.mse_loss(backend.model(x), y) + shift, update_freq=2)
     assert torch.isfinite(backend.step())
-    assert not backend.last_finite and same(dict(model.state_dict()), dict(before))
+    assert not backend.last_update_finite and same(dict(model.state_dict()), dict(before))
 
 
 class Doubling(torch.autograd.Function):
@@ -175,10 +175,10 @@ def test_what_the_scaler_skips_is_counted_apart():
         backend.backward(fault(nn.functional.mse_loss(backend.model(x), y)), update_freq=1)
         backend.step()
         seen = (
-            bool(backend.last_finite),
-            backend.left_out_last(),
-            int(backend.updates_left_out),
-            backend.take_scaler_skips(),
+            bool(backend.last_update_finite),
+            backend.last_update_skipped(),
+            int(backend.num_skipped_updates),
+            backend.pop_scaler_skips(),
         )
         if fault == Doubling.apply:
             assert seen == (True, True, 0, 1) and backend.scaler.get_scale() == 2.0
@@ -198,9 +198,9 @@ def test_what_the_scaler_skipped_last_goes_into_a_checkpoint():
     backend.step()
     after = copy.deepcopy(backend.training_state())
     backend.load_training_state(before)
-    assert backend.take_scaler_skips() == 0
+    assert backend.pop_scaler_skips() == 0
     backend.load_training_state(after)
-    assert backend.take_scaler_skips() == 1
+    assert backend.pop_scaler_skips() == 1
 
 
 def bad_on_rank_1(world):

@@ -14,7 +14,7 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")
 pytest.importorskip("deepspeed", reason="DeepSpeed is not installed")
 
 from engine.distributed.ddp import Backend
-from engine.distributed.deepspeed import DeepSpeedBackend, sharded_from_the_start
+from engine.distributed.deepspeed import DeepSpeedBackend, zero3_init
 from engine.distributed.world import World, all_reduce_sum
 from engine.errors import ConfigError, NonFiniteError
 from engine.optim import build_optimizer, parameter_groups
@@ -60,7 +60,7 @@ def backend_of(model, stage, world, *, opt="adamw", layer_decay=1.0, **options):
 
 def sigma_backend(stage, world, **options):
     if stage == 3:
-        with sharded_from_the_start(world=world):
+        with zero3_init(world=world):
             model = make_sigma()
     else:
         model = make_sigma()
@@ -231,7 +231,7 @@ def test_the_state_goes_to_another_number_of_ranks(size, compared):
 
 
 def shares(world):
-    with sharded_from_the_start(world=world):
+    with zero3_init(world=world):
         model = make_sigma()
     empty = all(parameter.numel() == 0 for parameter in model.parameters())
     held = sum(parameter.ds_tensor.numel() for parameter in model.parameters())
@@ -262,10 +262,10 @@ def spoiled(world):
         before = whole(backend)
         for name, fault in faults.items():
             update(backend, classifier_loss, 1, spoil=fault if world.rank == 1 else lambda loss: loss)
-            seen = bool(backend.last_finite), int(backend.updates_left_out), backend.left_out_last()
+            seen = bool(backend.last_update_finite), int(backend.num_skipped_updates), backend.last_update_skipped()
             states = [whole(backend)]
             update(backend, classifier_loss, 2)
-            seen += bool(backend.last_finite), int(backend.updates_left_out)
+            seen += bool(backend.last_update_finite), int(backend.num_skipped_updates)
             states.append(whole(backend))
             with pytest.raises(NonFiniteError, match="step 5"):
                 backend.check_finite(5)
@@ -279,7 +279,7 @@ def spoiled(world):
             spoils = step == 1 and world.rank == 1
             update(backend, classifier_loss, step, spoil=faults["nan"] if spoils else lambda loss: loss)
         backend.check_finite(2)
-        found[stage, "skip"] = int(backend.updates_left_out), same_state(whole(backend), straight)
+        found[stage, "skip"] = int(backend.num_skipped_updates), same_state(whole(backend), straight)
     return found
 
 

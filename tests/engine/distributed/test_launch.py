@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.distributed.launch import Launch, first_host, launch_from
+from engine.distributed.launch import LaunchEnv, first_host, read_launch_env
 from engine.errors import ConfigError
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
@@ -15,7 +15,7 @@ STEP |= {"SLURM_STEP_NODELIST": "n[1-2]"}
 TASK = {**BATCH, **STEP, "SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_NODEID": "1"}
 ONE_TASK = {**BATCH, **STEP, "SLURM_NTASKS": "1", "SLURM_STEP_NUM_TASKS": "1"}
 INTERACTIVE = {**BATCH, **STEP, "SLURM_STEP_ID": "4294967290", "SLURM_STEP_NUM_TASKS": "1", "SLURM_PTY_PORT": "3"}
-ALONE = Launch(0, 1, 0, "python")
+ALONE = LaunchEnv(0, 1, 0, "python")
 
 
 @pytest.mark.parametrize(
@@ -23,15 +23,18 @@ ALONE = Launch(0, 1, 0, "python")
     [
         ({}, ALONE),
         ({"LOCAL_RANK": "0"}, ALONE),
-        (TORCHRUN, Launch(5, 8, 1, "torchrun", "node7", 29400)),
-        ({**TASK, **TORCHRUN}, Launch(5, 8, 1, "torchrun", "node7", 29400)),
-        ({**BATCH, **TORCHRUN}, Launch(5, 8, 1, "torchrun", "node7", 29400)),
-        ({**TORCHRUN, "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}, Launch(0, 1, 0, "torchrun", "node7", 29400)),
-        ({"RANK": "0", "WORLD_SIZE": "1"}, Launch(0, 1, 0, "torchrun")),
-        (TASK, Launch(3, 4, 1, "srun", "n1", 12040)),
-        ({**TASK, "SLURM_STEP_ID": "2"}, Launch(3, 4, 1, "srun", "n1", 12040 + 2 * 997)),
-        ({**TASK, "MASTER_ADDR": "ib0", "MASTER_PORT": "5"}, Launch(3, 4, 1, "srun", "ib0", 5)),
-        ({**TASK, "WORLD_SIZE": "4"}, Launch(3, 4, 1, "srun", "n1", 12040)),
+        (TORCHRUN, LaunchEnv(5, 8, 1, "torchrun", "node7", 29400)),
+        ({**TASK, **TORCHRUN}, LaunchEnv(5, 8, 1, "torchrun", "node7", 29400)),
+        ({**BATCH, **TORCHRUN}, LaunchEnv(5, 8, 1, "torchrun", "node7", 29400)),
+        (
+            {**TORCHRUN, "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"},
+            LaunchEnv(0, 1, 0, "torchrun", "node7", 29400),
+        ),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, LaunchEnv(0, 1, 0, "torchrun")),
+        (TASK, LaunchEnv(3, 4, 1, "srun", "n1", 12040)),
+        ({**TASK, "SLURM_STEP_ID": "2"}, LaunchEnv(3, 4, 1, "srun", "n1", 12040 + 2 * 997)),
+        ({**TASK, "MASTER_ADDR": "ib0", "MASTER_PORT": "5"}, LaunchEnv(3, 4, 1, "srun", "ib0", 5)),
+        ({**TASK, "WORLD_SIZE": "4"}, LaunchEnv(3, 4, 1, "srun", "n1", 12040)),
         (BATCH, ALONE),
         (SALLOC, ALONE),
         (INTERACTIVE, ALONE),
@@ -62,7 +65,7 @@ ALONE = Launch(0, 1, 0, "python")
     ],
 )
 def test_environment(variables, expected):
-    assert launch_from(variables) == expected
+    assert read_launch_env(variables) == expected
 
 
 @pytest.mark.parametrize(
@@ -82,16 +85,16 @@ def test_environment(variables, expected):
 )
 def test_contradictions_are_one_clear_error(variables, message):
     with pytest.raises(ConfigError, match=message):
-        launch_from(variables)
+        read_launch_env(variables)
 
 
 def test_variables_are_torchruns():
-    launch = Launch(3, 4, 1, "srun", "n1", 12040)
-    assert launch_from(launch.variables) == Launch(3, 4, 1, "torchrun", "n1", 12040)
+    launch = LaunchEnv(3, 4, 1, "srun", "n1", 12040)
+    assert read_launch_env(launch.torchrun_env) == LaunchEnv(3, 4, 1, "torchrun", "n1", 12040)
 
 
 def test_ports_of_neighbouring_jobs_differ_and_are_not_handed_out_by_the_system():
-    ports = {launch_from({**TASK, "SLURM_JOB_ID": str(job)}).port for job in range(9_999_000, 10_000_000)}
+    ports = {read_launch_env({**TASK, "SLURM_JOB_ID": str(job)}).master_port for job in range(9_999_000, 10_000_000)}
     assert len(ports) == 1000 and min(ports) >= 12000 and max(ports) < 32768
 
 

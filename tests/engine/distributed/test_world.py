@@ -11,7 +11,7 @@ import torch.distributed as dist
 from processes import free_port, gloo_world, run_in_processes
 
 import engine.distributed.world
-from engine.distributed.launch import Launch, launch_from
+from engine.distributed.launch import LaunchEnv, read_launch_env
 from engine.distributed.world import (
     World,
     _check_same_device,
@@ -23,7 +23,7 @@ from engine.distributed.world import (
     on_main_process,
     seed_everything,
 )
-from engine.errors import USER_ERRORS, ConfigError, bad_options, user_errors
+from engine.errors import USER_ERRORS, ConfigError, as_config_error, user_errors
 
 
 @pytest.fixture(autouse=True)
@@ -126,7 +126,7 @@ def test_tasks_of_srun_find_each_other():
 
 def test_processes_that_do_not_meet_say_so(environment):
     """Two tasks of three."""
-    environment.setattr(engine.distributed.world, "JOIN_TIMEOUT", datetime.timedelta(seconds=2))
+    environment.setattr(engine.distributed.world, "RENDEZVOUS_TIMEOUT", datetime.timedelta(seconds=2))
     port = free_port()
     three = {"SLURM_NTASKS": "3", "SLURM_STEP_NUM_TASKS": "3"}
     finished = in_a_world(lambda world: None, lambda rank: {**tasks_of_srun(port)(rank), **three})
@@ -137,7 +137,7 @@ def test_processes_that_do_not_meet_say_so(environment):
 
 def test_a_rank_that_lost_its_gpu_stops_all():
     def target():
-        launch = launch_from(os.environ)
+        launch = read_launch_env(os.environ)
         store, *_ = next(dist.rendezvous("env://"))
         with user_errors():
             _check_same_device(store, launch, torch.device("cpu" if launch.rank == 1 else "cuda"))
@@ -149,8 +149,8 @@ def test_a_rank_that_lost_its_gpu_stops_all():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for a machine without a GPU")
 def test_without_a_gpu():
-    for started_by in ("python", "torchrun", "srun"):
-        launch = Launch(3, 4, 3, started_by)
+    for launcher in ("python", "torchrun", "srun"):
+        launch = LaunchEnv(3, 4, 3, launcher)
         assert choose_device("auto", launch) == choose_device("cpu", launch) == torch.device("cpu")
         with pytest.raises(ConfigError, match=r"--device cuda: local rank 3 .* 0 found"):
             choose_device("cuda", launch)
@@ -159,7 +159,7 @@ def test_without_a_gpu():
 
 
 @pytest.mark.parametrize(
-    ("gpus", "started_by", "local_rank", "number"),
+    ("gpus", "launcher", "local_rank", "number"),
     [
         (4, "torchrun", 3, 3),
         (4, "srun", 3, 3),
@@ -169,11 +169,11 @@ def test_without_a_gpu():
         (2, "srun", 2, None),
     ],
 )
-def test_gpu_of_a_rank(gpus, started_by, local_rank, number, monkeypatch):
+def test_gpu_of_a_rank(gpus, launcher, local_rank, number, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setenv("SLURM_PROCID", "0")  # torchrun inside an allocation has it too
-    launch = Launch(local_rank, 4, local_rank, started_by)
+    launch = LaunchEnv(local_rank, 4, local_rank, launcher)
     if number is None:
         with pytest.raises(ConfigError, match=rf"local rank {local_rank} needs a GPU of its own, {gpus} found"):
             choose_device("auto", launch)
@@ -216,12 +216,12 @@ def test_errors_of_ours_keep_their_traceback():
 
     (finished,) = run_in_processes(fail)
     assert finished.code == 1 and "Traceback" in finished.stderr and "error: " not in finished.stderr.splitlines()
-    with pytest.raises(RuntimeError, match="a bug"), bad_options("--x"):
+    with pytest.raises(RuntimeError, match="a bug"), as_config_error("--x"):
         raise RuntimeError("a bug")
 
 
 def test_bad_options_name_their_flag():
-    with pytest.raises(ConfigError, match=r"^--aa: no such$"), bad_options("--aa"):
+    with pytest.raises(ConfigError, match=r"^--aa: no such$"), as_config_error("--aa"):
         raise ValueError("no such")
-    with pytest.raises(ConfigError, match=r"^--decoder x$"), bad_options():
+    with pytest.raises(ConfigError, match=r"^--decoder x$"), as_config_error():
         raise ImportError("--decoder x")

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from processes import PRETRAIN, gloo_world, run_script
 from runs import records
 
-from engine.monitoring.collapse import CollapseWatch, code_statistics, mean_cosine
+from engine.monitoring.collapse import CollapseDetector, code_statistics, mean_cosine
 from models import create_model
 
 
@@ -33,8 +33,8 @@ def test_code_statistics():
     shares = [3 / 6, 2 / 6, 1 / 6]
     assert found["entropy"] == pytest.approx(-sum(p * math.log(p) for p in shares))
     assert found["perplexity"] == pytest.approx(math.exp(found["entropy"]))
-    assert (found["prototypes_used"], found["could_be_used"]) == (3, 6)
-    assert code_statistics(codes, 100)["could_be_used"] == 6
+    assert (found["prototypes_used"], found["num_usable"]) == (3, 6)
+    assert code_statistics(codes, 100)["num_usable"] == 6
     even = code_statistics(torch.arange(50), 50)
     assert even["perplexity"] == pytest.approx(50) and even["prototypes_used"] == 50
 
@@ -79,18 +79,18 @@ def outputs(*, loss=1.0, used=40, alike=False, num_prototypes=40):
     ids=str,
 )
 def test_warnings(changes, words, caplog):
-    watch = CollapseWatch(changes.get("num_prototypes", 40))
+    detector = CollapseDetector(changes.get("num_prototypes", 40))
     with caplog.at_level(logging.WARNING):
-        found = watch(outputs(**changes), step=7, after_warmup=False)
+        found = detector(outputs(**changes), step=7, after_warmup=False)
         assert not caplog.records
-        watch(outputs(**changes), step=8, after_warmup=True)
+        detector(outputs(**changes), step=8, after_warmup=True)
     texts = [record.getMessage() for record in caplog.records]
     assert bool(texts) is (words is not None)
     assert words is None or any(text.startswith("step 8: ") and words in text for text in texts)
-    if watch.num_prototypes is None:
+    if detector.num_prototypes is None:
         assert found.keys() == {"cosine_predicted", "cosine_projected"}
         return
-    assert found["ln_k"] == pytest.approx(math.log(watch.num_prototypes))
+    assert found["ln_k"] == pytest.approx(math.log(detector.num_prototypes))
     keys = {
         f"{name}_{branch}" for name in ("entropy", "perplexity", "prototypes_used") for branch in ("video", "target")
     }
@@ -98,14 +98,14 @@ def test_warnings(changes, words, caplog):
 
 
 def test_pixels_may_be_alike(caplog):
-    CollapseWatch(None, watch_cosine=False)(outputs(alike=True), step=1, after_warmup=True)
+    CollapseDetector(None, check_cosine=False)(outputs(alike=True), step=1, after_warmup=True)
     assert not caplog.records
 
 
 def test_a_warning_is_not_repeated_while_it_lasts(caplog):
-    watch = CollapseWatch(40)
+    detector = CollapseDetector(40)
     for step, used in enumerate((3, 3, 30, 3)):
-        watch(outputs(used=used), step=step, after_warmup=True)
+        detector(outputs(used=used), step=step, after_warmup=True)
     steps = [record.getMessage().split(":")[0] for record in caplog.records if "target codes" in record.getMessage()]
     assert steps == ["step 0", "step 3"]
 
@@ -142,8 +142,8 @@ def train(loss_func, frozen=False, steps=120):
         out["loss"].backward()
         optimizer.step()
         spreads.append(float(out["projected"].detach().flatten(0, 1).std(dim=0).mean()))
-    watch = CollapseWatch(8 if loss_func == "SWAV" else None)
-    return watch(out, step=steps, after_warmup=True), spreads[-1] / spreads[0], float(out["loss"].detach())
+    detector = CollapseDetector(8 if loss_func == "SWAV" else None)
+    return detector(out, step=steps, after_warmup=True), spreads[-1] / spreads[0], float(out["loss"].detach())
 
 
 def test_regression_onto_a_trained_projection_collapses_and_sinkhorn_does_not(caplog):

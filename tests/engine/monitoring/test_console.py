@@ -10,7 +10,7 @@ import torch
 from processes import run_in_processes
 
 from engine.distributed.world import World
-from engine.monitoring.console import Bar, Console
+from engine.monitoring.console import ConsoleHandler, ProgressBar
 from engine.monitoring.metrics import setup_logging
 
 
@@ -21,7 +21,7 @@ def worlds(rank):
 def talk(rank, folder):
     """Three steps with a log line after the second."""
     setup_logging(worlds(rank), str(folder))
-    bar = Bar(world=worlds(rank), first_step=0, total_steps=4)
+    bar = ProgressBar(world=worlds(rank), first_step=0, total_steps=4)
     for step in (1, 2, 3):
         bar.show(step)
         if step == 2:
@@ -75,7 +75,7 @@ def test_no_bar_in_a_file(tmp_path):
 def test_bar_is_not_redrawn_faster_than_it_can_be_read(monkeypatch):
     written = []
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    console = Console()
+    console = ConsoleHandler()
     monkeypatch.setattr(console.stream, "write", written.append)
     for _ in range(1000):
         console.show("x")
@@ -85,7 +85,7 @@ def test_bar_is_not_redrawn_faster_than_it_can_be_read(monkeypatch):
 @pytest.mark.parametrize(("step", "left"), [(10, "0:00:00"), (5, "0:00:10"), (2, "no time")])
 def test_line_of_a_resumed_run(step, left):
     """Two steps were done before this process: its own tell how long the others will take."""
-    bar = Bar(world=worlds(0), first_step=2, total_steps=10)
+    bar = ProgressBar(world=worlds(0), first_step=2, total_steps=10)
     line = bar.line(step, 2.0 * (step - 2))
     assert f"] {step}/10 " in line
     assert line.endswith("left 0:00:00" if left == "no time" else f"left {left}")

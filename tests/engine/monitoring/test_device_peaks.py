@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from engine.distributed.world import World
-from engine.monitoring.device_peaks import PEAKS, TERA, Work, peak_flops, work_of
+from engine.monitoring.device_peaks import PEAK_TFLOPS, TERA, ModelFlops, device_peak_flops, model_flops
 from engine.monitoring.metrics import Meter
 
 
@@ -26,7 +26,7 @@ from engine.monitoring.metrics import Meter
 )
 def test_known_devices(name, fp16, bf16, fp32):
     for amp, tera in (("fp16", fp16), ("bf16", bf16), ("none", fp32)):
-        assert peak_flops(name, amp) == (None if tera is None else tera * TERA)
+        assert device_peak_flops(name, amp) == (None if tera is None else tera * TERA)
 
 
 @pytest.mark.parametrize(
@@ -41,33 +41,32 @@ def test_known_devices(name, fp16, bf16, fp32):
 )
 def test_unknown_devices_have_no_peak(name):
     """A name that only begins like a known one is another device, or a part of it."""
-    assert all(peak_flops(name, amp) is None for amp in ("fp16", "bf16", "none"))
+    assert all(device_peak_flops(name, amp) is None for amp in ("fp16", "bf16", "none"))
 
 
 def test_rows_of_the_table():
     """Half precision is at least twice as fast as single; where there is bf16 it is as fast as fp16."""
-    assert all(fp16 >= 2 * fp32 and bf16 in (None, fp16) for _, fp16, bf16, fp32 in PEAKS)
+    assert all(fp16 >= 2 * fp32 and bf16 in (None, fp16) for _, fp16, bf16, fp32 in PEAK_TFLOPS)
 
 
 def test_rates():
     """Worked out by hand: SIGMA-DINO ViT-B, 506.8 GFLOP a clip, at 779 clips/s for a GPU."""
-    work = Work(506.8e9, num_devices=8, peak=790 * TERA)
-    rates = work.rates(8 * 779.0)
+    flops = ModelFlops(506.8e9, num_devices=8, peak_flops=790 * TERA)
+    rates = flops.throughput(8 * 779.0)
     assert rates["mfu"] == pytest.approx(0.50, abs=0.001)
     assert rates["tflops"] == pytest.approx(394.8, abs=0.1)
-    assert Work(506.8e9, num_devices=8, peak=None).rates(8 * 779.0) == {"tflops": rates["tflops"]}
+    assert ModelFlops(506.8e9, num_devices=8, peak_flops=None).throughput(8 * 779.0) == {"tflops": rates["tflops"]}
 
 
 def test_a_cpu_has_no_utilisation(caplog):
-    work = work_of(2e12, world=World(0, 2, 0, torch.device("cpu")), amp="none")
-    assert work == Work(2e12, 2, None)
-    for known in (work, Work(2e12, 2, 1e15)):
+    flops = model_flops(2e12, world=World(0, 2, 0, torch.device("cpu")), amp="none")
+    assert flops == ModelFlops(2e12, 2, None)
+    for known in (flops, ModelFlops(2e12, 2, 1e15)):
         caplog.clear()
         with caplog.at_level("INFO"):
-            m = Meter(prefix="train", log_every=1, total_steps=2, clips_per_step=8, work=known)
-            m.add({"loss": torch.tensor(1.0)})
-            m.count_step()
+            m = Meter(prefix="train", log_every=1, total_steps=2, clips_per_step=8, flops=known)
+            m.add_step({"loss": torch.tensor(1.0)})
             record = m.flush(0, epoch=0, lr=0.1)
         assert record["train/tflops"] == pytest.approx(record["train/clips_per_second"] * 2 / 2)
-        assert ("train/mfu" in record) == ("MFU" in caplog.text) == (known is not work)
+        assert ("train/mfu" in record) == ("MFU" in caplog.text) == (known is not flops)
         assert "TFLOP/s" in caplog.text

@@ -11,7 +11,7 @@ from runs import records
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from engine.distributed.world import World
-from engine.monitoring.metrics import Meter, RunLog, format_seconds, log_table, replace_text, setup_logging
+from engine.monitoring.metrics import Meter, RunLog, format_seconds, log_table, setup_logging
 
 CPU = World(0, 1, 0, torch.device("cpu"))
 
@@ -28,8 +28,7 @@ def test_an_epoch_that_was_cut_off_has_the_means_of_a_whole_one(cut, size):
     def count(m, values, first):
         means = []
         for step, value in enumerate(values, start=first):
-            m.add({"loss": torch.tensor(value)})
-            m.count_step()
+            m.add_step({"loss": torch.tensor(value)})
             if m.is_log_step(step) or step == 4:
                 record = m.flush(step, epoch=0, lr=0.1)
                 assert record["train/clips_per_second"] == pytest.approx(8 / record["train/step_time"])
@@ -58,9 +57,8 @@ def test_means_over_steps_and_epochs():
     m = meter()
     values, means = [1.0, 2.0, 6.0, 4.0, 7.0], []
     for step, value in enumerate(values):
-        m.add({"loss": torch.tensor(value, dtype=torch.float64, requires_grad=True)})
+        m.add_step({"loss": torch.tensor(value, dtype=torch.float64, requires_grad=True)})
         m.add_data_time(0.5)
-        m.count_step()
         if m.is_log_step(step) or step == 4:
             record = m.flush(step, epoch=0, lr=0.1)
             means.append(record["train/loss"])
@@ -68,8 +66,7 @@ def test_means_over_steps_and_epochs():
             assert record["train/clips_per_second"] == pytest.approx(8 / record["train/step_time"])
     assert means == [1.5, 5.0, 7.0]
     assert m.epoch_means() == {"train_epoch/loss": pytest.approx(4.0)}  # not the mean of the means
-    m.add({"loss": torch.tensor(3.0)})
-    m.count_step()
+    m.add_step({"loss": torch.tensor(3.0)})
     m.flush(5, epoch=1, lr=0.1)
     assert m.epoch_means() == {"train_epoch/loss": 3.0}
     assert m.epoch_means() == {}
@@ -77,8 +74,7 @@ def test_means_over_steps_and_epochs():
 
 def rank_means(world):
     m = meter()
-    m.add({"loss": torch.tensor(1.0 + 4 * world.rank), "top1": torch.tensor(50.0)})
-    m.count_step()
+    m.add_step({"loss": torch.tensor(1.0 + 4 * world.rank), "top1": torch.tensor(50.0)})
     record = m.flush(0, epoch=0, lr=0.1)
     return record["train/loss"], record["train/top1"], m.epoch_means()["train_epoch/loss"]
 
@@ -87,10 +83,18 @@ def test_means_over_ranks():
     assert gloo_world(rank_means) == [(3.0, 50.0, 3.0)] * 2
 
 
+def test_steps_that_are_not_finite_or_skipped_are_excluded_from_the_means():
+    m = meter()
+    m.add_step({"loss": torch.tensor(3.0)}, is_finite=torch.tensor(True))
+    m.add_step({"loss": torch.tensor(float("nan"))}, is_finite=torch.tensor(False))
+    m.skip_step()
+    assert m.steps_since_flush == 3
+    assert m.flush(2, epoch=0, lr=0.1)["train/loss"] == 3.0
+
+
 def test_not_a_number_is_shown_as_such():
     m = meter()
-    m.add({"loss": torch.tensor(float("nan"))})
-    m.count_step()
+    m.add_step({"loss": torch.tensor(float("nan"))})
     assert math.isnan(m.flush(0, epoch=0, lr=0.1)["train/loss"])
 
 
@@ -130,7 +134,7 @@ def test_another_place_gets_the_same_records(tmp_path):
             self.is_closed = True
 
     place = Place()
-    log = RunLog(str(tmp_path), None, world=CPU, also=place)
+    log = RunLog(str(tmp_path), None, world=CPU, sink=place)
     for step in (1, 2):
         log.write(step, loss=step / 2)
     log.close()
@@ -142,13 +146,6 @@ def test_only_the_main_process_writes(tmp_path):
     log.write(1, loss=1.0)
     log.close()
     assert list(tmp_path.iterdir()) == []
-
-
-def test_replace_text(tmp_path):
-    file = tmp_path / "a.txt"
-    replace_text(file, "one")
-    replace_text(file, "two")
-    assert file.read_text() == "two" and list(tmp_path.iterdir()) == [file]
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -179,6 +176,5 @@ def test_records_are_json_lines(tmp_path):
 
 def meter_record():
     m = meter()
-    m.add({"loss": torch.tensor(1.0)})
-    m.count_step()
+    m.add_step({"loss": torch.tensor(1.0)})
     return m.flush(0, epoch=0, lr=0.1)

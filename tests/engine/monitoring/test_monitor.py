@@ -11,9 +11,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from engine.distributed.ddp import Backend
 from engine.distributed.world import World
-from engine.monitoring.console import Bar
+from engine.monitoring.console import ProgressBar
 from engine.monitoring.metrics import RunLog
-from engine.monitoring.monitor import Sight
+from engine.monitoring.monitor import TrainingMonitor
 
 CPU = World(0, 1, 0, torch.device("cpu"))
 
@@ -59,16 +59,16 @@ def test_histograms_are_those_of_the_values(tmp_path):
     model = torch.nn.ModuleDict({"blocks": torch.nn.ModuleList([torch.nn.Linear(40, 50)])})
     values = torch.cat([torch.tensor([7.0, float("nan")]), torch.arange(1000.0)])
     log = RunLog("", str(tmp_path), world=CPU)
-    sight = Sight(
-        bar=Bar(world=CPU, first_step=0, total_steps=4),
+    monitor = TrainingMonitor(
+        bar=ProgressBar(world=CPU, first_step=0, total_steps=4),
         profile=None,
         log=log,
         backend=Backend(model, torch.optim.SGD(model.parameters(), lr=0.1), world=CPU, amp="none"),
         draw=lambda batch, out: ({}, {"numbers": out["numbers"], "constant": torch.ones(5), "none": torch.ones(0)}),
         steps_per_epoch=2,
     )
-    sight.before_step(None, {}, step=0)  # not the last of an epoch: nothing is looked at
-    sight.before_step(None, {"numbers": values}, step=1)
+    monitor.before_step(None, {}, step=0)  # not the last of an epoch: nothing is looked at
+    monitor.before_step(None, {"numbers": values}, step=1)
     log.close()
     events = events_in(tmp_path)
     assert set(events.Tags()["histograms"]) == {"numbers", "constant", "weights/blocks.0"}

@@ -6,17 +6,17 @@ from processes import gloo_world
 
 from engine.distributed.world import World
 from engine.errors import BadVideosError
-from engine.resilience.bad_videos import ALLOWED_ANYWAY, Quarantine
+from engine.resilience.bad_videos import MIN_LIMIT, BadVideoLog
 
 ALONE = World(0, 1, 0, torch.device("cpu"))
 
 
-def quarantine_of(folder, num_videos=1000, world=ALONE):
-    return Quarantine(str(folder), num_videos=num_videos, max_bad_fraction=0.005, world=world)
+def bad_video_log(folder, num_videos=1000, world=ALONE):
+    return BadVideoLog(str(folder), num_videos=num_videos, max_bad_fraction=0.005, world=world)
 
 
 def test_each_video_is_listed_once_with_reason_worker_and_epoch(tmp_path, caplog):
-    q = quarantine_of(tmp_path)
+    q = bad_video_log(tmp_path)
     for epoch in range(4):
         q.record([("a b.mp4", "empty", 2), ("b.mp4", "cut off", -1)], epoch=epoch)
         if epoch % 2:
@@ -27,14 +27,14 @@ def test_each_video_is_listed_once_with_reason_worker_and_epoch(tmp_path, caplog
 
 
 def test_odd_names_keep_the_columns(tmp_path):
-    quarantine_of(tmp_path).record([("a\tb\n.mp4", "two\nlines", 0), ("\udcff.mp4", "not text", 0)], epoch=1)
+    bad_video_log(tmp_path).record([("a\tb\n.mp4", "two\nlines", 0), ("\udcff.mp4", "not text", 0)], epoch=1)
     lines = (tmp_path / "bad_videos.txt").read_bytes().splitlines()
     assert lines == [b"a b .mp4\ttwo lines\trank 0 worker 0\tepoch 1", b"\xff.mp4\tnot text\trank 0 worker 0\tepoch 1"]
 
 
-@pytest.mark.parametrize(("num_videos", "limit"), [(10, ALLOWED_ANYWAY), (1000, 5), (10_000, 50)])
+@pytest.mark.parametrize(("num_videos", "limit"), [(10, MIN_LIMIT), (1000, 5), (10_000, 50)])
 def test_stops_above_its_limit(num_videos, limit, tmp_path):
-    q = quarantine_of(tmp_path, num_videos)
+    q = bad_video_log(tmp_path, num_videos)
     for number in range(limit):
         q.record([(f"{number}.mp4", "empty", 0)], epoch=0)
         q.check()
@@ -45,7 +45,7 @@ def test_stops_above_its_limit(num_videos, limit, tmp_path):
 
 
 def test_without_a_folder():
-    q = Quarantine("", num_videos=1, max_bad_fraction=0, world=ALONE)
+    q = BadVideoLog("", num_videos=1, max_bad_fraction=0, world=ALONE)
     q.record([(f"{number}.mp4", "empty", 0) for number in range(4)], epoch=0)
     with pytest.raises(BadVideosError):
         q.check()
@@ -53,7 +53,7 @@ def test_without_a_folder():
 
 def _several_ranks(world, folder):
     """Both ranks meet one common video and three of their own, then the other's; what each says in the end."""
-    q = quarantine_of(folder, world=world)
+    q = bad_video_log(folder, world=world)
     own = [(f"{world.rank} {number}.mp4", "empty", 0) for number in range(2)]
     q.record([("common.mp4", "cut off", 0), *own], epoch=0)
     q.check()  # 5 different videos: the limit

@@ -12,7 +12,7 @@ from engine.distributed.world import World
 from engine.errors import NonFiniteError
 from engine.finetuning import ClassificationForward
 from engine.pretraining import PretrainingForward
-from engine.resilience.nonfinite import NonFiniteGuard, RollBack
+from engine.resilience.nonfinite import NonFiniteGuard, RollbackRequested
 
 BAD_STEP = 7  # of 12
 STEPS_OF_EPOCH = 2  # of fine-tuning
@@ -110,32 +110,32 @@ def test_rolling_back_to_a_checkpoint_before_a_validation(data, tmp_path):
     assert load(tmp_path / "checkpoint-2.pth")["best"] == max(accuracies)
 
 
-def remembered(policy, finite, limit=10, output_dir=""):
+def recorded(policy, finite, limit=10, output_dir=""):
     guard = NonFiniteGuard(
         policy, limit=limit, output_dir=output_dir, world=World(0, 1, 0, torch.device("cpu")), paths=[]
     )
     for number, is_finite in enumerate(finite):
-        facts = {"finite": torch.tensor(is_finite), "grad_norm": torch.tensor(1.0), "indices": [], "outputs": []}
-        guard.remember(number, epoch=0, lr=0.1, **facts)
+        facts = {"is_finite": torch.tensor(is_finite), "grad_norm": torch.tensor(1.0), "indices": [], "outputs": []}
+        guard.record(number, epoch=0, lr=0.1, **facts)
     return guard
 
 
-def test_several_updates_between_two_looks():
-    """On a GPU the host looks at log steps only."""
-    guard = remembered("rollback", [True, False, True, False])
-    with pytest.raises(RollBack, match=r"step 2, 4: the loss is finite, the gradient not"):
-        guard.look()
-    assert guard.passed_over == {1, 3}
-    guard.look()  # nothing new
+def test_several_updates_between_two_checks():
+    """On a GPU the host checks at log steps only."""
+    guard = recorded("rollback", [True, False, True, False])
+    with pytest.raises(RollbackRequested, match=r"step 2, 4: the loss is finite, the gradient not"):
+        guard.check()
+    assert guard.skipped_steps == {1, 3}
+    guard.check()  # nothing new
     with pytest.raises(NonFiniteError, match="step 2: "):
-        remembered("stop", [True, False, False]).look()
-    guard = remembered("skip", [False] * 3, limit=3)
-    guard.look()
-    assert guard.number == 3 and not guard.passed_over
+        recorded("stop", [True, False, False]).check()
+    guard = recorded("skip", [False] * 3, limit=3)
+    guard.check()
+    assert guard.num_skipped == 3 and not guard.skipped_steps
 
 
 def test_a_diagnosis_that_cannot_be_written_stops_no_rank(tmp_path, caplog):
     """The others wait for its answer, and `skip` is to go on."""
-    guard = remembered("skip", [False], output_dir=str(tmp_path / "gone"))
-    guard.look()
-    assert guard.number == 1 and "nonfinite-step1-rank0.json: could not be written" in caplog.text
+    guard = recorded("skip", [False], output_dir=str(tmp_path / "gone"))
+    guard.check()
+    assert guard.num_skipped == 1 and "nonfinite-step1-rank0.json: could not be written" in caplog.text

@@ -1,4 +1,4 @@
-"""A run that is asked to stop stops behind an update, with a checkpoint, and goes on as if nothing had happened."""
+"""After a signal a run stops at the end of an update, with a checkpoint, and resumes bit for bit."""
 
 import os
 import random
@@ -14,7 +14,14 @@ from runs import load, records, same
 from engine import evaluation
 from engine.checkpointing.files import newest_valid
 from engine.distributed.world import World
-from engine.resilience.preemption import EXIT_CODE, SIGNALS, Preempted, StopRequests, requeue, safe_point
+from engine.resilience.preemption import (
+    EXIT_CODE,
+    SIGNALS,
+    Preempted,
+    PreemptionHandler,
+    raise_if_preempted,
+    requeue_job,
+)
 
 CPU = World(0, 1, 0, torch.device("cpu"))
 TIMES = ("step_time", "data_time", "clips_per_second", "memory_gib", "tflops", "mfu")
@@ -99,7 +106,7 @@ def test_a_final_test_that_is_interrupted_is_done_again(data, tmp_path):
 
     (ended,) = run_in_processes(interrupted)
     assert ended.code == EXIT_CODE, ended.stderr[-2000:]
-    assert "stopped by SIGUSR1; the same command tests again" in ended.stderr
+    assert "stopped by SIGUSR1 while testing; the same command tests again" in ended.stderr
     assert (tmp_path / "checkpoint-0.pth").exists() and not result.exists()
     (ended,) = run_in_processes(script)
     assert ended.code == 0 and result.exists(), ended.stderr[-2000:]
@@ -107,64 +114,64 @@ def test_a_final_test_that_is_interrupted_is_done_again(data, tmp_path):
 
 def poll_four_times(world):
     polled = []
-    with StopRequests(world) as stop:
+    with PreemptionHandler(world) as handler:
         for step in range(4):
             if world.rank == 1 and step == 1:
                 os.kill(os.getpid(), signal.SIGTERM)
-            polled.append(stop.poll())
-        polled.append(stop.settle())
+            polled.append(handler.poll())
+        polled.append(handler.poll_blocking())
     return polled
 
 
-def test_one_rank_that_is_asked_stops_all_behind_the_same_update():
+def test_a_signal_to_one_rank_stops_all_after_the_same_update():
     assert gloo_world(poll_four_times) == [[0, 0, 15, 15, 15]] * 2
 
 
-def settle_after_a_signal(world):
-    with StopRequests(world) as stop:
+def poll_blocking_after_a_signal(world):
+    with PreemptionHandler(world) as handler:
         os.kill(os.getpid(), signal.SIGINT if world.rank else signal.SIGUSR1)
-        return stop.settle()
+        return handler.poll_blocking()
 
 
-def test_settling_tells_of_what_was_noted_just_now():
-    assert gloo_world(settle_after_a_signal) == [signal.SIGUSR1] * 2
+def test_poll_blocking_includes_signals_received_just_now():
+    assert gloo_world(poll_blocking_after_a_signal) == [signal.SIGUSR1] * 2
 
 
-def wait_while_slurm_is_asked(world, answer):
+def wait_while_slurm_requeues(world, answer):
     os.environ.update(ONE)
-    with StopRequests(world) as stop:
+    with PreemptionHandler(world) as handler:
         if world.is_main:
             time.sleep(0.5)
             answer.touch()
-        stop.wait_for_main(signal.SIGUSR1)
+        handler.wait_for_requeue(signal.SIGUSR1)
         return answer.exists()
 
 
-def test_no_rank_leaves_before_slurm_was_asked(tmp_path):
+def test_no_rank_exits_before_the_job_is_requeued(tmp_path):
     """srun ends all processes when the first has ended: seen to end the main one's scontrol."""
-    assert gloo_world(wait_while_slurm_is_asked, tmp_path / "answer") == [True, True]
+    assert gloo_world(wait_while_slurm_requeues, tmp_path / "answer") == [True, True]
 
 
 def test_handlers_are_restored():
     before = [signal.getsignal(number) for number in SIGNALS]
-    with StopRequests(CPU) as stop:
-        assert stop.poll() == 0
+    with PreemptionHandler(CPU) as handler:
+        assert handler.poll() == 0
         for number in (signal.SIGTERM, signal.SIGUSR1):
             os.kill(os.getpid(), number)
-        assert stop.poll() == signal.SIGTERM  # nobody wants the job again, whoever else asked
+        assert handler.poll() == signal.SIGTERM  # nobody wants the job again, whoever else asked
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
-def test_at_once():
-    with StopRequests(CPU) as stop:
-        with pytest.raises(Preempted) as request, stop.at_once():
-            safe_point()
+def test_interruptible():
+    with PreemptionHandler(CPU) as handler:
+        with pytest.raises(Preempted) as request, handler.interruptible():
+            raise_if_preempted()
             os.kill(os.getpid(), signal.SIGUSR1)
-            safe_point()
-        assert request.value.code == EXIT_CODE and request.value.asked == signal.SIGUSR1
-        with pytest.raises(Preempted), stop.at_once():  # the request came before
+            raise_if_preempted()
+        assert request.value.code == EXIT_CODE and request.value.signum == signal.SIGUSR1
+        with pytest.raises(Preempted), handler.interruptible():  # the request came before
             raise AssertionError
-        safe_point()  # outside it is only noted
+        raise_if_preempted()  # outside, signals are only recorded
 
 
 ONE = {"SLURM_JOB_ID": "7", "SIGMA_REQUEUE": "1"}
@@ -173,7 +180,7 @@ USR1, TERM = signal.SIGUSR1, signal.SIGTERM
 
 
 @pytest.mark.parametrize(
-    ("asked", "environment", "called"),
+    ("signum", "environment", "called"),
     [
         (USR1, ONE, "requeue 7\n"),
         (USR1, ARRAY, "requeue 5_2\n"),
@@ -183,14 +190,14 @@ USR1, TERM = signal.SIGUSR1, signal.SIGTERM
         (USR1, {"SLURM_JOB_ID": "7"}, None),
     ],
 )
-def test_requeue(asked, environment, called, tmp_path, monkeypatch):
+def test_requeue_job(signum, environment, called, tmp_path, monkeypatch):
     """With a program called scontrol that writes down its arguments, and gets the signal with which slurm then ends the
     job; tests/slurm has the real one."""
     scontrol = tmp_path / "scontrol"
     scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/called\nkill -TERM $$\n')
     scontrol.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    assert requeue(asked, environment) is (called is not None)
+    assert requeue_job(signum, environment) is (called is not None)
     assert ((tmp_path / "called").read_text() if called else None) == called
     assert (tmp_path / "called").exists() is (called is not None)
 
@@ -200,5 +207,5 @@ def test_failing_requeue_is_loud(tmp_path, monkeypatch, caplog):
     scontrol.write_text("#!/bin/sh\necho not permitted >&2\nexit 1\n")
     scontrol.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    assert requeue(USR1, ONE) is False
+    assert requeue_job(USR1, ONE) is False
     assert "scontrol requeue 7 failed, submit the job again by hand: not permitted" in caplog.text

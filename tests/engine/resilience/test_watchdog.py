@@ -6,7 +6,7 @@ import torch
 from processes import run_in_processes
 
 from engine.distributed.world import all_reduce_sum, distributed
-from engine.resilience.watchdog import EXIT_CODE, beat, watchdog
+from engine.resilience.watchdog import EXIT_CODE, heartbeat, watchdog
 
 
 def stall_here():
@@ -32,7 +32,7 @@ def test_progress_and_no_watchdog_are_left_alone():
         with watchdog(0.6):
             for _ in range(6):
                 time.sleep(0.2)
-                beat()
+                heartbeat()
         time.sleep(0.8)  # outside
         with watchdog(0):
             time.sleep(0.2)

@@ -53,7 +53,7 @@ def test_masked_tubelets_are_darkened():
 
 @pytest.mark.parametrize("normalize", [True, False])
 def test_a_perfect_prediction_looks_like_the_clip(normalize):
-    """And one that is wrong by nothing but an offset differs at the masked places only."""
+    """And one that is wrong by nothing but an offset differs at the masked positions only."""
     pixels, clip, masks = batch()
     videomae = model(target_type="pixel", loss_func="L2", normalize_target=normalize)
     places = masks.to(torch.uint8).argsort(dim=1, stable=True)[:, -20:]

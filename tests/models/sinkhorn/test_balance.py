@@ -204,8 +204,8 @@ def test_a_triton_that_does_not_run_is_done_without(triton, tmp_path):
     code = (
         "import sys, warnings, torch, models.sinkhorn.passes as m\n"
         f"sys.path.insert(0, {str(tmp_path)!r})\n"
-        "with warnings.catch_warnings(record=True) as said:\n"
-        "    print(*[m.kernels_run(torch.device('cpu')) for _ in range(2)], len(said), said[0].message)"
+        "with warnings.catch_warnings(record=True) as caught:\n"
+        "    print(*[m.kernels_run(torch.device('cpu')) for _ in range(2)], len(caught), caught[0].message)"
     )
     options = {"cwd": Path(__file__).parents[3], "env": {**os.environ, "TRITON_INTERPRET": "0"}}  # which would run
     done = subprocess.run([sys.executable, "-c", code], **options, capture_output=True, text=True, check=True)

@@ -1,24 +1,14 @@
 """The loss over prototypes: its value and gradients against float64, what is not computed, and its memory."""
 
-import importlib.util
-
 import pytest
 import torch
 import torch.nn.functional as F
-from processes import ROOT
 
+from bench.peak import peak_bytes
 from models.objectives import SwappedClusterPrediction
 from models.sinkhorn.prototype_loss import prototype_cross_entropy, prototype_scores
 
 SAMPLES, PROTOTYPES, WIDTH, TEMPERATURE = 600, 37, 12, 0.1  # more samples than a block has rows, and no multiple
-
-
-@pytest.fixture(scope="module")
-def peak_bytes():
-    spec = importlib.util.spec_from_file_location("bench_peak", ROOT / "bench" / "peak.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.peak_bytes
 
 
 def rows(number, seed, width=WIDTH):
@@ -75,7 +65,7 @@ def test_gradients_may_be_asked_for_twice():
     assert torch.equal(first, second)
 
 
-def test_memory_is_less_than_a_quarter_of_the_naive_form(peak_bytes):
+def test_memory_is_less_than_a_quarter_of_the_naive_form():
     """Forward and backward, with the product of embeddings and prototypes and without it."""
     samples, prototypes = 4096, 512
     x, w, labels = rows(samples, 0), rows(prototypes, 1), codes(samples=samples, prototypes=prototypes)

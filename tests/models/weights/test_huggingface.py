@@ -19,11 +19,10 @@ from models.targets import IMAGENET_MEAN, IMAGENET_STD
 from models.weights.huggingface import (
     dropped_names,
     from_huggingface,
-    huggingface_config,
     is_huggingface,
-    preprocessor_config,
     to_huggingface,
 )
+from models.weights.huggingface_config import huggingface_config, preprocessor_config
 from models.weights.load import load_encoder, native_state
 from models.weights.model_card import model_card
 from models.weights.rebuild import rebuild

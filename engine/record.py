@@ -1,0 +1,92 @@
+"""What is kept and shown of a run before its first step: `run.json`, and the plan on the console."""
+
+import json
+import logging
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .config import TrainingConfig
+from .distributed.world import World
+from .files import replace_text
+from .monitoring.metrics import log_table
+from .schedules import Schedule
+
+logger = logging.getLogger(__name__)
+
+
+def write_run_record(output_dir: str, world: World, args: Mapping[str, Any], **facts: Any) -> None:
+    """`run.json` in the output folder: options, code, versions, machine and `facts`. Earlier records are kept in it."""
+    if not output_dir or not world.is_main:
+        return
+    record = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": sys.argv,
+        "args": dict(args),
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "device": torch.cuda.get_device_name() if world.device.type == "cuda" else platform.processor() or "cpu",
+        "world_size": world.size,
+        **facts,
+    }
+    path = Path(output_dir) / "run.json"
+    try:
+        earlier = json.loads(path.read_text()) if path.exists() else []
+    except json.JSONDecodeError:
+        logger.warning("%s: not readable, a new one takes its place", path)
+        earlier = []
+    replace_text(path, json.dumps([*earlier, record], indent=1, default=str) + "\n")
+
+
+def log_plan(
+    config: TrainingConfig,
+    world: World,
+    *,
+    schedule: Schedule,
+    model_name: str,
+    model: torch.nn.Module,
+    repeats: int,
+) -> None:
+    """Show what will be trained: sizes, batches, steps, base and effective learning rate."""
+    run, optim = config.run, config.optim
+    total_batch = optim.total_batch(world.size)
+    clips = "" if repeats == 1 else f" videos, {repeats} clips of each (--num_sample): {total_batch * repeats} clips"
+    # In ZeRO stage 3 a parameter is empty outside a forward pass; DeepSpeed notes how large it is.
+    trainable = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters() if p.requires_grad)
+    log_table(
+        "plan",
+        {
+            "model": f"{model_name}, {trainable / 1e6:.2f} M trainable parameters",
+            "device": f"{world.size} x {world.device.type}, amp {run.amp_on(world.device)}"
+            + ("" if run.stage is None else f", DeepSpeed ZeRO stage {run.stage}"),
+            "total batch": f"{total_batch} = {optim.batch_size} x accumulation {optim.update_freq} x ranks {world.size}"
+            + clips,
+            "learning rate": f"{schedule.lr:.3g} = base {optim.lr:g} x {total_batch} / 256, to {schedule.min_lr:.3g}",
+            "steps": f"{schedule.total_steps} = {schedule.epochs} epochs x {schedule.steps_per_epoch}, "
+            f"warm-up {schedule.warmup}",
+        },
+    )
+
+
+def _commit() -> str:
+    """Commit of this code, `+` behind it if files were changed; '' outside a checkout, as when it is installed."""
+    try:
+        root = Path(__file__).resolve().parents[1]
+        run = ["git", "-C", str(root)]
+        # site-packages may lie inside another repository, which does not track this file
+        subprocess.run([*run, "ls-files", "--error-unmatch", __file__], capture_output=True, check=True, timeout=10)
+        commit = subprocess.run([*run, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
+        dirty = subprocess.run([*run, "status", "--porcelain"], capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError) as error:
+        logger.debug("no commit to record: %s", error)
+        return ""
+    return commit.stdout.strip() + ("+" if dirty.stdout.strip() else "")

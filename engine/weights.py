@@ -1,0 +1,89 @@
+"""Which weights a run starts from, and which it tests."""
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from .checkpointing.files import newest_valid
+from .checkpointing.read_weights import StartConfig, Weights, read_weights
+from .config import TrainingConfig
+from .errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+
+class LoadReport(Protocol):
+    """What loading weights into a model did."""
+
+    @property
+    def untrained(self) -> Sequence[str]:
+        """Tensors of the encoder that keep their random values."""
+
+    def describe(self) -> str:
+        """One line for the log."""
+
+
+def load_weights(
+    path: str | Path,
+    start: StartConfig,
+    load: Callable[[Weights], LoadReport],
+    *,
+    key: str | None = None,
+    class_names: Sequence[str] = (),
+) -> Weights:
+    """Read a file's weights, and load them into a model by `load`; the log says what it did.
+
+    Args:
+        key: in place of `--model_key`.
+        class_names: of the run's lists: a file whose classes are others is refused.
+
+    Raises:
+        ConfigError: `load` refused them, by a ValueError; or other classes.
+        CheckpointError: the file cannot be read.
+    """
+    weights = read_weights(path, model_key=start.model_key if key is None else key, trust=start.trust_checkpoint)
+    _check_class_names(weights, class_names, path)
+    try:
+        report = load(weights)
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    logger.info("weights of %s (%s): %s", path, weights.kind, report.describe())
+    if report.untrained:
+        logger.warning("%d tensors of the encoder are not in %s: %s", len(report.untrained), path, report.untrained)
+    return weights
+
+
+def _check_class_names(weights: Weights, class_names: Sequence[str], path: str | Path) -> None:
+    pairs = enumerate(zip(class_names, weights.class_names, strict=False))
+    wrong = next((label for label, (here, there) in pairs if here != there), None)
+    if wrong is not None and len(class_names) == len(weights.class_names):
+        raise ConfigError(
+            f"{path}: its class {wrong} is '{weights.class_names[wrong]}', that of the lists '{class_names[wrong]}'. "
+            "Put the class names of the training into labels.txt in --data_path, in their order"
+        )
+
+
+def weights_to_test(config: TrainingConfig) -> tuple[str | Path, str]:
+    """The file that `--eval` tests, and the key of the weights in it.
+
+    It is --resume, else the newest checkpoint in --output_dir, else --finetune: a training command tests its result.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    start, saving, output_dir = config.start, config.checkpoint, config.run.output_dir
+    newest = newest_valid(output_dir) if saving.auto_resume and output_dir else None
+    path = saving.resume or newest or start.finetune
+    if not path:
+        raise ConfigError(
+            "--eval: no weights; give --resume FILE, --finetune FILE or an --output_dir with a checkpoint"
+        )
+    # With --finetune beside it, --model_key tells of that file.
+    return path, f"{start.model_key}|model" if start.finetune and path != start.finetune else start.model_key
+
+
+def names_of_weights(config: TrainingConfig) -> tuple[Sequence[str], Path]:
+    """The names of the classes of the weights that `--eval` tests, and their file."""
+    path, key = weights_to_test(config)
+    return read_weights(path, model_key=key, trust=config.start.trust_checkpoint).class_names, Path(path)
