@@ -35,7 +35,7 @@ def resolve_decoder(decoder: str) -> str:
     """The name in `BACKENDS` for a value of `--decoder`.
 
     "auto" is PyAV: it is right on every file this project was tried on, damage included, and no slower than the others
-    (DATASET.md has the numbers); they are wrong, some without an error, on some of them.
+    (docs/decoding.md has the numbers); they are wrong, some without an error, on some of them.
 
     Raises:
         ValueError: no such back end.
