@@ -18,6 +18,7 @@ matplotlib.use("Agg")  # no display needed
 
 import numpy as np
 import torch
+from einops import rearrange
 from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -158,11 +159,23 @@ def surroundings(samples: Samples, clip: int, place: int) -> np.ndarray:
 
 
 def reconstructions_figure(samples: Samples, *, dark: bool = False) -> Figure:
-    """Clips, what the encoder sees, and the masked tubelets as predicted.
+    """Clips, what the encoder sees, and the masked tubelets as predicted."""
+    chosen = samples.shown()
+    return figures.draw_reconstructions(
+        samples.frames[chosen],
+        samples.visible[chosen],
+        fill_masked(samples, chosen),
+        [f"class: {samples.labels[index]}" for index in chosen],
+        title="Masked tubelets as predicted (with each one's own brightness and contrast)",
+        dark=dark,
+    )
+
+
+def fill_masked(samples: Samples, chosen: list[int]) -> np.ndarray:
+    """Clips with their masked tubelets as predicted, (B, T, H, W, 3) uint8.
 
     The prediction is of standardised pixels: each tubelet's own mean and deviation are put back to make it visible.
     """
-    chosen = samples.shown()
     (t, h, w), (pt, ph, pw) = samples.model.encoder.grid, samples.model.encoder.tubelet
     rgb_BCTHW = samples.clips[chosen].transpose(1, 2).float() / 255
     tubelets_BNPC = patchify(rgb_BCTHW, (pt, ph, pw)).transpose(2, 3)
@@ -171,19 +184,9 @@ def reconstructions_figure(samples: Samples, *, dark: bool = False) -> Figure:
     predicted = samples.out["predicted"][chosen].unflatten(2, (-1, 3))
     filled = tubelets_BNPC.clone()
     filled[clip_B1, masked_BM] = predicted * true.std(2, keepdim=True) + true.mean(2, keepdim=True)
-    pixels = (
-        filled.reshape(-1, t, h, w, pt, ph, pw, 3)
-        .permute(0, 1, 4, 2, 5, 3, 6, 7)
-        .reshape(-1, *samples.frames.shape[1:])
-    )
-    return figures.draw_reconstructions(
-        samples.frames[chosen],
-        samples.visible[chosen],
-        (255 * pixels.clamp(0, 1)).round().to(torch.uint8).numpy(),
-        [f"class: {samples.labels[index]}" for index in chosen],
-        title="Masked tubelets as predicted (with each one's own brightness and contrast)",
-        dark=dark,
-    )
+    sizes = {"t": t, "h": h, "w": w, "pt": pt, "ph": ph, "pw": pw}
+    pixels = rearrange(filled, "b (t h w) (pt ph pw) c -> b (t pt) (h ph) (w pw) c", **sizes)
+    return (255 * pixels.clamp(0, 1)).round().to(torch.uint8).numpy()
 
 
 def training_figure(run: Path, num_classes: int, *, dark: bool = False) -> Figure:
@@ -204,7 +207,7 @@ def training_figure(run: Path, num_classes: int, *, dark: bool = False) -> Figur
     for kind, name in (("probe", "linear probe"), ("finetune", "fine-tuning")):
         results = [json.loads((run / f"{kind}-{start}" / "test.json").read_text()) for start in starts]
         groups[name] = results[0]["test/top1"], results[1]["test/top1"]
-    figures.draw_accuracies(accuracy, groups, tuple(starts.values()), chance=100 / num_classes, dark=dark)
+    figures.draw_accuracies(accuracy, groups, ("pre-trained", "from scratch"), chance=100 / num_classes, dark=dark)
     return figure
 
 

@@ -140,8 +140,14 @@ def run_stage(screen: Screen, title: str, work: Work, *, log: Path, cwd: Path, e
         with log.open("a") as out, log.open(errors="replace") as written:
             written.seek(0, os.SEEK_END)
             # A session of its own: Ctrl-C reaches this process only, which then asks that one to stop.
-            streams = {"stdout": out, "stderr": subprocess.STDOUT, "start_new_session": True}
-            process = subprocess.Popen(work.command, cwd=cwd, env=environment, **streams)
+            process = subprocess.Popen(
+                work.command,
+                cwd=cwd,
+                env=environment,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
             try:
                 code = _follow(process, written, progress, work.pattern)
             except BaseException:

@@ -104,8 +104,15 @@ def _clip_rows(
                 -8, place * (FRAME + GAP) + FRAME / 2, name, fontsize=11, ha="right", va="center", color=style.muted
             )
     for frame in range(len(rows[0][0])):
-        place = frame * (FRAME + GAP) + FRAME / 2
-        panes[-1].text(place, height + 8, f"frame {frame + 1}", ha="center", va="top", color=style.muted, fontsize=11)
+        panes[-1].text(
+            frame * (FRAME + GAP) + FRAME / 2,
+            height + 8,
+            f"frame {frame + 1}",
+            ha="center",
+            va="top",
+            color=style.muted,
+            fontsize=11,
+        )
     _title(figure, title, style)
     return figure
 

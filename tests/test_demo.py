@@ -10,9 +10,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from processes import ROOT
 
-from scripts import demo, figures
+from datasets.transforms.presets import normalize_clips
+from models import create_model
+from models.tokens import gather_tokens, patchify
+from scripts import demo, demo_pictures, figures
 from scripts.demo_progress import Screen, StageError, Work, run_stage
 from scripts.demo_stages import PRESETS, Demo
 
@@ -187,6 +191,44 @@ def test_visible_tubelets_are_drawn_as_they_are(dark):
     half = figures.FRAME // 2
     assert (drawn[:half] == plain[:half]).all()
     assert drawn[half:].astype(int).std() < 0.5 * plain[half:].std()
+
+
+@torch.no_grad()
+def make_samples(**options):
+    """What a model that has learned nothing makes of 20 random clips of 2 classes."""
+    model = create_model(
+        "pretrain_videomae_mini_patch8_32", img_size=32, num_frames=8, decoder_depth=1, **options
+    ).eval()
+    draw = torch.Generator().manual_seed(0)
+    clips = torch.randint(0, 256, (20, 8, 3, 32, 32), generator=draw, dtype=torch.uint8)
+    masks = (torch.rand(20, 1, 16, generator=draw).argsort(-1) < 12).expand(20, 4, 16).flatten(1)
+    out = model(normalize_clips(clips), masks)
+    return demo_pictures.Samples(model, clips, masks, ["up", "down"] * 10, out)
+
+
+def test_masked_tubelets_are_put_where_they_belong():
+    """A perfect prediction gives the clip back; another changes all of the masked tubelets and nothing else."""
+    samples = make_samples(target_type="pixel", loss_func="L2")
+    clips = samples.clips.transpose(1, 2).float() / 255
+    true = gather_tokens(patchify(clips, samples.model.encoder.tubelet), samples.out["decoded"]).transpose(2, 3)
+    perfect = (true - true.mean(2, keepdim=True)) / true.std(2, keepdim=True)
+    samples.out["predicted"] = perfect.flatten(2)
+    assert (demo_pictures.fill_masked(samples, [0, 7]) == samples.frames[[0, 7]]).all()
+    samples.out["predicted"] = torch.zeros_like(perfect.flatten(2))
+    same = (demo_pictures.fill_masked(samples, [0, 7]) == samples.frames[[0, 7]]).all(-1)
+    assert same[samples.visible[[0, 7]]].all() and same[~samples.visible[[0, 7]]].mean() < 0.05
+    assert len(demo_pictures.reconstructions_figure(samples).axes) == demo_pictures.NUM_SHOWN
+
+
+def test_prototypes_show_their_tubelets():
+    samples = make_samples(target_type="mlp", loss_func="SWAV", num_prototypes=16, decoder_num_classes=32)
+    texts = [text.get_text() for text in demo_pictures.prototypes_figure(samples).axes[0].texts]
+    named = [text for text in texts if text.startswith("prototype ")]
+    most_used = samples.out["codes_target"].flatten().bincount(minlength=16).argmax().item()
+    assert len(named) == demo_pictures.NUM_PROTOTYPES and named[0].startswith(f"prototype {most_used}\n")
+    (height, width), place = samples.model.encoder.tubelet[1:], 3 * 16 + 1 * 4 + 2  # slot 3, row 1, column 2
+    cut = demo_pictures.surroundings(samples, 5, place)
+    assert (cut[:, 2:-2, 2:-2] == samples.frames[5, 6:8, height : 2 * height, 2 * width : 3 * width]).all()
 
 
 def test_gaps_are_transparent():
