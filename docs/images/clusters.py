@@ -45,6 +45,7 @@ def cluster(checkpoint: Path, data: Path) -> Clustered:
     weights = read_weights(checkpoint)
     model = rebuild(weights.tensors, weights.args)
     assert isinstance(model, Sigma) and isinstance(model.objective, SwappedClusterPrediction)
+    assert model.prototypes is not None
     t, h, w = grid = model.encoder.grid
     size, num_frames = weights.args["input_size"], weights.args["num_frames"]
     lines = [line.rsplit(maxsplit=1) for line in (data / "test.csv").read_text().splitlines()[:NUM_CLIPS]]
