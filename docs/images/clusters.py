@@ -45,9 +45,10 @@ def cluster(checkpoint: Path, data: Path) -> Clustered:
     weights = read_weights(checkpoint)
     model = rebuild(weights.tensors, weights.args)
     assert isinstance(model, Sigma) and isinstance(model.objective, SwappedClusterPrediction)
+    assert model.prototypes is not None
     t, h, w = grid = model.encoder.grid
     size, num_frames = weights.args["input_size"], weights.args["num_frames"]
-    lines = [line.rsplit(maxsplit=1) for line in (data / "val.csv").read_text().splitlines()[:NUM_CLIPS]]
+    lines = [line.rsplit(maxsplit=1) for line in (data / "test.csv").read_text().splitlines()[:NUM_CLIPS]]
     videos = [open_video(path).get_frames(list(range(num_frames))) for path, _ in lines]
     small, large = (
         torch.stack([PretrainTransform(side, "resize").crop(video, (0, 0, *video.shape[-2:])) for video in videos])

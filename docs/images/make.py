@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument(
         "--checkpoint", type=Path, default=demo / "sigma-short-seed0" / "pretrain" / "checkpoint-12.pth"
     )
-    parser.add_argument("--data", type=Path, default=demo / "data-short", help="folder with val.csv and labels.txt")
+    parser.add_argument("--data", type=Path, default=demo / "data-short", help="folder with test.csv and labels.txt")
     args = parser.parse_args()
     found = cluster(args.checkpoint, args.data)
     for theme in (LIGHT, DARK):
