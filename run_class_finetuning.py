@@ -5,20 +5,17 @@ import dataclasses
 import logging
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from datasets.catalogue import DatasetSpec, get_dataset_spec
-from datasets.classification import ViewConfig, build_datasets
+from datasets.catalogue import get_dataset_spec
+from datasets.classification import ViewConfig, build_datasets, build_loaders
 from datasets.decoding.open import describe_decoder
 from datasets.errors import DATA_ERRORS
-from datasets.lists.checks import check_labels
-from datasets.lists.splits import LabelledListConfig, choose_num_classes, describe_overlap, describe_part, read_parts
-from datasets.lists.video_list import VideoList
-from datasets.loading.loaders import DevicePrefetcher, LoaderConfig, build_eval_loader, build_train_loader
+from datasets.lists.splits import LabelledData, LabelledListConfig, read_labelled
+from datasets.loading.loaders import DevicePrefetcher, LoaderConfig
 from datasets.loading.workers import loader_errors
 from datasets.sampling import ClipConfig
 from datasets.transforms.mixup import MixupConfig, build_mixup
@@ -104,55 +101,19 @@ class FinetuningConfig(TrainingConfig):
         run = dataclasses.replace(self.run, enable_deepspeed=False, zero_stage=None) if self.task.eval else self.run
         return dataclasses.replace(self, clip=clip, views=views, run=run)
 
-    def describe_clips(self) -> str:
-        """How videos become clips, in words."""
-        views, flip = self.views, "on" if self.views.flip else "off"
-        sampling = f"{views.sampling} sampling, stride {self.clip.sampling_rate}"
-        return f"{sampling}, flip {flip}, {views.describe_test()} at test"
 
-
-@dataclass(frozen=True)
-class Data:
-    """The lists of a run (None where the run does not need one), and what they mean."""
-
-    spec: DatasetSpec
-    num_classes: int
-    lists: dict[str, VideoList]
-    class_names: list[str]
-
-
-def read_lists(config: FinetuningConfig, world: World, facts: RunFacts) -> Data:
-    """Read and check the lists that this run needs."""
-    spec, asked = get_dataset_spec(config.lists.data_set), config.lists
-    folders = {
-        name: Path(asked.data_path if name == "train" else asked.eval_data_path or asked.data_path)
-        for name in config.task.parts()
-    }
-    once = partial(on_main_process, world)
+def read_data(config: FinetuningConfig, world: World, facts: RunFacts) -> LabelledData:
+    """The lists that this run needs, checked."""
     names: dict[str, Any] = {"names_of_weights": partial(names_of_weights, config)} if config.task.eval else {}
-    lists, missing = read_parts(folders, asked, class_folder=Path(asked.data_path), once=once, **names)
-    num_classes = choose_num_classes(spec, asked.nb_classes, lists)
-    for videos in lists.values():
-        check_labels(videos, num_classes)
-    named = next((videos.class_names for videos in lists.values() if videos.class_names), ())
-    class_names = list(named) or [str(label) for label in range(num_classes)]
-    rows = {name: describe_part(videos, spec, part=name, num_missing=missing[name]) for name, videos in lists.items()}
-    if overlap := once(lambda: describe_overlap(lists)):
-        rows["overlap"] = overlap
+    data = read_labelled(config.lists, config.task.parts(), once=partial(on_main_process, world), **names)
     with as_config_error("--decoder"):
         facts.decoder_used = describe_decoder(config.loader.decoder)
-    log_table(
-        "data",
-        {
-            "data set": f"{spec.name}: {config.describe_clips()}",
-            **rows,
-            "decoder": facts.decoder_used,
-        },
-    )
-    return Data(spec, num_classes, lists, class_names)
+    clips = f"{config.lists.data_set}: {config.views.describe(config.clip)}"
+    log_table("data", {"data set": clips, **data.described, "decoder": facts.decoder_used})
+    return data
 
 
-def build_model(config: FinetuningConfig, world: World, data: Data, facts: RunFacts) -> Classifier:
+def build_model(config: FinetuningConfig, world: World, data: LabelledData, facts: RunFacts) -> Classifier:
     """The classifier, with the weights it starts from; frozen for probing."""
     start, task = config.start, config.task
     torch.manual_seed(config.run.seed)
@@ -177,7 +138,7 @@ def load(model: Classifier, config: FinetuningConfig, weights: Weights) -> LoadR
 
 
 def load_for_test(
-    config: FinetuningConfig, world: World, data: Data, model: Classifier, facts: RunFacts
+    config: FinetuningConfig, world: World, data: LabelledData, model: Classifier, facts: RunFacts
 ) -> dict[str, nn.Module]:
     """The models that `--eval` tests, by the suffix of their results.
 
@@ -197,7 +158,7 @@ def load_for_test(
             )
         return report
 
-    names = data.class_names if any(videos.class_names for videos in data.lists.values()) else ()
+    names = data.class_names if data.is_named else ()
     for tested, its_key in models.values():
         weights = load_weights(path, config.start, partial(load_all, tested), key=its_key, class_names=names)
         facts.licence = weights.licence
@@ -205,22 +166,31 @@ def load_for_test(
     return {suffix: tested.to(world.device) for suffix, (tested, _) in models.items()}
 
 
-def build_loaders(config: FinetuningConfig, world: World, data: Data) -> dict[str, Any]:
-    """A loader for each list."""
-    kwargs = config.loader.kwargs(rank=world.rank, world_size=world.size, device=world.device)
-    seed, batch_size = config.run.seed, config.optim.batch_size
+def build_evaluator(config: FinetuningConfig, world: World, data: LabelledData) -> Evaluator:
+    """What evaluates models on the lists, with a loader for each of them."""
+    run, batch_size = config.run, config.optim.batch_size
     with as_config_error():  # --aa
         datasets = build_datasets(
-            data.lists, config.clip, config.views, config.augmentation, seed=seed, decoder=config.loader.decoder
+            data.lists, config.clip, config.views, config.augmentation, seed=run.seed, decoder=config.loader.decoder
         )
-    loaders: dict[str, Any] = {}
-    for part, dataset in datasets.items():
-        if part == "train":
-            loaders[part] = build_train_loader(dataset, batch_size=batch_size, seed=seed, **kwargs)
-        else:
-            videos = max(batch_size // config.views.num_views, 1) if part == "test" else batch_size
-            loaders[part] = build_eval_loader(dataset, batch_size=videos, **kwargs)
-    return loaders
+    return Evaluator(
+        world,
+        loaders=build_loaders(
+            datasets,
+            config.loader,
+            batch_size=batch_size,
+            num_views=config.views.num_views,
+            seed=run.seed,
+            rank=world.rank,
+            world_size=world.size,
+            device=world.device,
+        ),
+        num_videos={part: len(videos) for part, videos in data.lists.items()},
+        autocast=autocast(world.device, run.amp_on(world.device)),
+        clips_at_once=batch_size,
+        in_step=run.stage == 3,
+        averages_on_cpu=config.task.model_ema_force_cpu,
+    )
 
 
 def build_ema(task: FinetuneConfig, model: Classifier) -> Ema | None:
@@ -236,7 +206,7 @@ def build_ema(task: FinetuneConfig, model: Classifier) -> Ema | None:
 def train(
     config: FinetuningConfig,
     world: World,
-    data: Data,
+    data: LabelledData,
     model: Classifier,
     *,
     evaluator: Evaluator,
@@ -292,17 +262,9 @@ def main(config: FinetuningConfig, world: World) -> None:
         logger.info("finished already: all %d epochs are done, and %s/test.json is there", epochs, run.output_dir)
         return
     facts = RunFacts()
-    data = read_lists(config, world, facts)
+    data = read_data(config, world, facts)
     model = build_model(config, world, data, facts)
-    evaluator = Evaluator(
-        world,
-        loaders=build_loaders(config, world, data),
-        num_videos={name: len(videos) for name, videos in data.lists.items()},
-        autocast=autocast(world.device, run.amp_on(world.device)),
-        clips_at_once=config.optim.batch_size,
-        in_step=run.stage == 3,
-        averages_on_cpu=task.model_ema_force_cpu,
-    )
+    evaluator = build_evaluator(config, world, data)
     if task.eval:
         models = load_for_test(config, world, data, model, facts)
     else:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from sigma_video.options import AT_LEAST_ONE, Options, option
 
@@ -15,6 +15,7 @@ from .decoding.open import open_video
 from .decoding.reader import VideoReader
 from .lists.spans import frames_within
 from .lists.video_list import Span, VideoList
+from .loading.loaders import LoaderConfig, build_eval_loader, build_train_loader
 from .loading.workers import reading
 from .samples import read_or_replace, sample_rng
 from .sampling import (
@@ -63,6 +64,11 @@ class ViewConfig(Options):
     def describe_test(self) -> str:
         """The views of a test video, in words."""
         return f"{self.test_num_segment} clips x {self.test_num_crop} crops"
+
+    def describe(self, clip: ClipConfig) -> str:
+        """How videos become clips, in words."""
+        flip = "on" if self.flip else "off"
+        return f"{self.sampling} sampling, stride {clip.sampling_rate}, flip {flip}, {self.describe_test()} at test"
 
 
 def _check_sampler(sampler: str) -> None:
@@ -302,3 +308,32 @@ def build_datasets(
             crops = ViewTransform(size, short_side, views.test_num_crop)
             datasets[part] = ViewDataset(videos, transform=crops, num_clips=views.test_num_segment, **sampling)
     return datasets
+
+
+def build_loaders(
+    datasets: Mapping[str, Dataset],
+    config: LoaderConfig,
+    *,
+    batch_size: int,
+    num_views: int,
+    seed: int,
+    rank: int,
+    world_size: int,
+    device: torch.device,
+) -> dict[str, DataLoader]:
+    """A loader of one rank for each data set of `build_datasets`.
+
+    Args:
+        batch_size: clips of a forward pass.
+        num_views: clips of a test video: a batch of them holds fewer videos.
+        device: where the batches go.
+    """
+    kwargs = config.kwargs(rank=rank, world_size=world_size, device=device)
+    loaders = {}
+    for part, dataset in datasets.items():
+        if part == "train":
+            loaders[part] = build_train_loader(dataset, batch_size=batch_size, seed=seed, **kwargs)
+        else:
+            num_videos = max(batch_size // num_views, 1) if part == "test" else batch_size
+            loaders[part] = build_eval_loader(dataset, batch_size=num_videos, **kwargs)
+    return loaders

@@ -4,12 +4,13 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from sigma_video.options import AT_LEAST_ONE, Options, option
 
-from ..catalogue import DatasetSpec
+from ..catalogue import DatasetSpec, get_dataset_spec
 from ..errors import AnnotationError
-from .checks import check_files, count_classes, count_overlap, read_class_names
+from .checks import check_files, check_labels, count_classes, count_overlap, read_class_names
 from .formats import LIST_FORMATS
 from .read import read_list
 from .video_list import VideoList
@@ -225,3 +226,61 @@ def describe_overlap(lists: Mapping[str, VideoList]) -> str:
         return ""
     counts = {part: count_overlap(train, videos) for part, videos in lists.items() if part != "train"}
     return ", ".join(f"{count} videos of {part} are in train as well" for part, count in counts.items() if count)
+
+
+@dataclass(frozen=True)
+class LabelledData:
+    """The lists of a data set that a run needs, and what they mean.
+
+    Attributes:
+        lists: by part.
+        num_classes: K.
+        class_names: in label order; the labels themselves where no list names its classes.
+        is_named: whether one does.
+        described: for logs: what is known of each list, and how many videos they share.
+    """
+
+    lists: dict[str, VideoList]
+    num_classes: int
+    class_names: list[str]
+    is_named: bool
+    described: dict[str, str]
+
+
+def read_labelled(
+    config: LabelledListConfig,
+    parts: Sequence[str],
+    *,
+    once: Callable[[Callable[[], Any]], Any] = on_this_process,
+    names_of_weights: Callable[[], tuple[Sequence[str], Path]] = no_names,
+) -> LabelledData:
+    """Read and check the lists of some parts, "train", "val" or "test".
+
+    Args:
+        once, names_of_weights: see `read_parts`.
+
+    Raises:
+        AnnotationError: a list cannot be read, or does not agree with the others, the data set or `--nb_classes`.
+    """
+    spec = get_dataset_spec(config.data_set)
+    others = config.eval_data_path or config.data_path
+    folders = {part: Path(config.data_path if part == "train" else others) for part in parts}
+    lists, missing = read_parts(
+        folders, config, class_folder=Path(config.data_path), once=once, names_of_weights=names_of_weights
+    )
+    num_classes = choose_num_classes(spec, config.nb_classes, lists)
+    for videos in lists.values():
+        check_labels(videos, num_classes)
+    names = next((videos.class_names for videos in lists.values() if videos.class_names), ())
+    described = {
+        part: describe_part(listed, spec, part=part, num_missing=missing[part]) for part, listed in lists.items()
+    }
+    if overlap := once(lambda: describe_overlap(lists)):
+        described["overlap"] = overlap
+    return LabelledData(
+        lists,
+        num_classes,
+        class_names=list(names) or [str(label) for label in range(num_classes)],
+        is_named=bool(names),
+        described=described,
+    )
