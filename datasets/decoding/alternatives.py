@@ -119,7 +119,7 @@ def why_missing(decoder: str) -> str:
 
 
 def known_issues(path: str, decoder: str) -> Iterator[str]:
-    """Why a back end is known to decode a file wrongly, by header and packets; docs/decoding.md has the table.
+    """Why a back end is known to decode a file wrongly, by its header and packets; docs/decoding.md has the table.
 
     Raises:
         DecodeError: the file cannot be opened.
