@@ -1,5 +1,16 @@
 #!/usr/bin/env bash
-# Makes the environment and runs the tests: bash scripts/test.sh [pytest options]
+# Makes the environment and runs the tests, two at a time: bash scripts/test.sh [pytest options]
+# Left out unless a `-m` asks for them: the slow ones (-m slow) and those of a real slurm (-m slurm).
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh" requirements-dev.txt
-exec "$PYTHON" -m pytest "$@"
+
+options=(-n 2 --dist loadfile --no-loadscope-reorder) # a file's tests share fixtures; long files come first, see conftest.py
+chosen=false
+for option in "$@"; do
+    case $option in -m | -m?* | --markexpr*) chosen=true ;; esac
+done
+if ! $chosen; then
+    options+=(-m "not slow and not slurm")
+    echo "The slow tests are left out; they run by: bash scripts/test.sh -m slow"
+fi
+exec "$PYTHON" -m pytest "${options[@]}" "$@"

@@ -1,6 +1,8 @@
 """Shared by all tests: one thread, and a folder of tiny real videos with their lists."""
 
+import gc
 import os
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +18,44 @@ import sigma_video.compat  # noqa: F401  (before any test that imports torchvisi
 torch.set_num_threads(1)  # also because a pool's threads do not survive the fork that `processes` starts from
 
 NUM_CLASSES = 3
+LONG_FILES = [  # they take the most time, the longest first; below tests/
+    "test_entry_scripts.py",
+    "test_variants.py",
+    "engine/resilience/test_preemption.py",
+    "engine/distributed/test_deepspeed.py",
+    "engine/checkpointing/test_resume_in_epoch.py",
+    "engine/checkpointing/test_resume.py",
+    "engine/distributed/test_ranks.py",
+    "test_bad_input.py",
+    "test_convert_checkpoint.py",
+    "test_bench_step.py",
+    "engine/checkpointing/test_saving.py",
+    "models/test_golden.py",
+    "models/test_teachers.py",
+    "models/weights/test_export.py",
+]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files start first, so that processes which share the files end at about the same time."""
+    folder = Path(__file__).parent
+    rank = {folder / name: place for place, name in enumerate(LONG_FILES)}
+    for file in rank:
+        assert file.is_file(), f"LONG_FILES names {file}, which is not there"
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What a test wrote may hold file names that are no UTF-8, which pytest-xdist cannot send to its main process."""
+    report = yield
+    report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
+    return report
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()  # all that was imported stays: no collection needs to look at it again
 
 
 @dataclass(frozen=True)
@@ -90,3 +130,23 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
     write_list(folder / "val.csv", videos[4:9])
     write_list(folder / "test.csv", videos[5:])
     return Data(folder, tuple(videos))
+
+
+def _finished_run(script: str, data: Data, folder: Path) -> Path:
+    from processes import run_script  # here, and not above, where it would come before compat
+
+    finished = run_script(script, *data.flags(script, folder, epochs=1, warmup_epochs=0))
+    assert finished.code == 0, finished.stderr
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pretrained(data: Data, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a pre-training of one epoch. Tests only read it."""
+    return _finished_run("run_sigma_pretraining.py", data, tmp_path_factory.mktemp("pretrained"))
+
+
+@pytest.fixture(scope="session")
+def finetuned(data: Data, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a fine-tuning of one epoch. Tests only read it."""
+    return _finished_run("run_class_finetuning.py", data, tmp_path_factory.mktemp("finetuned"))

@@ -5,18 +5,17 @@ import json
 import numpy as np
 import pytest
 import torch
-from processes import FINETUNE, PRETRAIN, run_script
+from processes import FINETUNE, run_script
 from runs import load
 
 from engine.checkpointing.read_weights import StartConfig
 
 
 @pytest.fixture(scope="module")
-def runs(data, tmp_path_factory):
-    """Folder with a pre-training on 4 frames (`p`) and a fine-tuning from it on 8 (`f`), and the latter's flags."""
+def runs(data, pretrained, tmp_path_factory):
+    """Folder with a fine-tuning (`f`) on 8 frames of a pre-training on 4, and its flags."""
     folder = tmp_path_factory.mktemp("longer")
-    assert run_script(PRETRAIN, *data.flags(PRETRAIN, folder / "p", epochs=1, warmup_epochs=0)).code == 0
-    changes = {"num_frames": 8, "finetune": folder / "p" / "checkpoint-0.pth", "lr": 1, "init_scale": 1}
+    changes = {"num_frames": 8, "finetune": pretrained / "checkpoint-0.pth", "lr": 1, "init_scale": 1}
     finished = run_script(FINETUNE, *data.flags(FINETUNE, folder / "f", **changes))
     assert finished.code == 0, finished.stderr
     assert "resampled from 2x4x4 to 4x4x4 tokens" in finished.stderr

@@ -244,7 +244,7 @@ def misbehave(work):
     if work == "crash":
         os.kill(os.getpid(), signal.SIGKILL)
     if work == "hang":
-        time.sleep(60)
+        time.sleep(600)
     if work == "bug":
         raise KeyError("a mistake of ours")
     if work == "full":
@@ -256,8 +256,8 @@ def test_a_crash_and_a_hang_cost_one_result_each():
     works = ["1", "crash", "2", "hang", "3", "crash", "4"]
     tasks = [Task(str(place), work) for place, work in enumerate(works)]
     start = time.monotonic()
-    results = {task.key: result for task, result in run_tasks(tasks, misbehave, workers=2, timeout=0.5)}
-    assert time.monotonic() - start < 10
+    results = {task.key: result for task, result in run_tasks(tasks, misbehave, workers=2, timeout=3)}
+    assert time.monotonic() - start < 100
     assert [results[str(place)].get("did") for place in (0, 2, 4, 6)] == ["1", "2", "3", "4"]
     assert "SIGKILL" in results["1"]["error"]
     assert "SIGKILL" in results["5"]["error"]

@@ -18,7 +18,10 @@ from engine.errors import ConfigError
 from engine.flags import parse
 from models import create_model
 
-cannot_compile = pytest.mark.skipif(" " in torch.__file__, reason="torch cannot compile from a path with a blank")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(" " in torch.__file__, reason="torch cannot compile from a path with a blank"),
+]
 
 
 def classifier():
@@ -62,7 +65,6 @@ def compile_in_place(world):
     return results, (loss.item(), float(case.golden["loss"])), norms, halves
 
 
-@cannot_compile
 def test_blocks_are_compiled_in_place_and_golden_numbers_hold():
     results, losses, norms, halves = gloo_world(compile_in_place, size=1)[0]
     for plain, compiled in zip(results[::2], results[1::2], strict=True):
@@ -75,7 +77,6 @@ def test_blocks_are_compiled_in_place_and_golden_numbers_hold():
     assert compiled[1:] == pytest.approx(plain[1:], rel=5e-2, abs=1e-4)
 
 
-@cannot_compile
 def test_pretraining_with_a_teacher_on_two_ranks(data, frozen_weights, tmp_path):
     flags = {"target_type": "dino_v1", "distillation_teacher": "dino_s", "epochs": 1, "warmup_epochs": 0, "opt": "sgd"}
     flags |= {"teacher_weights": frozen_weights / "dino_v1.pth", "model": "pretrain_videomae_mini_patch16_32", "lr": 1}
@@ -90,7 +91,6 @@ def test_pretraining_with_a_teacher_on_two_ranks(data, frozen_weights, tmp_path)
     torch.testing.assert_close(b, a, rtol=1e-3, atol=1e-5)
 
 
-@cannot_compile
 def test_a_compiled_run_goes_on_from_a_checkpoint_bit_for_bit(data, tmp_path):
     """Pre-training with compiled blocks, cut off inside its second epoch."""
     straight, cut = tmp_path / "straight", tmp_path / "cut"
@@ -113,7 +113,6 @@ def without_compiler(world, argv):
     return str(caught.value)
 
 
-@cannot_compile
 def test_a_machine_without_a_compiler(data, tmp_path):
     argv = data.flags(FINETUNE, tmp_path / "run", compile=True)
     (said,) = gloo_world(without_compiler, list(map(str, argv)), size=1)

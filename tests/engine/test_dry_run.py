@@ -1,6 +1,7 @@
 """`--dry_run`: everything once, and nothing left behind."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -33,10 +34,9 @@ def check_table(text, *, ranks, evaluated=(), checkpoints=1):
 
 @pytest.mark.parametrize("size", [1, 2])
 @pytest.mark.parametrize("script", [PRETRAIN, FINETUNE])
-def test_a_dry_run_leaves_nothing(script, size, data, tmp_path):
+def test_a_dry_run_leaves_nothing(script, size, data, pretrained, finetuned, tmp_path):
     """Where there was nothing, and beside a run that was there, which it neither resumes nor changes."""
-    plain = data.flags(script, tmp_path / "old", epochs=1, warmup_epochs=0)
-    assert run_script(script, *plain).code == 0
+    shutil.copytree(pretrained if script == PRETRAIN else finetuned, tmp_path / "old")
     before = content(tmp_path)
     for folder in ("old", "new/deep"):
         changes = {"log_dir": tmp_path / "events", "epochs": 5, "save_ckpt_freq": 2, "batch_size": 4 // size}
@@ -63,21 +63,18 @@ def test_a_run_without_an_output_folder(data, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_of_a_test(data, tmp_path):
+def test_of_a_test(data, finetuned, tmp_path):
     """`--eval`: the weights are loaded and a batch is tested; nothing is written."""
-    plain = data.flags(FINETUNE, tmp_path / "run", epochs=1, warmup_epochs=0)
-    assert run_script(FINETUNE, *plain).code == 0
-    flags = data.flags(FINETUNE, tmp_path / "test", finetune=tmp_path / "run" / "checkpoint-0.pth")
+    flags = data.flags(FINETUNE, tmp_path / "test", finetune=finetuned / "checkpoint-0.pth")
     finished = run_script(FINETUNE, *flags, "--eval", "--dry_run")
     assert finished.code == 0, finished.stderr
     assert re.search(r"time of the run +about \d:\d\d:\d\d \(test \d:\d\d:\d\d\)\n", finished.stderr)
     assert "top-1" not in finished.stderr and not (tmp_path / "test").exists()
 
 
-def test_resumes_what_it_is_told_to(data, tmp_path):
+def test_resumes_what_it_is_told_to(data, pretrained, tmp_path):
     """The rest of the run is estimated; a file that does not fit is refused, as it would be by the run."""
-    assert run_script(PRETRAIN, *data.flags(PRETRAIN, tmp_path / "run", epochs=1, warmup_epochs=0)).code == 0
-    file = tmp_path / "run" / "checkpoint-0.pth"
+    file = pretrained / "checkpoint-0.pth"
     finished = run_script(PRETRAIN, *data.flags(PRETRAIN, tmp_path / "b", epochs=3, resume=file), "--dry_run")
     assert finished.code == 0 and f"resumed from {file}" in finished.stderr, finished.stderr
     check_table(finished.stderr, ranks=1)

@@ -464,7 +464,7 @@ def test_no_network(hub_folder):
     start = time.monotonic()
     with pytest.raises(ModelError, match=r"cannot be downloaded from timm's hub .* nor downloaded") as error:
         make(V1, None)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 20  # tries that wait for one another would take longer, whatever the load
     assert len(str(error.value).splitlines()) == 1
     for words in ("https://dl.fbaipublicfiles.com", "/dino_deitsmall16_pretrain.pth", "--teacher_weights FILE"):
         assert words in str(error.value)

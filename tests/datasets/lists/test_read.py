@@ -186,13 +186,13 @@ def test_wrong_root_is_reported(write_list):
 
 def test_a_large_list_is_quick(write_list):
     file = write_list("".join(f"class {index % 400}/video_{index}.mp4 {index % 400}\n" for index in range(100_000)))
-    start = time.perf_counter()
+    start = time.process_time()  # whatever else the machine does
     videos = read_list(file, root="/no/such")
     with pytest.raises(AnnotationError, match="100000 of 100000"):
         check_files(videos)
     with pytest.raises(AnnotationError, match=r"50000 of 50000.*class 0/video_0"):
         check_files(videos, at_most=50_000)
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20
 
 
 def test_implausibly_large_label_is_refused(tmp_path):

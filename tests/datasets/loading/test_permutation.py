@@ -85,12 +85,12 @@ def test_a_batch_of_a_billion_costs_no_more_than_one_of_ten_thousand():
     """Memory, and the number of elements that are touched; time with a wide margin only."""
     peaks, seconds = [], []
     for size in (10**4, 10**9):
-        start = time.perf_counter()
+        start = time.process_time()
         tracemalloc.start()
         found = KeyedPermutation(size, (0, 0))(np.arange(size - 64, size))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
         assert len(set(found.tolist())) == 64 and found.min() >= 0 and found.max() < size
     assert peaks[1] < 2 * peaks[0] and peaks[1] < 100_000
     assert seconds[1] < 1

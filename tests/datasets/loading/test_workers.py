@@ -18,6 +18,8 @@ from datasets.loading.loaders import build_train_loader
 from datasets.loading.workers import explain, loader_errors, reading, set_timeout
 from engine.errors import user_errors
 
+HANG = 1000.0  # seconds of a task that is to be ended
+QUICK = 100.0  # seconds in which that must happen, on a busy machine too
 SHM_WORDS = "RuntimeError: unable to write to file </torch_12_34_5>: No space left on device (28)"
 
 
@@ -86,7 +88,7 @@ def test_a_video_that_hangs_is_named(paths, num_workers):
     os.mkfifo(paths[3])
     finished, seconds = run(paths, open_as_native_code_does, num_workers=num_workers, decode_timeout=1.0)
     check_message(finished, str(paths[3]), "took longer than --decode_timeout allows")
-    assert seconds < 10
+    assert seconds < QUICK
 
 
 def test_a_clip_starts_no_thread_in_the_main_process(monkeypatch):
@@ -103,9 +105,9 @@ def test_a_clip_starts_no_thread_in_the_main_process(monkeypatch):
 @pytest.mark.parametrize(
     ("limits", "seconds", "ends"),
     [
-        ([(0.5, 0.0), (0.5, 0.3), (0.5, 0.3)], 0.6, False),  # each in time, together longer than one may take
-        ([(60.0, 0.0), (0.3, 30.0)], 0.3, True),  # a shorter limit than the one being waited for
-        ([(0.3, 0.0), (60.0, 0.6), (0.3, 30.0)], 0.9, True),  # after the thread has had nothing to wait for
+        ([(2.0, 0.0), (2.0, 1.1), (2.0, 1.1)], 2.2, False),  # each in time, together longer than one may take
+        ([(HANG, 0.0), (0.3, HANG)], 0.3, True),  # a shorter limit than the one being waited for
+        ([(1.0, 0.0), (HANG, 1.2), (0.3, HANG)], 1.5, True),  # after the thread has had nothing to wait for
     ],
 )
 def test_limits_of_the_main_process(limits, seconds, ends):
@@ -121,7 +123,7 @@ def test_limits_of_the_main_process(limits, seconds, ends):
         check_message(finished, "clip of 0.3.mp4", "took longer than --decode_timeout allows")
     else:
         assert finished.code == 0, finished.stderr
-    assert seconds <= time.perf_counter() - start < seconds + 5
+    assert seconds <= time.perf_counter() - start < seconds + QUICK
 
 
 def test_a_forked_process_is_watched_too(paths):
@@ -132,7 +134,7 @@ def test_a_forked_process_is_watched_too(paths):
     os.mkfifo(paths[0])
     finished, seconds = run(paths[:1], open_as_native_code_does, num_workers=0, decode_timeout=0.5)
     check_message(finished, str(paths[0]), "took longer than --decode_timeout allows")
-    assert seconds < 10
+    assert seconds < QUICK
 
 
 def test_no_timeout_when_it_is_0(paths):
@@ -157,7 +159,7 @@ def test_a_dead_worker(paths, number, words):
     finished, seconds = run(paths, die_at("clip 3", number), num_workers=2)
     check_message(finished, *words)
     assert number == signal.SIGBUS or str(paths[3]) in finished.stderr
-    assert seconds < 10
+    assert seconds < QUICK
 
 
 def test_a_worker_killed_from_outside_while_the_main_process_computes(paths):
@@ -169,7 +171,7 @@ def test_a_worker_killed_from_outside_while_the_main_process_computes(paths):
             batches = iter(loader)
             next(batches)
             os.kill(loader._iterator._workers[0].pid, signal.SIGKILL)
-            for _ in range(500):
+            for _ in range(10_000):
                 time.sleep(0.01)  # the step
             sys.exit("the worker's death was not noticed")
 
@@ -182,7 +184,7 @@ def test_workers_that_give_no_batch_at_all(paths):
 
     class Stuck(Reader):
         def __getitem__(self, key):
-            time.sleep(100)
+            time.sleep(HANG)
 
     def target():
         with user_errors(LoaderError), loader_errors():

@@ -6,11 +6,12 @@ import os
 import random
 import resource
 import signal
+import threading
 import time
 
 import pytest
 import torch
-from processes import PRETRAIN, run_in_processes, run_script, running, script_target
+from processes import LIMIT, PRETRAIN, run_in_processes, run_script, running, script_target
 from runs import load, same
 
 from engine.checkpointing import files as checkpoint_files
@@ -87,8 +88,10 @@ def test_killed_at_fifty_random_moments_a_whole_file_is_there(tmp_path):
 def test_weights_may_change_while_they_are_written(tmp_path, monkeypatch):
     writes = checkpoint_io.write_checkpoint
 
+    changed = threading.Event()
+
     def slow(path, content):
-        time.sleep(0.3)
+        assert changed.wait(LIMIT)
         writes(path, content)
 
     monkeypatch.setattr(checkpoint_io, "write", slow)
@@ -99,6 +102,7 @@ def test_weights_may_change_while_they_are_written(tmp_path, monkeypatch):
     assert newest_valid(tmp_path) is None  # it is still being written
     step(state)
     state.backend.module.bias.data.zero_()
+    changed.set()
     checkpointer.finish()
     content = read_checkpoint(newest_valid(tmp_path))
     assert content["step"] == 1 and (content["model"]["weight"] == 1).all() and content["model"]["bias"].any()

@@ -165,6 +165,7 @@ def check_close(state, expected):
     torch.testing.assert_close(state["optimizer"]["state"], expected["optimizer"]["state"], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ZERO)
 @pytest.mark.parametrize("kind", ["sigma", "classifier"])
 def test_losses_norms_weights_and_moments_are_those_of_ddp(kind, stage, compared):
@@ -176,12 +177,14 @@ def test_losses_norms_weights_and_moments_are_those_of_ddp(kind, stage, compared
     check_close(state, final)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ZERO)
 def test_the_model_begins_alike(stage, compared):
     """Also if it is sharded while it is built."""
     assert same(dict(compared["sigma", stage][0]), dict(compared["sigma", "ddp"][0]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_resuming_is_exact(stage, compared):
     _, trace, middle, final = compared["sigma", stage]
@@ -196,6 +199,7 @@ def same_state(a, b):
     return same(dict(a["model"]), dict(b["model"])) and same(a["optimizer"]["state"], b["optimizer"]["state"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ZERO)
 def test_any_back_end_goes_on_with_the_state_of_any_other(stage, compared):
     for before, after in (("ddp", stage), (stage, "ddp")):
@@ -205,6 +209,7 @@ def test_any_back_end_goes_on_with_the_state_of_any_other(stage, compared):
         check_close(state, compared["sigma", before][3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ZERO)
 def test_low_precision_is_that_of_ddp(stage, compared):
     losses, expected = (torch.tensor(compared["bf16", which]) for which in (stage, "ddp"))
@@ -221,6 +226,7 @@ def reshard(world, states):
     return {stage: whole(backend) for stage, backend in backends.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 3])
 def test_the_state_goes_to_another_number_of_ranks(size, compared):
     """From two ranks, each time of another stage."""
