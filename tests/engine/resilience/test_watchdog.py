@@ -32,13 +32,9 @@ def test_progress_and_no_watchdog_are_left_alone():
         with watchdog(2.0):  # on a busy machine a beat may come late
             for _ in range(11):
                 time.sleep(0.2)
-<<<<<<< HEAD
                 heartbeat()
-=======
-                beat()
         with watchdog(0.5):
-            beat()
->>>>>>> w_tests
+            heartbeat()
         time.sleep(0.8)  # outside
         with watchdog(0):
             time.sleep(0.2)
