@@ -139,8 +139,8 @@ def _train(trainer: Trainer, loader: Any) -> tuple[float, float]:
         record = trainer.meter.flush(number, epoch=0, lr=trainer.schedule.lr_at(number))  # waits for the device
         try:
             trainer.guard.check()
-        except RollbackRequested as said:  # to where? nothing has been saved
-            raise NonFiniteError(str(said)) from said
+        except RollbackRequested as request:  # to where? nothing has been saved
+            raise NonFiniteError(str(request)) from request
         times.append((record["train/step_time"], record["train/data_time"]))
     return min(times[1:])
 

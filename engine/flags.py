@@ -2,7 +2,7 @@
 
 How a field is spelled, by entries of its metadata (`sigma_video.options.option`):
 
-- `names`: all spellings, in the place of `--NAME`.
+- `names`: all spellings, instead of `--NAME`.
 - `metavar`: what its value is called in the help.
 - `switch`: for a bool. "on" (default): `--NAME` turns it on; "pair": `--NAME` and `--no-NAME`; "value": `--NAME True`;
   "optional value": that, or `--NAME` alone.

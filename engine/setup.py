@@ -216,7 +216,7 @@ def build_trainer(
 
 
 def _open_log(run: RunConfig, world: World, state: TrainState, args: Mapping[str, Any]) -> RunLog:
-    """The log of a run that goes on from `state`: later lines of an earlier start are dropped."""
+    """The log of a run that resumes from `state`: lines that an earlier start wrote after it are dropped."""
     resumed_step = state.step - ("validate" in (state.unfinished or {}))  # its line is there, or will be
     project = "" if run.dry_run else run.wandb
     sink = start_wandb(project, world, output_dir=run.output_dir, run_name=run.run_name, options=args)

@@ -22,7 +22,7 @@ class HeadConfig(Options):
     fc_drop_rate: float = option(0.0, "dropout before the head", rule=RATE)
     init_scale: float = option(0.001, "factor on the head's initial weights", rule=NOT_NEGATIVE)
     use_mean_pooling: bool = option(
-        True, "mean over all tokens (default)", off="--use_cls", off_help="the first token in the place of the mean"
+        True, "mean over all tokens (default)", off="--use_cls", off_help="use the first token instead of the mean"
     )
 
 
