@@ -253,7 +253,8 @@ def test_members_of_shards(decoder, videos, tmp_path, read_number):
 
 HANGING = """
 import sys
-from datasets.decoding import open_container, set_watch_file, watched
+from datasets.decoding.hang_guard import set_watch_file, watched
+from datasets.decoding.pyav import open_container
 set_watch_file(sys.argv[2])
 with watched("/earlier.mp4", 60):
     ...

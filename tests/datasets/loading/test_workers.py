@@ -196,8 +196,8 @@ def test_workers_that_give_no_batch_at_all(paths):
 _FULL = """
 import sys, torch
 from torch.utils.data import Dataset
-from datasets.loaders import build_train_loader
-from datasets.workers import LoaderError, loader_errors
+from datasets.loading.loaders import build_train_loader
+from datasets.loading.workers import LoaderError, loader_errors
 from engine.errors import user_errors
 
 class Clips(Dataset):
