@@ -15,7 +15,8 @@ pytestmark = pytest.mark.slurm
 
 LONG = {"epochs": 40, "batch_size": 1, "save_ckpt_freq": 1000}  # 240 updates
 WHO = (
-    "import os; from engine.distributed.launch import launch_from as f; import sys; sys.stdout.write(str(f(os.environ)) + chr(10))"
+    "import os, sys; from engine.distributed.launch import launch_from as f; "
+    "sys.stdout.write(str(f(os.environ)) + chr(10))"
 )
 
 
