@@ -10,7 +10,7 @@ from runs import load, records, same
 FAILS_ONCE = f"""
 import os, runpy, sys
 sys.path[:0] = [{str(ROOT)!r}]
-from engine.backend import Backend
+from engine.distributed.ddp import Backend
 step, steps = Backend.step, []
 def failing(self):
     steps.append(1)

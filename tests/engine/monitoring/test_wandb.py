@@ -9,8 +9,11 @@ from runs import records
 INSTALLED = importlib.util.find_spec("wandb") is not None
 
 
-@pytest.mark.skipif(INSTALLED, reason="wandb is installed")
-def test_missing(data, tmp_path):
+def test_missing(data, tmp_path, monkeypatch):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "wandb" else find_spec(name, *rest)
+    )
     finished = run_script(PRETRAIN, *data.flags(PRETRAIN, tmp_path / "a"), "--wandb", "project")
     assert finished.code == 2 and "--wandb: wandb is not installed" in finished.errors[0]
     assert not (tmp_path / "a").exists()
