@@ -79,6 +79,8 @@ class PretrainingConfig(TrainingConfig):
     loader: LoaderConfig = group("loading")
 
     def __post_init__(self) -> None:
+        if self.decoder.decoder_depth < 1:
+            raise OptionError(f"--decoder_depth {self.decoder.decoder_depth}: must be at least 1")
         mask_type = self.masks.mask_type
         if mask_type.startswith("motion") and self.clip.num_frames < 2:
             raise OptionError(f"--mask_type {mask_type}: --num_frames {self.clip.num_frames} is a clip without motion")

@@ -75,7 +75,7 @@ def test_resuming_without_it_or_only_with_it_is_refused(run, data, tmp_path):
     plain = tmp_path / "plain"
     assert run_script(FINETUNE, *data.flags(FINETUNE, plain, **{**flags, "epochs": 2})).code == 0
     finished = run_script(FINETUNE, *data.flags(FINETUNE, plain, **FLAGS))
-    assert finished.code == 2 and "made without --model_ema; leave it out" in finished.errors[0]
+    assert finished.code == 2 and "made without --model_ema; remove it to resume" in finished.errors[0]
 
 
 def test_training_command_with_eval_tests_both(run, data):

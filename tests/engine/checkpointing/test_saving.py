@@ -94,7 +94,7 @@ def test_weights_may_change_while_they_are_written(tmp_path, monkeypatch):
         assert changed.wait(LIMIT)
         writes(path, content)
 
-    monkeypatch.setattr(checkpoint_io, "write", slow)
+    monkeypatch.setattr(checkpoint_io, "write_checkpoint", slow)
     state = new_state(8)
     checkpointer = Checkpointer(str(tmp_path), 1, CPU, {}, {}, save_steps=1)
     step(state)

@@ -64,7 +64,10 @@ def test_histograms_are_those_of_the_values(tmp_path):
         profile=None,
         log=log,
         backend=Backend(model, torch.optim.SGD(model.parameters(), lr=0.1), world=CPU, amp="none"),
-        draw=lambda batch, out: ({}, {"numbers": out["numbers"], "constant": torch.ones(5), "none": torch.ones(0)}),
+        figure_fn=lambda batch, out: (
+            {},
+            {"numbers": out["numbers"], "constant": torch.ones(5), "none": torch.ones(0)},
+        ),
         steps_per_epoch=2,
     )
     monitor.before_step(None, {}, step=0)  # not the last of an epoch: nothing is looked at

@@ -275,7 +275,12 @@ def test_pixel_pretraining_into_transformers(size, normalized, tmp_path):
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"target_type": "dino_v1"}, {"target_type": "mlp", "loss_func": "L2"}, {"target_type": "pixel"}],
+    [
+        {},
+        {"target_type": "dino_v1"},
+        {"target_type": "mlp", "loss_func": "L2"},
+        {"target_type": "pixel", "loss_func": "SWAV"},
+    ],
 )
 @torch.no_grad()
 def test_of_sigma_the_encoder_goes_into_transformers(changes, tmp_path):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models import ModelError, create_model
-from models.decoder import Decoder
+from models.decoder import Decoder, DecoderConfig
 from models.sigma import Sigma
 from models.weights.load import weights_hash
 from models.weights.rebuild import describe, rebuild
@@ -143,7 +143,8 @@ def test_resampled_positions():
     torch.testing.assert_close(found(CLIP), model(CLIP), rtol=0, atol=0)
     assert not torch.equal(rebuild(model.state_dict(), ARGS)(CLIP), model(CLIP))
     pretraining = make("pretrain_videomae_mini_patch8_32", num_prototypes=3, projection_dims=[8])
-    decoder = Decoder(grid=(2, 4, 4), embed_dim=64, depth=1, num_heads=2, out_dim=1)
+    sizes = DecoderConfig(decoder_embed_dim=64, decoder_depth=1, decoder_num_heads=2)
+    decoder = Decoder(sizes, grid=(2, 4, 4), out_dim=1)
     decoder.resample_positions((4, 2, 2))
     found = rebuild(pretraining.state_dict(), {**ARGS, "position_grid": [4, 2, 2]})
     assert torch.equal(found.decoder.pos_embed, decoder.pos_embed) and found.encoder.position_grid == (4, 2, 2)
