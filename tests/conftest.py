@@ -20,18 +20,18 @@ torch.set_num_threads(1)  # also because a pool's threads do not survive the for
 NUM_CLASSES = 3
 LONG_FILES = [  # they take the most time, the longest first; below tests/
     "test_entry_scripts.py",
+    "test_bad_input.py",
+    "engine/distributed/test_deepspeed.py",
+    "engine/distributed/test_ranks.py",
     "test_variants.py",
     "engine/resilience/test_preemption.py",
-    "engine/distributed/test_deepspeed.py",
-    "engine/checkpointing/test_resume_in_epoch.py",
-    "engine/checkpointing/test_resume.py",
-    "engine/distributed/test_ranks.py",
-    "test_bad_input.py",
-    "test_convert_checkpoint.py",
-    "test_bench_step.py",
-    "engine/checkpointing/test_saving.py",
+    "test_compat.py",
     "models/test_golden.py",
     "models/test_teachers.py",
+    "test_convert_checkpoint.py",
+    "engine/checkpointing/test_saving.py",
+    "engine/checkpointing/test_resume.py",
+    "engine/checkpointing/test_resume_in_epoch.py",
     "models/weights/test_export.py",
 ]
 

@@ -179,6 +179,7 @@ def test_what_parts_measures_on_a_gpu(capsys):
     assert torch.get_float32_matmul_precision() == "highest"
 
 
+@pytest.mark.slow
 def test_operators_of_a_step():
     rows = operators.rows_of(Cell("pixel", "mini", quick=True), 2, "bf16")
     assert [row["ms"] for row in rows] == sorted((row["ms"] for row in rows), reverse=True)
@@ -230,6 +231,7 @@ def test_efficiency_of_scaling(tmp_path, monkeypatch):
     assert [row["efficiency"] for row in rows] == pytest.approx([1, 0.8, 1, 0.8])
 
 
+@pytest.mark.slow
 def test_no_decoder_is_needed():
     program = (
         "import sys\n"

@@ -44,6 +44,7 @@ def test_as_it_is_on_this_machine(native):
     assert finished.stdout == str(not native)
 
 
+@pytest.mark.slow
 def test_operators_that_are_there_are_left_alone():
     """A second declaration would raise: the present ones were not touched."""
     finished = python(DECLARE + IMPORT + "assert compat._library is None\n" + USE)

@@ -277,6 +277,7 @@ def test_a_full_disk_leaves_nothing(to, tmp_path):
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_onnx(tmp_path):
     """The exporters have tests of their own: here that they get the model, and what is said of the result."""
     runtime = pytest.importorskip("onnxruntime")
@@ -289,6 +290,7 @@ def test_onnx(tmp_path):
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_torch_export(tmp_path):
     """Of a pre-training model the encoder."""
     model, out = make("sigma"), tmp_path / "out.pt2"

@@ -220,7 +220,8 @@ def test_the_local_datasets_package_wins(tmp_path):
     """Another package of that name (Hugging Face's) comes later on the path of a script that is run by its name."""
     (tmp_path / "datasets").mkdir()
     (tmp_path / "datasets" / "__init__.py").write_text("raise RuntimeError('the wrong package')")
-    program = f"import sys; sys.path.append({str(tmp_path)!r}); import datasets; sys.stdout.write(datasets.__file__)"
+    find = "import sys, importlib.util as u; sys.stdout.write(u.find_spec('datasets').origin)"
+    program = f"import sys; sys.path.append({str(tmp_path)!r}); {find}"
     script = ROOT / "datasets" / "__init__.py"
     finished = fresh(sys.executable, "-c", program, cwd=ROOT)
     assert finished.stdout == str(script), finished.stderr

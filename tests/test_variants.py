@@ -44,6 +44,10 @@ VARIANTS = {
     "continued, longer clips": {"finetune": "sigma-mlp", "num_frames": 8},
 }
 
+# The others run beside them where slow tests are asked for.
+QUICK = ("sigma-mlp", "sigma-mlp frozen", "sigma-dino", "videomae", "all at once", "continued, longer clips")
+NAMES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS]
+
 
 @pytest.fixture(scope="module")
 def folder(frozen_weights, tmp_path_factory):
@@ -77,22 +81,28 @@ def pretrain(world, command_lines):
         main(parse(PretrainingConfig, list(map(str, argv))), world)
 
 
-@pytest.fixture(scope="module")
-def runs(data, folder):
-    """Folders of all variants' runs in one process with four clips a batch, and in two with two each."""
+def run_variants(data, folder, names):
     one, two = (
-        [
-            command(data, folder, folder / part / name, {**changes, "batch_size": batch})
-            for name, changes in VARIANTS.items()
-        ]
+        [command(data, folder, folder / part / name, {**VARIANTS[name], "batch_size": batch}) for name in names]
         for part, batch in (("one", 4), ("two", 2))
     )
     gloo_world(pretrain, one, size=1)
     gloo_world(pretrain, two, size=2)
+
+
+@pytest.fixture(scope="module")
+def runs(request, data, folder):
+    """Folders of the variants' runs in one process with four clips a batch, and in two with two each.
+
+    The quick variants have run; the others too, if one of their tests is among those that were chosen.
+    """
+    run_variants(data, folder, QUICK)
+    if any(item.path == request.path and item.get_closest_marker("slow") for item in request.session.items):
+        run_variants(data, folder, [name for name in VARIANTS if name not in QUICK])
     return folder
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", NAMES)
 def test_two_processes_do_what_one_does(runs, name):
     names = ("step", "train/loss", "train/grad_norm", "train/cosine_predicted")
     one, two = (series(runs / part / name, *names) for part in ("one", "two"))
@@ -102,7 +112,7 @@ def test_two_processes_do_what_one_does(runs, name):
     torch.testing.assert_close(b, a, rtol=1e-2, atol=1e-3 if "bf16" in name else 1e-4)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", NAMES)
 def test_it_trains(runs, name):
     """Weights move, numbers stay finite, and each of the objectives reports what belongs to it."""
     rows = records(runs / "one" / name)
@@ -143,6 +153,7 @@ def test_positions_of_a_longer_clip_are_remembered(runs):
     assert args["position_grid"] == [2, 4, 4] and args["num_frames"] == 8
 
 
+@pytest.mark.slow
 def test_repeats_multiply_the_clips(runs):
     text = (runs / "one" / "repeated sampling" / "console.txt").read_text()
     assert "4 = 4 x accumulation 1 x ranks 1 videos, 3 clips of each (--num_sample): 12 clips" in text

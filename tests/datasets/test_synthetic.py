@@ -140,6 +140,7 @@ def texture_statistics(frame: np.ndarray) -> list[float]:
     return [np.hypot(down, across).mean(), (across**2).mean() / (down**2).mean(), (across * down).mean()]
 
 
+@pytest.mark.slow
 def test_a_frame_has_the_same_distribution_in_every_class() -> None:
     rng = np.random.default_rng(0)
     drawn = {
@@ -222,6 +223,7 @@ def motion_features(clip: np.ndarray) -> np.ndarray:
     return np.concatenate([steady, np.median(np.abs(steps), axis=0), np.median(np.abs(steps - steady), axis=0)])
 
 
+@pytest.mark.slow
 def test_one_frame_does_not_give_the_label_away(clips: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
     (train, train_labels), (val, val_labels) = clips["train"], clips["val"]
     chance = 1 / len(CLASS_NAMES)
@@ -236,6 +238,7 @@ def test_one_frame_does_not_give_the_label_away(clips: dict[str, tuple[np.ndarra
             assert accuracy < bound, f"{type(classifier).__name__} on frame {frame}: {accuracy:.3f}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["first half", "second half", "every other frame"])
 def test_motion_gives_the_label(clips: dict[str, tuple[np.ndarray, np.ndarray]], part: str) -> None:
     start, stop, stride = {

@@ -56,12 +56,14 @@ def test_both_are_validated_and_tested(run, data, tmp_path):
     assert (run / "test_ema_predictions.npz").exists()
 
 
+@pytest.mark.slow
 def test_resumed_average_is_the_uninterrupted_one(run, data, tmp_path):
     (tmp_path / "checkpoint-1.pth").write_bytes((run / "checkpoint-1.pth").read_bytes())
     assert run_script(FINETUNE, *data.flags(FINETUNE, tmp_path, **FLAGS)).code == 0
     assert same(load(tmp_path / "checkpoint-3.pth")["model_ema"], load(run / "checkpoint-3.pth")["model_ema"])
 
 
+@pytest.mark.slow
 def test_in_host_memory_it_is_the_same(run, data, tmp_path):
     assert run_script(FINETUNE, *data.flags(FINETUNE, tmp_path, **FLAGS, model_ema_force_cpu=True)).code == 0
     assert same(load(tmp_path / "checkpoint-3.pth")["model_ema"], load(run / "checkpoint-3.pth")["model_ema"])

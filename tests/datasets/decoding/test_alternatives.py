@@ -265,6 +265,7 @@ with watched(sys.argv[1], 1):
 """
 
 
+@pytest.mark.slow
 def test_a_decoder_that_hangs_in_native_code_is_ended(tmp_path):
     pipe, file = tmp_path / "pipe.mp4", tmp_path / "watch"
     os.mkfifo(pipe)

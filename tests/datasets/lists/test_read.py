@@ -184,6 +184,7 @@ def test_wrong_root_is_reported(write_list):
         check_files(videos)
 
 
+@pytest.mark.slow
 def test_a_large_list_is_quick(write_list):
     file = write_list("".join(f"class {index % 400}/video_{index}.mp4 {index % 400}\n" for index in range(100_000)))
     start = time.process_time()  # whatever else the machine does

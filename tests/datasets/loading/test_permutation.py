@@ -48,7 +48,7 @@ def test_keys_give_other_orders():
     assert len(orders) == 100
 
 
-@pytest.mark.parametrize("size", [3, 4, 5])
+@pytest.mark.parametrize("size", [3, 4, pytest.param(5, marks=pytest.mark.slow)])
 def test_all_orders_of_a_small_list_are_equally_likely(size):
     drawn = Counter(tuple(whole(size, 1, key).tolist()) for key in range(20 * math.factorial(size)))
     counts = [drawn[order] for order in itertools.permutations(range(size))]

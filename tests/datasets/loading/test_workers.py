@@ -179,6 +179,7 @@ def test_a_worker_killed_from_outside_while_the_main_process_computes(paths):
     check_message(finished, "was killed", "memory")
 
 
+@pytest.mark.slow
 def test_workers_that_give_no_batch_at_all(paths):
     """Stuck outside of `reading`, where no timer runs in the worker."""
 
@@ -214,6 +215,7 @@ with user_errors(LoaderError), loader_errors():
 """
 
 
+@pytest.mark.slow
 def test_full_shared_memory():
     """Two workers with batches of 1.5 MiB each, and 1 MiB for them, on a mount that only this process sees."""
     shell = "mount -t tmpfs -o size=1m tmpfs /dev/shm"

@@ -21,8 +21,12 @@ def without_times(folder):
 
 @pytest.fixture(
     scope="module",
-    params=[(PRETRAIN, 1, {}), (FINETUNE, 1, {}), (FINETUNE, 2, {}), (FINETUNE, 1, PROBING)],
-    ids=["pretrain", "finetune", "finetune on 2 ranks", "probe"],
+    params=[
+        pytest.param((PRETRAIN, 1, {}), id="pretrain"),
+        pytest.param((FINETUNE, 1, {}), id="finetune"),
+        pytest.param((FINETUNE, 2, {}), id="finetune on 2 ranks", marks=pytest.mark.slow),
+        pytest.param((FINETUNE, 1, PROBING), id="probe", marks=pytest.mark.slow),
+    ],
 )
 def runs(request, data, tmp_path_factory):
     """Ranks, `run(folder, **changes)`, and the folder of a run of four epochs with checkpoints 1 and 3."""
@@ -97,6 +101,7 @@ def test_damaged_checkpoint_is_passed_over_and_explicit_one_is_refused(data, tmp
     assert all(same(load(last)[key], whole[key]) for key in STATE)
 
 
+@pytest.mark.slow
 def test_workers_change_nothing(data, tmp_path):
     for workers in (0, 2):
         flags = data.flags(FINETUNE, tmp_path / str(workers), num_workers=workers, epochs=2)

@@ -40,7 +40,15 @@ def cut_off(straight, folder, checkpoint):
     return folder
 
 
-@pytest.mark.parametrize(("script", "size"), [(PRETRAIN, 1), (PRETRAIN, 2), (FINETUNE, 1), (FINETUNE, 2)])
+@pytest.mark.parametrize(
+    ("script", "size"),
+    [
+        (PRETRAIN, 1),
+        (PRETRAIN, 2),
+        pytest.param(FINETUNE, 1, marks=pytest.mark.slow),
+        pytest.param(FINETUNE, 2, marks=pytest.mark.slow),
+    ],
+)
 def test_final_state_and_log_are_the_same(script, size, data, tmp_path):
     changes = dict(CHANGES[script])
     if size > 1:
@@ -69,6 +77,7 @@ def test_final_state_and_log_are_the_same(script, size, data, tmp_path):
 STEADY = {"opt": "sgd", "lr": 3, "batch_size": 4}
 
 
+@pytest.mark.slow
 def test_another_number_of_ranks_goes_on_with_the_same_batches(data, tmp_path):
     """On one rank for four updates, then two for one, then four for the last, which all train on the same videos."""
     straight, two, four = tmp_path / "straight", tmp_path / "two", tmp_path / "four"

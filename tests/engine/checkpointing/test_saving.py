@@ -43,6 +43,7 @@ def step(state):
         state.backend.module.weight.fill_(state.step)
 
 
+@pytest.mark.slow
 def test_killed_at_fifty_random_moments_a_whole_file_is_there(tmp_path):
     """Each process resumes from the one before, saves all the time, and is killed without warning."""
     rng = random.Random(0)
@@ -162,7 +163,7 @@ def test_what_was_written_is_read_back(tmp_path, monkeypatch):
     assert writer.failed and whole.read_bytes() == before
 
 
-@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("size", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
 def test_a_disk_that_stays_full_stops_all_ranks_with_one_line(size, number, data, tmp_path):
     """From the third file on no write succeeds; the run ends at once, and resumes when there is space again."""

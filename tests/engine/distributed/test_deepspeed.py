@@ -289,6 +289,7 @@ def spoiled(world):
     return found
 
 
+@pytest.mark.slow
 def test_what_is_not_finite_on_one_rank_moves_nothing_on_any():
     for found in gloo_world(spoiled):
         for stage in STAGES:
@@ -300,6 +301,7 @@ def test_what_is_not_finite_on_one_rank_moves_nothing_on_any():
 # --------------------------------------------------------------------------------------------------- entry scripts
 
 
+@pytest.mark.slow
 def test_pretraining_goes_on_in_another_stage(data, tmp_path):
     """Two epochs, the second with another back end, against DDP throughout."""
     names = ("step", "train/loss", "train/grad_norm")
@@ -336,6 +338,7 @@ def test_fine_tuning_in_stage_3(data, tmp_path):
     torch.testing.assert_close(weights, reference, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_dry_run_in_stage_3_with_a_rank_that_has_nothing_to_test(data, tmp_path):
     for name in ("train.csv", "val.csv", "test.csv"):
         lines = (data.folder / name).read_text().splitlines()

@@ -146,6 +146,7 @@ def train(loss_func, frozen=False, steps=120):
     return detector(out, step=steps, after_warmup=True), spreads[-1] / spreads[0], float(out["loss"].detach())
 
 
+@pytest.mark.slow
 def test_regression_onto_a_trained_projection_collapses_and_sinkhorn_does_not(caplog):
     """The trivial solution that the paper sets out to avoid: both networks agree on a constant."""
     found, spread, loss = train("L2")

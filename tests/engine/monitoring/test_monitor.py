@@ -27,7 +27,7 @@ def events_in(folder):
 @pytest.mark.parametrize(
     ("script", "changes", "pictures", "size"),
     [
-        (PRETRAIN, {}, {"masks", "prototypes/use", "prototypes/cosine"}, 2),
+        pytest.param(PRETRAIN, {}, {"masks", "prototypes/use", "prototypes/cosine"}, 2, marks=pytest.mark.slow),
         (PRETRAIN, {"target_type": "pixel"}, {"reconstruction"}, 1),
         (FINETUNE, {"update_freq": 2}, {"clips"}, 1),
     ],
@@ -106,7 +106,7 @@ def test_profile(data, tmp_path):
     assert f"profile of 2 steps: {trace}" in finished.stderr and "aten::addmm" in finished.stderr
 
 
-@pytest.mark.parametrize(("epochs", "recorded"), [(1, 0), (2, 3)])
+@pytest.mark.parametrize(("epochs", "recorded"), [(1, 0), pytest.param(2, 3, marks=pytest.mark.slow)])
 def test_profile_of_a_run_that_is_too_short(epochs, recorded, data, tmp_path):
     finished = run_script(PRETRAIN, *data.flags(PRETRAIN, tmp_path, epochs=epochs, warmup_epochs=0, profile=9))
     assert finished.code == 0, finished.stderr

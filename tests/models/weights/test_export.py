@@ -38,7 +38,7 @@ def onnx_runner(file):
 FORMATS = {"torch": (export.export_torch, torch_runner), "onnx": (export.export_onnx, onnx_runner)}
 
 
-@pytest.mark.parametrize("dynamic_batch", [False, True])
+@pytest.mark.parametrize("dynamic_batch", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", FORMATS)
 def test_classifier(kind, dynamic_batch, tmp_path, clips):
     """What training adds is left out: dropout, stochastic depth, recomputing; and the model stays as it is."""
@@ -61,6 +61,7 @@ def test_classifier(kind, dynamic_batch, tmp_path, clips):
                 run(clips[:2])
 
 
+@pytest.mark.slow
 def test_encoder_of_a_pretraining_model(tmp_path, clips):
     sizes = {"encoder_embed_dim": 16, "encoder_depth": 1, "encoder_num_heads": 2, "num_prototypes": 4}
     model = create_model("pretrain_videomae_mini_patch8_16", num_frames=4, decoder_depth=1, **sizes).eval()
@@ -70,6 +71,7 @@ def test_encoder_of_a_pretraining_model(tmp_path, clips):
     torch.testing.assert_close(found, model.encoder(clips).detach(), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_half_precision_and_first_token(tmp_path, clips):
     """The file is in float32, with the weights as they were rounded."""
     model = classifier(use_mean_pooling=False).bfloat16().eval()
