@@ -5,6 +5,8 @@ import sys
 import pytest
 from processes import ROOT, fresh
 
+pytestmark = pytest.mark.slow  # each starts an interpreter that imports torch and timm
+
 # The schemas of torchvision's own C++ operators, as a build that fits declares them when it is loaded.
 DECLARE = """
 import torch
@@ -44,7 +46,6 @@ def test_as_it_is_on_this_machine(native):
     assert finished.stdout == str(not native)
 
 
-@pytest.mark.slow
 def test_operators_that_are_there_are_left_alone():
     """A second declaration would raise: the present ones were not touched."""
     finished = python(DECLARE + IMPORT + "assert compat._library is None\n" + USE)

@@ -44,7 +44,7 @@ def cut_off(straight, folder, checkpoint):
     ("script", "size"),
     [
         (PRETRAIN, 1),
-        (PRETRAIN, 2),
+        pytest.param(PRETRAIN, 2, marks=pytest.mark.slow),
         pytest.param(FINETUNE, 1, marks=pytest.mark.slow),
         pytest.param(FINETUNE, 2, marks=pytest.mark.slow),
     ],

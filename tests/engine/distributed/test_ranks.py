@@ -15,7 +15,11 @@ FINETUNE_CHANGES = {"opt": "sgd", "lr": 1, "init_scale": 1, "drop_path": 0, "mix
 
 
 @pytest.fixture(
-    scope="module", params=[(PRETRAIN, PRETRAIN_CHANGES), (FINETUNE, FINETUNE_CHANGES)], ids=["pretrain", "finetune"]
+    scope="module",
+    params=[
+        pytest.param((PRETRAIN, PRETRAIN_CHANGES), id="pretrain", marks=pytest.mark.slow),
+        pytest.param((FINETUNE, FINETUNE_CHANGES), id="finetune"),
+    ],
 )
 def runs(request, data, tmp_path_factory):
     """Script, folder of the single process, folder of the two, stdout and stderr of the two."""

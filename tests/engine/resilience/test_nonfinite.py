@@ -56,7 +56,7 @@ def test_stopping(value, data, tmp_path):
     assert records(tmp_path)[-1]["step"] == 7
 
 
-@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("size", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_skipping_and_rolling_back_leave_out_the_same_update(size, data, tmp_path):
     """Both end with the weights of a run that never saw the batch; the log has every step once."""
     for policy in ("skip", "rollback"):

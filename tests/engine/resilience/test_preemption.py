@@ -58,12 +58,9 @@ def interrupt(target, folder, rng, *, size):
 
 @pytest.mark.parametrize(
     ("script", "size", "times"),
-    [
-        pytest.param(PRETRAIN, 1, 8, marks=pytest.mark.slow),
-        pytest.param(PRETRAIN, 2, 5, marks=pytest.mark.slow),
-        (FINETUNE, 1, 7),
-    ],
+    [(PRETRAIN, 1, 8), (PRETRAIN, 2, 5), (FINETUNE, 1, 7)],
 )
+@pytest.mark.slow
 def test_interrupted_again_and_again_it_ends_as_if_it_had_not_been(script, size, times, data, tmp_path):
     """Twenty signals, at random moments of steps, decoding, validation and saving, to one rank, once or twice."""
     rng = random.Random(f"{script} {size}")
