@@ -1,4 +1,4 @@
-"""Adds to the wheel what pyproject.toml cannot: the entry scripts, which lie at the root. All else is there."""
+"""Adds to the wheel what pyproject.toml cannot: the entry scripts in the root folder. The rest is in pyproject.toml."""
 
 from setuptools import setup
 from setuptools.command.build_py import build_py

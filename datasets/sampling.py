@@ -23,7 +23,7 @@ class ClipConfig(Options):
 
     num_frames: int = option(16, "frames of a clip", rule=AT_LEAST_ONE)
     sampling_rate: int | None = option(
-        None, "every n-th frame of a video is in the clip; fine-tuning's default: the data set's", rule=AT_LEAST_ONE
+        None, "every n-th frame of a video is in the clip; fine-tuning: if not given, the data set's", rule=AT_LEAST_ONE
     )
     input_size: int = option(224, "height and width of a clip", rule=AT_LEAST_ONE)
     num_sample: int = option(1, "augmented clips of each decoded training clip", rule=AT_LEAST_ONE)

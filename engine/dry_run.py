@@ -1,4 +1,4 @@
-"""`--dry_run`: everything that the run is going to do, once and in small, and what the whole run will need."""
+"""`--dry_run`: each step of the run once, at small scale, and an estimate of what the whole run needs."""
 
 import itertools
 import logging

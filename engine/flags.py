@@ -8,6 +8,8 @@ How a field is spelled, by entries of its metadata (`sigma_video.options.option`
   "optional value": that, or `--NAME` alone.
 - `off`: another flag, which turns it off; `off_help`: its help (none: it is not shown).
 - `hidden`: true for a flag that the help does not show.
+
+The help ends with the default, unless the field's own text gives it or there is nothing to show.
 """
 
 import argparse
@@ -87,7 +89,8 @@ def _add_flag(group: argparse._ActionsContainer, field: dataclasses.Field, hint:
     meta, name = field.metadata, flag_of(field)
     default = defaults.get(name, field.default)
     names = meta.get("names", (f"--{name}",))
-    options: dict[str, Any] = {"dest": name, "help": argparse.SUPPRESS if meta.get("hidden") else meta["help"]}
+    text = argparse.SUPPRESS if meta.get("hidden") else meta["help"] + _shown(default, meta["help"])
+    options: dict[str, Any] = {"dest": name, "help": text}
     if default is dataclasses.MISSING:
         options["required"] = True
     else:
@@ -96,6 +99,15 @@ def _add_flag(group: argparse._ActionsContainer, field: dataclasses.Field, hint:
     group.add_argument(*names, **options)
     if "off" in meta:
         group.add_argument(meta["off"], action="store_false", dest=name, help=meta.get("off_help", argparse.SUPPRESS))
+
+
+def _shown(default: Any, text: str) -> str:
+    """The default as the end of a help text; nothing where there is none, or where the text names it."""
+    if default in (dataclasses.MISSING, None, "") or isinstance(default, bool) or "default" in text:
+        return ""
+    values = default if isinstance(default, tuple | list) else (default,)
+    words = (f"{value:g}" if isinstance(value, float) else str(value) for value in values)
+    return f" (default: {' '.join(words)})"
 
 
 def _spelling(hint: Any, meta: Any) -> dict[str, Any]:

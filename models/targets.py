@@ -18,12 +18,12 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class TargetType:
-    """What a `--target_type` is made of.
+    """One kind of `--target_type`.
 
     Attributes:
-        from_pixels: the model makes its target features itself, of the clip's pixels; else a frozen image teacher
-            (`models.teachers.TEACHERS`) makes them beside it.
-        projects: a trained MLP stands between target features and embeddings; else they are compared as they are.
+        from_pixels: the model computes its target features from the clip's pixels (`PixelTarget`); else a frozen image
+            teacher (`models.teachers.TEACHERS`) makes them, outside of the model.
+        projects: a trained MLP maps target features to embeddings; else the features are compared directly.
         embedding_dim: default of P, the embedding width; None: that of the target features.
     """
 

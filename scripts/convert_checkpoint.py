@@ -1,4 +1,4 @@
-"""Weights from any layout in the wild into another: `python scripts/convert_checkpoint.py IN OUT --to hf`.
+"""Converts weights from any known layout into another: `python scripts/convert_checkpoint.py IN OUT --to hf`.
 
 IN is a `.pth` file (SIGMA, VideoMAE 1 and 2, MVD, ours), a `.safetensors` file, a Hugging Face folder or a DeepSpeed
 folder. OUT must not exist; it appears when it is whole, and files of weights are read back before that.

@@ -50,7 +50,7 @@ _make_venv() {
 
 _pip_install() {
     .venv/bin/python -m pip install --retries 5 --progress-bar off -q -r "$1" -c constraints.txt ||
-        _fail "the installation failed (its reason stands above); run the same command again to continue it"
+        _fail "the installation failed (its reason is above); run the same command again to continue it"
 }
 
 _works() {

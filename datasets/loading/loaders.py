@@ -30,7 +30,7 @@ class LoaderConfig(Options):
     num_workers: int = option(10, "loader processes per rank", rule=NOT_NEGATIVE)
     decode_timeout: float = option(
         60.0,
-        "end the run, naming the video, when reading a clip takes longer; 0: wait for ever",
+        "end the run, naming the video, when reading a clip takes longer; 0: no limit",
         rule=NOT_NEGATIVE,
         metavar="SECONDS",
     )

@@ -29,7 +29,11 @@ class CheckpointConfig(Options):
 
     resume: str = option("", "resume from this checkpoint", metavar="FILE")
     auto_resume: bool = option(
-        True, "resume from the newest valid checkpoint in --output_dir", switch="pair", off="--no_auto_resume"
+        True,
+        "resume from the newest valid checkpoint in --output_dir",
+        switch="pair",
+        off="--no_auto_resume",
+        off_help="never resume, and refuse a folder that holds checkpoints",
     )
     save_ckpt_freq: int = option(help="save every so many epochs, and at the end", rule=AT_LEAST_ONE, metavar="EPOCHS")
     save_ckpt_steps: int = option(0, "also save every so many updates; 0: do not", rule=NOT_NEGATIVE, metavar="STEPS")
