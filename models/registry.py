@@ -5,7 +5,9 @@ It is not timm's: registering `vit_base_patch16_224` there would overwrite timm'
 
 import dataclasses
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from torch import nn
@@ -23,6 +25,11 @@ from .vit import VARIANTS, EncoderConfig, Variant, VideoTransformer
 
 C = TypeVar("C")
 _NAME = re.compile(r"(?P<kind>pretrain_(?:videomae|sigma)|vit)_(?P<variant>[a-z]+)_patch(?P<patch>\d+)_(?P<size>\d+)")
+
+# A pre-training model has these twice: its decoder's are `decoder_...`.
+_ENCODER_SIZES = {name: f"encoder_{name}" for name in ("embed_dim", "depth", "num_heads")}
+# Fields of TargetConfig without effect on the model itself.
+_OF_A_RUN = {"distillation_teacher", "teacher_weights", "mlp_preloading"}
 
 
 class ModelError(ValueError):
@@ -45,10 +52,10 @@ def create_model(name: str, *, all_reduce: AllReduce | None = None, **overrides:
         TypeError: an override that no field has.
     """
     named = _parse(name)
-    given = {key.removeprefix("encoder_"): value for key, value in overrides.items() if value is not None}
+    given = {key: value for key, value in overrides.items() if value is not None}
     options = {"img_size": named.img_size, **given}
     try:
-        encoder = _take(EncoderConfig, options)
+        encoder = _take(EncoderConfig, options, names={} if named.is_classifier else _ENCODER_SIZES)
         if named.is_classifier:
             head = _take(HeadConfig, options)
             _refuse_unknown(options)
@@ -158,11 +165,15 @@ def _fill(config: C, **values: Any) -> C:
     return dataclasses.replace(config, **open_fields)  # type: ignore[type-var]
 
 
-def _take(cls: type[C], options: dict[str, Any]) -> C:
-    """The fields of a configuration, taken out of the options."""
-    names = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    given = {name: options.pop(name) for name in names & options.keys()}
-    return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+def _take(cls: type[C], options: dict[str, Any], *, names: Mapping[str, str] = MappingProxyType({})) -> C:
+    """The fields of a configuration, taken out of the options; `names`: of fields that have another name there."""
+    given = {}
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        name = names.get(field.name, field.name)
+        if name in options and name not in _OF_A_RUN:
+            value = options.pop(name)
+            given[field.name] = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else value
+    return cls(**given)
 
 
 def _refuse_unknown(options: dict[str, Any]) -> None:

@@ -122,6 +122,9 @@ def test_imports_inside_a_package_are_relative(path):
             assert node.module.split(".")[0] != package, f"line {node.lineno}: it is installed under another name"
         if isinstance(node, ast.Import):
             assert not any(alias.name.split(".")[0] == package for alias in node.names), f"line {node.lineno}"
+    # `sigma_video.models` would be a second copy of it in a checkout, with classes of its own.
+    used = {name.split(".")[1] for name in imports(path) if name.startswith("sigma_video.")}
+    assert used <= {"compat", "options"}
 
 
 def test_folders_are_small():
@@ -142,6 +145,8 @@ def test_packages_re_export_what_is_promised_and_nothing_else():
         for init in sorted((ROOT / package).rglob("__init__.py")):
             name = ".".join(init.parent.relative_to(ROOT).parts)
             module = importlib.import_module(name)
+            bound = [n for node in tree_of(init).body if isinstance(node, ast.ImportFrom) for n in node.names]
+            assert {alias.asname or alias.name for alias in bound} <= PROMISED.get(name, set()), name
             assert set(getattr(module, "__all__", ())) == PROMISED.get(name, set()), name
             assert all(hasattr(module, promised) for promised in PROMISED.get(name, ()))
 

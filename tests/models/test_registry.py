@@ -1,5 +1,6 @@
 """Names and options of `create_model`."""
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -70,3 +71,27 @@ def test_same_seed_same_weights_whatever_the_collective():
         model = create_model("pretrain_videomae_mini_patch8_32", num_prototypes=5, all_reduce=all_reduce)
         states.append(model.state_dict())
     torch.testing.assert_close(*states, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("vit_mini_patch8_32", {"num_classes": 2, "encoder_depth": 1}),
+        ("vit_mini_patch8_32", {"num_classes": 2, "decoder_depth": 1}),
+        ("pretrain_videomae_mini_patch8_32", {"depth": 1}),
+        ("pretrain_videomae_mini_patch8_32", {"encoder_img_size": 64}),
+        ("pretrain_videomae_mini_patch8_32", {"encoder_decoder_depth": 1}),
+        ("pretrain_videomae_mini_patch8_32", {"mlp_preloading": "projection.pth"}),  # nothing would be loaded
+        ("pretrain_videomae_mini_patch8_32", {"target_type": "dino_v1", "distillation_teacher": "dino_l"}),
+    ],
+)
+def test_what_would_have_no_effect_is_unknown(name, options):
+    with pytest.raises(TypeError, match="unknown options"):
+        create_model(name, **options)
+
+
+@pytest.mark.parametrize("dims", [[16, 8], np.array([16, 8]), torch.tensor([16, 8]), range(16, 7, -8)])
+def test_widths_come_in_any_sequence(dims):
+    model = create_model("pretrain_videomae_mini_patch8_32", num_prototypes=5, projection_dims=dims)
+    shapes = [tuple(part.weight.shape) for part in model.head if hasattr(part, "weight")]
+    assert shapes == [(16, 384), (8, 16), (256, 8)]
