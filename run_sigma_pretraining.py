@@ -50,7 +50,7 @@ from models.decoder import DecoderConfig
 from models.objectives import ObjectiveConfig
 from models.registry import build_pretraining_model
 from models.sigma import Sigma
-from models.targets import TargetConfig
+from models.targets import TARGETS, TargetConfig
 from models.teachers import ImageTeacher, build_teacher, with_teacher_dim
 from models.vit import EncoderConfig
 from models.weights.load import LoadReport, load_pretraining, load_projection, native_state
@@ -106,7 +106,8 @@ def build_model(config: PretrainingConfig, world: World, facts: RunFacts) -> Sig
         load_weights(targets.mlp_preloading, start, lambda weights: load_projection(model, weights.tensors))
         model.freeze_projection()
     facts.position_grid = list(model.encoder.position_grid)
-    if targets.target_type == "mlp" and config.objective.loss_func == "L2" and not targets.mlp_preloading:
+    learned = TARGETS[targets.target_type].projects and not targets.mlp_preloading
+    if learned and not model.objective.uses_prototypes:
         logger.warning(
             "--target_type mlp --loss_func L2: prediction and projection can agree on a constant, and will: this is "
             "the paper's collapsing baseline. Use --loss_func SWAV to train SIGMA"

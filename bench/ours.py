@@ -18,7 +18,8 @@ from engine.finetuning import ClassificationForward
 from engine.optim import build_optimizer, parameter_groups
 from engine.pretraining import PretrainingForward
 from models import create_model
-from models.teachers import TEACHERS, ImageTeacher
+from models.targets import TEACHERS
+from models.teachers import ImageTeacher
 
 LAYER_DECAY = 0.75  # of fine-tuning
 DROP_PATH = 0.1

@@ -17,7 +17,22 @@ from .sinkhorn.balance import AllReduce, sinkhorn_codes
 from .sinkhorn.prototype_loss import prototype_cross_entropy, prototype_scores
 
 
-class SwappedClusterPrediction(nn.Module):
+class Objective(nn.Module):
+    """Base of all objectives.
+
+    `forward` takes predictions (B, M, P), embeddings (B, M, P) and prototypes (K, P) or None. The dict it returns has a
+    scalar `loss`; other scalars in it are logged by their names.
+    """
+
+    uses_prototypes = False
+
+    @classmethod
+    def from_config(cls, config: ObjectiveConfig, all_reduce: AllReduce | None) -> Objective:
+        """The objective of a run's options; `all_reduce` sums a tensor over ranks."""
+        return cls()
+
+
+class SwappedClusterPrediction(Objective):
     """Each branch predicts the other's balanced cluster assignment (arXiv 2407.15447, section 3; cf. arXiv 2006.09882).
 
     With unit vectors z of a sample and c_k of the prototypes, a branch predicts p = softmax_k(z . c_k / temperature).
@@ -49,7 +64,6 @@ class SwappedClusterPrediction(nn.Module):
 
     @classmethod
     def from_config(cls, config: ObjectiveConfig, all_reduce: AllReduce | None) -> SwappedClusterPrediction:
-        """The objective of a run's options; `all_reduce` sums a tensor over ranks."""
         return cls(epsilon=config.sinkhorn_eps, num_iters=config.sinkhorn_iterations, all_reduce=all_reduce)
 
     def forward(
@@ -92,15 +106,8 @@ class SwappedClusterPrediction(nn.Module):
         )
 
 
-class Regression(nn.Module):
+class Regression(Objective):
     """Mean squared error between predictions and target features (arXiv 2203.12602)."""
-
-    uses_prototypes = False
-
-    @classmethod
-    def from_config(cls, config: ObjectiveConfig, all_reduce: AllReduce | None) -> Regression:
-        """The objective of a run's options; it has none."""
-        return cls()
 
     def forward(
         self, predicted_BMP: torch.Tensor, projected_BMP: torch.Tensor, prototypes_KP: torch.Tensor | None = None
@@ -109,10 +116,7 @@ class Regression(nn.Module):
         return {"loss": F.mse_loss(predicted_BMP.float(), projected_BMP.float())}
 
 
-OBJECTIVES: dict[str, type[SwappedClusterPrediction] | type[Regression]] = {
-    "SWAV": SwappedClusterPrediction,
-    "L2": Regression,
-}
+OBJECTIVES: dict[str, type[Objective]] = {"SWAV": SwappedClusterPrediction, "L2": Regression}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from .objectives import OBJECTIVES, ObjectiveConfig
 from .projection import projection_mlp
 from .sigma import Sigma
 from .sinkhorn.balance import AllReduce
-from .targets import TARGETS, PixelTarget, TargetConfig
+from .targets import TARGETS, TargetConfig
 from .vit import VARIANTS, EncoderConfig, Variant, VideoTransformer
 
 C = TypeVar("C")
@@ -93,19 +93,22 @@ def build_pretraining_model(
         decoder_embed_dim=named.sizes.decoder_embed_dim,
         decoder_num_heads=named.sizes.decoder_num_heads,
     )
-    kind, tubelet = TARGETS[targets.target_type], video_encoder.tubelet
-    pixel_dim = 3 * tubelet[0] * tubelet[1] * tubelet[2]
-    feature_dim = pixel_dim if kind.from_pixels else video_encoder.embed_dim
+    kind = TARGETS[targets.target_type]
+    # The MLP is defined on standardised tubelets; only where features are compared directly are raw values a choice.
+    normalize = targets.normalize_target or kind.projects
+    target_network = kind.features(video_encoder.tubelet, normalize=normalize) if kind.features else None
+    feature_dim = target_network.dim if target_network else video_encoder.embed_dim
     embedding_dim = targets.decoder_num_classes or kind.embedding_dim or feature_dim
-    if kind.from_pixels and not kind.projects and embedding_dim != pixel_dim:
-        raise ModelError(f"--target_type pixel predicts {pixel_dim} values a tubelet, not {embedding_dim}")
+    if target_network and not kind.projects and embedding_dim != feature_dim:
+        raise ModelError(
+            f"--target_type {targets.target_type} predicts {feature_dim} values a tubelet, not {embedding_dim}"
+        )
     return Sigma(
         encoder=video_encoder,
         decoder=Decoder(decoder, grid=video_encoder.grid, out_dim=embedding_dim, use_checkpoint=encoder.use_checkpoint),
-        # The MLP is defined on standardised tubelets; only for pixel regression are raw values a choice.
-        targets=PixelTarget(tubelet, normalize=targets.normalize_target or kind.projects) if kind.from_pixels else None,
+        targets=target_network,
         projection=(
-            projection_mlp(pixel_dim, embedding_dim, targets.projection_dims) if kind.projects else nn.Identity()
+            projection_mlp(feature_dim, embedding_dim, targets.projection_dims) if kind.projects else nn.Identity()
         ),
         objective=OBJECTIVES[objective.name_for(targets.target_type)].from_config(objective, all_reduce),
         num_prototypes=objective.num_prototypes,

@@ -3,6 +3,7 @@
 Letters: B clips, C channels, T H W frames and pixels, N tokens, M masked tokens, F target-feature width.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -17,77 +18,35 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
-class TargetType:
-    """One kind of `--target_type`.
+class Teacher:
+    """A network of timm and the official file of its weights."""
 
-    Attributes:
-        from_pixels: the model computes its target features from the clip's pixels (`PixelTarget`); else a frozen image
-            teacher (`models.teachers.TEACHERS`) makes them, outside of the model.
-        projects: a trained MLP maps target features to embeddings; else the features are compared directly.
-        embedding_dim: default of P, the embedding width; None: that of the target features.
-    """
-
-    from_pixels: bool
-    projects: bool
-    embedding_dim: int | None = None
+    architecture: str  # timm's name
+    patch_size: int
+    feature_dim: int
+    url: str
 
 
-TARGETS = {
-    "mlp": TargetType(from_pixels=True, projects=True, embedding_dim=256),
-    "pixel": TargetType(from_pixels=True, projects=False),
-    "dino_v1": TargetType(from_pixels=False, projects=False),
-    "dino_v2": TargetType(from_pixels=False, projects=False),
+_DINO = "https://dl.fbaipublicfiles.com/dino"
+_DINOV2 = "https://dl.fbaipublicfiles.com/dinov2"
+TEACHERS = {  # (--target_type, --distillation_teacher); a new image teacher is one row
+    ("dino_v1", "dino_s"): Teacher(  # arXiv 2104.14294
+        "vit_small_patch16_224.dino", 16, 384, f"{_DINO}/dino_deitsmall16_pretrain/dino_deitsmall16_pretrain.pth"
+    ),
+    ("dino_v1", "dino_b"): Teacher(
+        "vit_base_patch16_224.dino", 16, 768, f"{_DINO}/dino_vitbase16_pretrain/dino_vitbase16_pretrain.pth"
+    ),
+    ("dino_v2", "dino_s"): Teacher(  # arXiv 2304.07193, with the registers of 2309.16588
+        "vit_small_patch14_reg4_dinov2.lvd142m", 14, 384, f"{_DINOV2}/dinov2_vits14/dinov2_vits14_reg4_pretrain.pth"
+    ),
+    ("dino_v2", "dino_b"): Teacher(
+        "vit_base_patch14_reg4_dinov2.lvd142m", 14, 768, f"{_DINOV2}/dinov2_vitb14/dinov2_vitb14_reg4_pretrain.pth"
+    ),
+    ("dino_v2", "dino_l"): Teacher(
+        "vit_large_patch14_reg4_dinov2.lvd142m", 14, 1024, f"{_DINOV2}/dinov2_vitl14/dinov2_vitl14_reg4_pretrain.pth"
+    ),
 }
-TARGET_TYPES = tuple(TARGETS)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TargetConfig(Options):
-    """The target network and the projection network."""
-
-    target_type: str = option(
-        "mlp",
-        "what the decoder predicts: the trained projection of pixels, pixels, features of a frozen image teacher",
-        choices=TARGET_TYPES,
-    )
-    distillation_teacher: str | None = option(
-        None, "size of the teacher; default: dino_b", choices=("dino_s", "dino_b", "dino_l")
-    )
-    teacher_weights: str = option("", "the teacher's weights; default: from timm's hub", metavar="FILE")
-    mlp_preloading: str = option(
-        "", "take the projection network from this pre-training checkpoint, and freeze it", metavar="FILE"
-    )
-    normalize_target: bool = option(
-        True,
-        "pixel targets standardised per tubelet",
-        names=("--normalize_target", "--normlize_target"),
-        switch="optional value",
-    )
-    projection_dims: tuple[int, ...] = option(
-        (1024, 1024, 512), "hidden widths of the projection MLP", rule=AT_LEAST_ONE
-    )
-    decoder_num_classes: int | None = option(
-        None, "embedding width; default: 256 for mlp, the teacher's for dino", rule=AT_LEAST_ONE
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for flag, needed in (("distillation_teacher", "dino"), ("teacher_weights", "dino"), ("mlp_preloading", "mlp")):
-            if (given := getattr(self, flag)) and not self.target_type.startswith(needed):
-                allowed = " or ".join(kind for kind in TARGET_TYPES if kind.startswith(needed))
-                raise OptionError(
-                    f"--{flag} {given} is for --target_type {allowed}, not {self.target_type}: leave one of them out"
-                )
-
-    @property
-    def uses_teacher(self) -> bool:
-        """Whether a frozen image teacher gives the target features."""
-        return not TARGETS[self.target_type].from_pixels
-
-    @property
-    def teacher(self) -> str:
-        """Size of the image teacher."""
-        return self.distillation_teacher or "dino_b"
+DEFAULT_TEACHER = "dino_b"
 
 
 def standardize_(x: torch.Tensor, dim: int) -> torch.Tensor:
@@ -113,6 +72,7 @@ class PixelTarget(nn.Module):
     def __init__(self, tubelet: Tubelet, *, normalize: bool = True) -> None:
         super().__init__()
         self.tubelet = tubelet
+        self.dim = 3 * math.prod(tubelet)  # F
         self.normalize = normalize
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).reshape(3, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).reshape(3, 1), persistent=False)
@@ -124,3 +84,85 @@ class PixelTarget(nn.Module):
         if self.normalize:
             standardize_(pixels_BMCP, dim=-1)
         return pixels_BMCP.transpose(2, 3).flatten(2)
+
+
+@dataclass(frozen=True)
+class TargetType:
+    """One kind of `--target_type`.
+
+    Attributes:
+        features: class of the target network that is part of the model; it is made with (tubelet, normalize=...), has
+            `dim`, the width F of its features, and maps (clip, masked positions) to them. None: a frozen image teacher
+            of TEACHERS makes them, outside of the model.
+        projects: a trained MLP maps target features to embeddings; else the features are compared directly.
+        embedding_dim: default of P, the embedding width; None: that of the target features.
+    """
+
+    features: type[PixelTarget] | None
+    projects: bool
+    embedding_dim: int | None = None
+
+
+TARGETS = {
+    "mlp": TargetType(PixelTarget, projects=True, embedding_dim=256),
+    "pixel": TargetType(PixelTarget, projects=False),
+    **{kind: TargetType(None, projects=False) for kind, _ in TEACHERS},
+}
+TARGET_TYPES = tuple(TARGETS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetConfig(Options):
+    """The target network and the projection network."""
+
+    target_type: str = option(
+        "mlp",
+        "what the decoder predicts: the trained projection of pixels, pixels, features of a frozen image teacher",
+        choices=TARGET_TYPES,
+    )
+    distillation_teacher: str | None = option(
+        None, f"the teacher's network; default: {DEFAULT_TEACHER}", choices=tuple(dict.fromkeys(n for _, n in TEACHERS))
+    )
+    teacher_weights: str = option("", "the teacher's weights; default: from timm's hub", metavar="FILE")
+    mlp_preloading: str = option(
+        "", "take the projection network from this pre-training checkpoint, and freeze it", metavar="FILE"
+    )
+    normalize_target: bool = option(
+        True,
+        "pixel targets standardised per tubelet",
+        names=("--normalize_target", "--normlize_target"),
+        switch="optional value",
+    )
+    projection_dims: tuple[int, ...] = option(
+        (1024, 1024, 512), "hidden widths of the projection MLP", rule=AT_LEAST_ONE
+    )
+    decoder_num_classes: int | None = option(
+        None, "embedding width; default: 256 for mlp, the teacher's for dino", rule=AT_LEAST_ONE
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        taught = [name for name, kind in TARGETS.items() if kind.features is None]
+        projected = [name for name, kind in TARGETS.items() if kind.projects]
+        for flag, allowed in (
+            ("distillation_teacher", taught),
+            ("teacher_weights", taught),
+            ("mlp_preloading", projected),
+        ):
+            if (given := getattr(self, flag)) and self.target_type not in allowed:
+                raise OptionError(
+                    f"--{flag} {given} is for --target_type {' or '.join(allowed)}, not {self.target_type}: "
+                    "leave one of them out"
+                )
+
+    @property
+    def uses_teacher(self) -> bool:
+        """Whether a frozen image teacher gives the target features."""
+        return TARGETS[self.target_type].features is None
+
+    @property
+    def teacher(self) -> str:
+        """The image teacher's name: with `target_type` a key of TEACHERS."""
+        own = [name for kind, name in TEACHERS if kind == self.target_type]
+        default = DEFAULT_TEACHER if DEFAULT_TEACHER in own or not own else own[0]
+        return self.distillation_teacher or default

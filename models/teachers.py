@@ -6,7 +6,7 @@ grid of a frame, N = t * h * w tokens, M masked tokens, F target-feature width.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import timm
@@ -20,39 +20,9 @@ from torch import nn
 from torch.nn import functional
 
 from .registry import ModelError
-from .targets import TargetConfig, standardize_
+from .targets import TEACHERS, TargetConfig, Teacher, standardize_
 from .tokens import Tubelet, gather_tokens, split_by_mask
 
-
-@dataclass(frozen=True)
-class Teacher:
-    """A network of timm and the official file of its weights."""
-
-    architecture: str  # timm's name
-    patch_size: int
-    feature_dim: int
-    url: str
-
-
-_DINO = "https://dl.fbaipublicfiles.com/dino"
-_DINOV2 = "https://dl.fbaipublicfiles.com/dinov2"
-TEACHERS = {  # (--target_type, --distillation_teacher)
-    ("dino_v1", "dino_s"): Teacher(  # arXiv 2104.14294
-        "vit_small_patch16_224.dino", 16, 384, f"{_DINO}/dino_deitsmall16_pretrain/dino_deitsmall16_pretrain.pth"
-    ),
-    ("dino_v1", "dino_b"): Teacher(
-        "vit_base_patch16_224.dino", 16, 768, f"{_DINO}/dino_vitbase16_pretrain/dino_vitbase16_pretrain.pth"
-    ),
-    ("dino_v2", "dino_s"): Teacher(  # arXiv 2304.07193, with the registers of 2309.16588
-        "vit_small_patch14_reg4_dinov2.lvd142m", 14, 384, f"{_DINOV2}/dinov2_vits14/dinov2_vits14_reg4_pretrain.pth"
-    ),
-    ("dino_v2", "dino_b"): Teacher(
-        "vit_base_patch14_reg4_dinov2.lvd142m", 14, 768, f"{_DINOV2}/dinov2_vitb14/dinov2_vitb14_reg4_pretrain.pth"
-    ),
-    ("dino_v2", "dino_l"): Teacher(
-        "vit_large_patch14_reg4_dinov2.lvd142m", 14, 1024, f"{_DINOV2}/dinov2_vitl14/dinov2_vitl14_reg4_pretrain.pth"
-    ),
-}
 _WRAPPERS = ("teacher.", "module.", "_orig_mod.", "backbone.")  # around the network's names, outermost first
 _EXTRAS = ("head.", "dino_head.", "ibot_head.", "mask_token")  # used in training only
 

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from models import ModelError
-from models.teachers import TEACHERS, ImageTeacher, build_teacher, find_teacher, load_teacher, teacher_dim
+from models.targets import TEACHERS
+from models.teachers import ImageTeacher, build_teacher, find_teacher, load_teacher, teacher_dim
 
 V1, V2 = ("dino_v1", "dino_s"), ("dino_v2", "dino_s")
 SIZE = {V1: 32, V2: 56}
