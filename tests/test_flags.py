@@ -25,6 +25,8 @@ def described(parser):
             row["required"] = True
         if action.nargs not in (None, 0):
             row["nargs"] = action.nargs
+        if action.type not in (None, str):
+            row["type"] = action.type.__name__
     return rows
 
 
