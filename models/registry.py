@@ -45,7 +45,8 @@ def create_model(name: str, *, all_reduce: AllReduce | None = None, **overrides:
         all_reduce: sums a tensor over ranks, for the balancing of a pre-training model.
         overrides: fields of `EncoderConfig` and, for pre-training, of `DecoderConfig`, `TargetConfig` and
             `ObjectiveConfig` (the encoder's sizes as `encoder_embed_dim`, `encoder_depth`, `encoder_num_heads`); for a
-            classifier, of `HeadConfig`. None stands for what the name says.
+            classifier, of `HeadConfig`. None stands for what the name says. Without a `loss_func` pixel targets are
+            compared by L2, all others by SWAV, as on the command line.
 
     Raises:
         ModelError: unknown name, or options that do not fit together.

@@ -2,6 +2,7 @@
 
 In a checkout `models`, `datasets`, `engine` and `scripts` lie beside this folder, in an installation inside it, where
 they leave those names to others (Hugging Face's `datasets`). Either way they are `sigma_video.models` and so on.
+Use one or the other in a process: `models` and `sigma_video.models` are two copies, with classes of their own.
 Nothing heavy is imported before it is used: `import sigma_video` does not import torch.
 """
 

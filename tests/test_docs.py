@@ -27,6 +27,19 @@ def name_of(path):
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=name_of)
 
+OTHERS_FLAGS = {"--ipc", "--max-restarts"}  # of docker and torchrun
+
+
+@every_page
+def test_flags_in_the_text_exist(page):
+    """Each flag in backticks is one of an entry script, or stands in a file of scripts/ or .ci/."""
+    ours = {flag for parser in PARSERS.values() for flag in parser._option_string_actions}
+    files = [path for path in (ROOT / "scripts").rglob("*") if path.suffix in (".py", ".sh", ".sbatch")]
+    tools = "\n".join(path.read_text() for path in [*files, *(ROOT / "bench").glob("*.py")])
+    named = set(re.findall(r"`(--[a-z][\w-]+)", page.read_text()))
+    assert not [flag for flag in named - ours - OTHERS_FLAGS if not re.search(rf"{flag}(?![\w-])", tools)]
+
+
 # ------------------------------------------------------------------------------------------------ commands
 
 

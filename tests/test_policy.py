@@ -209,6 +209,14 @@ def test_habits(path):
             assert node.end_lineno - node.lineno < MOST_LINES, f"{node.name}: {node.end_lineno - node.lineno + 1} lines"
 
 
+def test_functions_of_tools_are_short():
+    for folder in ("scripts", "bench", "docs"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            for node in ast.walk(tree_of(path)):
+                if isinstance(node, ast.FunctionDef):
+                    assert node.end_lineno - node.lineno < MOST_LINES, f"{name_of(path)}: {node.name}"
+
+
 def test_functions_branch_little():
     command = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "C901", "--output-format", "concise"]
     limit = ["--config", f"lint.mccabe.max-complexity = {MOST_BRANCHES}"]
