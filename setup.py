@@ -4,7 +4,7 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 ENTRY_SCRIPTS = ("run_class_finetuning", "run_sigma_pretraining")
-NOT_INSTALLED = ("demo", "demo_pictures")  # of scripts/: the demo writes into its checkout
+NOT_INSTALLED = ("demo", "figures")  # what begins so of scripts/: the demo writes into its checkout
 
 
 class BuildPy(build_py):
@@ -16,7 +16,7 @@ class BuildPy(build_py):
         if package == "sigma_video":
             modules += [(package, name, f"{name}.py") for name in ENTRY_SCRIPTS]
         if package == "sigma_video.scripts":
-            modules = [module for module in modules if module[1] not in NOT_INSTALLED]
+            modules = [module for module in modules if not module[1].startswith(NOT_INSTALLED)]
         return modules
 
 

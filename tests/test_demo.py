@@ -27,7 +27,7 @@ TINY = """
 import runpy, sys
 sys.path.insert(0, ".")
 from scripts import demo_stages
-demo_stages.PRESETS["smoke"] = demo_stages.Preset(64, 32, 10, 30, 1, 1, "seconds", 50)
+demo_stages.PRESETS["smoke"] = demo_stages.Preset(64, 64, 10, 30, 1, 1, "seconds", 50)
 runpy.run_path("scripts/demo.py", run_name="__main__")
 """
 
