@@ -5,8 +5,10 @@ import dataclasses
 import pytest
 
 from datasets.catalogue import CATALOGUE, get_dataset_spec
+from datasets.classification import ViewConfig
 from datasets.errors import AnnotationError
 from datasets.lists.formats import READERS
+from datasets.sampling import ClipConfig
 
 RELEASED = {"Kinetics-400", "SSV2", "UCF101", "HMDB51", "DIV48", "GYM99", "FXS1", "UBS1"}
 IMAGES = {"ImageNet-1K", "CIFAR-100"}
@@ -70,3 +72,21 @@ def test_rows_cannot_be_changed():
 def test_unknown_name_lists_the_known_ones():
     with pytest.raises(AnnotationError, match=r"'ssv2'.*SSV2.*custom"):
         get_dataset_spec("ssv2")
+
+
+@pytest.mark.parametrize("spec", CATALOGUE.values(), ids=lambda spec: spec.name)
+def test_what_no_flag_says_is_the_data_sets(spec):
+    """SSv2's labels know left from right: a default that mirrored them would train on wrong labels without a word."""
+    clip, views = ViewConfig().for_data_set(ClipConfig(), spec)
+    assert (views.sampling, views.flip, clip.sampling_rate) == (spec.sampler, spec.flip, spec.sampling_rate)
+    assert (views.test_num_segment, views.test_num_crop) == (spec.test_num_segment, spec.test_num_crop)
+    assert views.num_views == spec.test_num_segment * spec.test_num_crop
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_flags_win_over_the_data_set(flip):
+    other = {"sampling": "dense", "flip": flip, "test_num_segment": 7, "test_num_crop": 1}
+    for spec in CATALOGUE.values():
+        clip, views = ViewConfig(**other).for_data_set(ClipConfig(sampling_rate=9), spec)
+        assert clip.sampling_rate == 9
+        assert {name: getattr(views, name) for name in other} == other
