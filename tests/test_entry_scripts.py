@@ -154,7 +154,8 @@ FINETUNE_EFFECTS = {
     "attn_drop_rate": 0.5, "drop_path": 0.9, "layer_decay": 0.5, "init_scale": 1, "use_cls": True, "aa": "none",
     "train_interpolation": "bilinear", "smoothing": 0.5, "finetuning_crops": "False", "reprob": 1, "mixup": 0,
     "cutmix": 0, "cutmix_minmax": "0.2|0.8", "mixup_prob": 0, "mixup_switch_prob": 1, "mixup_mode": "elem",
-    "linear_probing": True, "data_set": "SSV2", "init_values": 0.1,
+    "linear_probing": True, "data_set": "SSV2", "init_values": 0.1, "flip": "False", "sampling": "uniform",
+    "min_crop_area": 0.9,
 }  # fmt: skip
 ON_TOP_OF = {"warmup_lr": "warmup_steps", "cutmix_minmax": "mixup"}  # flags that mean something with another only
 
