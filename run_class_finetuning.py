@@ -26,7 +26,7 @@ from engine.checkpointing.resume import is_finished
 from engine.compilation import compile_blocks
 from engine.config import RunFacts, TrainingConfig
 from engine.distributed.ddp import autocast
-from engine.distributed.world import World, on_main_process
+from engine.distributed.world import World, main_process_first, on_main_process
 from engine.dry_run import evaluation_passes, rehearse, rehearse_test
 from engine.errors import as_config_error
 from engine.evaluation import Evaluator
@@ -104,8 +104,14 @@ class FinetuningConfig(TrainingConfig):
 
 def read_data(config: FinetuningConfig, world: World, facts: RunFacts) -> LabelledData:
     """The lists that this run needs, checked."""
-    names: dict[str, Any] = {"names_of_weights": partial(names_of_weights, config)} if config.task.eval else {}
-    data = read_labelled(config.lists, config.task.parts(), once=partial(on_main_process, world), **names)
+    names: dict[str, Any] = {"names_of_weights": partial(names_of_weights, config, world)} if config.task.eval else {}
+    data = read_labelled(
+        config.lists,
+        config.task.parts(),
+        once=partial(on_main_process, world),
+        in_turn=partial(main_process_first, world),
+        **names,
+    )
     with as_config_error("--decoder"):
         facts.decoder_used = describe_decoder(config.loader.decoder)
     clips = f"{config.lists.data_set}: {config.views.describe(config.clip)}"
@@ -122,7 +128,7 @@ def build_model(config: FinetuningConfig, world: World, data: LabelledData, fact
             config.model, config.encoder, dataclasses.replace(config.head, num_classes=data.num_classes)
         )
     if start.finetune and not task.eval:
-        facts.licence = load_weights(start.finetune, start, partial(load, model, config)).licence
+        facts.licence = load_weights(start.finetune, start, partial(load, model, config), world=world).licence
     facts.position_grid = list(model.position_grid)  # whoever loads the result has to know
     if task.linear_probing:
         model.freeze_backbone()
@@ -144,7 +150,7 @@ def load_for_test(
 
     With --model_ema the average in the file of the weights is tested as well, under '_ema'.
     """
-    path, key = weights_to_test(config)
+    path, key = weights_to_test(config, world)
     models = {"": (model, key)}
     if config.task.model_ema:
         models["_ema"] = copy.deepcopy(model), "model_ema"
@@ -160,7 +166,9 @@ def load_for_test(
 
     names = data.class_names if data.is_named else ()
     for tested, its_key in models.values():
-        weights = load_weights(path, config.start, partial(load_all, tested), key=its_key, class_names=names)
+        weights = load_weights(
+            path, config.start, partial(load_all, tested), world=world, key=its_key, class_names=names
+        )
         facts.licence = weights.licence
     facts.tested = {suffix: [str(path), key] for suffix, (_, key) in models.items()}
     return {suffix: tested.to(world.device) for suffix, (tested, _) in models.items()}

@@ -1,8 +1,8 @@
 """Pre-train SIGMA or VideoMAE: `python run_sigma_pretraining.py --data_path train.csv --output_dir output/run`."""
 
 import logging
-from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -20,12 +20,13 @@ from datasets.pretraining import PretrainDataset
 from datasets.sampling import ClipConfig
 from datasets.transforms.presets import PretrainAugmentConfig, PretrainTransform
 from engine.checkpointing.checkpoint import CheckpointConfig
-from engine.checkpointing.read_weights import Weights, read_weights
+from engine.checkpointing.read_weights import Weights
 from engine.checkpointing.resume import is_finished
 from engine.compilation import compile_blocks
 from engine.config import RunFacts, TrainingConfig
+from engine.distributed.collectives import all_reduce_sum
 from engine.distributed.ddp import AMP_DTYPES
-from engine.distributed.world import World, all_reduce_sum, main_process_first, on_main_process
+from engine.distributed.world import World, main_process_first, on_main_process
 from engine.dry_run import rehearse
 from engine.errors import ConfigError, as_config_error
 from engine.monitoring.collapse import CollapseDetector
@@ -42,7 +43,7 @@ from engine.setup import (
     run_script,
 )
 from engine.training import fit
-from engine.weights import load_weights
+from engine.weights import load_weights, read_weights_once
 from models import ModelError
 from models.analysis.figures import pretraining_pictures
 from models.analysis.flops import pretraining_flops
@@ -101,9 +102,11 @@ def build_model(config: PretrainingConfig, world: World, facts: RunFacts) -> Sig
         return load_pretraining(model, weights.tensors, trained_with=start.trained_with(weights.args))
 
     if start.finetune:
-        facts.licence = load_weights(start.finetune, start, load).licence
+        facts.licence = load_weights(start.finetune, start, load, world=world).licence
     if targets.mlp_preloading:
-        load_weights(targets.mlp_preloading, start, lambda weights: load_projection(model, weights.tensors))
+        load_weights(
+            targets.mlp_preloading, start, lambda weights: load_projection(model, weights.tensors), world=world
+        )
         model.freeze_projection()
     facts.position_grid = list(model.encoder.position_grid)
     learned = TARGETS[targets.target_type].projects and not targets.mlp_preloading
@@ -121,16 +124,19 @@ def build_target_network(config: PretrainingConfig, world: World, model: Sigma) 
     targets = config.targets
     if not targets.uses_teacher:
         return None
+    weights = read_network(targets.teacher_weights, config, world) if targets.teacher_weights else None
+    build = partial(
+        build_teacher,
+        targets.target_type,
+        targets.teacher,
+        img_size=config.clip.input_size,
+        tubelet=model.encoder.tubelet,
+        grid=model.encoder.grid,
+        dtype=torch.float32 if config.run.amp_on(world.device) == "none" else AMP_DTYPES["bf16"],
+        weights=weights,
+    )
     try:
-        teacher = build_teacher(
-            targets.target_type,
-            targets.teacher,
-            img_size=config.clip.input_size,
-            tubelet=model.encoder.tubelet,
-            grid=model.encoder.grid,
-            dtype=torch.float32 if config.run.amp_on(world.device) == "none" else AMP_DTYPES["bf16"],
-            weights=read_network(targets.teacher_weights, config) if targets.teacher_weights else None,
-        )
+        teacher = main_process_first(world, build) if weights is None else build()  # timm downloads them
     except ModelError as error:
         raise ConfigError(f"{targets.teacher_weights}: {error}" if targets.teacher_weights else str(error)) from error
     return teacher.to(world.device)
@@ -141,14 +147,15 @@ def build_guide(config: PretrainingConfig, world: World, model: Sigma) -> Motion
     masks = config.masks
     if masks.mask_type != "motion":
         return None
-    state = native_state(read_network(masks.flow_weights, config)) if masks.flow_weights else None
-    return MotionGuide(flow_model(state), model.encoder.grid).to(world.device)
+    state = native_state(read_network(masks.flow_weights, config, world)) if masks.flow_weights else None
+    network = main_process_first(world, lambda: flow_model(None)) if state is None else flow_model(state)  # downloads
+    return MotionGuide(network, model.encoder.grid).to(world.device)
 
 
-def read_network(path: str, config: PretrainingConfig) -> dict[str, torch.Tensor]:
+def read_network(path: str, config: PretrainingConfig, world: World) -> dict[str, torch.Tensor]:
     """Tensors of a frozen network's file; its makers keep them under one of these keys, or under none."""
     trust = config.start.trust_checkpoint
-    return read_weights(path, model_key="teacher|model|module|state_dict", trust=trust).tensors
+    return read_weights_once(path, world, model_key="teacher|model|module|state_dict", trust=trust).tensors
 
 
 def build_data(
@@ -159,10 +166,10 @@ def build_data(
         facts.decoder_used = describe_decoder(config.loader.decoder)
     with as_config_error("--mask_ratio"):
         config.masks.num_masked(model.encoder.grid)
-    videos = config.lists.read()
+    videos = main_process_first(world, config.lists.read)
     missing = on_main_process(world, lambda: check_files(videos, at_most=50_000))
     if config.masks.mask_type == "motion_vectors":
-        check_motion_vectors(videos)
+        on_main_process(world, lambda: check_motion_vectors(videos))
     dataset = PretrainDataset(
         videos,
         config.clip,
@@ -202,11 +209,7 @@ def main(config: PretrainingConfig, world: World) -> None:
         seed=run.seed,
         **config.loader.kwargs(rank=world.rank, world_size=world.size, device=world.device),
     )
-    downloads = (config.targets.uses_teacher and not config.targets.teacher_weights) or (
-        masks.mask_type == "motion" and not masks.flow_weights
-    )
-    with main_process_first(world) if downloads else nullcontext():
-        teacher, guide = build_target_network(config, world, model), build_guide(config, world, model)
+    teacher, guide = build_target_network(config, world, model), build_guide(config, world, model)
     if run.compile:
         stacks = [model.encoder.blocks, model.decoder.blocks] + ([teacher.network.blocks] if teacher else [])
         compile_blocks(world.device, *stacks)
@@ -227,7 +230,7 @@ def main(config: PretrainingConfig, world: World) -> None:
             flops_per_clip=pretraining_flops(
                 model, num_masked=dataset.num_masked, num_masks=masks.num_masks, teacher=teacher
             ),
-            diagnostics_fn=CollapseDetector(
+            diagnostics=CollapseDetector(
                 None if model.prototypes is None else config.objective.num_prototypes,
                 log_warnings=world.is_main,
                 check_cosine=config.targets.target_type != "pixel",

@@ -26,7 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench import common
 from bench.common import Cell
 from bench.ours import OurStep
-from engine.distributed.world import all_reduce_sum, distributed
+from engine.distributed.collectives import all_reduce_sum
+from engine.distributed.world import distributed
 from models.vit import VARIANTS
 
 

@@ -20,7 +20,8 @@ from .checkpointing.checkpoint import Checkpointer
 from .checkpointing.io import read_checkpoint
 from .checkpointing.resume import restore
 from .config import RunConfig
-from .distributed.world import World, barrier, gather_objects
+from .distributed.collectives import gather_to_main
+from .distributed.world import World, barrier, on_main_process
 from .errors import NonFiniteError
 from .evaluation import Evaluator
 from .monitoring.console import format_seconds
@@ -50,7 +51,7 @@ def scratch_output(run: RunConfig, world: World) -> Iterator[RunConfig]:
         return
     output_dir = Path(run.output_dir)
     missing = [folder for folder in (output_dir, *output_dir.parents) if not folder.exists()]
-    name = gather_objects(f"dry_run-{os.getpid()}")[0]
+    name = on_main_process(world, lambda: f"dry_run-{os.getpid()}")
     scratch = output_dir / name
     events = str(scratch / "events") if run.log_dir else None
     try:
@@ -135,10 +136,10 @@ def _train(trainer: Trainer, loader: Any) -> tuple[float, float]:
     times = []
     for number in range(STEPS):
         trainer.meter.restart_clock()
-        trainer.update(batches, 0, diagnostics_fn=trainer.diagnostics_fn if number + 1 == STEPS else None)
-        record = trainer.meter.flush(number, epoch=0, lr=trainer.schedule.lr_at(number))  # waits for the device
+        lr, sums = trainer.update(batches, 0, is_log_step=number + 1 == STEPS)
+        trainer.step_log.start(number, epoch=0, lr=lr, sums=sums, after_warmup=False, is_written=False)
         try:
-            trainer.guard.check()
+            record = trainer.step_log.finish()  # waits for the device
         except RollbackRequested as request:  # to where? nothing has been saved
             raise NonFiniteError(str(request)) from request
         times.append((record["train/step_time"], record["train/data_time"]))
@@ -166,7 +167,7 @@ def _save_and_load(trainer: Trainer, world: World, *, validates: bool) -> dict[s
         checkpointer.finish()
     saved = time.perf_counter()
     (path,) = folder.glob("checkpoint-*.pth")
-    restore(state, read_checkpoint(path), world=world, path=path)
+    restore(state, on_main_process(world, lambda: read_checkpoint(path)), world=world, path=path)
     loaded = time.perf_counter()
     state.epoch = epoch
     size, free = path.stat().st_size, shutil.disk_usage(folder).free
@@ -187,11 +188,11 @@ def num_checkpoints(checkpointer: Checkpointer, epochs: int, *, validates: bool)
 
 
 def memory_by_rank(world: World) -> dict[str, str]:
-    """Peak memory of every rank so far: of its GPU, or of its process."""
+    """Peak memory of every rank so far, of its GPU, or of its process; on rank 0."""
     if world.device.type == "cuda":
         device = world.device
         peak = torch.cuda.max_memory_reserved(device) / GIB
         used = f"{peak:.2f} of {torch.cuda.get_device_properties(device).total_memory / GIB:.1f} GiB of GPU memory"
     else:
         used = f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB:.2f} GiB of host memory"
-    return {f"memory of rank {rank}": text for rank, text in enumerate(gather_objects(used))}
+    return {f"memory of rank {rank}": text for rank, text in enumerate(gather_to_main(used))}

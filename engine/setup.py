@@ -20,6 +20,7 @@ from .distributed.world import World, distributed, seed_everything, use_determin
 from .dry_run import scratch_output
 from .errors import user_errors
 from .flags import parse
+from .log_steps import Diagnostics
 from .monitoring.console import ProgressBar
 from .monitoring.device_peaks import model_flops
 from .monitoring.metrics import Meter, RunLog, setup_logging
@@ -29,7 +30,7 @@ from .record import log_plan, write_run_record
 from .resilience.bad_videos import BadVideoLog
 from .resilience.nonfinite import NonFiniteGuard
 from .resilience.preemption import PreemptionHandler
-from .training import DiagnosticsFn, ForwardFn, Trainer
+from .training import ForwardFn, Trainer
 
 R = TypeVar("R", bound=TrainingConfig)
 
@@ -111,12 +112,12 @@ class Instruments:
 
     Attributes:
         flops_per_clip: operations of a training step, for one clip.
-        diagnostics_fn: looks at the outputs of log steps.
+        diagnostics: looks at the outputs of log steps.
         figure_fn: makes TensorBoard's pictures.
     """
 
     flops_per_clip: float
-    diagnostics_fn: DiagnosticsFn | None = None
+    diagnostics: Diagnostics | None = None
     figure_fn: FigureFn | None = None
 
 
@@ -203,7 +204,7 @@ def build_trainer(
         forward=forward,
         update_freq=optim.update_freq,
         restore=lambda: resume_from("", True) or bool(saving.resume and resume_from(saving.resume, True)),
-        diagnostics_fn=instruments.diagnostics_fn,
+        diagnostics=instruments.diagnostics,
         monitor=TrainingMonitor(
             bar=ProgressBar(world=world, first_step=state.step, total_steps=schedule.total_steps),
             profile=build_profiler(run.output_dir, run.profile, world),

@@ -2,9 +2,10 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NoReturn, Protocol
+from functools import cached_property
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
@@ -12,6 +13,7 @@ from torch import nn
 from .checkpointing.checkpoint import Checkpointer, TrainState
 from .distributed.ddp import Backend
 from .errors import CheckpointError, NonFiniteError
+from .log_steps import Diagnostics, StepLog
 from .monitoring.metrics import Meter, RunLog
 from .monitoring.monitor import TrainingMonitor
 from .resilience.bad_videos import BadVideoLog
@@ -26,12 +28,6 @@ logger = logging.getLogger(__name__)
 ForwardFn = Callable[[nn.Module, Any], dict[str, torch.Tensor]]
 # -> metrics of the current model, with "val/top1" in percent.
 ValidateFn = Callable[[], dict[str, float]]
-
-
-class DiagnosticsFn(Protocol):
-    """Computes extra metrics from the outputs of a log step."""
-
-    def __call__(self, out: Mapping[str, torch.Tensor], *, step: int, after_warmup: bool) -> dict[str, float]: ...
 
 
 def fit(trainer: "Trainer", loader: Any, *, validate: ValidateFn | None = None) -> None:
@@ -88,8 +84,20 @@ class Trainer:
     update_freq: int
     restore: Callable[[], bool]
     stall_timeout: float = 0.0
-    diagnostics_fn: DiagnosticsFn | None = None
+    diagnostics: Diagnostics | None = None
     monitor: TrainingMonitor | None = None
+
+    @cached_property
+    def step_log(self) -> StepLog:
+        """What reads and writes the log steps."""
+        return StepLog(
+            self.state,
+            meter=self.meter,
+            log=self.log,
+            guard=self.guard,
+            bad_videos=self.bad_videos,
+            diagnostics=self.diagnostics,
+        )
 
     def train_one_epoch(self, loader: Any, epoch: int) -> dict[str, float]:
         """One pass over `loader`, or the rest of it after resuming inside the epoch.
@@ -103,30 +111,29 @@ class Trainer:
         for steps_left in reversed(range(self.schedule.steps_per_epoch - self.state.step_in_epoch)):
             step = self.state.step
             is_log_step = self.meter.is_log_step(step) or steps_left == 0
-            lr, diagnostics = self.update(batches, epoch, diagnostics_fn=self.diagnostics_fn if is_log_step else None)
+            lr, sums = self.update(batches, epoch, is_log_step=is_log_step)
             heartbeat()
-            if is_log_step or self.backend.device.type == "cpu":  # on a GPU this synchronizes with the device
+            self.step_log.finish()  # one before this update, if its values were still on their way
+            if self.backend.device.type == "cpu":  # on a GPU the host reads at log steps only
                 self.guard.check()
                 self.backend.check_finite(step)
             if is_log_step:
-                self.state.scaler_skips += self.backend.pop_scaler_skips()
-                self.bad_videos.check()
-                record = self.meter.flush(step, epoch=epoch, lr=lr, diagnostics=diagnostics)
-                if steps_left:
-                    self.log.write(step + 1, **record)
-            signum = self.preemption.poll(save_failed=self.checkpointer.failed)
+                warm = self.warmed_up(step)
+                self.step_log.start(step, epoch=epoch, lr=lr, sums=sums, after_warmup=warm, is_written=steps_left > 0)
+            if not (steps_left and self.step_log.reads_late):
+                record = self.step_log.finish()
+            signum = self.preemption.poll(self.backend, save_failed=self.checkpointer.failed)
             if steps_left and (signum or self.checkpointer.is_due_in_epoch(self.state)):
                 self.save_in_epoch(loader.sampler)
             if steps_left and signum:
                 self.exit_preempted(signum)
-        return {**record, **self.meter.epoch_means()}
+        return {**record, **self.meter.epoch_means(self.backend.world)}
 
-    def update(
-        self, batches: Iterator[Any], epoch: int, *, diagnostics_fn: DiagnosticsFn | None
-    ) -> tuple[float, dict[str, float]]:
-        """One optimizer step over `update_freq` batches: the learning rate, and the diagnostics of the last batch.
+    def update(self, batches: Iterator[Any], epoch: int, *, is_log_step: bool) -> tuple[float, dict[str, torch.Tensor]]:
+        """One optimizer step over `update_freq` batches; does not synchronize with the device.
 
-        Without `diagnostics_fn` it does not synchronize with the device.
+        Returns:
+            The learning rate, and for a log step what its diagnostics take from the last batch.
         """
         backend, state = self.backend, self.state
         lr = self.schedule.apply(backend.optimizer, state.step - state.scaler_skips)
@@ -143,7 +150,7 @@ class Trainer:
                     out = self.forward(backend.model, batch)
                 backend.backward(out["loss"], update_freq=self.update_freq)
             outputs.append({name: value.detach() for name, value in out.items() if value.ndim == 0})
-        diagnostics = diagnostics_fn(out, step=state.step, after_warmup=self.warmed_up()) if diagnostics_fn else {}
+        sums = self.step_log.sums(out) if is_log_step else {}
         if self.monitor is not None:
             self.monitor.before_step(batch, out, step=state.step)
         grad_norm = backend.step()
@@ -157,11 +164,11 @@ class Trainer:
             state.ema.update(backend.module, step=state.step)
         if self.monitor is not None:
             self.monitor.after_step(state.step)
-        return lr, diagnostics
+        return lr, sums
 
-    def warmed_up(self) -> bool:
+    def warmed_up(self, step: int) -> bool:
         """Whether diagnostics may warn. Without a warm-up the first epoch counts as one: a new model is at chance."""
-        return self.state.step >= max(self.schedule.warmup, self.schedule.steps_per_epoch)
+        return step >= max(self.schedule.warmup, self.schedule.steps_per_epoch)
 
     def next_batch(self, batches: Iterator[Any], epoch: int) -> Any:
         """The next batch, in host memory. Times the wait for it and records undecodable videos."""
@@ -202,7 +209,11 @@ class Trainer:
             self.exit_preempted(signum)
 
     def save_in_epoch(self, sampler: Any) -> None:
-        """Save a checkpoint inside the epoch, from which training resumes with the next step."""
+        """Save a checkpoint inside the epoch, from which training resumes with the next step.
+
+        Nothing that is not finite is saved: what has not been checked yet is checked first.
+        """
+        self.step_log.finish()
         self.guard.check()
         num_batches = self.state.step_in_epoch * self.update_freq
         self.checkpointer.after_step(self.state, sampler=sampler.state_dict(num_batches), meter=self.meter.state_dict())

@@ -8,6 +8,7 @@ from typing import Protocol
 from .checkpointing.files import newest_valid
 from .checkpointing.read_weights import StartConfig, Weights, read_weights
 from .config import TrainingConfig
+from .distributed.world import World, on_main_process
 from .errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ def load_weights(
     start: StartConfig,
     load: Callable[[Weights], LoadReport],
     *,
+    world: World,
     key: str | None = None,
     class_names: Sequence[str] = (),
 ) -> Weights:
@@ -42,7 +44,8 @@ def load_weights(
         ConfigError: `load` refused them, by a ValueError; or other classes.
         CheckpointError: the file cannot be read.
     """
-    weights = read_weights(path, model_key=start.model_key if key is None else key, trust=start.trust_checkpoint)
+    key = start.model_key if key is None else key
+    weights = read_weights_once(path, world, model_key=key, trust=start.trust_checkpoint)
     _check_class_names(weights, class_names, path)
     try:
         report = load(weights)
@@ -52,6 +55,15 @@ def load_weights(
     if report.untrained:
         logger.warning("%d tensors of the encoder are not in %s: %s", len(report.untrained), path, report.untrained)
     return weights
+
+
+def read_weights_once(path: str | Path, world: World, *, model_key: str, trust: bool) -> Weights:
+    """`read_weights` on rank 0, which sends them to the others. Every rank must call it.
+
+    Raises:
+        CheckpointError: on all ranks; see `read_weights`.
+    """
+    return Weights(**on_main_process(world, lambda: vars(read_weights(path, model_key=model_key, trust=trust))))
 
 
 def _check_class_names(weights: Weights, class_names: Sequence[str], path: str | Path) -> None:
@@ -64,7 +76,7 @@ def _check_class_names(weights: Weights, class_names: Sequence[str], path: str |
         )
 
 
-def weights_to_test(config: TrainingConfig) -> tuple[str | Path, str]:
+def weights_to_test(config: TrainingConfig, world: World) -> tuple[str | Path, str]:
     """The file that `--eval` tests, and the key of the weights in it.
 
     It is --resume, else the newest checkpoint in --output_dir, else --finetune: a training command tests its result.
@@ -73,7 +85,7 @@ def weights_to_test(config: TrainingConfig) -> tuple[str | Path, str]:
         ConfigError: there is none.
     """
     start, saving, output_dir = config.start, config.checkpoint, config.run.output_dir
-    newest = newest_valid(output_dir) if saving.auto_resume and output_dir else None
+    newest = on_main_process(world, lambda: newest_valid(output_dir) if saving.auto_resume and output_dir else None)
     path = saving.resume or newest or start.finetune
     if not path:
         raise ConfigError(
@@ -83,7 +95,9 @@ def weights_to_test(config: TrainingConfig) -> tuple[str | Path, str]:
     return path, f"{start.model_key}|model" if start.finetune and path != start.finetune else start.model_key
 
 
-def names_of_weights(config: TrainingConfig) -> tuple[Sequence[str], Path]:
-    """The names of the classes of the weights that `--eval` tests, and their file."""
-    path, key = weights_to_test(config)
-    return read_weights(path, model_key=key, trust=config.start.trust_checkpoint).class_names, Path(path)
+def names_of_weights(config: TrainingConfig, world: World) -> tuple[Sequence[str], Path]:
+    """The names of the classes of the weights that `--eval` tests, and their file. Every rank must call it."""
+    path, key = weights_to_test(config, world)
+    trust = config.start.trust_checkpoint
+    names = on_main_process(world, lambda: read_weights(path, model_key=key, trust=trust).class_names)
+    return names, Path(path)

@@ -82,8 +82,8 @@ class ClassNames:
     source: Path
 
 
-def on_this_process(work: Callable[[], int]) -> int:
-    """What `work` returns; the default of `once` for a single process."""
+def on_this_process(work: Callable[[], Any]) -> Any:
+    """What `work` returns; the default of `once` and `in_turn` for a single process."""
     return work()
 
 
@@ -98,6 +98,7 @@ def read_parts(
     *,
     class_folder: Path,
     once: Callable[[Callable[[], int]], int] = on_this_process,
+    in_turn: Callable[[Callable[[], VideoList]], VideoList] = on_this_process,
     names_of_weights: Callable[[], tuple[Sequence[str], Path]] = no_names,
 ) -> tuple[dict[str, VideoList], dict[str, int]]:
     """The lists of some parts, all with labels, and how many videos of each are missing.
@@ -110,6 +111,8 @@ def read_parts(
         folders: part -> the folder that its list is in.
         class_folder: the folder of labels.txt and of the training list.
         once: runs a function on one process and gives its result to all, since all ranks share the file system.
+        in_turn: runs a function on every process, on one of them first: it writes the index of a long list, and the
+            others only read that.
         names_of_weights: class names that weights were trained with, in label order, and the file that holds them;
             called where a list of another part than "train" is alone in naming its classes.
 
@@ -124,14 +127,16 @@ def read_parts(
     known = ClassNames(read_class_names(labels_file) if labels_file.exists() else (), labels_file)
 
     def read(file: Path, part: str) -> VideoList:
-        return read_list(
-            file,
-            root=config.data_root,
-            require_labels=True,
-            list_format=config.list_format,
-            class_names=known.names,
-            names_from=str(known.source),
-            part=part,
+        return in_turn(
+            lambda: read_list(
+                file,
+                root=config.data_root,
+                require_labels=True,
+                list_format=config.list_format,
+                class_names=known.names,
+                names_from=str(known.source),
+                part=part,
+            )
         )
 
     lists, missing = {}, {}
@@ -252,12 +257,13 @@ def read_labelled(
     parts: Sequence[str],
     *,
     once: Callable[[Callable[[], Any]], Any] = on_this_process,
+    in_turn: Callable[[Callable[[], Any]], Any] = on_this_process,
     names_of_weights: Callable[[], tuple[Sequence[str], Path]] = no_names,
 ) -> LabelledData:
     """Read and check the lists of some parts, "train", "val" or "test".
 
     Args:
-        once, names_of_weights: see `read_parts`.
+        once, in_turn, names_of_weights: see `read_parts`.
 
     Raises:
         AnnotationError: a list cannot be read, or does not agree with the others, the data set or `--nb_classes`.
@@ -266,7 +272,12 @@ def read_labelled(
     others = config.eval_data_path or config.data_path
     folders = {part: Path(config.data_path if part == "train" else others) for part in parts}
     lists, missing = read_parts(
-        folders, config, class_folder=Path(config.data_path), once=once, names_of_weights=names_of_weights
+        folders,
+        config,
+        class_folder=Path(config.data_path),
+        once=once,
+        in_turn=in_turn,
+        names_of_weights=names_of_weights,
     )
     num_classes = choose_num_classes(spec, config.nb_classes, lists)
     for videos in lists.values():

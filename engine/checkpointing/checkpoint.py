@@ -13,8 +13,9 @@ from torch import nn
 
 from sigma_video.options import AT_LEAST_ONE, NOT_NEGATIVE, Options, option
 
+from ..distributed.collectives import all_reduce_sum, gather_to_main
 from ..distributed.ddp import Backend
-from ..distributed.world import World, gather_objects
+from ..distributed.world import World
 from ..errors import CheckpointError
 from .files import BEST, epoch_name, remove_older_steps, step_name
 from .io import AsyncWriter
@@ -135,7 +136,7 @@ class Checkpointer:
             sampler: state of the sampler, the same on all ranks.
             meter: running sums of this rank, to continue the epoch's means from.
         """
-        unfinished = {"step": state.step_in_epoch, "sampler": dict(sampler), "meters": gather_objects(dict(meter))}
+        unfinished = {"step": state.step_in_epoch, "sampler": dict(sampler), "meters": gather_to_main(dict(meter))}
         self._save(state, step_name(state.epoch + 1, state.step_in_epoch), temporary=True, unfinished=unfinished)
 
     def before_validation(self, state: TrainState, record: Mapping[str, float]) -> None:
@@ -154,7 +155,7 @@ class Checkpointer:
             self.wait()
         except CheckpointError as failure:
             error = failure
-        failed = any(gather_objects(error is not None))
+        failed = int(all_reduce_sum(torch.tensor(int(error is not None), device=self.world.device)))
         if error is not None:
             raise error
         if failed:
@@ -174,7 +175,7 @@ class Checkpointer:
         if not self.output_dir:
             return
         self.finish()
-        rng = gather_objects(random_state(self.world.device))
+        rng = gather_to_main(random_state(self.world.device))
         content = state.content()
         if not self.world.is_main:
             return

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..distributed.world import World, gather_objects
+from ..distributed.world import World, on_main_process
 from ..errors import CheckpointError
 from .checkpoint import TrainState
 from .files import epoch_name, newest_valid
@@ -39,11 +39,12 @@ def is_finished(output_dir: str, epochs: int, world: World, *, results: str = ""
     Args:
         results: a file that must exist in the folder too; "": none.
     """
-    finished = False
-    if output_dir and world.is_main and (Path(output_dir) / results).exists():
-        newest = newest_valid(output_dir)
-        finished = newest is not None and newest.name == epoch_name(epochs - 1)
-    return bool(gather_objects(finished)[0])
+
+    def check() -> bool:
+        newest = newest_valid(output_dir) if output_dir and (Path(output_dir) / results).exists() else None
+        return newest is not None and newest.name == epoch_name(epochs - 1)
+
+    return on_main_process(world, check)
 
 
 def resume(
@@ -60,7 +61,8 @@ def resume(
 ) -> Path | None:
     """Resume from `explicit` if given, else, with `auto`, from the newest valid checkpoint in the output folder.
 
-    Rank 0 chooses the file, and all ranks read it.
+    Rank 0 chooses the file, reads and verifies it, and sends it to the others: storage is read once, no rank can have
+    another file than the others, and damage is an error on all of them.
 
     Args:
         trust: see `read_checkpoint`.
@@ -77,7 +79,7 @@ def resume(
     """
     path, reason = (Path(explicit), "given by --resume") if explicit else (None, "")
     if path is None and output_dir:
-        found = gather_objects(newest_valid(output_dir) if world.is_main else None)[0]
+        found = on_main_process(world, lambda: newest_valid(output_dir))
         if found and not auto:
             raise CheckpointError(
                 f"--no_auto_resume: {found} belongs to an earlier run; choose another --output_dir or remove it"
@@ -85,7 +87,8 @@ def resume(
         path, reason = found, "newest valid checkpoint in --output_dir"
     if path is None:
         return None
-    content = read_checkpoint(path, trust=trust)
+    chosen = path
+    content = on_main_process(world, lambda: read_checkpoint(chosen, trust=trust))
     _compare_options(saved_options(content), options or {}, path=path)
     _check_samples(content, path=path, fingerprint=fingerprint, num_sample=num_sample)
     restore(state, content, world=world, path=path)

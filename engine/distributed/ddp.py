@@ -9,8 +9,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import ConfigError, NonFiniteError
-from .world import World, all_reduce_sum
+from .collectives import all_reduce_sum
+from .world import World
 
+NUM_REQUESTS = 4  # kinds of requests that ranks can post, see resilience/preemption.py
 MIN_LOSS_SCALE = 2.0**-20  # of the fp16 loss scaler, which starts at 2^16
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "none": torch.float32}
 
@@ -55,6 +57,9 @@ class Backend:
         last_update_finite: () bool on the device: False if the last update's loss, or outside fp16 its
             gradient, was NaN or Inf.
         num_skipped_updates: () int64 on the device: how many were skipped for that reason.
+        requests: (NUM_REQUESTS,) float on the device: how many ranks had posted each request before the last update;
+            None before the first. It travels with the flag of the loss: one all-reduce an update beside those of the
+            gradients.
     """
 
     def __init__(
@@ -80,7 +85,9 @@ class Backend:
         self.num_skipped_updates = torch.zeros((), dtype=torch.int64, device=world.device)
         self._num_scaler_skips = torch.zeros_like(self.num_skipped_updates)
         self._skip_update = torch.zeros_like(self.last_update_finite)
-        self._num_nonfinite_losses = torch.zeros((), device=world.device)  # of this rank, since the last step
+        self.requests: torch.Tensor | None = None
+        # Of this rank since the last step: number of losses that are NaN or Inf, then the requests.
+        self._flags = torch.zeros(1 + NUM_REQUESTS, device=world.device)
         self.model = self._wrap(model)
 
     def _wrap(self, model: nn.Module) -> nn.Module:
@@ -104,7 +111,7 @@ class Backend:
 
     def backward(self, loss: torch.Tensor, *, update_freq: int) -> None:
         """Accumulate the gradient of loss / update_freq."""
-        self._num_nonfinite_losses += ~torch.isfinite(loss.detach())
+        self._count_if_nonfinite(loss)
         self.scaler.scale(loss / update_freq).backward()
 
     def step(self) -> torch.Tensor:
@@ -120,11 +127,19 @@ class Backend:
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 
+    def post_request(self, number: int) -> None:
+        """Let `requests` of the next update count this rank for a request, 0 to NUM_REQUESTS - 1."""
+        self._flags[1 + number].fill_(1)
+
+    def _count_if_nonfinite(self, loss: torch.Tensor) -> None:
+        self._flags[0].add_(~torch.isfinite(loss.detach()))
+
     def _any_nonfinite_loss(self) -> torch.Tensor:
-        """() bool: whether any loss since the last step was NaN or Inf on any rank."""
-        bad = all_reduce_sum(self._num_nonfinite_losses) if self.world.size > 1 else self._num_nonfinite_losses
-        self._num_nonfinite_losses = torch.zeros_like(bad)
-        return bad > 0
+        """() bool: whether any loss since the last step was NaN or Inf on any rank. Exchanges the requests too."""
+        flags = all_reduce_sum(self._flags) if self.world.size > 1 else self._flags
+        self._flags = torch.zeros_like(flags)
+        self.requests = flags[1:]
+        return flags[0] > 0
 
     def _must_skip(self, nonfinite_loss: torch.Tensor) -> torch.Tensor:
         """() bool: whether the update is skipped regardless of its gradient."""
@@ -164,15 +179,19 @@ class Backend:
         continues = self.scaler.is_enabled() or not self.stop_on_nonfinite
         return (continues or self.device.type == "cpu") and bool(self._skip_update)
 
-    def check_finite(self, step: int) -> None:
-        """Raise NonFiniteError if a NaN or Inf loss or gradient has to stop the run. Synchronizes with the device.
+    def check_finite(self, step: int, *, num_skipped: int | None = None) -> None:
+        """Raise NonFiniteError if a NaN or Inf loss or gradient has to stop the run.
+
+        Args:
+            num_skipped: `num_skipped_updates` after this step; None: read now, which synchronizes with the device.
 
         With fp16 the scaler occasionally skips an update and halves its scale, as intended; only a vanishing scale
         means that the loss itself is NaN or Inf.
         """
         if self.scaler.is_enabled() and self.scaler.get_scale() < MIN_LOSS_SCALE:
             raise NonFiniteError(f"step {step}: the loss stays NaN or Inf in fp16; use --amp bf16 or none")
-        if self.stop_on_nonfinite and (number := int(self.num_skipped_updates)):
+        number = int(self.num_skipped_updates) if num_skipped is None else num_skipped
+        if self.stop_on_nonfinite and number:
             raise NonFiniteError(
                 f"step {step}: the loss or its gradient is NaN or Inf ({number} updates were skipped, the weights are "
                 "unchanged). Try a lower --lr, a longer --warmup_epochs, --clip_grad 1, or --amp none"

@@ -143,7 +143,7 @@ class DeepSpeedBackend(Backend):
 
     def backward(self, loss: torch.Tensor, *, update_freq: int) -> None:
         """Accumulate the gradient of loss / update_freq."""
-        self._num_nonfinite_losses += ~torch.isfinite(loss.detach())
+        self._count_if_nonfinite(loss)
         self.engine.backward(loss / update_freq, scale_wrt_gas=False)
 
     def step(self) -> torch.Tensor:

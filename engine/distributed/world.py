@@ -1,9 +1,11 @@
-"""Process group set-up under torchrun, srun or a single process, collectives, and seeding."""
+"""Process group set-up under torchrun, srun or a single process, work of one rank for all, and seeding."""
 
 import datetime
 import gc
+import json
 import logging
 import os
+import platform
 import random
 import sys
 import time
@@ -11,24 +13,29 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypeVar
+from typing import NoReturn, TypeVar, cast
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
 from ..errors import ConfigError
+from .collectives import all_reduce_sum, broadcast_from_main, gather_objects
 from .launch import LaunchEnv, read_launch_env
 
 RENDEZVOUS_TIMEOUT = datetime.timedelta(minutes=10)  # the nodes of a job may start minutes apart
 COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=30)  # of every collective
 
+EXPECTED = (OSError, RuntimeError, ValueError)  # any other error is a bug, and ends the rank that has it
+
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class World:
-    """Rank and device of this process, and the world size."""
+    """Rank and device of this process, its rank on its node, and the world size."""
 
     rank: int
     size: int
@@ -39,6 +46,11 @@ class World:
     def is_main(self) -> bool:
         """True on rank 0, the process that logs and writes files."""
         return self.rank == 0
+
+    @property
+    def is_node_main(self) -> bool:
+        """True on one rank of every node: the first, local rank 0."""
+        return self.local_rank == 0
 
 
 def choose_device(name: str, launch: LaunchEnv) -> torch.device:
@@ -100,6 +112,7 @@ def _torchrun_env(launch: LaunchEnv) -> Iterator[None]:
 
 def _init_process_group(launch: LaunchEnv, device: torch.device) -> None:
     """Rendezvous with the other processes and initialize the process group."""
+    backend = "nccl" if device.type == "cuda" else "gloo"
     try:
         store, *_ = next(dist.rendezvous("env://", timeout=RENDEZVOUS_TIMEOUT))
         # After a restart torchrun's store still holds the addresses of the previous processes.
@@ -107,12 +120,19 @@ def _init_process_group(launch: LaunchEnv, device: torch.device) -> None:
         _check_same_device(store, launch, device)
         store.set_timeout(COLLECTIVE_TIMEOUT)
         dist.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo",
+            backend,
             store=store,
             rank=launch.rank,
             world_size=launch.size,
             timeout=COLLECTIVE_TIMEOUT,
+            # NCCL connects now, where an error can be explained, and knows the GPU of a barrier.
+            device_id=device if device.type == "cuda" else None,
         )
+    except dist.DistBackendError as error:
+        raise ConfigError(
+            f"rank {launch.rank} of {launch.size} on {platform.node()}: {backend} cannot connect the "
+            f"ranks ({str(error).splitlines()[0]}). NCCL_DEBUG=INFO in the environment makes NCCL say why"
+        ) from error
     except dist.DistError as error:
         raise ConfigError(
             f"rank {launch.rank} of {launch.size}, started by {launch.launcher}: not all of them met at MASTER_ADDR "
@@ -125,8 +145,12 @@ def _check_same_device(store: dist.Store, launch: LaunchEnv, device: torch.devic
     """Raise ConfigError if only some ranks have a GPU: NCCL and Gloo ranks would wait for each other forever."""
     names = [f"device of rank {rank}" for rank in range(launch.size)]
     store.set(names[launch.rank], device.type)
-    store.wait(names, RENDEZVOUS_TIMEOUT)
-    without = [rank for rank, kind in enumerate(store.multi_get(names)) if kind != b"cuda"]
+    if launch.rank == 0:  # alone: if every rank asked for every other one, the store would answer size^2 times
+        store.wait(names, RENDEZVOUS_TIMEOUT)
+        ranks = [rank for rank, kind in enumerate(store.multi_get(names)) if kind != b"cuda"]
+        store.set("ranks without a GPU", json.dumps(ranks))
+    store.wait(["ranks without a GPU"], RENDEZVOUS_TIMEOUT)
+    without = json.loads(store.get("ranks without a GPU"))
     if 0 < len(without) < launch.size:
         raise ConfigError(
             f"ranks {without} of {launch.size} have no GPU and the others have: check their nodes with nvidia-smi, "
@@ -147,34 +171,46 @@ def _exit_immediately(error: BaseException) -> NoReturn:
     os._exit(error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1)
 
 
-def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
-    """Sum over all ranks, in place; the tensor itself with one process."""
-    if dist.is_initialized():
-        dist.all_reduce(tensor)
-    return tensor
-
-
-def gather_objects(obj: Any) -> list[Any]:
-    """All-gather of picklable objects, in rank order."""
-    if not dist.is_initialized():
-        return [obj]
-    objects: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(objects, obj)
-    return objects
-
-
 def on_main_process(world: World, work: Callable[[], T]) -> T:
-    """Run `work` on rank 0 and broadcast its result; an error there is raised on all ranks."""
+    """Run `work` on rank 0 and broadcast its result; an error there is raised on all ranks.
+
+    Tensors in dictionaries and lists of the result are sent as such, and arrive in host memory: a file is read once,
+    however many ranks there are.
+    """
     outcome: tuple[T | None, Exception | None] = None, None
     if world.is_main:
         try:
             outcome = work(), None
-        except (OSError, RuntimeError, ValueError) as failure:  # any other error is a bug and ends this rank
+        except EXPECTED as failure:
             outcome = None, failure
-    result, error = gather_objects(outcome)[0]
+    result, error = broadcast_from_main(outcome)
     if error is not None:
         raise error
     return result
+
+
+def main_process_first(world: World, work: Callable[[], T]) -> T:
+    """Run `work` on all ranks: on rank 0 first, then on one of every other node, then on the rest.
+
+    What the first one leaves on a shared file system the others find there, and what is kept on a node (a cache of
+    downloads) is fetched once a node. `work` must contain no collective. An error is raised on all ranks.
+    """
+    outcome: tuple[T | None, Exception | None] = None, None
+    turns = (world.is_main, world.is_node_main and not world.is_main, not world.is_node_main)
+    for is_our_turn in turns if world.size > 1 else (True,):
+        if is_our_turn:
+            try:
+                outcome = work(), None
+            except EXPECTED as failure:
+                outcome = None, failure
+        _raise_any(outcome[1], world)
+    return cast("T", outcome[0])
+
+
+def _raise_any(error: Exception | None, world: World) -> None:
+    """Wait for all ranks, and raise the error of the lowest one that has any, on all of them."""
+    if int(all_reduce_sum(torch.tensor(int(error is not None), device=world.device))):
+        raise next(failure for failure in gather_objects(error) if failure is not None)
 
 
 def barrier() -> None:
@@ -183,14 +219,25 @@ def barrier() -> None:
         dist.barrier()
 
 
-@contextmanager
-def main_process_first(world: World) -> Iterator[None]:
-    """Rank 0 runs the block before the others, so that they find its downloads in the cache."""
-    if not world.is_main:
-        barrier()
-    yield
-    if world.is_main:
-        barrier()
+def announce(word: str) -> None:
+    """Tell the ranks that `wait_for` this word. No collective: the others may be anywhere, or gone."""
+    if dist.is_initialized():
+        try:
+            dist.distributed_c10d._get_default_store().set(word, "")
+        except dist.DistError as error:  # the launcher, which keeps the store, has ended already
+            logger.debug("announcing %s: %s", word, error)
+
+
+def wait_for(word: str, timeout: datetime.timedelta) -> bool:
+    """Wait until a rank announces the word, or until none can, because the store is gone; False after `timeout`."""
+    if dist.is_initialized():
+        try:
+            dist.distributed_c10d._get_default_store().wait([word], timeout)
+        except dist.DistNetworkError as error:
+            logger.debug("waiting for %s: %s", word, error)
+        except dist.DistStoreError:
+            return False
+    return True
 
 
 def use_deterministic_algorithms() -> None:

@@ -10,8 +10,6 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 
-from ..distributed.world import all_reduce_sum
-
 logger = logging.getLogger(__name__)
 
 CHANCE_LOSS_RATIO = 0.98  # of ln K: a cross-entropy above it is no better than chance
@@ -19,50 +17,64 @@ MIN_USED_RATIO = 0.1  # of the prototypes that could be used
 MAX_MEAN_COSINE = 0.95  # mean cosine similarity between features
 
 
-def code_statistics(codes: torch.Tensor, num_prototypes: int) -> dict[str, float]:
-    """Usage statistics of the prototypes over the tokens of all ranks.
+def count_codes(codes: torch.Tensor, num_prototypes: int) -> torch.Tensor:
+    """(K,) float32: tokens of this rank by prototype, of codes of any shape, int64. Summed over ranks they are exact
+    up to 2^24 tokens.
+    """
+    counts_K = torch.zeros(num_prototypes, device=codes.device)
+    return counts_K.scatter_add_(0, codes.flatten(), torch.ones_like(codes, dtype=torch.float32).flatten())
+
+
+def code_statistics(counts_K: torch.Tensor) -> dict[str, float]:
+    """Usage statistics of the prototypes.
 
     Args:
-        codes: any shape, int64: prototype index of each token of this rank.
+        counts_K: (K,) from `count_codes`, summed over ranks.
 
     Returns:
         `entropy` of the mean assignment in nats, `perplexity` (its exponential), `prototypes_used`, and
         `num_usable`: the minimum of the numbers of prototypes and tokens.
     """
-    counts_K = torch.zeros(num_prototypes, device=codes.device)
-    counts_K = all_reduce_sum(
-        counts_K.scatter_add_(0, codes.flatten(), torch.ones_like(codes, dtype=torch.float32).flatten())
-    )
     share_K = counts_K / counts_K.sum()
     entropy = float(torch.special.entr(share_K).sum())
     return {
         "entropy": entropy,
         "perplexity": math.exp(entropy),
         "prototypes_used": int((counts_K > 0).sum()),
-        "num_usable": min(num_prototypes, int(counts_K.sum())),
+        "num_usable": min(len(counts_K), int(counts_K.sum())),
     }
 
 
-def mean_cosine(features_BMP: torch.Tensor) -> float:
-    """Mean cosine similarity over all pairs of different tokens of all ranks; 1 if all are parallel.
+def sum_of_directions(features_BMP: torch.Tensor) -> torch.Tensor:
+    """(P + 1,): the sum of the tokens' unit vectors of this rank, and the number of tokens."""
+    unit_SP = F.normalize(features_BMP.detach().float().flatten(0, 1), dim=-1)
+    return torch.cat((unit_SP.sum(dim=0), unit_SP.new_full((1,), len(unit_SP))))
+
+
+def mean_cosine(total: torch.Tensor) -> float:
+    """Mean cosine similarity over all pairs of different tokens; 1 if all are parallel.
 
     The sum over pairs is |sum of unit vectors|^2 minus S, for the pairs of a token with itself.
+
+    Args:
+        total: (P + 1,) from `sum_of_directions`, summed over ranks.
     """
-    unit_SP = F.normalize(features_BMP.detach().float().flatten(0, 1), dim=-1)
-    total = torch.cat((unit_SP.sum(dim=0), unit_SP.new_tensor([len(unit_SP)])))
-    *sums, number = all_reduce_sum(total).tolist()
+    *sums, number = total.tolist()
     return (math.fsum(value * value for value in sums) - number) / max(number * (number - 1), 1)
 
 
 class CollapseDetector:
     """Computes statistics of one step's outputs over all ranks, and warns if they indicate collapse.
 
+    In two parts, so that the host need not wait for the device: `sums` of this rank, and `report` on their sums over
+    ranks, whenever those have arrived.
+
     A warning is logged when a condition becomes true, and not again while it remains true.
 
     Args:
         num_prototypes: K; None for an objective without prototypes.
         check_cosine: False for features that are similar by nature, such as pixels, which are all positive.
-        log_warnings: True on one rank only; the others take part in the collectives.
+        log_warnings: True on one rank only.
     """
 
     def __init__(self, num_prototypes: int | None, *, check_cosine: bool = True, log_warnings: bool = True) -> None:
@@ -71,15 +83,30 @@ class CollapseDetector:
         self.log_warnings = log_warnings
         self._active_warnings: set[str] = set()
 
-    def __call__(self, out: Mapping[str, torch.Tensor], *, step: int, after_warmup: bool) -> dict[str, float]:
-        """Statistics by name. Synchronizes with the device; every rank must call it.
+    def sums(self, out: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What has to be summed over ranks, by name. Does not synchronize with the device.
 
         Args:
             out: the model's outputs: `predicted` and `projected` (B, M, P) and, with prototypes, `video_loss`,
                 `target_loss`, `codes_video` and `codes_target` (B, M).
+        """
+        sums = {name: sum_of_directions(out[name]) for name in ("predicted", "projected")}
+        if self.num_prototypes is not None:
+            for branch in ("video", "target"):
+                sums[f"codes_{branch}"] = count_codes(out[f"codes_{branch}"], self.num_prototypes)
+                sums[f"{branch}_loss"] = out[f"{branch}_loss"].detach()
+        return sums
+
+    def report(
+        self, sums: Mapping[str, torch.Tensor], *, num_ranks: int, step: int, after_warmup: bool
+    ) -> dict[str, float]:
+        """Statistics by name.
+
+        Args:
+            sums: those of all ranks, float32 in host memory.
             after_warmup: warn only then; before, a loss at chance is expected.
         """
-        statistics = {f"cosine_{name}": mean_cosine(out[name]) for name in ("predicted", "projected")}
+        statistics = {f"cosine_{name}": mean_cosine(sums[name]) for name in ("predicted", "projected")}
         warnings = {
             f"{name} features are all alike": f"mean cosine {statistics[f'cosine_{name}']:.3f} between two tokens"
             for name in ("predicted", "projected")
@@ -90,22 +117,20 @@ class CollapseDetector:
         if self.num_prototypes is not None:
             statistics["ln_k"] = math.log(self.num_prototypes)
             for branch in ("video", "target"):
-                warnings |= self._check_codes(out, branch, statistics)
+                loss = float(sums[f"{branch}_loss"]) / num_ranks
+                warnings |= self._check_codes(sums[f"codes_{branch}"], loss, branch, statistics)
         if after_warmup and self.log_warnings:
             self._warn(step, warnings)
         return statistics
 
     def _check_codes(
-        self, out: Mapping[str, torch.Tensor], branch: str, statistics: dict[str, float]
+        self, counts_K: torch.Tensor, loss: float, branch: str, statistics: dict[str, float]
     ) -> dict[str, str]:
         """Add the statistics of one branch to `statistics`; return warnings about them."""
-        assert self.num_prototypes is not None
-        of_codes = code_statistics(out[f"codes_{branch}"], self.num_prototypes)
+        of_codes = code_statistics(counts_K)
         num_usable = of_codes.pop("num_usable")
         statistics |= {f"{name}_{branch}": value for name, value in of_codes.items()}
         warnings = {}
-        ranks = all_reduce_sum(torch.ones(1, device=out["loss"].device))
-        loss = float(all_reduce_sum(out[f"{branch}_loss"].detach().float().reshape(1).clone()) / ranks)
         if loss > CHANCE_LOSS_RATIO * statistics["ln_k"]:
             warnings[f"{branch}_loss sits at ln K"] = f"{loss:.3f}, and guessing gives {statistics['ln_k']:.3f}"
         used = of_codes["prototypes_used"]

@@ -4,18 +4,22 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from ..distributed.world import World, all_reduce_sum
+from ..distributed.readout import Readout
+from ..distributed.world import World
 from ..files import replace_text
 from .console import ConsoleHandler, format_seconds
 from .device_peaks import ModelFlops
 
 logger = logging.getLogger(__name__)
+
+COUNT = "count"  # of finite steps, beside the names of metrics
 
 
 class MetricSink(Protocol):
@@ -88,6 +92,23 @@ class RunLog:
             self.writer.close()
         if self.sink is not None:
             self.sink.close()
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The steps since the last log step.
+
+    Attributes:
+        means: of this rank over the finite steps, on the device; NaN if there is none.
+        count: () float: finite steps.
+        num_steps: all steps.
+        data_time: seconds spent waiting for data.
+    """
+
+    means: dict[str, torch.Tensor]
+    count: torch.Tensor
+    num_steps: int
+    data_time: float
 
 
 class Meter:
@@ -167,26 +188,44 @@ class Meter:
         """Add time spent waiting for data."""
         self.data_time += seconds
 
-    def flush(
-        self, step: int, *, epoch: int, lr: float, diagnostics: Mapping[str, float] | None = None
-    ) -> dict[str, float]:
-        """Log and return the means since the last flush, over all ranks. Synchronizes with the device.
-
-        Args:
-            diagnostics: metrics of this step only, logged and returned too.
-        """
-        means = _mean_over_ranks(self.sums, self.count)
+    def end_interval(self) -> Interval:
+        """End the interval since the last log step, and begin the next. Does not synchronize with the device."""
+        count = torch.full((), float(self.count)) if isinstance(self.count, float | int) else self.count
+        interval = Interval(
+            {name: value / count for name, value in self.sums.items()}, count, self.steps_since_flush, self.data_time
+        )
         for name, value in self.sums.items():
             _accumulate(self.epoch_sums, name, value)
         self.epoch_count = self.epoch_count + self.count
-        seconds = time.perf_counter() - self.flushed_at
-        self.timed_steps, self.timed_seconds = self.timed_steps + self.steps_since_flush, self.timed_seconds + seconds
+        self.sums, self.count = {}, 0
+        self.steps_since_flush, self.data_time = 0, 0.0
+        return interval
+
+    def report(
+        self,
+        interval: Interval,
+        means: Mapping[str, float],
+        *,
+        step: int,
+        epoch: int,
+        lr: float,
+        diagnostics: Mapping[str, float],
+    ) -> dict[str, float]:
+        """Log and return the metrics of an interval. Call it when the device has done its last update, `step`.
+
+        Args:
+            means: over the interval and over ranks.
+            diagnostics: metrics of this step only, logged and returned too.
+        """
+        now = time.perf_counter()
+        seconds, self.flushed_at = now - self.flushed_at, now
+        self.timed_steps, self.timed_seconds = self.timed_steps + interval.num_steps, self.timed_seconds + seconds
         remaining = (self.total_steps - step - 1) * self.timed_seconds / self.timed_steps
         rates = {
             "lr": lr,
-            "step_time": seconds / self.steps_since_flush,
-            "data_time": self.data_time / self.steps_since_flush,
-            "clips_per_second": self.clips_per_step * self.steps_since_flush / seconds,
+            "step_time": seconds / interval.num_steps,
+            "data_time": interval.data_time / interval.num_steps,
+            "clips_per_second": self.clips_per_step * interval.num_steps / seconds,
         }
         if self.flops is not None:
             rates |= self.flops.throughput(rates["clips_per_second"])
@@ -202,20 +241,19 @@ class Meter:
             _format_rates(rates),
             format_seconds(remaining),
         )
-        diagnostics = diagnostics or {}
         if diagnostics:
             logger.info(
                 "step %d  %s", step + 1, "  ".join(f"{name} {value:.4g}" for name, value in diagnostics.items())
             )
-        self.sums, self.count = {}, 0
-        self.restart_clock()
         found = {**means, **diagnostics, **rates}
         return {"epoch": epoch, **{f"{self.prefix}/{name}": value for name, value in found.items()}}
 
-    def epoch_means(self) -> dict[str, float]:
+    def epoch_means(self, world: World) -> dict[str, float]:
         """Means over the epoch's steps and over ranks, as `PREFIX_epoch/NAME`; resets the epoch."""
-        means = _mean_over_ranks(self.epoch_sums, self.epoch_count)
+        sums, count = self.epoch_sums, torch.as_tensor(self.epoch_count, device=world.device)
         self.epoch_sums, self.epoch_count = {}, 0
+        values = Readout({name: value / count for name, value in sums.items()}, {COUNT: count}).read()
+        means = means_over_ranks({name: values[name] for name in sums}, values[COUNT], num_ranks=world.size)
         return {f"{self.prefix}_epoch/{name}": value for name, value in means.items()}
 
 
@@ -232,14 +270,13 @@ def _accumulate(sums: dict[str, torch.Tensor], name: str, value: torch.Tensor) -
     sums[name] = sums[name] + value if name in sums else value
 
 
-def _mean_over_ranks(sums: dict[str, torch.Tensor], count: torch.Tensor | float) -> dict[str, float]:
-    """`count` is the same on all ranks; {} if no step was finite."""
-    if not sums or not float(count):
-        return {}
-    stacked = torch.stack([value / count for value in sums.values()])
-    ranks = all_reduce_sum(torch.ones(1, device=stacked.device))
-    means = (all_reduce_sum(stacked.clone()) / ranks).tolist()
-    return dict(zip(sums, means, strict=True))
+def means_over_ranks(sums: Mapping[str, torch.Tensor], count: torch.Tensor, *, num_ranks: int) -> dict[str, float]:
+    """Means of values that have been summed over ranks, on the host; {} if no step was finite.
+
+    Args:
+        count: number of finite steps, the same on all ranks.
+    """
+    return {name: float(value / num_ranks) for name, value in sums.items()} if float(count) else {}
 
 
 def setup_logging(world: World, output_dir: str) -> None:

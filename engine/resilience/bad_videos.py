@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from ..distributed.world import World, all_reduce_sum, gather_objects
+from ..distributed.collectives import gather_objects
+from ..distributed.world import World
 from ..errors import BadVideosError
 
 logger = logging.getLogger(__name__)
@@ -40,13 +41,20 @@ class BadVideoLog:
                 place = f"rank {self.world.rank}" + (f" worker {worker}" if worker >= 0 else "")
                 _append(self.file, f"{_one_field(path)}\t{_one_field(reason)}\t{place}\tepoch {epoch}\n")
 
-    def check(self) -> None:
-        """Synchronize over ranks. Every rank must call this, at log steps: it synchronizes with the device.
+    def num_unsynced(self) -> torch.Tensor:
+        """() float on the device: failures of this rank that the others have not heard of; for `check`."""
+        return torch.full((), float(len(self.unsynced)), device=self.world.device)
+
+    def check(self, num_unsynced: int) -> None:
+        """Synchronize over ranks if there is anything new. Every rank must call this.
+
+        Args:
+            num_unsynced: the sum over all ranks, or 0.
 
         Raises:
             BadVideosError: on all ranks, if there are more distinct videos than the limit.
         """
-        if not int(all_reduce_sum(torch.tensor(len(self.unsynced), device=self.world.device))):
+        if not num_unsynced:
             return
         for reasons in gather_objects(self.unsynced):
             self.reasons |= reasons

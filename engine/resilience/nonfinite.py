@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from ..distributed.world import World, gather_objects
+from ..distributed.collectives import gather_objects
+from ..distributed.world import World
 from ..errors import NonFiniteError
 
 logger = logging.getLogger(__name__)
@@ -88,11 +89,17 @@ class NonFiniteGuard:
             NonFiniteError: on all ranks, for `stop` or beyond the limit.
             RollbackRequested: on all ranks, for `rollback`.
         """
-        updates, self._pending = self._pending, []
-        if not updates:
-            return
-        finite = torch.stack([update.is_finite for update in updates]).tolist()
-        bad = [update for update, ok in zip(updates, finite, strict=True) if not ok]
+        if self._pending:
+            self.apply(self.flags().tolist())
+
+    def flags(self) -> torch.Tensor:
+        """(number of updates since the last check,) bool on the device, for `apply`. Does not synchronize with it."""
+        return torch.stack([update.is_finite for update in self._pending]) if self._pending else torch.ones(0)
+
+    def apply(self, flags: Sequence[float]) -> None:
+        """`check` of the oldest updates, whose `flags` have been read: one for each. Every rank must call it."""
+        updates, self._pending = self._pending[: len(flags)], self._pending[len(flags) :]
+        bad = [update for update, is_finite in zip(updates, flags, strict=True) if not is_finite]
         if bad:
             self._apply_policy(bad)
 

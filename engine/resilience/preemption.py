@@ -1,7 +1,7 @@
 """Preemption: signals to stop are noted, agreed on by all ranks, and obeyed after saving.
 
-A handler only notes the signal. All ranks exchange it once per update, so that they all stop after the same one; they
-save, and exit with a code that means "run the same command again".
+A handler only notes the signal. It travels to all ranks in the all-reduce that every update makes anyway, so that they
+all stop after the same one; they save, and exit with a code that means "run the same command again".
 """
 
 import datetime
@@ -9,15 +9,18 @@ import logging
 import os
 import signal
 import subprocess
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn
 
 import torch
-import torch.distributed as dist
 
-from ..distributed.world import World
+from ..distributed.collectives import all_reduce_sum
+from ..distributed.ddp import NUM_REQUESTS, Backend
+from ..distributed.readout import Readout
+from ..distributed.world import World, announce, wait_for
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +28,10 @@ SIGNALS = (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM)
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: temporary failure, retry
 REQUEUE_TIMEOUT = datetime.timedelta(seconds=60)
 SAVE_FAILED = 1 << 10  # larger than any signal number: a rank can no longer write checkpoints
+# A sum over ranks carries them, as a count of each: the highest that any rank has posted holds.
+REQUESTS = (*sorted(map(int, SIGNALS)), SAVE_FAILED)
+assert len(REQUESTS) == NUM_REQUESTS
+_REQUEUED = "the job is requeued"  # what the main process announces
 
 
 class Preempted(SystemExit):
@@ -46,12 +53,10 @@ class PreemptionHandler:
         self.local_signal = 0  # highest signal number received by this rank
         self.agreed_signal = 0  # highest of all ranks
         self._previous_handlers: dict[signal.Signals, Any] = {}
-        self._group: Any = None
-        self._pending: tuple[Any, torch.Tensor] | None = None
+        self._unread: deque[Readout] = deque()
+        self._lag = 1 if world.device.type == "cuda" else 0  # updates between an all-reduce and reading it
 
     def __enter__(self) -> "PreemptionHandler":
-        if self.world.size > 1:  # its own group on the CPU: waiting for it never waits for a GPU
-            self._group = dist.new_group(backend="gloo")
         self._previous_handlers = {number: signal.signal(number, self._handle) for number in SIGNALS}
         return self
 
@@ -62,33 +67,43 @@ class PreemptionHandler:
     def _handle(self, number: int, _: FrameType | None) -> None:
         self.local_signal = max(self.local_signal, number)
 
-    def poll(self, *, save_failed: bool = False) -> int:
-        """Highest signal received by any rank, 0 for none: the same on all ranks. Call it on every rank, every update.
+    def poll(self, backend: Backend, *, save_failed: bool = False) -> int:
+        """Highest request of any rank, 0 for none: the same on all ranks. Call it on every rank, after every update.
 
-        With several ranks it reports signals received before the previous call: the all-reduce overlaps the update.
+        With several ranks it posts those received up to now, which travel with the next update, and reports those that
+        the update before this call has brought; on a GPU the one before that, so that the device never idles: the host
+        waits for an update only when it has enqueued the next.
 
         Args:
             save_failed: this rank requests SAVE_FAILED.
         """
-        local_signal = max(self.local_signal, SAVE_FAILED if save_failed else 0)
+        local = self._local_request(save_failed=save_failed)
         if self.world.size == 1:
-            self.agreed_signal = local_signal
+            self.agreed_signal = local
             return self.agreed_signal
-        if self._pending is not None:
-            work, flag = self._pending
-            work.wait()
-            self.agreed_signal = max(self.agreed_signal, int(flag))
-        flag = torch.tensor(local_signal)
-        self._pending = dist.all_reduce(flag, dist.ReduceOp.MAX, group=self._group, async_op=True), flag
+        if backend.requests is not None:
+            self._unread.append(Readout({}, {"requests": backend.requests}))
+            backend.requests = None
+        while len(self._unread) > self._lag:
+            self._agree(self._unread.popleft().read()["requests"])
+        if local:
+            backend.post_request(REQUESTS.index(local))
         return self.agreed_signal
 
     def poll_blocking(self, *, save_failed: bool = False) -> int:
-        """Like `poll`, but waits for all ranks and includes signals received up to now."""
-        self.poll(save_failed=save_failed)
-        agreed_signal = self.poll(save_failed=save_failed)
-        if self._pending is not None:
-            self._pending[0].wait()
-        return agreed_signal
+        """Like `poll`, but with an all-reduce of its own: it waits, and includes signals received up to now."""
+        local = self._local_request(save_failed=save_failed)
+        posted = torch.tensor([float(local == request) for request in REQUESTS], device=self.world.device)
+        self._agree(all_reduce_sum(posted))
+        self._unread.clear()  # nothing that this one did not bring
+        return self.agreed_signal
+
+    def _local_request(self, *, save_failed: bool) -> int:
+        return max(self.local_signal, SAVE_FAILED if save_failed else 0)
+
+    def _agree(self, counts: torch.Tensor) -> None:
+        posted = [request for request, count in zip(REQUESTS, counts.tolist(), strict=True) if count]
+        self.agreed_signal = max([self.agreed_signal, *posted])
 
     def exit(self, signum: int, message: str) -> NoReturn:
         """Log, requeue the slurm job where that is enabled, and raise Preempted. Everything must be saved already."""
@@ -99,16 +114,17 @@ class PreemptionHandler:
         raise Preempted(signum)
 
     def wait_for_requeue(self, signum: int) -> None:
-        """Wait, at most REQUEUE_TIMEOUT, while the main process requeues the job.
+        """Let the other ranks wait, at most REQUEUE_TIMEOUT, while the main process requeues the job, before they exit.
 
-        srun kills the other processes as soon as the first one exits, and the request to the controller with them.
+        srun kills the other processes as soon as the first one exits, and the request to the controller with them. No
+        collective: after a signal to some ranks alone, the others are still running.
         """
-        if self._group is None or not should_requeue(signum):
+        if not should_requeue(signum):
             return
-        try:
-            dist.barrier(self._group, async_op=True).wait(REQUEUE_TIMEOUT)
-        except RuntimeError as error:  # other ranks received no signal and are still running
-            logger.warning("exiting without waiting for the other processes: %s", error)
+        if self.world.is_main:
+            announce(_REQUEUED)
+        elif not wait_for(_REQUEUED, REQUEUE_TIMEOUT):
+            logger.warning("exiting without waiting for the main process to requeue the job")
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:

@@ -122,7 +122,7 @@ def test_the_loop_leaves_the_average_alone_when_an_update_is_left_out():
     batches = iter([Batch(clip=clip, index=torch.zeros(1)) for clip in clips])
     seen = []
     for _ in clips:
-        trainer.update(batches, 0, diagnostics_fn=None)
+        trainer.update(batches, 0, is_log_step=False)
         seen.append(average.updates)
     assert seen == [1, 1, 2]
 

@@ -120,7 +120,7 @@ def loop_of(case, device):
         failures=[],
     )
     batch.to = lambda device: batch
-    return lambda: trainer.update(itertools.repeat(batch), 0, diagnostics_fn=None), trainer, batch
+    return lambda: trainer.update(itertools.repeat(batch), 0, is_log_step=False), trainer, batch
 
 
 @pytest.mark.parametrize("case", CASES)

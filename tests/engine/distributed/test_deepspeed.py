@@ -13,9 +13,10 @@ from torch import nn
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 pytest.importorskip("deepspeed", reason="DeepSpeed is not installed")
 
+from engine.distributed.collectives import all_reduce_sum
 from engine.distributed.ddp import Backend
 from engine.distributed.deepspeed import DeepSpeedBackend, zero3_init
-from engine.distributed.world import World, all_reduce_sum
+from engine.distributed.world import World
 from engine.errors import ConfigError, NonFiniteError
 from engine.optim import build_optimizer, parameter_groups
 from models import create_model

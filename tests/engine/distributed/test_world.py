@@ -11,15 +11,14 @@ import torch.distributed as dist
 from processes import free_port, gloo_world, run_in_processes
 
 import engine.distributed.world
+from engine.distributed.collectives import all_reduce_sum, gather_objects
 from engine.distributed.launch import LaunchEnv, read_launch_env
 from engine.distributed.world import (
     World,
     _check_same_device,
-    all_reduce_sum,
     barrier,
     choose_device,
     distributed,
-    gather_objects,
     on_main_process,
     seed_everything,
 )

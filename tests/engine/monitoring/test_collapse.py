@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from processes import PRETRAIN, gloo_world, run_script
 from runs import records
 
-from engine.monitoring.collapse import CollapseDetector, code_statistics, mean_cosine
+from engine.distributed.collectives import all_reduce_sum
+from engine.monitoring import collapse
+from engine.monitoring.collapse import CollapseDetector
 from models import create_model
 
 
@@ -18,6 +20,19 @@ def naive_cosine(features):
     unit = F.normalize(features.double().flatten(0, 1), dim=-1)
     cosines = unit @ unit.T
     return float(cosines[~torch.eye(len(unit), dtype=torch.bool)].mean())
+
+
+def mean_cosine(features):
+    return collapse.mean_cosine(all_reduce_sum(collapse.sum_of_directions(features)))
+
+
+def code_statistics(codes, num_prototypes):
+    return collapse.code_statistics(all_reduce_sum(collapse.count_codes(codes, num_prototypes)))
+
+
+def watch(detector, out, **when):
+    """The numbers of one step of one rank."""
+    return detector.report(detector.sums(out), num_ranks=1, **when)
 
 
 def test_mean_cosine():
@@ -81,9 +96,9 @@ def outputs(*, loss=1.0, used=40, alike=False, num_prototypes=40):
 def test_warnings(changes, words, caplog):
     detector = CollapseDetector(changes.get("num_prototypes", 40))
     with caplog.at_level(logging.WARNING):
-        found = detector(outputs(**changes), step=7, after_warmup=False)
+        found = watch(detector, outputs(**changes), step=7, after_warmup=False)
         assert not caplog.records
-        detector(outputs(**changes), step=8, after_warmup=True)
+        watch(detector, outputs(**changes), step=8, after_warmup=True)
     texts = [record.getMessage() for record in caplog.records]
     assert bool(texts) is (words is not None)
     assert words is None or any(text.startswith("step 8: ") and words in text for text in texts)
@@ -98,14 +113,14 @@ def test_warnings(changes, words, caplog):
 
 
 def test_pixels_may_be_alike(caplog):
-    CollapseDetector(None, check_cosine=False)(outputs(alike=True), step=1, after_warmup=True)
+    watch(CollapseDetector(None, check_cosine=False), outputs(alike=True), step=1, after_warmup=True)
     assert not caplog.records
 
 
 def test_a_warning_is_not_repeated_while_it_lasts(caplog):
     detector = CollapseDetector(40)
     for step, used in enumerate((3, 3, 30, 3)):
-        detector(outputs(used=used), step=step, after_warmup=True)
+        watch(detector, outputs(used=used), step=step, after_warmup=True)
     steps = [record.getMessage().split(":")[0] for record in caplog.records if "target codes" in record.getMessage()]
     assert steps == ["step 0", "step 3"]
 
@@ -143,7 +158,7 @@ def train(loss_func, frozen=False, steps=120):
         optimizer.step()
         spreads.append(float(out["projected"].detach().flatten(0, 1).std(dim=0).mean()))
     detector = CollapseDetector(8 if loss_func == "SWAV" else None)
-    return detector(out, step=steps, after_warmup=True), spreads[-1] / spreads[0], float(out["loss"].detach())
+    return watch(detector, out, step=steps, after_warmup=True), spreads[-1] / spreads[0], float(out["loss"].detach())
 
 
 @pytest.mark.slow

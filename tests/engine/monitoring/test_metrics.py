@@ -10,14 +10,23 @@ from processes import gloo_world, run_in_processes
 from runs import records
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from engine.distributed.readout import Readout
 from engine.distributed.world import World
-from engine.monitoring.metrics import Meter, RunLog, format_seconds, log_table, setup_logging
+from engine.monitoring.metrics import Meter, RunLog, format_seconds, log_table, means_over_ranks, setup_logging
 
 CPU = World(0, 1, 0, torch.device("cpu"))
 
 
 def meter(**changes):
     return Meter(**{"prefix": "train", "log_every": 2, "total_steps": 6, "clips_per_step": 8, **changes})
+
+
+def flush(m, step, world=CPU, epoch=0):
+    """What a log step does with a meter: its record."""
+    interval = m.end_interval()
+    values = Readout(interval.means, {"count": interval.count}).read()
+    means = means_over_ranks({name: values[name] for name in interval.means}, values["count"], num_ranks=world.size)
+    return m.report(interval, means, step=step, epoch=epoch, lr=0.1, diagnostics={})
 
 
 @pytest.mark.parametrize("cut", [1, 2, 3])
@@ -30,7 +39,7 @@ def test_an_epoch_that_was_cut_off_has_the_means_of_a_whole_one(cut, size):
         for step, value in enumerate(values, start=first):
             m.add_step({"loss": torch.tensor(value)})
             if m.is_log_step(step) or step == 4:
-                record = m.flush(step, epoch=0, lr=0.1)
+                record = flush(m, step)
                 assert record["train/clips_per_second"] == pytest.approx(8 / record["train/step_time"])
                 means.append(record["train/loss"])
         return means
@@ -42,7 +51,7 @@ def test_an_epoch_that_was_cut_off_has_the_means_of_a_whole_one(cut, size):
     saved = [before.state_dict() for _ in range(3 - size)]  # of as many ranks as there are now, or of another number
     after.load_state_dicts(saved, world=World(0, size, 0, CPU.device))
     found += count(after, values[cut:], cut)
-    assert found == expected and after.epoch_means() == straight.epoch_means()
+    assert found == expected and after.epoch_means(CPU) == straight.epoch_means(CPU)
 
 
 def test_sums_of_other_ranks_are_averaged():
@@ -60,23 +69,23 @@ def test_means_over_steps_and_epochs():
         m.add_step({"loss": torch.tensor(value, dtype=torch.float64, requires_grad=True)})
         m.add_data_time(0.5)
         if m.is_log_step(step) or step == 4:
-            record = m.flush(step, epoch=0, lr=0.1)
+            record = flush(m, step)
             means.append(record["train/loss"])
             assert record["train/data_time"] == pytest.approx(0.5)
             assert record["train/clips_per_second"] == pytest.approx(8 / record["train/step_time"])
     assert means == [1.5, 5.0, 7.0]
-    assert m.epoch_means() == {"train_epoch/loss": pytest.approx(4.0)}  # not the mean of the means
+    assert m.epoch_means(CPU) == {"train_epoch/loss": pytest.approx(4.0)}  # not the mean of the means
     m.add_step({"loss": torch.tensor(3.0)})
-    m.flush(5, epoch=1, lr=0.1)
-    assert m.epoch_means() == {"train_epoch/loss": 3.0}
-    assert m.epoch_means() == {}
+    flush(m, 5, epoch=1)
+    assert m.epoch_means(CPU) == {"train_epoch/loss": 3.0}
+    assert m.epoch_means(CPU) == {}
 
 
 def rank_means(world):
     m = meter()
     m.add_step({"loss": torch.tensor(1.0 + 4 * world.rank), "top1": torch.tensor(50.0)})
-    record = m.flush(0, epoch=0, lr=0.1)
-    return record["train/loss"], record["train/top1"], m.epoch_means()["train_epoch/loss"]
+    record = flush(m, 0, world)
+    return record["train/loss"], record["train/top1"], m.epoch_means(world)["train_epoch/loss"]
 
 
 def test_means_over_ranks():
@@ -89,13 +98,13 @@ def test_steps_that_are_not_finite_or_skipped_are_excluded_from_the_means():
     m.add_step({"loss": torch.tensor(float("nan"))}, is_finite=torch.tensor(False))
     m.skip_step()
     assert m.steps_since_flush == 3
-    assert m.flush(2, epoch=0, lr=0.1)["train/loss"] == 3.0
+    assert flush(m, 2)["train/loss"] == 3.0
 
 
 def test_not_a_number_is_shown_as_such():
     m = meter()
     m.add_step({"loss": torch.tensor(float("nan"))})
-    assert math.isnan(m.flush(0, epoch=0, lr=0.1)["train/loss"])
+    assert math.isnan(flush(m, 0)["train/loss"])
 
 
 @pytest.mark.parametrize(
@@ -177,4 +186,4 @@ def test_records_are_json_lines(tmp_path):
 def meter_record():
     m = meter()
     m.add_step({"loss": torch.tensor(1.0)})
-    return m.flush(0, epoch=0, lr=0.1)
+    return flush(m, 0)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from processes import gloo_world
 
+from engine.distributed.collectives import all_reduce_sum
 from engine.distributed.world import World
 from engine.errors import BadVideosError
 from engine.resilience.bad_videos import MIN_LIMIT, BadVideoLog
@@ -15,12 +16,16 @@ def bad_video_log(folder, num_videos=1000, world=ALONE):
     return BadVideoLog(str(folder), num_videos=num_videos, max_bad_fraction=0.005, world=world)
 
 
+def check(log):
+    log.check(int(all_reduce_sum(log.num_unsynced())))
+
+
 def test_each_video_is_listed_once_with_reason_worker_and_epoch(tmp_path, caplog):
     q = bad_video_log(tmp_path)
     for epoch in range(4):
         q.record([("a b.mp4", "empty", 2), ("b.mp4", "cut off", -1)], epoch=epoch)
         if epoch % 2:
-            q.check()
+            check(q)
     lines = (tmp_path / "bad_videos.txt").read_text().splitlines()
     assert lines == ["a b.mp4\tempty\trank 0 worker 2\tepoch 0", "b.mp4\tcut off\trank 0\tepoch 0"]
     assert len(caplog.records) == 2
@@ -37,10 +42,10 @@ def test_stops_above_its_limit(num_videos, limit, tmp_path):
     q = bad_video_log(tmp_path, num_videos)
     for number in range(limit):
         q.record([(f"{number}.mp4", "empty", 0)], epoch=0)
-        q.check()
+        check(q)
     q.record([("last.mp4", "empty", 0), ("0.mp4", "empty", 0)], epoch=0)
     with pytest.raises(BadVideosError, match=rf"{limit + 1} of {num_videos} .*0\.mp4: empty; 1\.mp4.*bad_videos\.txt"):
-        q.check()
+        check(q)
     assert len((tmp_path / "bad_videos.txt").read_text().splitlines()) == limit + 1
 
 
@@ -48,7 +53,7 @@ def test_without_a_folder():
     q = BadVideoLog("", num_videos=1, max_bad_fraction=0, world=ALONE)
     q.record([(f"{number}.mp4", "empty", 0) for number in range(4)], epoch=0)
     with pytest.raises(BadVideosError):
-        q.check()
+        check(q)
 
 
 def _several_ranks(world, folder):
@@ -56,15 +61,15 @@ def _several_ranks(world, folder):
     q = bad_video_log(folder, world=world)
     own = [(f"{world.rank} {number}.mp4", "empty", 0) for number in range(2)]
     q.record([("common.mp4", "cut off", 0), *own], epoch=0)
-    q.check()  # 5 different videos: the limit
+    check(q)  # 5 different videos: the limit
     others = [(f"{1 - world.rank} {number}.mp4", "empty", 0) for number in range(2)]
     q.record(others, epoch=1)
-    q.check()
+    check(q)
     known = len(q.reasons)
     if world.rank == 1:
         q.record([("one more.mp4", "empty", 0)], epoch=2)
     try:
-        q.check()
+        check(q)
     except BadVideosError as error:
         return known, str(error)
     return known, ""

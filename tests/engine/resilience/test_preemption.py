@@ -13,9 +13,11 @@ from runs import load, records, same
 
 from engine import evaluation
 from engine.checkpointing.files import newest_valid
+from engine.distributed.ddp import Backend
 from engine.distributed.world import World
 from engine.resilience.preemption import (
     EXIT_CODE,
+    SAVE_FAILED,
     SIGNALS,
     Preempted,
     PreemptionHandler,
@@ -116,19 +118,60 @@ def test_a_final_test_that_is_interrupted_is_done_again(data, tmp_path):
     assert ended.code == 0 and result.exists(), ended.stderr[-2000:]
 
 
-def poll_four_times(world):
+def backend_of(world):
+    """A backend, and what does an update with it."""
+    model = torch.nn.Linear(2, 1)
+    backend = Backend(model, torch.optim.SGD(model.parameters(), lr=0.1, fused=True), world=world, amp="none")
+
+    def update():
+        backend.backward(backend.model(torch.ones(1, 2)).sum(), update_freq=1)
+        backend.step()
+
+    return backend, update
+
+
+def poll_after_updates(world, posted, *, skipped=(), lag=0):
+    """What a rank is told after each update: `posted` says which rank gets which request in which."""
+    backend, update = backend_of(world)
     polled = []
     with PreemptionHandler(world) as handler:
-        for step in range(4):
-            if world.rank == 1 and step == 1:
-                os.kill(os.getpid(), signal.SIGTERM)
-            polled.append(handler.poll())
+        handler._lag = lag
+        for step in range(5):
+            if step not in skipped:
+                update()
+            request = posted.get((world.rank, step))
+            if request in SIGNALS:
+                os.kill(os.getpid(), request)
+            polled.append(handler.poll(backend, save_failed=request == SAVE_FAILED))
         polled.append(handler.poll_blocking())
     return polled
 
 
 def test_a_signal_to_one_rank_stops_all_after_the_same_update():
-    assert gloo_world(poll_four_times) == [[0, 0, 15, 15, 15]] * 2
+    assert gloo_world(poll_after_updates, {(1, 1): signal.SIGTERM}) == [[0, 0, 15, 15, 15, 15]] * 2
+
+
+def test_the_highest_request_holds():
+    """Signals and failed saves of several ranks, at once and one after the other; nothing is added up."""
+    posted = {(0, 0): signal.SIGINT, (1, 0): signal.SIGINT, (2, 1): signal.SIGUSR1, (0, 1): signal.SIGTERM}
+    posted[1, 3] = SAVE_FAILED
+    assert gloo_world(poll_after_updates, posted, size=3) == [[0, 2, 15, 15, SAVE_FAILED, SAVE_FAILED]] * 3
+
+
+def test_a_request_waits_for_an_update_that_is_not_skipped():
+    def polled(world):
+        return poll_after_updates(world, {(1, 0): signal.SIGTERM}, skipped=(1, 2))
+
+    assert gloo_world(polled) == [[0, 0, 0, 15, 15, 15]] * 2
+
+
+def test_with_a_lag_the_update_before_is_read():
+    """As on a GPU, where the host must not wait for the update that it has just enqueued."""
+
+    def polled(world):
+        return poll_after_updates(world, {(1, 1): signal.SIGTERM}, lag=1)
+
+    assert gloo_world(polled) == [[0, 0, 0, 15, 15, 15]] * 2
 
 
 def poll_blocking_after_a_signal(world):
@@ -159,10 +202,11 @@ def test_no_rank_exits_before_the_job_is_requeued(tmp_path):
 def test_handlers_are_restored():
     before = [signal.getsignal(number) for number in SIGNALS]
     with PreemptionHandler(CPU) as handler:
-        assert handler.poll() == 0
+        backend, _ = backend_of(CPU)
+        assert handler.poll(backend) == 0
         for number in (signal.SIGTERM, signal.SIGUSR1):
             os.kill(os.getpid(), number)
-        assert handler.poll() == signal.SIGTERM  # nobody wants the job again, whoever else asked
+        assert handler.poll(backend) == signal.SIGTERM  # nobody wants the job again, whoever else asked
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 

@@ -5,7 +5,8 @@ import time
 import torch
 from processes import run_in_processes
 
-from engine.distributed.world import all_reduce_sum, distributed
+from engine.distributed.collectives import all_reduce_sum
+from engine.distributed.world import distributed
 from engine.resilience.watchdog import EXIT_CODE, heartbeat, watchdog
 
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from processes import gloo_world, run_in_processes
 
 import models.sinkhorn.balance
-from engine.distributed.world import all_reduce_sum
+from engine.distributed.collectives import all_reduce_sum
 from models.sinkhorn.balance import sinkhorn, sinkhorn_codes
 from models.sinkhorn.passes import SoftmaxPasses, StoredPasses
 
