@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from .distributed.world import World, gather_objects
+from .distributed.collectives import gather_objects, gather_to_main
+from .distributed.world import World, on_main_process
 from .files import replace_text
 from .resilience.preemption import raise_if_preempted
 from .resilience.watchdog import heartbeat
@@ -105,8 +106,8 @@ def predict(
     clips_at_once: int,
     in_step: bool = False,
     log_every: int = 50,
-) -> VideoPredictions:
-    """Predict every video of the loader's list.
+) -> VideoPredictions | None:
+    """Predict every video of the loader's list. Rank 0 gets the predictions of all ranks, the others None.
 
     Args:
         loader: batches with `clip` (B * G, ...), video-major, `label` and `index` (B,), `views` G; each rank sees its
@@ -116,7 +117,7 @@ def predict(
         in_step: a forward pass needs all ranks (ZeRO stage 3), however few videos some have.
 
     Raises:
-        RuntimeError: a video predicted twice or not at all.
+        RuntimeError: on rank 0, a video predicted twice or not at all.
     """
     was_training = model.training
     model.eval()
@@ -133,7 +134,9 @@ def predict(
         if number % log_every == 0:
             logger.info("tested %d of %d batches", number, len(loader))
     model.train(was_training)
-    shares = gather_objects((rows, num_views))  # a rank beyond the number of videos has none, and saw no views
+    shares = gather_to_main((rows, num_views))  # a rank beyond the number of videos has none, and saw no views
+    if not world.is_main:
+        return None
     return _merge([row for share, _ in shares for row in share], num_videos, max(views for _, views in shares))
 
 
@@ -159,9 +162,9 @@ class Evaluator:
     def evaluate(
         self, models: Mapping[str, nn.Module], name: str
     ) -> tuple[dict[str, float], dict[str, VideoPredictions]]:
-        """Metrics, with names that begin with `name` and the suffix, and every video's predictions by suffix."""
+        """Metrics, with names that begin with `name` and the suffix; on rank 0 every video's predictions by suffix."""
         metrics: dict[str, float] = {}
-        predictions = {}
+        predictions: dict[str, VideoPredictions] = {}
         for suffix, model in models.items():
             found = predict(
                 model.to(self.world.device),
@@ -174,9 +177,10 @@ class Evaluator:
             )
             if suffix and self.averages_on_cpu:
                 model.to("cpu")
-            metrics |= found.metrics(name + suffix)
-            predictions[suffix] = found
-        return metrics, predictions
+            if found is not None:
+                predictions[suffix] = found
+                metrics |= found.metrics(name + suffix)
+        return on_main_process(self.world, lambda: metrics), predictions
 
     def evaluate_batches(self, models: Mapping[str, nn.Module], batches: Sequence[Any]) -> None:
         """Predict some batches, and forget the results: what a dry run times."""
@@ -203,6 +207,8 @@ class Evaluator:
             facts: more entries of `test.json`.
         """
         metrics, by_model = self.evaluate(models, "test")
+        if not self.world.is_main:
+            return
         result: dict[str, Any] = {**metrics, "views_are": views_are, **facts}
         for suffix, predictions in by_model.items():
             result |= {"videos": len(predictions.labels), "views": predictions.num_views}
@@ -214,9 +220,9 @@ class Evaluator:
                 result["views"],
                 views_are,
             )
-            if output_dir and self.world.is_main:
+            if output_dir:
                 predictions.save(Path(output_dir) / f"test{suffix}_predictions.npz")
-        if output_dir and self.world.is_main:
+        if output_dir:
             replace_text(Path(output_dir) / "test.json", json.dumps(result, indent=1) + "\n")
 
 

@@ -65,7 +65,7 @@ class StepLog:
         self.state, self.backend = state, state.backend
         self.meter, self.log, self.guard, self.bad_videos = meter, log, guard, bad_videos
         self.diagnostics = diagnostics
-        self.reads_late = self.backend.device.type == "cuda" and not self.backend.scaler.is_enabled()
+        self.reads_late = self.backend.runs_ahead and not self.backend.scaler.is_enabled()
         self._started: _LogStep | None = None
 
     def sums(self, out: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -114,7 +114,7 @@ class Trainer:
             lr, sums = self.update(batches, epoch, is_log_step=is_log_step)
             heartbeat()
             self.step_log.finish()  # one before this update, if its values were still on their way
-            if self.backend.device.type == "cpu":  # on a GPU the host reads at log steps only
+            if not self.backend.runs_ahead:  # otherwise the host checks at log steps only
                 self.guard.check()
                 self.backend.check_finite(step)
             if is_log_step:

@@ -54,6 +54,8 @@ class Backend:
         model: wrapped by DDP; call this one in a forward pass.
         module: the model itself.
         optimizer: the schedule sets its `param_groups`.
+        runs_ahead: the device works on what the host has enqueued, so that reading a value of the newest update makes
+            the host wait, and then the device; on a CPU it costs nothing.
         last_update_finite: () bool on the device: False if the last update's loss, or outside fp16 its
             gradient, was NaN or Inf.
         num_skipped_updates: () int64 on the device: how many were skipped for that reason.
@@ -79,6 +81,7 @@ class Backend:
         self.amp = check_amp(amp, world.device)
         self.clip_grad = clip_grad
         self.stop_on_nonfinite = stop_on_nonfinite
+        self.runs_ahead = world.device.type == "cuda"
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=amp == "fp16")
         self.last_update_finite = torch.ones((), dtype=torch.bool, device=world.device)
@@ -177,7 +180,7 @@ class Backend:
         without synchronizing: `check_finite` stops the run before anything is saved.
         """
         continues = self.scaler.is_enabled() or not self.stop_on_nonfinite
-        return (continues or self.device.type == "cpu") and bool(self._skip_update)
+        return (continues or not self.runs_ahead) and bool(self._skip_update)
 
     def check_finite(self, step: int, *, num_skipped: int | None = None) -> None:
         """Raise NonFiniteError if a NaN or Inf loss or gradient has to stop the run.

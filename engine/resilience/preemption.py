@@ -54,7 +54,6 @@ class PreemptionHandler:
         self.agreed_signal = 0  # highest of all ranks
         self._previous_handlers: dict[signal.Signals, Any] = {}
         self._unread: deque[Readout] = deque()
-        self._lag = 1 if world.device.type == "cuda" else 0  # updates between an all-reduce and reading it
 
     def __enter__(self) -> "PreemptionHandler":
         self._previous_handlers = {number: signal.signal(number, self._handle) for number in SIGNALS}
@@ -84,7 +83,7 @@ class PreemptionHandler:
         if backend.requests is not None:
             self._unread.append(Readout({}, {"requests": backend.requests}))
             backend.requests = None
-        while len(self._unread) > self._lag:
+        while len(self._unread) > int(backend.runs_ahead):
             self._agree(self._unread.popleft().read()["requests"])
         if local:
             backend.post_request(REQUESTS.index(local))

@@ -130,12 +130,12 @@ def backend_of(world):
     return backend, update
 
 
-def poll_after_updates(world, posted, *, skipped=(), lag=0):
+def poll_after_updates(world, posted, *, skipped=(), runs_ahead=False):
     """What a rank is told after each update: `posted` says which rank gets which request in which."""
     backend, update = backend_of(world)
+    backend.runs_ahead = runs_ahead
     polled = []
     with PreemptionHandler(world) as handler:
-        handler._lag = lag
         for step in range(5):
             if step not in skipped:
                 update()
@@ -165,11 +165,11 @@ def test_a_request_waits_for_an_update_that_is_not_skipped():
     assert gloo_world(polled) == [[0, 0, 0, 15, 15, 15]] * 2
 
 
-def test_with_a_lag_the_update_before_is_read():
+def test_where_the_host_runs_ahead_the_update_before_is_read():
     """As on a GPU, where the host must not wait for the update that it has just enqueued."""
 
     def polled(world):
-        return poll_after_updates(world, {(1, 1): signal.SIGTERM}, lag=1)
+        return poll_after_updates(world, {(1, 1): signal.SIGTERM}, runs_ahead=True)
 
     assert gloo_world(polled) == [[0, 0, 0, 15, 15, 15]] * 2
 
