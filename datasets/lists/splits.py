@@ -127,17 +127,7 @@ def read_parts(
     known = ClassNames(read_class_names(labels_file) if labels_file.exists() else (), labels_file)
 
     def read(file: Path, part: str) -> VideoList:
-        return in_turn(
-            lambda: read_list(
-                file,
-                root=config.data_root,
-                require_labels=True,
-                list_format=config.list_format,
-                class_names=known.names,
-                names_from=str(known.source),
-                part=part,
-            )
-        )
+        return in_turn(functools.partial(_read_part, file, part, config, names=known))
 
     lists, missing = {}, {}
     for part, folder in folders.items():
@@ -154,6 +144,18 @@ def read_parts(
         lists[part] = videos
         missing[part] = once(functools.partial(_count_missing, videos, part))
     return lists, missing
+
+
+def _read_part(file: Path, part: str, config: ListConfig, *, names: ClassNames) -> VideoList:
+    return read_list(
+        file,
+        root=config.data_root,
+        require_labels=True,
+        list_format=config.list_format,
+        class_names=names.names,
+        names_from=str(names.source),
+        part=part,
+    )
 
 
 def _choose_names(

@@ -36,19 +36,19 @@ def gather_to_main(obj: Any) -> list[Any]:
     """
     if not dist.is_initialized():
         return [obj]
-    device = _device()
+    device, num_ranks = _device(), dist.get_world_size()
     own = torch.frombuffer(bytearray(pickle.dumps(obj)), dtype=torch.uint8).to(device)
-    sizes = torch.empty(dist.get_world_size(), dtype=torch.int64, device=device)
-    dist.all_gather_into_tensor(sizes, torch.tensor([len(own)], device=device))
-    lengths = sizes.tolist()
+    sizes = torch.empty(num_ranks, 1, dtype=torch.int64, device=device)
+    dist.all_gather(list(sizes), torch.tensor([len(own)], device=device))
+    lengths = sizes.flatten().tolist()
     padded = torch.zeros(max(lengths), dtype=torch.uint8, device=device)
     padded[: len(own)] = own
-    gathered = torch.empty(len(lengths) * len(padded), dtype=torch.uint8, device=device)
-    dist.all_gather_into_tensor(gathered, padded)
+    rows = torch.empty(num_ranks, len(padded), dtype=torch.uint8, device=device)
+    dist.all_gather(list(rows), padded)
     if dist.get_rank() != 0:
         return []
-    rows = gathered.cpu().view(len(lengths), -1)
-    return [pickle.loads(row[:length].numpy().tobytes()) for row, length in zip(rows, lengths, strict=True)]
+    gathered = zip(rows.cpu(), lengths, strict=True)
+    return [pickle.loads(row[:length].numpy().tobytes()) for row, length in gathered]
 
 
 @dataclass(frozen=True)

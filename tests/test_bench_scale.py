@@ -1,0 +1,63 @@
+"""How the collectives of a run grow with its ranks: bench/scale.py, on a tiny model."""
+
+import json
+
+import pytest
+from processes import run_in_processes
+
+from bench import scale
+
+RANKS = (8, 256)
+NUM_PROTOTYPES, ITERATIONS = 40, 3
+PHASES = ("start", "update", "log step", "save", "end of epoch", "resume")
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """Rows by (ranks, phase), and all calls of an update by ranks."""
+    folder = tmp_path_factory.mktemp("scale")
+
+    def target():
+        flags = f"--num_prototypes {NUM_PROTOTYPES} --sinkhorn_iterations {ITERATIONS}"
+        scale.main(["--quick", "--ranks", *map(str, RANKS), "--flags", flags, "--json", str(folder / "rows.json")])
+
+    (ended,) = run_in_processes(target)  # of its own: the fake group is the process's
+    assert ended.code == 0, ended.stderr[-3000:]
+    rows = json.loads((folder / "rows.json").read_text())["rows"]
+    assert len([line for line in ended.stdout.splitlines() if line.startswith("| 8 |")]) == len(PHASES)
+    return {(row["ranks"], row["phase"]): row for row in rows}
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_no_number_of_collectives_grows_with_the_ranks(phase, found):
+    few, many = (found[ranks, phase] for ranks in RANKS)
+    for name in ("collectives", "of objects", "over gloo", "gradients, MB"):
+        assert few[name] == many[name], name
+
+
+def test_an_update_talks_once_beside_gradients_and_sinkhorn(found):
+    """One all-reduce for each iteration of Sinkhorn, and one of five numbers; the same on any number of ranks."""
+    for ranks in RANKS:
+        update = found[ranks, "update"]
+        assert update["collectives"] == ITERATIONS + 1
+        assert update["KB"] == pytest.approx((ITERATIONS * 2 * NUM_PROTOTYPES + 5) * 4 / 1e3)
+        assert update["of objects"] == update["over gloo"] == update["host waits"] == 0
+        log_step = found[ranks, "log step"]
+        assert log_step["collectives"] == ITERATIONS + 2 and log_step["host waits"] == log_step["of objects"] == 0
+        assert log_step["KB"] == found[RANKS[0], "log step"]["KB"]
+
+
+def test_what_grows_is_what_a_checkpoint_holds_of_every_rank(found):
+    """Its random state, and at a save inside an epoch its running means: gathered, the only bytes that grow."""
+    for phase in PHASES:
+        few, many = (found[ranks, phase]["KB"] for ranks in RANKS)
+        grows = phase in ("save", "end of epoch", "resume")
+        assert (many > few) if grows else (many == few), phase
+        assert (many - few) / (RANKS[1] - RANKS[0]) < 20  # KB a rank
+
+
+def test_a_resumed_run_gets_the_file_once(found):
+    """Weights and two moments, from the main process, however many ranks."""
+    start, resume = found[8, "start"], found[8, "resume"]
+    gradients = found[8, "update"]["gradients, MB"]
+    assert 3 * gradients < (resume["KB"] - start["KB"]) / 1e3 < 3 * gradients + 1
