@@ -48,12 +48,12 @@ def test_an_update_talks_once_beside_gradients_and_sinkhorn(found):
 
 
 def test_what_grows_is_what_a_checkpoint_holds_of_every_rank(found):
-    """Its random state, and at a save inside an epoch its running means: gathered, the only bytes that grow."""
+    """Its random state, and at a save inside an epoch its running means: KB of bytes that each rank more adds."""
+    limits = {"start": (0, 0.1), "update": (0, 0), "log step": (0, 0)}  # DDP compares the shapes of the parameters
     for phase in PHASES:
         few, many = (found[ranks, phase]["KB"] for ranks in RANKS)
-        grows = phase in ("save", "end of epoch", "resume")
-        assert (many > few) if grows else (many == few), phase
-        assert (many - few) / (RANKS[1] - RANKS[0]) < 20  # KB a rank
+        low, high = limits.get(phase, (1, 20))
+        assert low <= (many - few) / (RANKS[1] - RANKS[0]) <= high, phase
 
 
 def test_a_resumed_run_gets_the_file_once(found):

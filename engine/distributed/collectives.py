@@ -32,12 +32,16 @@ def gather_objects(obj: Any) -> list[Any]:
 def gather_to_main(obj: Any) -> list[Any]:
     """Picklable objects of all ranks, in rank order, on rank 0; [] on the others, which unpickle nothing.
 
-    The bytes travel in an all-gather: NCCL's gather would open a connection from rank 0 to every other rank.
+    The bytes travel in an all-gather: NCCL's gather would open a connection from rank 0 to every other rank. Tensors
+    arrive contiguous, in host memory.
     """
     if not dist.is_initialized():
         return [obj]
     device, num_ranks = _device(), dist.get_world_size()
-    own = torch.frombuffer(bytearray(pickle.dumps(obj)), dtype=torch.uint8).to(device)
+    tensors: list[torch.Tensor] = []
+    described = _describe(obj, tensors)  # pickle would wrap each tensor in an archive of its own
+    message = pickle.dumps((described, [_bytes_of(tensor).numpy().tobytes() for tensor in tensors]))
+    own = torch.frombuffer(bytearray(message), dtype=torch.uint8).to(device)
     sizes = torch.empty(num_ranks, 1, dtype=torch.int64, device=device)
     dist.all_gather(list(sizes), torch.tensor([len(own)], device=device))
     lengths = sizes.flatten().tolist()
@@ -48,7 +52,16 @@ def gather_to_main(obj: Any) -> list[Any]:
     if dist.get_rank() != 0:
         return []
     gathered = zip(rows.cpu(), lengths, strict=True)
-    return [pickle.loads(row[:length].numpy().tobytes()) for row, length in gathered]
+    return [_unpack(row[:length].numpy().tobytes()) for row, length in gathered]
+
+
+def _unpack(message: bytes) -> Any:
+    """The object of a rank from its message in `gather_to_main`."""
+    described, contents = pickle.loads(message)
+    sent: list[_Sent] = []
+    _collect(described, sent)
+    joined = torch.frombuffer(bytearray(b"".join(contents) or b"-"), dtype=torch.uint8)
+    return _rebuild(described, iter(_split(joined[: sum(map(len, contents))], sent)))
 
 
 @dataclass(frozen=True)
@@ -132,14 +145,15 @@ def _send(tensors: list[torch.Tensor], sent: list[_Sent]) -> Iterator[torch.Tens
         if num_bytes:
             dist.broadcast(flat, src=0)
         if not is_main:
-            parts = flat.cpu().split([what.num_bytes for what in sent[first:last]])
-            # A copy of each: a view of another type has to begin at a multiple of its size.
-            arrived += [
-                part.clone().view(what.dtype).view(what.shape)
-                for part, what in zip(parts, sent[first:last], strict=True)
-            ]
+            arrived += _split(flat.cpu(), sent[first:last])
         first = last
     return iter(arrived)
+
+
+def _split(flat: torch.Tensor, sent: list[_Sent]) -> list[torch.Tensor]:
+    """The tensors whose bytes lie in `flat`, copied: a view has to begin at a multiple of its type's size."""
+    parts = flat.split([what.num_bytes for what in sent])
+    return [part.clone().view(what.dtype).view(what.shape) for part, what in zip(parts, sent, strict=True)]
 
 
 def _bytes_of(tensor: torch.Tensor) -> torch.Tensor:
