@@ -8,6 +8,7 @@ import os
 import platform
 import random
 import sys
+import textwrap
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -131,7 +132,7 @@ def _init_process_group(launch: LaunchEnv, device: torch.device) -> None:
     except dist.DistBackendError as error:
         raise ConfigError(
             f"rank {launch.rank} of {launch.size} on {platform.node()}: {backend} cannot connect the "
-            f"ranks ({str(error).splitlines()[0]}). NCCL_DEBUG=INFO in the environment makes NCCL say why"
+            f"ranks: {textwrap.shorten(str(error), 600)} (NCCL_DEBUG=INFO in the environment makes it say more)"
         ) from error
     except dist.DistError as error:
         raise ConfigError(

@@ -17,9 +17,11 @@ from torch.utils._pytree import tree_leaves
 from engine.distributed.ddp import Backend
 from engine.distributed.world import World
 from engine.finetuning import ClassificationForward
-from engine.monitoring.metrics import Meter
+from engine.monitoring.collapse import CollapseDetector
+from engine.monitoring.metrics import Meter, RunLog
 from engine.optim import build_optimizer, parameter_groups
 from engine.pretraining import PretrainingForward
+from engine.resilience.bad_videos import BadVideoLog
 from engine.resilience.nonfinite import NonFiniteGuard
 from engine.training import Trainer
 from models import create_model
@@ -100,17 +102,18 @@ def loop_of(case, device):
     teacher = teacher.to(device) if teacher else None
     trainer = Trainer(
         backend=backend,
-        state=types.SimpleNamespace(step=0, scaler_skips=0, ema=None),
+        state=types.SimpleNamespace(backend=backend, step=0, scaler_skips=0, ema=None),
         schedule=types.SimpleNamespace(apply=lambda optimizer, step: 1e-3, warmup=0, steps_per_epoch=10),
         meter=Meter(prefix="train", log_every=10, total_steps=100, clips_per_step=2),
-        log=None,
-        bad_videos=types.SimpleNamespace(record=lambda failures, epoch: None),
+        log=RunLog("", None, world=backend.world),
+        bad_videos=BadVideoLog("", num_videos=2, max_bad_fraction=0, world=backend.world),
         checkpointer=None,
         guard=NonFiniteGuard("stop", limit=0, output_dir="", world=backend.world, paths=[]),
         preemption=None,
         forward=ClassificationForward(None, 0.1) if case == "finetune" else PretrainingForward(teacher=teacher),
         update_freq=1,
         restore=None,
+        diagnostics=None if case == "finetune" else CollapseDetector(10 if case != "pixel" else None),
     )
     batch = types.SimpleNamespace(
         clip=torch.randn(2, 3, 4, 32, 32).to(device),
@@ -120,7 +123,11 @@ def loop_of(case, device):
         failures=[],
     )
     batch.to = lambda device: batch
-    return lambda: trainer.update(itertools.repeat(batch), 0, is_log_step=False), trainer, batch
+
+    def step(*, is_log_step=False):
+        return trainer.update(itertools.repeat(batch), 0, is_log_step=is_log_step)
+
+    return step, trainer, batch
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -138,6 +145,37 @@ def test_choosing_what_to_decode_reads_nothing():
     masked = masks(2).nonzero()[:, 1].reshape(2, -1)
     with NoReading():
         assert running_cells(masked, (2, 4, 4), 0.5).shape == (2, NUM_MASKED // 2)
+
+
+def log_step(trainer, step):
+    """An update with a log step, which is started behind it and not finished."""
+    lr, sums = step(is_log_step=True)
+    trainer.step_log.start(trainer.state.step - 1, epoch=0, lr=lr, sums=sums, after_warmup=True)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_nothing_is_read_in_starting_a_log_step(case):
+    step, trainer, batch = loop_of(case, CPU)
+    with NoReading(batch.mask):
+        log_step(trainer, step)
+    record = trainer.step_log.finish()
+    assert record["train/loss"] > 0 and ("train/cosine_predicted" in record) is (case != "finetune")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("case", CASES)
+def test_a_log_step_is_read_behind_the_next_update(case):
+    step, trainer, _ = loop_of(case, CUDA)
+    log_step(trainer, step)
+    trainer.step_log.finish()  # pinned memory is allocated
+    step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        log_step(trainer, step)
+        step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert trainer.step_log.reads_late and trainer.step_log.finish()["train/loss"] > 0
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

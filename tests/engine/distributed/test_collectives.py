@@ -62,13 +62,13 @@ def test_tensors_are_not_pickled():
 
 
 def gathered(world):
-    return gather_to_main({"rank": world.rank, "much": torch.arange(10 * world.rank)})
+    return gather_to_main({"rank": world.rank, "much": torch.arange(10 * world.rank)}), gather_to_main("text")
 
 
 def test_gathering_to_the_main_process():
-    main, *others = gloo_world(gathered, size=3)
+    (main, texts), *others = gloo_world(gathered, size=3)
     assert same(main, [{"rank": rank, "much": torch.arange(10 * rank)} for rank in range(3)])
-    assert others == [[], []]
+    assert texts == ["text"] * 3 and others == [([], []), ([], [])]
     assert gather_to_main("x") == ["x"]
 
 
