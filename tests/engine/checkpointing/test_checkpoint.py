@@ -11,15 +11,16 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from processes import run_in_processes
+from processes import gloo_world, run_in_processes
 from runs import same
 from torch import nn
 
 from engine.checkpointing import io as checkpoint_io
+from engine.checkpointing import resume as resume_module
 from engine.checkpointing.checkpoint import Checkpointer, TrainState
 from engine.checkpointing.files import find_damage, newest_valid, remove_older_steps
 from engine.checkpointing.io import read_checkpoint
-from engine.checkpointing.random_state import random_state
+from engine.checkpointing.random_state import random_state, set_random_state
 from engine.checkpointing.resume import restore, resume
 from engine.distributed.ddp import Backend
 from engine.distributed.world import World
@@ -498,3 +499,46 @@ def test_files_that_do_not_say_what_they_were_made_with_pass(tmp_path, caplog):
     file = save_with(tmp_path / "checkpoint-2-step1.pth", inside=True)
     assert resume_with(file, fingerprint="bbb", num_sample=4) == file
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def resumed(world, folder):
+    """A rank in a folder of its own: how often it read a file, and what it resumed from `a.pth` or why it did not."""
+    reads, read = [], resume_module.read_checkpoint
+
+    def noted(path, **options):
+        reads.append(path)
+        return read(path, **options)
+
+    resume_module.read_checkpoint = noted
+    os.chdir(folder / str(world.rank))
+    state = state_of(seed=7, steps=1)
+    try:
+        path = resume_module.resume(state, explicit="a.pth", auto=True, output_dir="", world=world)
+    except CheckpointError as error:
+        return len(reads), str(error)
+    return len(reads), str(path), state.step, dict(state.backend.module.state_dict())
+
+
+def test_the_main_process_reads_the_file_for_all(tmp_path):
+    """The other rank has another file under that name; a damaged one is an error of all, in the same words."""
+    for rank in (0, 1):
+        (tmp_path / str(rank)).mkdir()
+    saved = state_of()
+    save(tmp_path / "0" / "a.pth", saved)
+    save(tmp_path / "1" / "a.pth", state_of(seed=3, steps=5))
+    for rank, found in enumerate(gloo_world(resumed, tmp_path)):
+        assert same(found, (1 - rank, "a.pth", 2, dict(saved.backend.module.state_dict())))
+    file = tmp_path / "0" / "a.pth"
+    file.write_bytes(file.read_bytes()[:-100])
+    (main, why), (other, same_why) = gloo_world(resumed, tmp_path)
+    assert (main, other) == (1, 0) and why == same_why and why.startswith("a.pth: ")
+
+
+def test_random_states_of_earlier_files(tmp_path):
+    """They held Python's state as a list."""
+    state = random_state(CPU.device)
+    expected = random.random(), random.gauss(0, 1)
+    version, internal, gauss_next = state["python"]
+    for python in ([version, internal.tolist(), gauss_next], [version, internal, gauss_next]):
+        set_random_state({**state, "python": python}, CPU.device)
+        assert (random.random(), random.gauss(0, 1)) == expected
