@@ -15,7 +15,7 @@ from datasets.classification import ViewConfig, build_datasets, build_loaders
 from datasets.decoding.open import describe_decoder
 from datasets.errors import DATA_ERRORS
 from datasets.lists.splits import LabelledData, LabelledListConfig, read_labelled
-from datasets.loading.loaders import DevicePrefetcher, LoaderConfig
+from datasets.loading.loaders import LoaderConfig
 from datasets.loading.workers import loader_errors
 from datasets.sampling import ClipConfig
 from datasets.transforms.mixup import MixupConfig, build_mixup
@@ -251,7 +251,7 @@ def train(
         ema=ema,
     )
     models: dict[str, nn.Module] = {"": model} | ({"_ema": ema.module} if ema else {})
-    batches = DevicePrefetcher(loaders["train"], world.device) if config.loader.gpu_prefetch else loaders["train"]
+    batches = config.loader.prefetched(loaders["train"], world.device)
     if config.run.dry_run:
         numbers = {"val": config.optim.epochs, "test": 1}
         rehearse(trainer, batches, world=world, evaluations=evaluation_passes(evaluator, models, numbers))

@@ -11,7 +11,7 @@ from datasets.errors import DATA_ERRORS
 from datasets.lists.checks import check_files
 from datasets.lists.splits import PretrainListConfig
 from datasets.lists.video_list import VideoList
-from datasets.loading.loaders import DevicePrefetcher, LoaderConfig, build_train_loader
+from datasets.loading.loaders import LoaderConfig, build_train_loader
 from datasets.loading.workers import loader_errors
 from datasets.masks.flow_guided import MotionGuide, flow_model
 from datasets.masks.masks import MaskConfig
@@ -241,7 +241,7 @@ def main(config: PretrainingConfig, world: World) -> None:
         ),
         facts=facts,
     )
-    batches = DevicePrefetcher(loader, world.device) if config.loader.gpu_prefetch else loader
+    batches = config.loader.prefetched(loader, world.device)
     if run.dry_run:
         rehearse(trainer, batches, world=world)
     else:

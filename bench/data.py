@@ -40,14 +40,8 @@ from datasets.decoding.open import open_video, resolve_decoder
 from datasets.lists.read import read_list
 from datasets.samples import sample_rng
 from datasets.sampling import crop_offsets, dense_test_indices, draw_pretrain_clip
-from datasets.transforms.presets import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    PretrainTransform,
-    TrainTransform,
-    ViewTransform,
-    random_crop_box,
-)
+from datasets.transforms.normalization import IMAGENET_MEAN, IMAGENET_STD
+from datasets.transforms.presets import PretrainTransform, TrainTransform, ViewTransform, random_crop_box
 from datasets.transforms.randaugment import OPS, RandAugment, level_value
 from scripts.data.reencode import Recipe
 from scripts.data.reencode import encode as encode_anew

@@ -138,8 +138,9 @@ class TrainDataset(Dataset):
             self.videos, asked, rng=rng, read=lambda path, span: self._read(path, span, rng)
         )
         rngs = [rng] + [sample_rng(self.seed, epoch, asked, repeat) for repeat in range(1, self.num_repeats)]
-        clips = torch.stack([self.transform(frames, rng) for rng in rngs])
-        return {"clip": clips, "label": self.videos.labels[index], "index": index, "failures": failures}
+        clips = [self.transform(frames, rng) for rng in rngs]
+        joined = clips[0][None] if len(clips) == 1 else torch.stack(clips)  # no copy of a single one
+        return {"clip": joined, "label": self.videos.labels[index], "index": index, "failures": failures}
 
 
 class ViewDataset(Dataset):

@@ -27,7 +27,8 @@ from datasets.lists.read import read_list
 from datasets.masks.masks import MaskConfig
 from datasets.pretraining import PretrainDataset
 from datasets.sampling import ClipConfig
-from datasets.transforms.presets import PretrainTransform, normalize_clips
+from datasets.transforms.normalization import normalize_clips
+from datasets.transforms.presets import PretrainTransform
 from engine.checkpointing.io import read_checkpoint
 from models.sigma import Sigma
 from models.tokens import patchify

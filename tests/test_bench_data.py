@@ -10,7 +10,8 @@ from bench import data as bench_data
 from datasets.classification import ViewDataset
 from datasets.decoding.open import open_video
 from datasets.lists.read import read_list
-from datasets.transforms.presets import PretrainTransform, TrainTransform, ViewTransform, normalize_clips
+from datasets.transforms.normalization import normalize_clips
+from datasets.transforms.presets import PretrainTransform, TrainTransform, ViewTransform
 from datasets.transforms.randaugment import RandAugment
 
 pytest.importorskip("decord")

@@ -13,7 +13,7 @@ import pytest
 import torch
 from processes import ROOT
 
-from datasets.transforms.presets import normalize_clips
+from datasets.transforms.normalization import normalize_clips
 from models import create_model
 from models.tokens import gather_tokens, patchify
 from scripts import demo, demo_pictures, figures

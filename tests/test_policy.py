@@ -18,7 +18,19 @@ CHECKED = [*SOURCES, *sorted((ROOT / "sigma_video").glob("*.py")), ROOT / "hubco
 
 PACKAGES = ("models", "datasets", "engine")
 MAY_IMPORT = {  # besides the standard library and the package itself
-    "datasets": {"torch", "torchvision", "timm", "numpy", "PIL", "av", "decord", "torchcodec", "fsspec", "sigma_video"},
+    "datasets": {
+        "torch",
+        "torchvision",
+        "timm",
+        "numpy",
+        "PIL",
+        "av",
+        "decord",
+        "torchcodec",
+        "fsspec",
+        "triton",
+        "sigma_video",
+    },
     "models": {"torch", "einops", "timm", "numpy", "sigma_video", "onnx", "onnxruntime", "onnxscript", "triton"},
     "engine": {"torch", "numpy", "safetensors", "wandb", "deepspeed", "sigma_video"},
 }

@@ -1,11 +1,10 @@
-"""Data loaders of one rank, and a prefetcher that copies batches to the device.
+"""Data loaders of one rank.
 
 Training samples are asked for by (epoch, index) and depend on nothing else, so a batch is the same whatever the number
 of workers, and a global batch the same whatever the number of ranks it is split over.
 """
 
 import functools
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +13,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from sigma_video.options import NOT_NEGATIVE, Options, option
 
-from .batch import Batch, collate_in_worker
+from .batch import WorkerCollate
+from .prefetch import DevicePrefetcher
 from .samplers import EvalSampler, TrainSampler
 from .workers import DECODE_TIMEOUT, SeededByEpoch, init_worker, set_timeout, stop_signals_blocked, watch_folder
 
@@ -34,7 +34,12 @@ class LoaderConfig(Options):
         rule=NOT_NEGATIVE,
         metavar="SECONDS",
     )
-    gpu_prefetch: bool = option(False, "copy the next batch to the GPU on a stream of its own")
+    gpu_prefetch: bool = option(
+        True,
+        "copy and normalise the next batch on the GPU during a training step; on a CPU: no effect",
+        switch="pair",
+        off="--no_gpu_prefetch",
+    )
     pin_mem: bool = option(True, "page-locked host memory for batches", switch="pair", off="--no_pin_mem")
 
     def kwargs(self, *, rank: int, world_size: int, device: torch.device) -> dict[str, Any]:
@@ -46,6 +51,10 @@ class LoaderConfig(Options):
             "pin_memory": self.pin_mem and device.type == "cuda",
             "decode_timeout": self.decode_timeout,
         }
+
+    def prefetched(self, loader: DataLoader, device: torch.device) -> DataLoader | DevicePrefetcher:
+        """`loader`, with its batches copied ahead to a GPU where that is not switched off."""
+        return DevicePrefetcher(loader, device) if self.gpu_prefetch and device.type == "cuda" else loader
 
 
 def _build_loader(
@@ -70,7 +79,7 @@ def _build_loader(
         drop_last=drop_last,
         num_workers=num_workers,
         pin_memory=pin_memory,
-        collate_fn=collate_in_worker,
+        collate_fn=WorkerCollate(reuse=pin_memory),
         worker_init_fn=functools.partial(
             init_worker,
             seed=seed,
@@ -160,42 +169,3 @@ class _DataLoader(DataLoader):
     def __iter__(self) -> Any:
         with stop_signals_blocked():
             return super().__iter__()
-
-
-class DevicePrefetcher:
-    """A loader's batches on the device, one ahead: copied and normalised while the caller computes with the one before.
-
-    On a GPU the copies run on a stream of their own; elsewhere a batch is only moved.
-    """
-
-    def __init__(self, loader: DataLoader, device: torch.device) -> None:
-        self.loader, self.device, self.sampler = loader, device, loader.sampler
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __iter__(self) -> Iterator[Batch]:
-        if self.device.type != "cuda":
-            yield from (batch.to(self.device) for batch in self.loader)
-            return
-        stream = torch.cuda.Stream(self.device)
-        ahead = None
-        for batch in self.loader:
-            ready, ahead = ahead, self._copy(batch, stream)
-            if ready is not None:
-                yield self._hand_over(*ready)
-        if ahead is not None:
-            yield self._hand_over(*ahead)
-
-    def _copy(self, batch: Batch, stream: torch.cuda.Stream) -> tuple[Batch, torch.cuda.Event]:
-        with torch.cuda.stream(stream):
-            return batch.to(self.device), stream.record_event()
-
-    def _hand_over(self, batch: Batch, copied: torch.cuda.Event) -> Batch:
-        """Let the caller's stream wait for the copy, and the allocator know that this stream uses the memory too."""
-        current = torch.cuda.current_stream(self.device)
-        current.wait_event(copied)
-        for tensor in (batch.clip, batch.index, batch.label):
-            if tensor is not None:
-                tensor.record_stream(current)
-        return batch

@@ -18,7 +18,7 @@ from torch import nn
 from torchvision.models.optical_flow import Raft_Small_Weights, raft_small
 
 from ..errors import FlowError
-from ..transforms.presets import IMAGENET_MEAN, IMAGENET_STD
+from ..transforms.normalization import IMAGENET_MEAN, IMAGENET_STD
 from .masks import Grid
 
 NUM_FLOW_UPDATES = 6

@@ -1,12 +1,11 @@
-"""Clip transforms on uint8 frames: presets for pre-training, training, validation and testing, and normalisation.
+"""Clip transforms on uint8 frames: presets for pre-training, training, validation and testing.
 
 Frames are uint8 (T, 3, H, W) RGB tensors throughout, in any memory layout; clips come out with the channels last in
 memory, as the decoder gave them and the resizing kernel works on them. Normalisation, and with it the change to one
-plane after another, happens once per batch, on the device. Nothing here holds random state: every random transform
-takes the `np.random.Generator` of its sample, and what it draws holds for all frames of the clip.
+plane after another, happens once per batch, on the device (normalization.py). Nothing here holds random state: every
+random transform takes the `np.random.Generator` of its sample, and what it draws holds for all frames of the clip.
 """
 
-import functools
 import math
 from dataclasses import dataclass
 
@@ -18,11 +17,9 @@ from torchvision.transforms.v2 import functional as F
 from sigma_video.options import AT_LEAST_ONE, FRACTION, Options, option
 
 from ..sampling import crop_offsets
+from .normalization import mean_and_std
 from .pixel_ops import to_pixels
 from .randaugment import RandAugment
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 CROP_SCALES = (1.0, 0.875, 0.75, 0.66)
 # Places of a crop in quarters of the room it has (x, y): corners, centre, middles of the edges, quarter points.
@@ -72,19 +69,6 @@ class AugmentConfig(Options):
         if self.min_crop_area is not None:
             return self.min_crop_area
         return 0.25 if self.finetuning_crops else 0.08
-
-
-@functools.lru_cache(maxsize=8)  # one pair for each device: no copy to the device in every step
-def _mean_std(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    mean = torch.tensor(IMAGENET_MEAN, device=device).view(1, 3, 1, 1, 1)
-    return mean, torch.tensor(IMAGENET_STD, device=device).view(1, 3, 1, 1, 1)
-
-
-def normalize_clips(clips: torch.Tensor) -> torch.Tensor:
-    """uint8 (B, T, 3, H, W) -> float32 (B, 3, T, H, W), `(x / 255 - mean) / std` of ImageNet, on the same device."""
-    mean, std = _mean_std(clips.device)
-    scaled = clips.transpose(1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-    return scaled.div_(255).sub_(mean).div_(std)
 
 
 def _resize(frames: torch.Tensor, height: int, width: int, *, antialias: bool) -> torch.Tensor:
@@ -243,7 +227,7 @@ class RandomErasing:
         else:
             drawn = tuple(shape) if self.mode == "pixel" else (1, 3, 1, 1)
             noise = rng.standard_normal(drawn, dtype=np.float32)
-        mean, std = _mean_std(torch.device("cpu"))
+        mean, std = mean_and_std(torch.device("cpu"))
         levels = torch.from_numpy(noise).mul_(std[..., 0]).add_(mean[..., 0]).mul_(255)
         return levels.round_().clamp_(0, 255).to(torch.uint8)
 

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 
 from datasets.decoding import open_video
 from datasets.masks.masks import tube_mask
-from datasets.transforms.presets import PretrainTransform, normalize_clips
+from datasets.transforms.normalization import normalize_clips
+from datasets.transforms.presets import PretrainTransform
 from docs.images.svg import Drawing, Theme, cover
 from engine.checkpointing.read_weights import read_weights
 from models.objectives import SwappedClusterPrediction

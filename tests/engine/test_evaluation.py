@@ -12,7 +12,8 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, top_k_accur
 from datasets.classification import ViewDataset
 from datasets.lists.read import read_list
 from datasets.loading.loaders import build_eval_loader
-from datasets.transforms.presets import ViewTransform, normalize_clips
+from datasets.transforms.normalization import normalize_clips
+from datasets.transforms.presets import ViewTransform
 from engine.distributed.ddp import autocast
 from engine.distributed.world import World
 from engine.evaluation import VideoPredictions, predict

@@ -13,11 +13,11 @@ from torch.utils.data import Dataset
 
 from datasets.errors import AnnotationError, DecodeError
 from datasets.loading.batch import Batch, collate
-from datasets.loading.loaders import DevicePrefetcher, build_eval_loader, build_train_loader
+from datasets.loading.loaders import build_eval_loader, build_train_loader
 from datasets.loading.samplers import EvalSampler, TrainSampler
 from datasets.loading.workers import init_worker
 from datasets.samples import sample_rng
-from datasets.transforms.presets import IMAGENET_MEAN, IMAGENET_STD
+from datasets.transforms.normalization import IMAGENET_MEAN, IMAGENET_STD
 
 NUM_SAMPLES = 23
 
@@ -363,12 +363,3 @@ def test_batches_of_workers_lie_in_shared_memory(num_workers):
     """The worker's own thread puts them there, whose errors reach the main process."""
     batch = next(iter(build_train_loader(NoiseDataset(), batch_size=4, num_workers=num_workers)))
     assert batch.clip.is_shared() == batch.mask.is_shared() == (num_workers > 0)
-
-
-def test_prefetching_changes_nothing():
-    loader = build_train_loader(NoiseDataset(), batch_size=4)
-    prefetcher = DevicePrefetcher(loader, torch.device("cpu"))
-    assert prefetcher.sampler is loader.sampler and len(prefetcher) == len(loader) == 5
-    for batch, same in zip(epoch_of(prefetcher, 1), epoch_of(loader, 1), strict=True):
-        assert batch.clip.dtype == torch.float32
-        assert_equal(batch, same.to("cpu"))

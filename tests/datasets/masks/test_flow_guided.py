@@ -22,7 +22,7 @@ from datasets.masks.flow_guided import (
     warp,
 )
 from datasets.masks.masks import MASKS
-from datasets.transforms.presets import normalize_clips
+from datasets.transforms.normalization import normalize_clips
 
 
 def rng(seed=0):

@@ -9,15 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
+from datasets.transforms.normalization import IMAGENET_MEAN
 from datasets.transforms.presets import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     PretrainTransform,
     RandomErasing,
     TrainTransform,
     ValTransform,
     ViewTransform,
-    normalize_clips,
     random_crop_box,
 )
 
@@ -60,17 +58,6 @@ class ScriptedRng:
         value = next(self._integers)
         assert 0 <= value < high
         return value
-
-
-# ---- normalisation ----
-
-
-def test_normalize_clips():
-    clips = torch.randint(0, 256, (2, 4, 3, 6, 5), dtype=torch.uint8)
-    out = normalize_clips(clips)
-    assert out.dtype == torch.float32 and out.is_contiguous() and out.shape == (2, 3, 4, 6, 5)
-    mean, std = torch.tensor(IMAGENET_MEAN).view(3, 1, 1, 1), torch.tensor(IMAGENET_STD).view(3, 1, 1, 1)
-    assert torch.equal(out, (clips.permute(0, 2, 1, 3, 4).float() / 255 - mean) / std)
 
 
 # ---- pre-training ----
