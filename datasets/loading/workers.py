@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, get_worker_info
 
-from ..decoding.hang_guard import LastDecode, last_watched, set_watch_file, watched
 from ..errors import DecodeError, LoaderError
+from .hang_guard import LastDecode, last_watched, set_watch_file, watched
 
 _STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
 DECODE_TIMEOUT = 60.0  # seconds, for one clip

@@ -22,10 +22,10 @@ from datasets.decoding.alternatives import (
     FallbackReader,
     why_missing,
 )
-from datasets.decoding.hang_guard import last_watched, set_watch_file, watched
 from datasets.decoding.open import open_video
 from datasets.decoding.pyav import PyAVReader
 from datasets.errors import DecodeError
+from datasets.loading.hang_guard import last_watched, set_watch_file, watched
 
 NUM_FRAMES = 30
 TIMES = np.cumsum([20 if i % 3 else 150 for i in range(NUM_FRAMES)]).tolist()
@@ -255,7 +255,7 @@ def test_members_of_shards(decoder, videos, tmp_path, read_number):
 
 HANGING = """
 import sys
-from datasets.decoding.hang_guard import set_watch_file, watched
+from datasets.loading.hang_guard import set_watch_file, watched
 from datasets.decoding.pyav import open_container
 set_watch_file(sys.argv[2])
 with watched("/earlier.mp4", 60):
