@@ -1,13 +1,14 @@
 """From a worker to the step: what handing over a batch costs, and the real loader in front of the real step.
 
-python bench/loader.py [--clips B] [--rounds R] [--device cpu] [--json FILE] [--quick]
+python bench/loader.py [--clips B] [--rounds R] [--videos LIST] [--json FILE] [--quick]
 python bench/loader.py --end_to_end [--tasks dino mlp pixel finetune] [--sizes base small] [--batch B] [--workers W]
                        [--steps N] [--rounds R] [--amp bf16] [--compile] [--videos LIST] [--device cpu] [--json FILE]
                        [--quick]
 
 First form: one worker hands over clips of 16 x 224 x 224 that are ready in its memory, and the main process copies each
-batch, as to page-locked memory. "before" collates a batch and then copies it to shared memory. Times are medians of
-rounds that alternate: CPU time of both processes, page faults in the kernel among it, and wall time.
+batch, as to page-locked memory; with --videos also pre-training clips that the worker decodes. "before" collates a
+batch and then copies it to shared memory. Times are medians of rounds that alternate: CPU time of both processes, page
+faults in the kernel among it, and wall time.
 
 Second form, for a GPU: clips per second of training steps fed by the loader, its workers, page-locked memory and the
 prefetcher, and as a share of the rate of the same step on one batch that is on the device already; wall time,
@@ -16,6 +17,7 @@ frames. Then the workers do the work of the loader but that of decoding and resi
 """
 
 import argparse
+import functools
 import os
 import statistics
 import sys
@@ -94,15 +96,16 @@ def collate_twice(items: Sequence[dict[str, Any]]) -> Batch:
 
 
 class TimedCollate:
-    """A collation, and the CPU time that the worker took for it."""
+    """A collation with the worker's CPU seconds: for itself, and in all since the one before."""
 
     def __init__(self, function: Callable[[Sequence[dict[str, Any]]], Batch]) -> None:
-        self.function = function
+        self.function, self.ended = function, 0.0
 
-    def __call__(self, items: Sequence[dict[str, Any]]) -> tuple[Batch, float]:
-        start = time.process_time()
+    def __call__(self, items: Sequence[dict[str, Any]]) -> tuple[Batch, float, float]:
+        start, before = time.process_time(), self.ended
         batch = self.function(items)
-        return batch, time.process_time() - start
+        self.ended = time.process_time()
+        return batch, self.ended - start, self.ended - before
 
 
 def collations() -> dict[str, Callable[[Sequence[dict[str, Any]]], Batch]]:
@@ -114,25 +117,26 @@ def collations() -> dict[str, Callable[[Sequence[dict[str, Any]]], Batch]]:
 
 
 def hand_over(
-    dataset: Dataset, batch_size: int, function: Callable[[Sequence[dict[str, Any]]], Batch]
+    dataset: Dataset, keys: Sequence[Any], batch_size: int, function: Callable[[Sequence[dict[str, Any]]], Batch]
 ) -> dict[str, float]:
-    """Milliseconds a clip of one pass: of the worker's collation, of the main process, and from batch to batch."""
-    loader = DataLoader(dataset, batch_size=batch_size, num_workers=1, collate_fn=TimedCollate(function))
-    host = None
-    collating: list[float] = []
+    """CPU milliseconds a clip of the worker's collation, of the worker and of the main process, and wall time."""
+    loader = DataLoader(dataset, sampler=keys, batch_size=batch_size, num_workers=1, collate_fn=TimedCollate(function))
+    host, times = None, []
     batches = iter(loader)
-    for _ in range(2):  # the worker starts; the first segments come about
+    for _ in range(3):  # the worker starts; the first segments come about
         host = take(next(batches)[0], host)
     wall, main = time.perf_counter(), time.process_time()
-    for batch, seconds in batches:
+    for batch, *seconds in batches:
         host = take(batch, host)
-        collating.append(seconds)
+        times.append(seconds)
     wall, main = time.perf_counter() - wall, time.process_time() - main
-    clips = len(collating) * len(host)
+    collating, worker = (statistics.median(column) for column in zip(*times, strict=True))
+    clips = len(host)
     return {
-        "worker": 1000 * statistics.median(collating) / len(host),
-        "main process": 1000 * main / clips,
-        "wall": 1000 * wall / clips,
+        "collation": 1000 * collating / clips,
+        "worker": 1000 * worker / clips,
+        "main process": 1000 * main / len(times) / clips,
+        "wall": 1000 * wall / len(times) / clips,
     }
 
 
@@ -145,19 +149,27 @@ def take(batch: Batch, host: torch.Tensor | None) -> torch.Tensor:
     return host
 
 
-def bench_hand_over(cell: Cell, batch_size: int, rounds: int) -> list[dict[str, Any]]:
+def bench_hand_over(cell: Cell, options: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for each kind of items and way of collation."""
+    clips = 10 * options.clips
+    kinds: dict[str, tuple[Dataset, Sequence[Any]]] = {
+        "ready, one clip a sample": (ReadyClips(clips, None, cell), range(clips)),
+        "ready, with repeats": (ReadyClips(clips, 1, cell), range(clips)),
+    }
+    if options.videos:
+        videos = videos_of(cell, options.videos)
+        kinds["decoded, pre-training"] = videos, [(0, number % len(videos)) for number in range(clips)]
     rows = []
-    for what, repeats in (("one clip a sample (pre-training)", None), ("repeats (fine-tuning)", 1)):
-        dataset = ReadyClips(10 * batch_size, repeats, cell)
+    for what, (dataset, keys) in kinds.items():
         runs = {
-            name: lambda f=function, d=dataset: hand_over(d, batch_size, f) for name, function in collations().items()
+            name: functools.partial(hand_over, dataset, keys, options.clips, function)
+            for name, function in collations().items()
         }
-        medians = common.alternate(runs, rounds)
+        medians = common.alternate(runs, options.rounds)
         for name, found in medians.items():
             row = {f"{part}, ms / clip": milliseconds for part, milliseconds in found.items()}
-            before = medians["before"]
-            rows.append({"items": what, "collation": name, **row, "speed-up": before["worker"] / found["worker"]})
+            row |= {"speed-up of the worker": medians["before"]["worker"] / found["worker"]}
+            rows.append({"items": what, "memory": name, **row})
     return rows
 
 
@@ -287,7 +299,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(", ".join(f"{key} {value}" for key, value in about.items()))
     rows: list[dict[str, Any]] = []
     if not options.end_to_end:
-        rows = bench_hand_over(Cell("pixel", "base", options.quick), options.clips, options.rounds)
+        rows = bench_hand_over(Cell("pixel", "base", options.quick), options)
         print(common.markdown(rows))
         common.write_json(about, rows, options.json)
         return

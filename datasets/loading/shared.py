@@ -15,7 +15,7 @@ def new_segment(num_bytes: int) -> torch.Tensor:
         RuntimeError: shared memory is full. Memory that is only mapped would end the process at its first use.
     """
     storage = torch.UntypedStorage._new_shared(num_bytes)
-    return torch.empty(0, dtype=torch.uint8).set_(storage, 0, (num_bytes,))
+    return torch.empty(0, dtype=torch.uint8).set_(storage)
 
 
 class Segments:
@@ -60,4 +60,4 @@ def release(tensor: torch.Tensor) -> None:
     """
     storage = tensor.untyped_storage()
     _mapped.segments[storage.data_ptr()] = storage
-    torch.empty(0, dtype=torch.uint8).set_(storage, 0, (storage.nbytes(),))[-1] = _FREE
+    torch.empty(0, dtype=torch.uint8).set_(storage)[-1] = _FREE
