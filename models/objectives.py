@@ -13,6 +13,7 @@ from torch import nn
 
 from sigma_video.options import AT_LEAST_ONE, POSITIVE, Options, option
 
+from .kernels.support import agree_on_kernels
 from .sinkhorn.balance import AllReduce, sinkhorn_codes
 from .sinkhorn.prototype_loss import prototype_cross_entropy, prototype_scores
 
@@ -82,6 +83,8 @@ class SwappedClusterPrediction(Objective):
             prototypes_KP.copy_(F.normalize(prototypes_KP, dim=-1))
         video_SP = F.normalize(predicted_BMP.float(), dim=-1).flatten(0, 1)
         target_SP = F.normalize(projected_BMP.float(), dim=-1).flatten(0, 1)
+        if self.all_reduce:
+            agree_on_kernels(prototypes_KP.device, self.all_reduce)  # asks the ranks once
         scores_GSK = prototype_scores((video_SP, target_SP), prototypes_KP)
         codes_video_S, codes_target_S = self.codes(scores_GSK)
         video_loss = self._cross_entropy(video_SP, prototypes_KP.detach(), codes_target_S, scores_GSK[0])
@@ -102,7 +105,12 @@ class SwappedClusterPrediction(Objective):
         self, embeddings_SP: torch.Tensor, prototypes_KP: torch.Tensor, codes_S: torch.Tensor, scores_SK: torch.Tensor
     ) -> torch.Tensor:
         return prototype_cross_entropy(
-            embeddings_SP, prototypes_KP, codes_S, temperature=self.temperature, scores_SK=scores_SK
+            embeddings_SP,
+            prototypes_KP,
+            codes_S,
+            temperature=self.temperature,
+            scores_SK=scores_SK,
+            overwrite_scores=True,  # Sinkhorn is done with both branches' scores
         )
 
 

@@ -37,6 +37,7 @@ MAY_IMPORT = {  # besides the standard library and the package itself
 # Rooms of a package, files and folders at its top, from bottom to top: each may import those of the rows below its own.
 ORDER = {
     "models": (
+        "kernels",
         "attention positions projection sinkhorn tokens",
         "layers objectives targets",
         "vit",

@@ -16,15 +16,37 @@ The second step makes each row a softmax, so neither Q nor v is kept:
 
 An iteration reads the scores once (passes.py has the implementations), and ranks exchange only the K column sums. A
 sample's code, argmax_k Q, is argmax_k(scores / epsilon + log u).
+
+With several ranks problems take turns, where the sum over ranks can be begun and awaited later: while the sums of one
+are on their way, the next one's pass runs.
 """
 
 from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import torch
 
 from .passes import Passes, passes_over
 
 AllReduce = Callable[[torch.Tensor], torch.Tensor]  # sum of a tensor over all ranks
+
+
+@runtime_checkable
+class AsyncAllReduce(Protocol):
+    """An `AllReduce` that can also be begun. All ranks begin and call in the same order."""
+
+    @property
+    def num_ranks(self) -> int:
+        """Ranks that are summed over."""
+
+    def __call__(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum."""
+
+    def start(self, tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
+        """Begin to sum; what is returned waits for the sum (on a GPU, its stream waits) and returns it.
+
+        Until then the tensor must be left alone.
+        """
 
 
 @torch.no_grad()
@@ -53,20 +75,41 @@ def sinkhorn_codes(
     scores: torch.Tensor, *, epsilon: float, num_iters: int, all_reduce: AllReduce | None = None
 ) -> torch.Tensor:
     """(S,) or (G, S) int64: each sample's argmax in the plan of `sinkhorn`, which is not built."""
-    passes = passes_over(scores if scores.dim() == 3 else scores[None], epsilon)
+    scores_GSK = scores if scores.dim() == 3 else scores[None]
+    if len(scores_GSK) > 1 and isinstance(all_reduce, AsyncAllReduce) and all_reduce.num_ranks > 1:
+        problems = [passes_over(scores_GSK[g : g + 1], epsilon, by_turns=True) for g in range(len(scores_GSK))]
+        log_u_G = _log_u_by_turns(problems, num_iters=num_iters, start=all_reduce.start)
+        codes = [passes.codes(log_u_1K) for passes, log_u_1K in zip(problems, log_u_G, strict=True)]
+        return torch.cat(codes)
+    passes = passes_over(scores_GSK, epsilon)
     log_u_GK = _log_u(passes, num_iters=num_iters, all_reduce=all_reduce)
     return passes.codes(log_u_GK).reshape(scores.shape[:-1])
 
 
 def _log_u(passes: Passes, *, num_iters: int, all_reduce: AllReduce | None) -> torch.Tensor:
     """(G, K), after the iterations."""
-
-    def log_total(marginal_GK: torch.Tensor) -> torch.Tensor:
-        total_GK = all_reduce(marginal_GK) if all_reduce else marginal_GK  # the only communication between ranks
-        tiny = torch.finfo(total_GK.dtype).tiny  # keeps the log finite for a prototype far from every sample
-        return total_GK.clamp_min(tiny).log().float()
-
-    log_u_GK = -log_total(passes.initial_marginals())
+    reduce = all_reduce or (lambda marginal_GK: marginal_GK)
+    log_u_GK = -_log(reduce(passes.initial_marginals()))
     for _ in range(num_iters - 1):
-        log_u_GK = log_u_GK - log_total(passes.column_marginals(log_u_GK))
+        log_u_GK = log_u_GK - _log(reduce(passes.column_marginals(log_u_GK)))
     return log_u_GK
+
+
+def _log_u_by_turns(
+    problems: list[Passes], *, num_iters: int, start: Callable[[torch.Tensor], Callable[[], torch.Tensor]]
+) -> list[torch.Tensor]:
+    """The same for problems of one each, (1, K), whose sums are on their way while the others' passes run."""
+    totals = [start(passes.initial_marginals()) for passes in problems]
+    log_u_G = [torch.zeros(())] * len(problems)
+    for iteration in range(num_iters):
+        for g, passes in enumerate(problems):
+            log_total_1K = _log(totals[g]())
+            log_u_G[g] = log_u_G[g] - log_total_1K if iteration else -log_total_1K
+            if iteration < num_iters - 1:
+                totals[g] = start(passes.column_marginals(log_u_G[g]))
+    return log_u_G
+
+
+def _log(total_GK: torch.Tensor) -> torch.Tensor:
+    tiny = torch.finfo(total_GK.dtype).tiny  # keeps the log finite for a prototype far from every sample
+    return total_GK.clamp_min(tiny).log().float()

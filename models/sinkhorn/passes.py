@@ -3,16 +3,20 @@
 Letters: G problems balanced side by side, S samples, K prototypes, R rows of a block.
 """
 
-import functools
-import warnings
 from collections.abc import Iterator
-from importlib.util import find_spec
 from typing import Protocol
 
 import torch
 
-MAX_RANGE = 70.0  # of scores / epsilon: products of exponentials over it, times the samples, stay inside float32
-MAX_KERNEL_PROTOTYPES = 16384  # a longer row does not fit into the registers of a thread block
+from ..kernels.rows import MAX_PROTOTYPES
+from ..kernels.support import use_kernels, why_not
+
+# Of scores / epsilon, from -1 / epsilon to 1 / epsilon: inside it float32 needs no row's maximum. Let E = exp(scores /
+# epsilon), and u be the scaling of the columns over its largest entry. A row's sum of E u is at least e^-35, by u's
+# largest entry, and at most K e^35. Every column has a sample whose E u is at least e^-35: after an iteration u_k is
+# 1 / sum_s E_sk v_s with some v > 0, hence over the largest u at least e^-35 / max_s E_sk. So a column's sum of the
+# softmax is at least e^-70 / K, whatever log u spans. Only entries of a softmax below 2^-126 e^35, 2e-23, may be lost.
+MAX_RANGE = 70.0
 GROUP = 64  # columns that are searched together for a row's maximum
 
 
@@ -29,41 +33,29 @@ class Passes(Protocol):
         """(G, S) argmax_k(scores / epsilon + log u)."""
 
 
-def passes_over(scores_GSK: torch.Tensor, epsilon: float) -> Passes:
-    """The fastest implementation for this device, number of prototypes and epsilon."""
-    if 2 / epsilon > MAX_RANGE:
-        return SoftmaxPasses(scores_GSK, epsilon)
-    if not scores_GSK.is_cuda:
-        return StoredPasses(scores_GSK, epsilon)
-    if scores_GSK.shape[-1] <= MAX_KERNEL_PROTOTYPES and kernels_run(scores_GSK.device):
-        from .triton_kernels import TritonPasses  # here, because PyTorch installs Triton for CUDA only
+def passes_over(scores_GSK: torch.Tensor, epsilon: float, *, by_turns: bool = False) -> Passes:
+    """The fastest implementation for this device, number of prototypes and epsilon.
 
-        return TritonPasses(scores_GSK, epsilon)
-    return SoftmaxPasses(scores_GSK, epsilon)
-
-
-@functools.cache
-def kernels_run(device: torch.device) -> bool:
-    """Whether the Triton kernels run here; warns, once, if Triton is installed and they do not.
-
-    Triton builds its launcher with a C compiler and Python's headers, which small container images lack.
+    `by_turns`: while a pass runs, the sums of another problem are reduced over the ranks.
     """
-    if find_spec("triton") is None:
-        return False
-    try:
-        from .triton_kernels import TritonPasses
+    wide = 2 / epsilon > MAX_RANGE
+    if scores_GSK.shape[-1] <= MAX_PROTOTYPES and use_kernels(scores_GSK.device):
+        from ..kernels.sinkhorn import TritonPasses  # here, because PyTorch installs Triton for CUDA only
 
-        passes = TritonPasses(torch.zeros(1, 1, 1, device=device), 1.0)
-        passes.codes(passes.initial_marginals())
-    except Exception as error:  # noqa: BLE001  (compiler, driver, old GPU: plain PyTorch needs none of them)
-        reason = str(error).strip().partition("\n")[0]
-        warnings.warn(
-            f"Sinkhorn runs without its Triton kernels, slower ({reason}): install a C compiler and Python's headers "
-            "(apt-get install gcc python3-dev)",
-            stacklevel=2,
-        )
-        return False
-    return True
+        return TritonPasses(scores_GSK, epsilon, wide=wide, by_turns=by_turns)
+    if wide or scores_GSK.is_cuda:
+        return SoftmaxPasses(scores_GSK, epsilon)
+    return StoredPasses(scores_GSK, epsilon)
+
+
+def describe_passes(device: torch.device, num_prototypes: int, epsilon: float) -> str:
+    """How `passes_over` computes there, and why, for people to read."""
+    if use_kernels(device) and num_prototypes <= MAX_PROTOTYPES:
+        form = "each row's largest logit subtracted" if 2 / epsilon > MAX_RANGE else "one shift for all rows"
+        return f"Triton kernels, {form}"
+    if use_kernels(device):
+        return f"plain PyTorch, slower: Triton kernels take at most {MAX_PROTOTYPES} prototypes"
+    return f"plain PyTorch: {why_not(device)}"
 
 
 class SoftmaxPasses:

@@ -1,6 +1,10 @@
-"""Cross-entropy over prototypes in blocks of rows: never a second array of the scores' size, forward or backward.
+"""Cross-entropy over prototypes: never a second array of the scores' size, forward or backward.
 
-Letters: S samples, K prototypes, P embedding width, R rows of a block.
+In blocks of rows, or, where Triton kernels run, from the float16 scores that Sinkhorn has used: one launch computes the
+loss and puts the error, softmax - one-hot code, in their place, and one GEMM gives each gradient. Against float64 the
+rounding of the scores moves the loss by parts in 10^7 and the gradients by parts in 10^4, no more than TF32 does.
+
+Letters: G arrays of samples, S samples, K prototypes, P embedding width, R rows of a block.
 """
 
 from typing import Any
@@ -8,15 +12,23 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from ..kernels.rows import MAX_PROTOTYPES, empty_rows
+from ..kernels.support import is_for_kernels, use_kernels
+
 
 def prototype_scores(embeddings: tuple[torch.Tensor, ...], prototypes_KP: torch.Tensor) -> torch.Tensor:
     """Cosines for Sinkhorn, without gradient: (G, S, K) of G arrays (S, P) of unit rows and prototypes of unit rows.
 
-    float16 on CUDA, for half the memory and bandwidth (bfloat16 is several times coarser), else float32.
+    float16 on CUDA, for half the memory and bandwidth (bfloat16 is several times coarser), in rows that the kernels can
+    load in whole vectors; else float32.
     """
-    dtype = torch.float16 if prototypes_KP.is_cuda else torch.float32
+    shape = (len(embeddings), len(embeddings[0]), len(prototypes_KP))
+    half = is_for_kernels(prototypes_KP.device)
+    dtype = torch.float16 if half else torch.float32
     with torch.no_grad():
-        scores_GSK = prototypes_KP.new_empty(len(embeddings), len(embeddings[0]), len(prototypes_KP), dtype=dtype)
+        scores_GSK = (
+            empty_rows(prototypes_KP, *shape, dtype=dtype) if half else prototypes_KP.new_empty(shape, dtype=dtype)
+        )
         for embeddings_SP, scores_SK in zip(embeddings, scores_GSK, strict=True):
             torch.mm(embeddings_SP.to(dtype), prototypes_KP.to(dtype).T, out=scores_SK)
     return scores_GSK
@@ -29,6 +41,7 @@ def prototype_cross_entropy(
     *,
     temperature: float,
     scores_SK: torch.Tensor | None = None,
+    overwrite_scores: bool = False,
 ) -> torch.Tensor:
     """Mean cross-entropy of softmax_k(embedding . prototype / temperature) with the codes, a float32 scalar.
 
@@ -37,15 +50,33 @@ def prototype_cross_entropy(
         prototypes_KP: (K, P) float32; detached, they get no gradient and none is computed.
         codes_S: (S,) int64.
         temperature: of the softmax.
-        scores_SK: (S, K) `embeddings_SP @ prototypes_KP.T`, if already computed: in float32 it saves a matrix
-            multiplication; in lower precision it is ignored, because its rounding would enter the loss.
+        scores_SK: (S, K) cosines `embeddings_SP @ prototypes_KP.T`, if already computed: in float32, or in the float16
+            of `prototype_scores` where Triton kernels run, they save a matrix multiplication. In another precision
+            they are ignored, because its rounding would enter the loss.
+        overwrite_scores: the scores are not needed any more; float16 ones may then hold anything afterwards, and no
+            second array of their size is allocated.
     """
+    if scores_SK is not None and _fused(scores_SK):
+        from ..kernels.cross_entropy import fused_cross_entropy  # here, because PyTorch installs Triton for CUDA only
+
+        tensors = (embeddings_SP, prototypes_KP, codes_S, scores_SK)
+        return fused_cross_entropy(*tensors, temperature=temperature, overwrite_scores=overwrite_scores)
     if scores_SK is not None and scores_SK.dtype != embeddings_SP.dtype:
         scores_SK = None
     tensors = (embeddings_SP, prototypes_KP, codes_S, scores_SK)
     if torch.is_grad_enabled():
         return _PrototypeCrossEntropy.apply(*tensors, temperature)
     return _loss_and_gradients(*tensors, temperature, needs_grad=(False, False))[0]
+
+
+def _fused(scores_SK: torch.Tensor) -> bool:
+    """Whether the loss is computed from these scores by the kernel."""
+    return (
+        scores_SK.dtype == torch.float16
+        and len(scores_SK) > 0
+        and scores_SK.shape[1] <= MAX_PROTOTYPES
+        and use_kernels(scores_SK.device)
+    )
 
 
 class _PrototypeCrossEntropy(torch.autograd.Function):

@@ -1,12 +1,5 @@
-"""Balanced assignment: against recorded plans, a float64 plan and POT, in degenerate cases, and over ranks.
+"""Balanced assignment: against recorded plans, a float64 plan and POT, in degenerate cases, and over ranks."""
 
-The Triton kernels run on the GPU if there is one, else in Triton's interpreter, which needs Triton but no GPU.
-"""
-
-import os
-import re
-import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +7,7 @@ import ot
 import pytest
 import torch
 import torch.nn.functional as F
-from processes import gloo_world, run_in_processes
+from processes import gloo_world
 
 import models.sinkhorn.balance
 from engine.distributed.collectives import all_reduce_sum
@@ -172,61 +165,6 @@ def test_codes_at_a_small_epsilon(epsilon):
     """exp(-1 / epsilon), of a prototype at a right angle, is nothing in float32."""
     scores = branches(700, 100, "random", dim=64)
     assert_codes_of_the_plan(sinkhorn_codes(scores, epsilon=epsilon, num_iters=10), scores, epsilon)
-
-
-@pytest.fixture
-def triton_device(monkeypatch):
-    """Where the kernels can run; they are then used whatever the device of the scores."""
-    pytest.importorskip("triton", reason="Triton is not installed (pip install --target DIR triton; PYTHONPATH=DIR)")
-    from models.sinkhorn.triton_kernels import TritonPasses
-
-    monkeypatch.setattr(models.sinkhorn.balance, "passes_over", TritonPasses)
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-@pytest.mark.parametrize(("kind", "epsilon"), [("random", 0.05), ("clustered", 0.05), ("random", 0.02)])
-def test_triton_codes_are_those_of_the_float64_plan(triton_device, kind, epsilon):
-    scores = branches(50, 20, kind).half()
-    codes = sinkhorn_codes(scores.to(triton_device), epsilon=epsilon, num_iters=4)
-    assert codes.dtype == torch.int64
-    assert_codes_of_the_plan(codes, scores, epsilon, num_iters=4)
-
-
-def test_triton_in_degenerate_cases(triton_device):
-    for scores in (cosines(1, 3), cosines(0, 5), torch.full((4, 1), 0.3), torch.full((3, 7), torch.nan)):
-        codes = sinkhorn_codes(scores.half().to(triton_device), epsilon=0.05, num_iters=2)
-        assert codes.shape == (len(scores),) and ((codes >= 0) & (codes < scores.shape[1])).all()
-
-
-@pytest.mark.parametrize("triton", ["raise RuntimeError('Failed to find C compiler')", ""], ids=["broken", "empty"])
-def test_a_triton_that_does_not_run_is_done_without(triton, tmp_path):
-    (tmp_path / "triton.py").write_text(triton)
-
-    def target():
-        os.environ["TRITON_INTERPRET"] = "0"  # which would run
-        sys.path.insert(0, str(tmp_path))
-        for name in list(sys.modules):
-            if name.split(".")[0] == "triton" or name.endswith("triton_kernels"):  # another test has imported them
-                del sys.modules[name]
-        models.sinkhorn.passes.kernels_run.cache_clear()
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            found = [models.sinkhorn.passes.kernels_run(torch.device("cpu")) for _ in range(2)]
-        sys.stdout.write(f"{found} {len(caught)} {caught[0].message}")
-
-    (done,) = run_in_processes(target)
-    assert done.code == 0, done.stderr
-    words = r"\[False, False\] 1 Sinkhorn runs without its Triton kernels.*install a C compiler"
-    assert re.match(words, done.stdout)
-
-
-def test_triton_masses_over_two_ranks(triton_device):
-    if triton_device == "cuda":
-        pytest.skip("the ranks are forked from this process, which CUDA does not survive")
-    scores = branches(30, 20, "random").half()
-    ranks = gloo_world(share, scores, [(0.05, (21, 9))], 4)
-    codes = torch.cat([case[0][1] for case in ranks], dim=1)
-    assert_codes_of_the_plan(codes, scores, 0.05, num_iters=4)
 
 
 # --------------------------------------------------------------------------------------------------------- over ranks
