@@ -5,8 +5,9 @@ python bench/sinkhorn.py [--device cuda] [--clips N] [--quick] [--json FILE]
 On the CPU milliseconds are CPU time of one thread; on CUDA they are wall time. 1,408 masked tokens per clip, 3,000
 prototypes, 10 iterations. The baselines are written out here: as in the released code (the scores of each branch
 balanced separately, the plan normalised in place by turns, the loss from permuted logits), and the leanest form that
-keeps the plan. Memory is the peak that the call adds to its arguments. `--quick` is a smoke run, whose numbers mean
-nothing.
+keeps the plan. Where Triton kernels run, the loss from stored scores is compared with that in plain torch, and a pass
+of Sinkhorn is measured by itself, in both forms and with four and eight warps. Memory is the peak that the call adds to
+its arguments. `--quick` is a smoke run, whose numbers mean nothing.
 """
 
 import argparse
@@ -29,8 +30,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench.peak import peak_bytes
 from bench.released import ITERATIONS, TEMPERATURE, plan_codes
 from engine.distributed.ddp import set_matmul_precision
+from models.kernels.support import use_kernels
 from models.objectives import SwappedClusterPrediction
 from models.sinkhorn.balance import sinkhorn_codes
+from models.sinkhorn.passes import SoftmaxPasses
 from models.sinkhorn.prototype_loss import prototype_cross_entropy, prototype_scores
 
 WIDTHS = {"MLP": 256, "DINO ViT-B": 768}  # of the embeddings, by target network
@@ -88,6 +91,24 @@ def bench_codes(scores_GSK: torch.Tensor, scale: Scale) -> list[Row]:
     return rows
 
 
+def bench_passes(scores_GSK: torch.Tensor, scale: Scale) -> list[Row]:
+    """One pass of ten: in plain torch, and by each form of the kernels."""
+    from models.kernels.sinkhorn import TritonPasses  # here, because it imports Triton
+
+    log_u_GK = torch.zeros(len(scores_GSK), scores_GSK.shape[2], device=scores_GSK.device)
+    plain = SoftmaxPasses(scores_GSK, 0.05)
+    marginals: Implementations = {"plain torch": lambda: plain.column_marginals(log_u_GK)}
+    codes: Implementations = {"plain torch": lambda: plain.codes(log_u_GK)}
+    for warps in (4, 8):
+        for wide, form in ((False, "one shift for all rows"), (True, "row maximum")):
+            passes = TritonPasses(scores_GSK, 0.05, wide=wide)
+            passes.options["num_warps"] = warps
+            marginals[f"{form}, {warps} warps"] = lambda p=passes: p.column_marginals(log_u_GK)
+        codes[f"kernel, {warps} warps"] = lambda p=passes: p.codes(log_u_GK)
+    device = scores_GSK.device.type
+    return compare("a pass: marginals", marginals, scale, device) + compare("a pass: codes", codes, scale, device)
+
+
 # ---- loss ----
 
 
@@ -115,7 +136,7 @@ def bench_loss(branches: Sequence[torch.Tensor], prototypes: torch.Tensor, scale
         runs["F.linear_cross_entropy, chunked"] = lambda: F.linear_cross_entropy(
             x / TEMPERATURE, prototypes, codes, options=chunked
         ).backward()
-    if scores.dtype == torch.float32:
+    if scores.dtype == torch.float32 or use_kernels(scores.device):  # else they would be ignored
         runs["ours, with Sinkhorn's scores"] = lambda: loss(scores).backward()
     return compare(f"cross-entropy, {target}", runs, scale, x.device.type)
 
@@ -194,7 +215,7 @@ def markdown(found: Sequence[Row]) -> str:
     lines = ["| what | implementation | ms | speed-up | MB | codes as in float64, % |", "|---|---|---|---|---|---|"]
     for row in found:
         equal = "" if row.equal_codes is None else f"{100 * row.equal_codes:.2f}"
-        numbers = f"{row.milliseconds:.1f} | {row.ratio:.2f} | {row.megabytes:.0f}"
+        numbers = f"{row.milliseconds:.4g} | {row.ratio:.2f} | {row.megabytes:.0f}"
         lines.append(f"| {row.what} | {row.implementation} | {numbers} | {equal} |")
     return "\n".join(lines)
 
@@ -219,7 +240,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         prototypes.requires_grad_()
         if not found:
-            found += bench_codes(prototype_scores(tuple(branches), prototypes), scale)
+            scores_GSK = prototype_scores(tuple(branches), prototypes)
+            found += bench_codes(scores_GSK, scale)
+            found += bench_passes(scores_GSK, scale) if use_kernels(scores_GSK.device) else []
+            del scores_GSK
         found += bench_loss(branches, prototypes, scale, target)
         found += bench_objective(branches, prototypes, scale, target)
     about = facts(options.device, clips)

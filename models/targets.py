@@ -11,10 +11,12 @@ from torch import nn
 
 from sigma_video.options import AT_LEAST_ONE, OptionError, Options, option
 
+from .kernels.support import use_kernels
 from .tokens import Tubelet, patchify
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+MAX_KERNEL_PIXELS = 8192  # of a tubelet, whose channel is in the registers of a thread block
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class PixelTarget(nn.Module):
     """RGB values of the masked tubelets, each standardised per tubelet and channel if `normalize` (arXiv 2203.12602).
 
     `forward`: clip (B, 3, T, H, W), ImageNet-normalised, and positions (B, M) -> (B, M, pt * ph * pw * 3), RGB fastest.
+    Where Triton kernels run it is one launch, equal up to rounding.
     """
 
     mean: torch.Tensor
@@ -79,6 +82,12 @@ class PixelTarget(nn.Module):
 
     @torch.no_grad()
     def forward(self, clip_BCTHW: torch.Tensor, masked_BM: torch.Tensor) -> torch.Tensor:
+        if math.prod(self.tubelet) <= MAX_KERNEL_PIXELS and use_kernels(clip_BCTHW.device):
+            from .kernels.pixels import pixel_targets  # here, because PyTorch installs Triton for CUDA only
+
+            return pixel_targets(
+                clip_BCTHW, masked_BM, self.tubelet, mean=self.mean, std=self.std, normalize=self.normalize
+            )
         pixels_BMCP = patchify(clip_BCTHW, self.tubelet, masked_BM).float()  # a copy, so the following may be in place
         pixels_BMCP.mul_(self.std).add_(self.mean)
         if self.normalize:

@@ -2,10 +2,12 @@
 
 import json
 
+import pytest
 import torch
 import torch.nn.functional as F
 
 from bench import sinkhorn as bench_sinkhorn
+from models.kernels import support
 from models.objectives import SwappedClusterPrediction
 from models.sinkhorn.balance import sinkhorn_codes
 from models.sinkhorn.prototype_loss import prototype_cross_entropy
@@ -24,6 +26,22 @@ def test_quick_run(tmp_path, capsys, monkeypatch):
     assert {row["equal_codes"] for row in report["rows"] if "codes" in row["what"]} == {1.0}
     table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert len(table) == 2 + len(report["rows"])
+
+
+@pytest.mark.slow
+def test_where_kernels_run_they_are_measured_too(tmp_path, monkeypatch):
+    """In Triton's interpreter, as on a GPU: the passes by themselves, and the loss from stored float16 scores."""
+    pytest.importorskip("triton", reason="Triton is not installed (pip install triton)")
+    monkeypatch.setattr(support, "DEVICE_TYPES", ("cpu",))
+    monkeypatch.setattr("models.kernels.sinkhorn.num_programs", lambda *sizes, leave_room: 2)
+    monkeypatch.setattr(bench_sinkhorn, "QUICK", bench_sinkhorn.Scale(tokens=3, prototypes=9, rounds=1))
+    monkeypatch.setattr(bench_sinkhorn, "WIDTHS", {"tiny": 8})
+    bench_sinkhorn.main(["--quick", "--clips", "1", "--json", str(tmp_path / "report.json")])
+    rows = [(row["what"], row["implementation"]) for row in json.loads((tmp_path / "report.json").read_text())["rows"]]
+    forms = [name for what, name in rows if what == "a pass: marginals"]
+    assert forms[0] == "plain torch" and len(forms) == 5
+    assert ("a pass: codes", "kernel, 8 warps") in rows
+    assert ("cross-entropy, tiny", "ours, with Sinkhorn's scores") in rows
 
 
 def test_baselines_compute_the_same():

@@ -2,7 +2,7 @@
 
 import pickle
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +13,31 @@ BUCKET_BYTES = 64 * 2**20  # of one broadcast: the device memory that sending a 
 _CONTAINERS = (dict, OrderedDict, list, tuple)  # in which tensors are looked for
 
 
-def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
-    """Sum over all ranks, in place; the tensor itself with one process."""
-    if dist.is_initialized():
-        dist.all_reduce(tensor)
-    return tensor
+class _AllReduceSum:
+    """Sum over all ranks, in place; the tensor itself with one process. Sinkhorn also begins sums and awaits them."""
+
+    @property
+    def num_ranks(self) -> int:
+        return dist.get_world_size() if dist.is_initialized() else 1
+
+    def __call__(self, tensor: torch.Tensor) -> torch.Tensor:
+        if dist.is_initialized():
+            dist.all_reduce(tensor)
+        return tensor
+
+    def start(self, tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
+        """Begin; what is returned waits and returns the sum. With NCCL the current stream waits, not the host."""
+        work = dist.all_reduce(tensor, async_op=True) if dist.is_initialized() else None
+
+        def wait() -> torch.Tensor:
+            if work is not None:
+                work.wait()
+            return tensor
+
+        return wait
+
+
+all_reduce_sum = _AllReduceSum()
 
 
 def gather_objects(obj: Any) -> list[Any]:

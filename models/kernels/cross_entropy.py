@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch.autograd.function import once_differentiable
 
-from .rows import empty_rows, in_rows, num_programs, row_options
+from .rows import MAX_PROTOTYPES, empty_rows, in_rows, num_programs, row_options
 
 # A power of two, so that it changes no digit: without it the smallest normal float16, 6e-5, would be that of a
 # probability, and 6e-8 the smallest step; with it they are 3.7e-9 and 3.6e-12. Errors are at most 1.
@@ -41,19 +41,18 @@ def _loss_kernel(
     program, programs = tl.program_id(0), tl.num_programs(0)
     column = tl.arange(0, BLOCK_K)
     inside, readable = column < num_prototypes, column < row_stride
-    shift = tl.where(inside, -scale, -float("inf"))  # cosine <= 1: every exponent is at most 0; outside weight 0
     loss = 0.0
-    here = program.to(tl.int64)
-    score = tl.load(scores_SK + here * row_stride + column, mask=readable, other=0.0)
+    score = tl.load(scores_SK + program.to(tl.int64) * row_stride + column, mask=readable, other=-float("inf"))
     for row in range(program, num_samples, programs):
         # Nobody else writes this row or the next, and this program writes a row after the barriers of its sum, hence
         # after all its threads have read it. (The last row may be read in vain while another program writes it.)
+        here = tl.minimum(row, num_samples - 1).to(tl.int64)  # the interpreter's rows are Python's integers
         code = tl.load(code_S + row)
         valid = (code >= 0) & (code < num_prototypes)
         code_score = tl.load(scores_SK + here * row_stride + code, mask=valid, other=float("nan")).to(tl.float32)
         following = tl.minimum(row + programs, num_samples - 1).to(tl.int64)
-        following_score = tl.load(scores_SK + following * row_stride + column, mask=readable, other=0.0)
-        logit = score.to(tl.float32) * scale + shift
+        following_score = tl.load(scores_SK + following * row_stride + column, mask=readable, other=-float("inf"))
+        logit = score.to(tl.float32) * scale - scale  # cosine <= 1: at most 0; outside -inf, of weight 0
         if row_stride > num_prototypes:  # the padding may hold anything, also NaN
             logit = tl.where(inside, logit, -float("inf"))
         code_logit = code_score * scale - scale
@@ -69,8 +68,15 @@ def _loss_kernel(
             out = error_SK + here * row_stride + column
             tl.store(out, error.to(error_SK.dtype.element_ty), mask=readable)
         score = following_score
-        here = following
     tl.store(loss_P + program, loss)
+
+
+def loss_options(scores_SK: torch.Tensor) -> dict[str, int]:
+    """Constants of the kernel: twice the warps for the longest rows, or 128 registers a thread would not suffice."""
+    options = row_options(scores_SK)
+    if options["BLOCK_K"] == MAX_PROTOTYPES:
+        options["num_warps"] *= 2
+    return options
 
 
 def cross_entropy(
@@ -86,7 +92,7 @@ def cross_entropy(
             ERROR_SCALE * (softmax - one-hot code). None: it is not computed.
     """
     samples = len(scores_SK)
-    options = row_options(scores_SK)
+    options = loss_options(scores_SK)
     programs = num_programs(samples, 1, options["BLOCK_K"], scores_SK.device)
     loss_P = torch.empty(programs, dtype=torch.float32, device=scores_SK.device)
     with torch.cuda.device_of(scores_SK):

@@ -41,12 +41,12 @@ def _pixel_kernel(
     pixel = tl.arange(0, BLOCK)
     inside = pixel < size
     index = tl.load(index_BM + token)
-    known = inside & (index >= 0) & (index < t * h * w)  # what is not in the clip becomes NaN
-    frame = index // (h * w) * pt + pixel // (ph * pw)
-    row = index // w % h * ph + pixel // pw % ph
-    column = index % w * pw + pixel % pw
+    is_token = (index >= 0) & (index < t * h * w)
+    known = pixel < tl.where(is_token, size, 0)  # what is not in the clip becomes NaN
     clip = (token // num_masked).to(tl.int64)
-    first = clip_BCTHW + clip * stride_b + frame * stride_t + row * stride_h + column * stride_w
+    corner = clip_BCTHW + clip * stride_b + index // (h * w) * pt * stride_t
+    corner += index // w % h * ph * stride_h + index % w * pw * stride_w
+    first = corner + pixel // (ph * pw) * stride_t + pixel // pw % ph * stride_h + pixel % pw * stride_w
     for c in tl.static_range(3):
         value = tl.load(first + c * stride_c, mask=known, other=float("nan")).to(tl.float32)
         value = value * tl.load(std_C + c).to(tl.float32) + tl.load(mean_C + c).to(tl.float32)
@@ -71,16 +71,23 @@ def pixel_targets(
     Args:
         clip_BCTHW: any float dtype and any strides.
         index_BM: int64 positions of the masked tokens.
-        tubelet: (pt, ph, pw), which divide (T, H, W).
+        tubelet: (pt, ph, pw), in all at most 8,192 pixels, or the registers do not suffice.
         mean: three values, by which, with `std`, the clip was normalised.
         std: three values.
         normalize: standardise every tubelet and channel.
+
+    Raises:
+        ValueError: the clip does not consist of such tubelets.
     """
+    if clip_BCTHW.shape[1] != 3 or any(n % part for n, part in zip(clip_BCTHW.shape[2:], tubelet, strict=True)):
+        raise ValueError(f"a clip of {tuple(clip_BCTHW.shape)} is not one of RGB tubelets of {tubelet}")
     batch, masked = index_BM.shape
     size = math.prod(tubelet)
     out = torch.empty(batch, masked, 3 * size, dtype=torch.float32, device=clip_BCTHW.device)
     block = triton.next_power_of_2(size)
     grid = [whole // part for whole, part in zip(clip_BCTHW.shape[2:], tubelet, strict=True)]
+    if not out.numel():
+        return out
     with torch.cuda.device_of(clip_BCTHW):
         _pixel_kernel[(batch * masked,)](
             clip_BCTHW,

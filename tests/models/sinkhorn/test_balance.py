@@ -200,3 +200,74 @@ def test_two_ranks_balance_together():
         assert reduced == ([2 * 8] * 10,) * 2
         alone = sinkhorn(scores[:, :31], epsilon=epsilon, num_iters=10)
         assert (expected[:, :31] - alone).abs().max() > 0.01  # a rank by itself would have done something else
+
+
+class TakesTurns:
+    """Sums over one rank, as one of several would, and keeps a record of what happens when."""
+
+    num_ranks = 2
+
+    def __init__(self):
+        self.record = []
+
+    def __call__(self, tensor):
+        raise AssertionError("one problem would wait for the other")
+
+    def start(self, tensor):
+        problem = sum(what == "start" for what, _ in self.record) % 2
+        self.record.append(("start", problem))
+
+        def wait():
+            self.record.append(("wait", problem))
+            return tensor
+
+        return wait
+
+
+@pytest.mark.parametrize("epsilon", [0.05, 0.01])
+def test_by_turns_the_codes_are_the_same_to_the_bit(epsilon):
+    scores = torch.stack((cosines(300, 70), cosines(300, 70, seed=1)))
+    turns = TakesTurns()
+    codes = sinkhorn_codes(scores, epsilon=epsilon, num_iters=4, all_reduce=turns)
+    assert torch.equal(codes, sinkhorn_codes(scores, epsilon=epsilon, num_iters=4))
+    # While the sums of one are on their way, the other's are waited for and its next pass is done.
+    once = [("wait", 0), ("start", 0), ("wait", 1), ("start", 1)]
+    assert turns.record == [("start", 0), ("start", 1), *3 * once, ("wait", 0), ("wait", 1)]
+
+
+def test_one_rank_or_one_problem_takes_no_turns():
+    class OneRank(TakesTurns):
+        num_ranks = 1
+
+        def __call__(self, tensor):
+            self.record.append(tensor.shape)
+            return tensor
+
+    scores = torch.stack((cosines(30, 7), cosines(30, 7, seed=1)))
+    sinkhorn_codes(scores, epsilon=0.05, num_iters=3, all_reduce=(one := OneRank()))
+    assert one.record == [(2, 7)] * 3
+    several = OneRank()
+    several.num_ranks = 2
+    sinkhorn_codes(scores[0], epsilon=0.05, num_iters=3, all_reduce=several)
+    assert several.record == [(1, 7)] * 3
+
+
+def codes_by_turns(world, scores, sizes):
+    """Of this rank's samples, by turns and jointly, for two values of epsilon."""
+    own = scores.split(sizes, dim=1)[world.rank]
+    joint = lambda tensor: all_reduce_sum(tensor)  # noqa: E731  (without `start`)
+    assert all_reduce_sum.num_ranks == 2
+    return [
+        [sinkhorn_codes(own, epsilon=epsilon, num_iters=10, all_reduce=sums) for sums in (all_reduce_sum, joint)]
+        for epsilon in (0.05, 0.01)
+    ]
+
+
+@pytest.mark.parametrize("sizes", [(31, 30), (0, 61)])
+def test_two_ranks_take_turns(sizes):
+    scores = torch.stack((cosines(61, 8), cosines(61, 8, seed=1)))
+    ranks = gloo_world(codes_by_turns, scores, sizes)
+    for epsilon, *cases in zip((0.05, 0.01), *ranks, strict=True):
+        by_turns, joint = (torch.cat(codes, dim=1) for codes in zip(*cases, strict=True))
+        assert torch.equal(by_turns, joint)
+        assert_codes_of_the_plan(by_turns, scores, epsilon)
