@@ -15,7 +15,7 @@ def probe(device: torch.device) -> None:
     """Compile the kernel, launch it and read its result. Raises what Triton raises, or RuntimeError."""
     total = torch.zeros(1, device=device)
     if device.type == "cuda":
-        with torch.cuda.device(device):
+        with torch.cuda.device(device):  # the launch is on the current device
             _probe_kernel[(1,)](torch.ones(256, dtype=torch.float16, device=device), total, BLOCK=256)
     else:
         _probe_kernel[(1,)](torch.ones(256, dtype=torch.float16, device=device), total, BLOCK=256)

@@ -59,8 +59,14 @@ def prototype_cross_entropy(
     if scores_SK is not None and _fused(scores_SK):
         from ..kernels.cross_entropy import fused_cross_entropy  # here, because PyTorch installs Triton for CUDA only
 
-        tensors = (embeddings_SP, prototypes_KP, codes_S, scores_SK)
-        return fused_cross_entropy(*tensors, temperature=temperature, overwrite_scores=overwrite_scores)
+        return fused_cross_entropy(
+            embeddings_SP,
+            prototypes_KP,
+            codes_S,
+            scores_SK,
+            temperature=temperature,
+            overwrite_scores=overwrite_scores,
+        )
     if scores_SK is not None and scores_SK.dtype != embeddings_SP.dtype:
         scores_SK = None
     tensors = (embeddings_SP, prototypes_KP, codes_S, scores_SK)

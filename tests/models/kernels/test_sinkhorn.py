@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from processes import gloo_world
 
-from engine.distributed.world import all_reduce_sum
+from engine.distributed.collectives import all_reduce_sum
 from models.kernels import support
 from models.kernels.rows import empty_rows, in_rows, num_programs
 from models.sinkhorn.balance import sinkhorn, sinkhorn_codes

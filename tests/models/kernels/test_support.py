@@ -9,7 +9,7 @@ import pytest
 import torch
 from processes import gloo_world, run_in_processes
 
-from engine.distributed.world import all_reduce_sum
+from engine.distributed.collectives import all_reduce_sum
 from models.kernels import support
 from models.sinkhorn.passes import describe_passes
 
