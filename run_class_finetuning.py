@@ -23,7 +23,7 @@ from datasets.transforms.presets import AugmentConfig
 from engine.checkpointing.checkpoint import CheckpointConfig, Ema
 from engine.checkpointing.read_weights import Weights
 from engine.checkpointing.resume import is_finished
-from engine.compilation import compile_blocks
+from engine.compilation import compile_blocks, with_compilation
 from engine.config import RunFacts, TrainingConfig
 from engine.distributed.ddp import autocast
 from engine.distributed.world import World, main_process_first, on_main_process
@@ -133,7 +133,7 @@ def build_model(config: FinetuningConfig, world: World, data: LabelledData, fact
     if task.linear_probing:
         model.freeze_backbone()
     if config.run.compile:
-        compile_blocks(world.device, model.blocks)
+        compile_blocks(model.blocks)
     place_model(config, world, model)
     return model
 
@@ -269,6 +269,7 @@ def main(config: FinetuningConfig, world: World) -> None:
     if resumes and not task.eval and is_finished(run.output_dir, epochs, world, results="test.json"):
         logger.info("finished already: all %d epochs are done, and %s/test.json is there", epochs, run.output_dir)
         return
+    config = with_compilation(config, world)
     facts = RunFacts()
     data = read_data(config, world, facts)
     model = build_model(config, world, data, facts)

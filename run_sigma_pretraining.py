@@ -22,7 +22,7 @@ from datasets.transforms.presets import PretrainAugmentConfig, PretrainTransform
 from engine.checkpointing.checkpoint import CheckpointConfig
 from engine.checkpointing.read_weights import Weights
 from engine.checkpointing.resume import is_finished
-from engine.compilation import compile_blocks
+from engine.compilation import compile_blocks, with_compilation
 from engine.config import RunFacts, TrainingConfig
 from engine.distributed.collectives import all_reduce_sum
 from engine.distributed.ddp import AMP_DTYPES
@@ -200,6 +200,7 @@ def main(config: PretrainingConfig, world: World) -> None:
     if resumes and is_finished(run.output_dir, optim.epochs, world):
         logger.info("training is finished already: all %d epochs are done", optim.epochs)
         return
+    config = with_compilation(config, world)
     facts = RunFacts()
     model = build_model(config, world, facts)
     videos, dataset = build_data(config, world, model, facts)
@@ -210,9 +211,9 @@ def main(config: PretrainingConfig, world: World) -> None:
         **config.loader.kwargs(rank=world.rank, world_size=world.size, device=world.device),
     )
     teacher, guide = build_target_network(config, world, model), build_guide(config, world, model)
-    if run.compile:
+    if config.run.compile:
         stacks = [model.encoder.blocks, model.decoder.blocks] + ([teacher.network.blocks] if teacher else [])
-        compile_blocks(world.device, *stacks)
+        compile_blocks(*stacks)
     trainer = build_trainer(
         config,
         world,

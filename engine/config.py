@@ -46,7 +46,12 @@ class RunConfig(Options):
         "3 weights too",
         choices=STAGES,
     )
-    compile: bool = option(False, "compile the transformer blocks (needs a C++ compiler)")
+    compile: bool | None = option(
+        None,
+        "compile the transformer blocks; default: on a GPU, without --deterministic and --enable_deepspeed",
+        off="--no_compile",
+        off_help="do not compile them",
+    )
     seed: int = option(
         0, "of every random stream", rule=Rule(lambda seed: 0 <= seed < 2**63, "must be 0 or more and below 2^63")
     )
@@ -89,6 +94,8 @@ class RunConfig(Options):
             raise OptionError("--wandb: wandb is not installed: `pip install wandb`, or leave the flag out")
         if self.zero_stage is not None and not self.enable_deepspeed:
             raise OptionError(f"--zero_stage {self.zero_stage} is for --enable_deepspeed: give both or none")
+        if self.compile and self.stage == 3:
+            raise OptionError("--compile is not for --zero_stage 3: leave it out, or choose stage 2")
         if self.enable_deepspeed and self.amp == "fp16":
             raise OptionError("--amp fp16 is not for --enable_deepspeed: use --amp bf16 or none, or DDP")
 

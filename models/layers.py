@@ -28,7 +28,8 @@ class Attention(nn.Module):
     def forward(self, x_BND: torch.Tensor) -> torch.Tensor:
         bias = torch.cat((self.q_bias, torch.zeros_like(self.v_bias), self.v_bias))
         qkv = F.linear(x_BND, self.qkv.weight, bias)
-        q, k, v = rearrange(qkv, "b n (three h e) -> three b h n e", three=3, h=self.num_heads)
+        # Not in another order: the backward pass then stacks the three gradients as `qkv` lies in memory, in one copy.
+        q, k, v = [part.transpose(1, 2) for part in qkv.unflatten(-1, (3, self.num_heads, -1)).unbind(2)]
         x = attend(q, k, v, dropout=self.attn_drop if self.training else 0.0)
         return self.proj_drop(self.proj(rearrange(x, "b h n e -> b n (h e)")))
 

@@ -14,6 +14,7 @@ from runs import load, same, series
 
 import run_class_finetuning
 from engine.compilation import compile_blocks
+from engine.distributed.ddp import Backend
 from engine.errors import ConfigError
 from engine.flags import parse
 from models import create_model
@@ -33,7 +34,7 @@ def classifier():
 def compile_in_place(world):
     """Results of a plain and of a compiled classifier; what a compiled model makes of a golden case."""
     plain, compiled = classifier(), classifier()
-    compile_blocks(world.device, compiled.blocks)
+    compile_blocks(compiled.blocks)
     assert list(compiled.state_dict()) == list(plain.state_dict())
     clip = torch.randn(2, 3, 4, 32, 32)
     graphs, results = torch._dynamo.utils.counters["stats"], []
@@ -50,7 +51,7 @@ def compile_in_place(world):
     results += [(model(clip).detach(),) for model in (again, compiled)]
 
     case = PretrainingCase("pretrain_mlp")
-    compile_blocks(world.device, case.model.encoder.blocks, case.model.decoder.blocks)
+    compile_blocks(case.model.encoder.blocks, case.model.decoder.blocks)
     loss = case.run()["loss"]
     loss.backward()
     expected = dict(zip(case.golden["gradnorm_names"], case.golden["gradnorm_values"], strict=True))
@@ -75,6 +76,30 @@ def test_blocks_are_compiled_in_place_and_golden_numbers_hold():
     compiled, plain = halves
     assert compiled[0] == pytest.approx(plain[0], rel=2e-3)
     assert compiled[1:] == pytest.approx(plain[1:], rel=5e-2, abs=1e-4)
+
+
+def gradients_of_ranks(world):
+    """Of a plain and of a compiled classifier inside DDP, and the graphs that its blocks were compiled to."""
+    clip = torch.randn(2, 3, 4, 32, 32, generator=torch.Generator().manual_seed(world.rank))
+    gradients = []
+    for compiles in (False, True):
+        torch.manual_seed(0)
+        # a block of 3 MB: more than the first of DDP's buckets, at whose border torch would cut it
+        model = create_model("vit_mini_patch8_32", num_frames=4, num_classes=3, embed_dim=256, depth=2, init_scale=1.0)
+        if compiles:
+            compile_blocks(model.blocks)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        backend = Backend(model, optimizer, world=world, amp="none")
+        backend.backward(backend.model(clip).square().sum(), update_freq=1)
+        gradients.append({name: p.grad.clone() for name, p in model.named_parameters()})
+    return gradients, torch._dynamo.utils.counters["aot_autograd"]["total"]
+
+
+def test_inside_ddp_a_block_is_one_graph():
+    """torch's optimisation for DDP would cut it: 2 graphs, and more launches."""
+    for (plain, compiled), graphs in gloo_world(gradients_of_ranks, size=2):
+        assert graphs == 1
+        torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=1e-5)
 
 
 def test_pretraining_with_a_teacher_on_two_ranks(data, frozen_weights, tmp_path):
