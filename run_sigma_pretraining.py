@@ -132,7 +132,7 @@ def build_target_network(config: PretrainingConfig, world: World, model: Sigma) 
         img_size=config.clip.input_size,
         tubelet=model.encoder.tubelet,
         grid=model.encoder.grid,
-        dtype=torch.float32 if config.run.amp_on(world.device) == "none" else AMP_DTYPES["bf16"],
+        dtype=AMP_DTYPES[config.run.amp_on(world.device)],
         weights=weights,
     )
     try:
@@ -212,7 +212,7 @@ def main(config: PretrainingConfig, world: World) -> None:
     )
     teacher, guide = build_target_network(config, world, model), build_guide(config, world, model)
     if config.run.compile:
-        stacks = [model.encoder.blocks, model.decoder.blocks] + ([teacher.network.blocks] if teacher else [])
+        stacks = [model.encoder.blocks, model.decoder.blocks] + ([teacher.compiled_parts()] if teacher else [])
         compile_blocks(*stacks)
     trainer = build_trainer(
         config,

@@ -81,7 +81,7 @@ class OurStep:
                 if part is not None:
                     self.clock.watch(stage, part)
         if compiled:
-            compile_blocks(*stacks, *([teacher.network.blocks] if teacher else []))
+            compile_blocks(*stacks, *([teacher.compiled_parts()] if teacher else []))
         self.backend = Backend(self.model, build_optimizer_of(self.model, cell), world=world, amp=amp)
 
     def __call__(self, batch: Any) -> torch.Tensor:

@@ -98,7 +98,8 @@ def _add_flag(group: argparse._ActionsContainer, field: dataclasses.Field, hint:
     options |= _spelling(hint, meta)
     group.add_argument(*names, **options)
     if "off" in meta:
-        group.add_argument(meta["off"], action="store_false", dest=name, help=meta.get("off_help", argparse.SUPPRESS))
+        text = meta.get("off_help", argparse.SUPPRESS)
+        group.add_argument(meta["off"], action="store_false", dest=name, default=default, help=text)
 
 
 def _shown(default: Any, text: str) -> str:

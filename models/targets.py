@@ -58,8 +58,12 @@ def standardize_(x: torch.Tensor, dim: int) -> torch.Tensor:
     more than the arithmetic.
     """
     x -= x.mean(dim, keepdim=True)
-    deviation = torch.linalg.vector_norm(x, dim=dim, keepdim=True) / (x.shape[dim] - 1) ** 0.5
-    return x.div_(deviation + 1e-6)
+    return x.div_(deviation(x, dim))
+
+
+def deviation(centred: torch.Tensor, dim: int) -> torch.Tensor:
+    """sqrt(unbiased variance) + 1e-6 along `dim`, which is kept, of numbers whose mean is zero."""
+    return torch.linalg.vector_norm(centred, dim=dim, keepdim=True) / (centred.shape[dim] - 1) ** 0.5 + 1e-6
 
 
 class PixelTarget(nn.Module):

@@ -1,7 +1,7 @@
 """Frozen image teachers: DINO and DINOv2 networks whose features SIGMA predicts (arXiv 2407.15447).
 
 Letters: B clips, C channels, T H W frames and pixels, S single frames, t h w the student's token grid, y x a teacher's
-grid of a frame, N = t * h * w tokens, M masked tokens, F target-feature width.
+grid of a frame, N = t * n = t * h * w tokens, M masked tokens, P values of a patch, F target-feature width.
 """
 
 import math
@@ -13,18 +13,15 @@ import timm
 import torch
 from einops import rearrange
 from timm.layers import Attention as TimmAttention
-from timm.layers import resample_abs_pos_embed
-from timm.models import load_state_dict_from_hf
+from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch.nn import functional
 
 from .registry import ModelError
-from .targets import TEACHERS, TargetConfig, Teacher, standardize_
+from .targets import TEACHERS, TargetConfig, Teacher, deviation, standardize_
 from .tokens import Tubelet, gather_tokens, split_by_mask
-
-_WRAPPERS = ("teacher.", "module.", "_orig_mod.", "backbone.")  # around the network's names, outermost first
-_EXTRAS = ("head.", "dino_head.", "ibot_head.", "mask_token")  # used in training only
+from .weights.teacher import download_teacher, load_teacher
 
 
 def find_teacher(target_type: str, name: str) -> Teacher:
@@ -58,6 +55,33 @@ def with_teacher_dim(targets: TargetConfig) -> TargetConfig:
     return replace(targets, decoder_num_classes=width)
 
 
+class PatchEmbedding(nn.Module):
+    """timm's patch embedding on patches that are cut already: one matmul instead of a convolution, the same weights."""
+
+    def __init__(self, embedding: "PatchEmbed | PatchEmbedding") -> None:
+        super().__init__()
+        self.proj, self.norm = embedding.proj, embedding.norm
+        self.grid_size, self.patch_size = embedding.grid_size, embedding.patch_size
+
+    def forward(self, patches_SNP: torch.Tensor) -> torch.Tensor:
+        """(S, N, channels x height x width of a patch) -> (S, N, F)."""
+        return self.norm(functional.linear(patches_SNP, self.proj.weight.flatten(1), self.proj.bias))
+
+
+class StandardizedTargets(nn.Module):
+    """Tokens at some positions, standardised per clip and channel over all tokens; see `standardize_`.
+
+    A module of its own, so that `torch.compile` can make one pass for the mean, one for the variance and one for the
+    result of it. Only the tokens at the positions are divided.
+    """
+
+    def forward(self, tokens_BtnF: torch.Tensor, index_BM: torch.Tensor) -> torch.Tensor:
+        """(B, t, n, F), N = t * n, and positions (B, M) -> (B, M, F) float32. May overwrite the tokens."""
+        centred_BNF = tokens_BtnF.float().flatten(1, 2)
+        centred_BNF -= centred_BNF.mean(dim=1, keepdim=True)
+        return gather_tokens(centred_BNF, index_BM).div_(deviation(centred_BNF, dim=1))
+
+
 class ImageTeacher(nn.Module):
     """Features of a frozen ViT at the masked positions, standardised per clip and channel over all tokens.
 
@@ -66,7 +90,7 @@ class ImageTeacher(nn.Module):
     (engine_for_pretraining.py of the released code).
 
     Args:
-        network: a ViT of timm, made for the clip's frame size.
+        network: a ViT of timm, made for the clip's frame size; its patch embedding is replaced by `PatchEmbedding`.
         tubelet: of the student.
         grid: (t, h, w) of the student; where the network's grid of a frame differs from (h, w), its features are
             resized to it, bilinearly.
@@ -74,8 +98,10 @@ class ImageTeacher(nn.Module):
 
     def __init__(self, network: VisionTransformer, *, tubelet: Tubelet, grid: tuple[int, int, int]) -> None:
         super().__init__()
+        network.patch_embed = PatchEmbedding(network.patch_embed)  # type: ignore[assignment]
         self.network = network.requires_grad_(False)
         self.attentions = [module for module in network.modules() if isinstance(module, TimmAttention)]
+        self.standardized = StandardizedTargets()
         self.frame_step = tubelet[0]
         self.grid = grid
         self.eval()
@@ -83,6 +109,10 @@ class ImageTeacher(nn.Module):
     def train(self, mode: bool = True) -> "ImageTeacher":
         """Stay in inference mode, whatever `mode` says."""
         return super().train(False)
+
+    def compiled_parts(self) -> list[nn.Module]:
+        """What `torch.compile` makes faster, one by one."""
+        return [*self.network.blocks, self.standardized]
 
     @torch.no_grad()  # and not inference_mode, whose tensors a loss may not save for its backward pass
     def forward(self, clip_BCTHW: torch.Tensor, mask_BN: torch.Tensor, num_masked: int | None = None) -> torch.Tensor:
@@ -107,32 +137,44 @@ class ImageTeacher(nn.Module):
                 f"got {clip_BCTHW.shape[2]} frames and a mask of {mask_BN.shape[1]}"
             )
         _, masked_BM = split_by_mask(mask_BN, clip_BCTHW.device, num_masked=num_masked)
-        of_a_clip = gather_tokens(self.features(clip_BCTHW), masked_BM.reshape(len(clip_BCTHW), -1))
+        with torch.autocast(clip_BCTHW.device.type, enabled=False):
+            of_a_clip = self.standardized(self._tokens(clip_BCTHW), masked_BM.reshape(len(clip_BCTHW), -1))
         return of_a_clip.reshape(*masked_BM.shape, -1)
 
     @torch.no_grad()
     def features(self, clip_BCTHW: torch.Tensor) -> torch.Tensor:
         """(B, N, F) float32, standardised, of all tokens of the clips."""
+        return standardize_(self._tokens(clip_BCTHW).float().flatten(1, 2), dim=1)
+
+    def _tokens(self, clip_BCTHW: torch.Tensor) -> torch.Tensor:
+        """(B, t, n, F) on the student's grid, in the network's dtype where nothing is resized, else float32."""
         weight = self.network.patch_embed.proj.weight
-        frames_SCHW = rearrange(clip_BCTHW[:, :, :: self.frame_step], "b c t h w -> (b t) c h w").to(weight.dtype)
         on_cpu = weight.device.type == "cpu"
         for attention in self.attentions:  # the rule of `models.attention.attend`; Final for TorchScript
             attention.fused_attn = not (on_cpu and weight.dtype == torch.bfloat16)  # type: ignore[misc]
+        patches_SNP = self._patches(clip_BCTHW, weight.dtype)
         with torch.autocast(clip_BCTHW.device.type, enabled=False):
             # On a CPU clip by clip: one clip's activations stay in the cache and their memory is reused.
-            passes = frames_SCHW.split(self.grid[0]) if on_cpu else [frames_SCHW]
-            tokens = torch.cat([self.network.forward_features(frames) for frames in passes])
-            patches_SNF = tokens[:, self.network.num_prefix_tokens :].float()
+            passes = patches_SNP.split(self.grid[0]) if on_cpu else [patches_SNP]
+            tokens = torch.cat([self.network.forward_features(patches) for patches in passes])
+            patches_SNF = tokens[:, self.network.num_prefix_tokens :]
             patches_SNF = _resize(patches_SNF, self.network.patch_embed.grid_size, self.grid[1:])
-            features_BNF = rearrange(patches_SNF, "(b t) n f -> b (t n) f", t=self.grid[0])
-            return standardize_(features_BNF, dim=1)
+            return patches_SNF.unflatten(0, (-1, self.grid[0]))
+
+    def _patches(self, clip_BCTHW: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """(S, N, P) patches of the first frame of every tubelet, each channel by channel: one pass over the clip."""
+        height, width = self.network.patch_embed.patch_size
+        frames = clip_BCTHW[:, :, :: self.frame_step]
+        cut = rearrange(frames, "b c t (y h) (x w) -> b t y x c h w", h=height, w=width)
+        cut = cut.to(dtype, memory_format=torch.contiguous_format)  # before it is flattened, which copies too
+        return rearrange(cut, "b t y x c h w -> (b t) (y x) (c h w)")
 
 
 def _resize(tokens_SNF: torch.Tensor, old: tuple[int, int], new: tuple[int, int]) -> torch.Tensor:
-    """Tokens of an old grid (y, x) -> of a new one (h, w), bilinearly, pixel centres aligned."""
+    """Tokens of an old grid (y, x) -> of a new one (h, w), bilinearly, pixel centres aligned; then in float32."""
     if old == new:
         return tokens_SNF
-    maps = rearrange(tokens_SNF, "s (y x) f -> s f y x", y=old[0])
+    maps = rearrange(tokens_SNF.float(), "s (y x) f -> s f y x", y=old[0])
     maps = functional.interpolate(maps, size=new, mode="bilinear", align_corners=False)
     return rearrange(maps, "s f h w -> s (h w) f")
 
@@ -165,7 +207,7 @@ def build_teacher(
     # Without timm's initialisation: every tensor comes from the file.
     network = timm.create_model(teacher.architecture, img_size=img_size, num_classes=0, weight_init="skip")
     assert isinstance(network, VisionTransformer)
-    load_teacher(network, _download(teacher) if weights is None else weights)
+    load_teacher(network, download_teacher(teacher) if weights is None else weights)
     return ImageTeacher(network.to(dtype), tubelet=tubelet, grid=grid)
 
 
@@ -178,119 +220,3 @@ def _check_size(teacher: Teacher, img_size: int, tubelet: Tubelet) -> None:
             f"--input_size {img_size} is not a multiple of the teacher's patch size {teacher.patch_size}: "
             f"the nearest sizes for student and teacher are {nearest}"
         )
-
-
-def _download(teacher: Teacher) -> dict[str, Any]:
-    """The weights from timm's hub or its cache, else the official file by torch's hub: the same numbers.
-
-    Raises:
-        ModelError: neither is available.
-    """
-    reasons = []
-    for load in (
-        lambda: load_state_dict_from_hf(f"timm/{teacher.architecture}"),
-        lambda: torch.hub.load_state_dict_from_url(teacher.url, map_location="cpu", progress=False, weights_only=True),
-    ):
-        try:
-            return load()
-        except Exception as error:  # noqa: BLE001  # network, proxy, full disk, damaged or foreign file: the remedy is the same
-            reasons.append(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
-    raise ModelError(
-        f"the teacher's weights cannot be downloaded from timm's hub ({reasons[0]}), nor downloaded to, or read from, "
-        f"{torch.hub.get_dir()}/checkpoints ({reasons[1]}): get {teacher.url} on a machine with a network and give it "
-        "as --teacher_weights FILE"
-    )
-
-
-def load_teacher(network: VisionTransformer, state: Mapping[str, Any]) -> None:
-    """Load a file's content into a network of `TEACHERS`, in place; every tensor must be in the file.
-
-    Takes timm's layout; the official DINO layout (the same names) and its full checkpoints (`teacher` holding
-    `backbone.*` and `head.*`); the official DINOv2 layout with registers. Heads and mask tokens are left out. The
-    position table is resampled to the network's grid as timm does it, and as DINOv2 with registers does: bicubic,
-    antialiased.
-
-    timm's own `checkpoint_filter_fn` is not used: it would resample the patch embedding of another patch size, which
-    makes an 8-pixel DINO file fit a 16-pixel network, and it does not check the position table's length.
-
-    Raises:
-        ModelError: a tensor is missing, unknown or of another shape; says how many fit, the first differences and the
-            likely cause.
-    """
-    tensors = _fit_positions(network, _timm_names(_backbone(state)))
-    own = network.state_dict()
-    differences = _differences(own, tensors)
-    if differences:
-        fitting = [name for name in own if name in tensors and tensors[name].shape == own[name].shape]
-        raise ModelError(
-            f"--teacher_weights: another network: {len(fitting)} of the teacher's {len(own)} tensors fit. "
-            f"First differences: {'; '.join(differences[:3])}. {_likely_cause(network, tensors)}"
-        )
-    broken = [name for name, value in tensors.items() if not torch.isfinite(value).all()]
-    if broken:
-        raise ModelError(f"--teacher_weights: {broken[0]} holds numbers that are not finite: the file is damaged")
-    network.load_state_dict(tensors, strict=True)
-
-
-def _differences(own: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]) -> list[str]:
-    """What keeps a file's tensors from being the network's: other shapes first, then missing, then unknown names."""
-    shapes = [
-        f"{name}: {tuple(tensors[name].shape)} in the file, {tuple(value.shape)} in the network"
-        for name, value in own.items()
-        if name in tensors and tensors[name].shape != value.shape
-    ]
-    missing = [f"{name} is not in the file" for name in own if name not in tensors]
-    unknown = [f"{name} is not in the network" for name in tensors if name not in own]
-    return shapes + missing + unknown
-
-
-def _backbone(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """The network's tensors by their plain names, without wrappers, heads and mask token."""
-    teacher = state.get("teacher")
-    state = teacher if isinstance(teacher, Mapping) else state
-    tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
-    for wrapper in _WRAPPERS:
-        if any(name.startswith(wrapper) for name in tensors):  # what lies outside is a student or a head
-            tensors = {name.removeprefix(wrapper): v for name, v in tensors.items() if name.startswith(wrapper)}
-    return {name: value for name, value in tensors.items() if not name.startswith(_EXTRAS)}
-
-
-def _timm_names(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Official DINOv2 with registers -> timm, which adds the class token's position embedding to the token itself."""
-    tensors = dict(tensors)
-    if "register_tokens" in tensors:
-        tensors["reg_token"] = tensors.pop("register_tokens")
-        token, table = tensors.get("cls_token"), tensors.get("pos_embed")
-        if token is not None and table is not None and table.ndim == 3 and token.shape == table[:, :1].shape:
-            tensors["cls_token"], tensors["pos_embed"] = token + table[:, :1], table[:, 1:]
-    return tensors
-
-
-def _fit_positions(network: VisionTransformer, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The position table resampled to the network's grid, if it is one of a square grid."""
-    table = tensors.get("pos_embed")
-    if table is None or table.ndim != 3:
-        return tensors
-    num_prefix = 0 if network.no_embed_class else network.num_prefix_tokens
-    num_places = table.shape[1] - num_prefix
-    if num_places < 1 or math.isqrt(num_places) ** 2 != num_places:
-        return tensors
-    size = list(network.patch_embed.grid_size)
-    return {**tensors, "pos_embed": resample_abs_pos_embed(table, new_size=size, num_prefix_tokens=num_prefix)}
-
-
-def _likely_cause(network: VisionTransformer, tensors: Mapping[str, torch.Tensor]) -> str:
-    """Why a file does not fit, and the remedy."""
-    kernel, own = tensors.get("patch_embed.proj.weight"), network.patch_embed.proj.weight
-    if kernel is None or kernel.ndim != 4:
-        return "It does not have the names of an official DINO file or of timm"
-    patch_size, dim = kernel.shape[-1], kernel.shape[0]
-    if (patch_size, dim) != (own.shape[-1], own.shape[0]):
-        cause = f"It is a ViT of patch size {patch_size} and width {dim}, not {own.shape[-1]} and {own.shape[0]}"
-        for (target_type, name), teacher in TEACHERS.items():
-            if (teacher.patch_size, teacher.feature_dim) == (patch_size, dim):
-                return f"{cause}: its options are --target_type {target_type} --distillation_teacher {name}"
-        return cause
-    if network.num_reg_tokens and "reg_token" not in tensors:
-        return "It is a DINOv2 without register tokens: take the official file with _reg4_ in its name"
-    return "It is damaged, or of another network of this width"

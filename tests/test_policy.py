@@ -44,7 +44,8 @@ ORDER = {
         "classifier decoder",
         "sigma",
         "registry",
-        "teachers weights",
+        "weights",
+        "teachers",
         "analysis",
     ),
     "datasets": (
@@ -56,11 +57,11 @@ ORDER = {
     ),
     "engine": (
         "errors files finetuning pretraining schedules",
-        "compilation distributed flags optim",
+        "distributed flags optim",
         "checkpointing monitoring resilience",
         "config evaluation log_steps",
         "training",
-        "dry_run record weights",
+        "compilation dry_run record weights",
         "setup",
     ),
 }

@@ -292,6 +292,27 @@ def test_bfloat16_is_close_to_float32(pair, files, teachers, monkeypatch):
     assert torch.nn.functional.cosine_similarity(rough, exact, dim=-1).min() > 0.999
 
 
+def test_float16_is_close_to_float32(pair, files, teachers):
+    """For GPUs without units for bfloat16."""
+    clip, mask = inputs(pair)
+    rough = make(pair, files[pair], dtype=torch.float16)(clip, mask)
+    assert rough.dtype == torch.float32
+    torch.testing.assert_close(rough, teachers[pair](clip, mask), rtol=0, atol=0.03)
+
+
+def test_the_patch_embedding_shares_the_weights_of_the_convolution(pair, files, teachers):
+    clip, _ = inputs(pair)
+    teacher = teachers[pair]
+    assert list(teacher.network.state_dict()) == list(
+        timm.create_model(find_teacher(*pair).architecture, img_size=SIZE[pair], num_classes=0).state_dict()
+    )
+    frames = clip[:, :, ::2].transpose(1, 2).flatten(0, 1)
+    kernel, bias = (files[pair][f"patch_embed.proj.{name}"] for name in ("weight", "bias"))
+    expected = torch.nn.functional.conv2d(frames, kernel, bias, stride=PATCH[pair]).flatten(2).transpose(1, 2)
+    embedded = teacher.network.patch_embed(teacher._patches(clip, torch.float32))
+    torch.testing.assert_close(embedded, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_autocast_changes_nothing(teachers):
     clip, mask = inputs(V1)
     with torch.autocast("cpu", dtype=torch.bfloat16):
