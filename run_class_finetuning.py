@@ -25,7 +25,7 @@ from engine.checkpointing.read_weights import Weights
 from engine.checkpointing.resume import is_finished
 from engine.compilation import compile_blocks, with_compilation
 from engine.config import RunFacts, TrainingConfig
-from engine.distributed.ddp import autocast
+from engine.distributed.ddp import AMP_DTYPES, autocast
 from engine.distributed.world import World, main_process_first, on_main_process
 from engine.dry_run import evaluation_passes, rehearse, rehearse_test
 from engine.errors import as_config_error
@@ -49,6 +49,7 @@ from engine.weights import load_weights, names_of_weights, weights_to_test
 from models import ModelError
 from models.analysis.figures import clip_pictures
 from models.analysis.flops import classifier_flops
+from models.attention import describe_attention
 from models.classifier import Classifier, HeadConfig
 from models.registry import build_classifier
 from models.vit import EncoderConfig
@@ -245,6 +246,13 @@ def train(
         instruments=Instruments(
             flops_per_clip=classifier_flops(model),
             figure_fn=lambda batch, out: (clip_pictures(batch.clip, frame_step=config.encoder.tubelet_size), {}),
+            plan={
+                "attention": describe_attention(
+                    {"encoder": (model.blocks, model.num_tokens)},
+                    device=world.device,
+                    dtype=AMP_DTYPES[config.run.amp_on(world.device)],
+                )
+            },
         ),
         facts=facts,
         layer_decay=1.0 if task.linear_probing else task.layer_decay,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from torch import nn
 
 from datasets.decoding.open import describe_decoder
 from datasets.errors import DATA_ERRORS
@@ -47,12 +48,14 @@ from engine.weights import load_weights, read_weights_once
 from models import ModelError
 from models.analysis.figures import pretraining_pictures
 from models.analysis.flops import pretraining_flops
+from models.attention import describe_attention
 from models.decoder import DecoderConfig
 from models.objectives import ObjectiveConfig
 from models.registry import build_pretraining_model
 from models.sigma import Sigma
 from models.targets import TARGETS, TargetConfig
 from models.teachers import ImageTeacher, build_teacher, with_teacher_dim
+from models.tokens import num_chosen
 from models.vit import EncoderConfig
 from models.weights.load import LoadReport, load_pretraining, load_projection, native_state
 from sigma_video.options import OptionError, group, option
@@ -192,6 +195,25 @@ def build_data(
     return videos, dataset
 
 
+def plan_of(
+    config: PretrainingConfig, world: World, model: Sigma, *, num_masked: int, teacher: ImageTeacher | None
+) -> dict[str, str]:
+    """Rows of the plan: what computes the networks."""
+    dtype = AMP_DTYPES[config.run.amp_on(world.device)]
+    num_tokens = model.encoder.num_tokens
+    num_visible = num_tokens - num_masked
+    num_decoded = num_chosen(num_masked, model.decoder_mask_ratio)
+    stacks: dict[str, tuple[nn.Module, int]] = {
+        "encoder": (model.encoder.blocks, num_visible),
+        "decoder": (model.decoder.blocks, num_visible + num_decoded),
+    }
+    rows = {}
+    if teacher is not None:
+        stacks["teacher"] = teacher.network.blocks, teacher.num_frame_tokens
+        rows["teacher"] = f"{config.targets.target_type} {config.targets.teacher}, {str(dtype).removeprefix('torch.')}"
+    return {"attention": describe_attention(stacks, device=world.device, dtype=dtype), **rows}
+
+
 def main(config: PretrainingConfig, world: World) -> None:
     """One run, from the options to the last checkpoint."""
     config = prepare(config, world)
@@ -239,6 +261,7 @@ def main(config: PretrainingConfig, world: World) -> None:
             figure_fn=lambda batch, out: pretraining_pictures(
                 model, batch.clip.repeat_interleave(masks.num_masks, dim=0), out
             ),
+            plan=plan_of(config, world, model, num_masked=dataset.num_masked, teacher=teacher),
         ),
         facts=facts,
     )

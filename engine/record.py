@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .config import TrainingConfig
+from .config import RunConfig, TrainingConfig
 from .distributed.world import World
 from .files import replace_text
 from .monitoring.metrics import log_table
@@ -55,8 +55,9 @@ def log_plan(
     model_name: str,
     model: torch.nn.Module,
     repeats: int,
+    rows: Mapping[str, str],
 ) -> None:
-    """Show what will be trained: sizes, batches, steps, base and effective learning rate."""
+    """Show what will be trained: sizes, batches, steps, base and effective learning rate, and `rows` in between."""
     run, optim = config.run, config.optim
     total_batch = optim.total_batch(world.size)
     clips = "" if repeats == 1 else f" videos, {repeats} clips of each (--num_sample): {total_batch * repeats} clips"
@@ -68,6 +69,7 @@ def log_plan(
             "model": f"{model_name}, {trainable / 1e6:.2f} M trainable parameters",
             "device": f"{world.size} x {world.device.type}, amp {run.amp_on(world.device)}"
             + ("" if run.stage is None else f", DeepSpeed ZeRO stage {run.stage}"),
+            **rows,
             "total batch": f"{total_batch} = {optim.batch_size} x accumulation {optim.update_freq} x ranks {world.size}"
             + clips,
             "learning rate": f"{schedule.lr:.3g} = base {optim.lr:g} x {total_batch} / 256, to {schedule.min_lr:.3g}",
@@ -75,6 +77,19 @@ def log_plan(
             f"warm-up {schedule.warmup}",
         },
     )
+
+
+def computed_by(run: RunConfig, device: torch.device, *, resumed: bool) -> dict[str, str]:
+    """Rows of the plan on what decides speed and the last bits of the results."""
+    rows = {"blocks": "compiled" if run.compile else "not compiled"}
+    if device.type == "cuda":
+        rows["cuDNN"] = f"{torch.backends.cudnn.version()}, CUDA {torch.version.cuda}"
+        if resumed and not run.deterministic:
+            rows["resumed"] = (
+                "the rest equals an uninterrupted run up to rounding; for the same bits on a GPU both need "
+                "--deterministic"
+            )
+    return rows
 
 
 def _commit() -> str:

@@ -26,7 +26,7 @@ from .monitoring.device_peaks import model_flops
 from .monitoring.metrics import Meter, RunLog, setup_logging
 from .monitoring.monitor import FigureFn, TrainingMonitor, build_profiler
 from .monitoring.wandb import start_wandb
-from .record import log_plan, write_run_record
+from .record import computed_by, log_plan, write_run_record
 from .resilience.bad_videos import BadVideoLog
 from .resilience.nonfinite import NonFiniteGuard
 from .resilience.preemption import PreemptionHandler
@@ -114,11 +114,13 @@ class Instruments:
         flops_per_clip: operations of a training step, for one clip.
         diagnostics: looks at the outputs of log steps.
         figure_fn: makes TensorBoard's pictures.
+        plan: of the networks, for the plan on the console: name -> what there is to say.
     """
 
     flops_per_clip: float
     diagnostics: Diagnostics | None = None
     figure_fn: FigureFn | None = None
+    plan: Mapping[str, str] = field(default_factory=dict)
 
 
 def model_init_context(config: TrainingConfig, world: World, *, loads: bool) -> AbstractContextManager[Any]:
@@ -186,7 +188,8 @@ def build_trainer(
     if not (saving.resume and was_restarted(os.environ) and resume_from("", True)):
         resume_from(saving.resume, saving.auto_resume)
     write_run_record(run.output_dir, world, args, **data.in_record())
-    log_plan(config, world, schedule=schedule, model_name=model_name, model=model, repeats=data.repeats)
+    rows = {**computed_by(run, world.device, resumed=state.step > 0), **instruments.plan}
+    log_plan(config, world, schedule=schedule, model_name=model_name, model=model, repeats=data.repeats, rows=rows)
     log = _open_log(run, world, state, args)
     return Trainer(
         backend=backend,

@@ -3,9 +3,20 @@
 Letters: B clips, N tokens, H heads, E head width, R heads of a block.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 import torch.nn.functional as F
+from torch import nn
+from torch.nn.attention import SDPBackend
 
+_BACKENDS = {
+    SDPBackend.CUDNN_ATTENTION: "cuDNN",
+    SDPBackend.FLASH_ATTENTION: "FlashAttention",
+    SDPBackend.EFFICIENT_ATTENTION: "memory-efficient",
+    SDPBackend.MATH: "unfused, which stores the attention weights of all heads",
+}
 _BLOCK_BYTES = 2 << 20  # of a block's scores: with their softmax they stay in a core's share of the cache
 
 
@@ -19,6 +30,29 @@ def attend(q_BHNE: torch.Tensor, k_BHNE: torch.Tensor, v_BHNE: torch.Tensor, *, 
     if q_BHNE.device.type == "cpu" and q_BHNE.dtype == torch.bfloat16 and dropout == 0:
         return _attend_in_blocks(q_BHNE, k_BHNE, v_BHNE)
     return F.scaled_dot_product_attention(q_BHNE, k_BHNE, v_BHNE, dropout_p=dropout)
+
+
+def describe_attention(stacks: Mapping[str, tuple[nn.Module, int]], *, device: torch.device, dtype: torch.dtype) -> str:
+    """What computes the attention of some transformers, by their names: torch chooses by device, dtype and shape.
+
+    Args:
+        stacks: blocks of each, ours or timm's, and the number of its tokens.
+    """
+    found: dict[str, list[str]] = {}
+    for name, (blocks, num_tokens) in stacks.items():
+        attention: Any = next((block.attn for block in blocks.children()), None)
+        if attention is not None:  # a decoder may have no blocks
+            shape = attention.num_heads, attention.qkv.in_features // attention.num_heads
+            found.setdefault(_backend(num_tokens, *shape, device=device, dtype=dtype), []).append(name)
+    return "; ".join(f"{backend} ({', '.join(names)})" for backend, names in found.items())
+
+
+def _backend(num_tokens: int, num_heads: int, head_dim: int, *, device: torch.device, dtype: torch.dtype) -> str:
+    if device.type == "cpu":
+        return "in blocks of heads" if dtype == torch.bfloat16 else "torch's fused kernel"
+    qkv = torch.empty(1, num_tokens, 3, num_heads, head_dim, device=device, dtype=dtype, requires_grad=True)
+    q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
+    return _BACKENDS[SDPBackend(torch._fused_sdp_choice(q, k, v))]
 
 
 # Custom operators, so that torch.compile does not unroll their loops over the heads.

@@ -60,8 +60,10 @@ class PatchEmbedding(nn.Module):
 
     def __init__(self, embedding: "PatchEmbed | PatchEmbedding") -> None:
         super().__init__()
-        self.proj, self.norm = embedding.proj, embedding.norm
-        self.grid_size, self.patch_size = embedding.grid_size, embedding.patch_size
+        self.proj: nn.Conv2d = embedding.proj
+        self.norm: nn.Module = embedding.norm
+        self.grid_size: tuple[int, int] = embedding.grid_size
+        self.patch_size: tuple[int, int] = embedding.patch_size
 
     def forward(self, patches_SNP: torch.Tensor) -> torch.Tensor:
         """(S, N, channels x height x width of a patch) -> (S, N, F)."""
@@ -98,7 +100,7 @@ class ImageTeacher(nn.Module):
 
     def __init__(self, network: VisionTransformer, *, tubelet: Tubelet, grid: tuple[int, int, int]) -> None:
         super().__init__()
-        network.patch_embed = PatchEmbedding(network.patch_embed)  # type: ignore[assignment]
+        network.patch_embed = PatchEmbedding(network.patch_embed)
         self.network = network.requires_grad_(False)
         self.attentions = [module for module in network.modules() if isinstance(module, TimmAttention)]
         self.standardized = StandardizedTargets()
@@ -109,6 +111,11 @@ class ImageTeacher(nn.Module):
     def train(self, mode: bool = True) -> "ImageTeacher":
         """Stay in inference mode, whatever `mode` says."""
         return super().train(False)
+
+    @property
+    def num_frame_tokens(self) -> int:
+        """Tokens of a frame in the network, with class and register tokens."""
+        return math.prod(self.network.patch_embed.grid_size) + self.network.num_prefix_tokens
 
     def compiled_parts(self) -> list[nn.Module]:
         """What `torch.compile` makes faster, one by one."""

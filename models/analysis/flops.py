@@ -50,8 +50,7 @@ def teacher_flops(teacher: ImageTeacher) -> float:
     network, num_frames = teacher.network, teacher.grid[0]
     num_patches = math.prod(network.patch_embed.grid_size)
     embedding = _linear(num_patches, math.prod(network.patch_embed.patch_size) * 3, network.embed_dim)
-    tokens = num_patches + network.num_prefix_tokens
-    return num_frames * (embedding + _blocks(network.blocks, tokens, network.embed_dim))
+    return num_frames * (embedding + _blocks(network.blocks, teacher.num_frame_tokens, network.embed_dim))
 
 
 def classifier_flops(model: Classifier) -> float:

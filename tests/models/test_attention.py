@@ -1,9 +1,15 @@
 """Attention: every way that it is computed, against its definition in float64."""
 
-import pytest
-import torch
+from functools import partial
 
-from models.attention import attend
+import pytest
+import timm
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from models.attention import _BACKENDS, attend, describe_attention
+from models.layers import Block
 
 
 def inputs(dtype, tokens=50):
@@ -75,3 +81,20 @@ def test_some_inputs_need_no_gradient():
     attend(q, k, v).square().sum().backward()
     attend(alone, *(x.detach() for x in others)).square().sum().backward()
     assert torch.equal(alone.grad, q.grad) and q.grad.abs().sum() > 0
+
+
+def test_what_computes_attention_is_described():
+    stacks = {"encoder": (nn.ModuleList([Block(128, 2)]), 160), "decoder": (nn.ModuleList(), 1568)}
+    stacks["teacher"] = timm.create_model("vit_tiny_patch16_224").blocks, 197
+    of = partial(describe_attention, stacks, device=torch.device("cpu"))
+    assert of(dtype=torch.bfloat16) == "in blocks of heads (encoder, teacher)"
+    assert of(dtype=torch.float32) == "torch's fused kernel (encoder, teacher)"
+
+
+def test_torch_tells_which_back_end_it_chooses():
+    """What the plan shows on a GPU is asked of torch; on a CPU the answer has the same form."""
+    q = torch.empty(1, 4, 2, 8).transpose(1, 2)
+    chosen = SDPBackend(torch._fused_sdp_choice(q, q, q))
+    assert chosen in _BACKENDS
+    with sdpa_kernel(SDPBackend.MATH):
+        assert SDPBackend(torch._fused_sdp_choice(q, q, q)) == SDPBackend.MATH
