@@ -152,7 +152,8 @@ def build_guide(config: PretrainingConfig, world: World, model: Sigma) -> Motion
         return None
     state = native_state(read_network(masks.flow_weights, config, world)) if masks.flow_weights else None
     network = main_process_first(world, lambda: flow_model(None)) if state is None else flow_model(state)  # downloads
-    return MotionGuide(network, model.encoder.grid).to(world.device)
+    low_precision = world.device.type == "cuda" and config.run.amp_on(world.device) == "bf16"
+    return MotionGuide(network, model.encoder.grid, low_precision=low_precision).to(world.device)
 
 
 def read_network(path: str, config: PretrainingConfig, world: World) -> dict[str, torch.Tensor]:

@@ -83,7 +83,13 @@ class Passes:
     def seconds(self, device: torch.device) -> float:
         """All the passes, judged by the list's first batch."""
         began = time.perf_counter()
-        self.evaluate(list(itertools.islice(self.loader, 1)))
+        batches = list(itertools.islice(self.loader, 1))
+        if device.type == "cuda":  # compiling and loading of libraries happen once
+            warm_up = time.perf_counter()
+            self.evaluate(batches)
+            torch.cuda.synchronize(device)
+            began += time.perf_counter() - warm_up
+        self.evaluate(batches)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         return (time.perf_counter() - began) * len(self.loader) * self.number

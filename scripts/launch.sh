@@ -9,6 +9,9 @@ PATH=$ROOT/.venv/bin:$PATH
 GPUS=${GPUS:-8} NNODES=${NNODES:-1} NODE_RANK=${NODE_RANK:-0}
 OUTPUT_DIR=${OUTPUT_DIR:-$ROOT/output/$RECIPE}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+# Compiled kernels, on a disk of the node: many processes that write them to a shared home folder wait for one another.
+export TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-${TMPDIR:-/tmp}/triton_$(id -un)}
+export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-${TMPDIR:-/tmp}/torchinductor_$(id -un)}
 
 launch() {
     local script=$1 step_batch=$((BATCH_SIZE * GPUS * NNODES))

@@ -188,14 +188,17 @@ class MotionGuide(nn.Module):
         flow_model: (image, neighbour, num_flow_updates) -> list of flows (B, 2, H, W), the last one the best;
             see `flow_model`.
         grid: (t, h, w) of a clip's tokens.
+        low_precision: the network's convolutions and correlations in bf16, channels last; coordinates and flow stay in
+            float32. For GPUs with units for bf16. It moves the flow by hundredths of a pixel (bench/RESULTS.md).
     """
 
     scale: torch.Tensor
     shift: torch.Tensor
 
-    def __init__(self, flow_model: nn.Module, grid: Grid) -> None:
+    def __init__(self, flow_model: nn.Module, grid: Grid, *, low_precision: bool = False) -> None:
         super().__init__()
-        self.flow_model, self.grid = flow_model, grid
+        self.grid, self.low_precision = grid, low_precision
+        self.flow_model = flow_model.to(memory_format=torch.channels_last) if low_precision else flow_model
         # from ImageNet's normalisation to -1..1, which RAFT expects: 2 * (x * std + mean) - 1
         self.register_buffer("scale", 2 * torch.tensor(IMAGENET_STD).view(3, 1, 1, 1), persistent=False)
         self.register_buffer("shift", 2 * torch.tensor(IMAGENET_MEAN).view(3, 1, 1, 1) - 1, persistent=False)
@@ -235,7 +238,8 @@ class MotionGuide(nn.Module):
         size = _flow_side(height), _flow_side(width)
         if size != (height, width):
             images, neighbours = (F.interpolate(part, size, mode="bilinear") for part in (images, neighbours))
-        flow = self.flow_model(images, neighbours, num_flow_updates=NUM_FLOW_UPDATES)[-1]
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.low_precision):
+            flow = self.flow_model(images, neighbours, num_flow_updates=NUM_FLOW_UPDATES)[-1].float()
         if size != (height, width):
             flow = F.interpolate(flow, (height, width), mode="bilinear")
             flow = torch.stack([flow[:, 0] * (width / size[1]), flow[:, 1] * (height / size[0])], dim=1)

@@ -20,6 +20,9 @@ SHUTDOWN_TIMEOUT=${SHUTDOWN_TIMEOUT:-90}      # torchrun: seconds to save a chec
 eval "$SETUP"
 PATH=$VENV/bin:$PATH
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} PYTHONUNBUFFERED=1
+# Compiled kernels, on a disk of the node: many processes that write them to a shared home folder wait for one another.
+export TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-${TMPDIR:-/tmp}/triton_$(id -un)}
+export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-${TMPDIR:-/tmp}/torchinductor_$(id -un)}
 export SIGMA_REQUEUE=${SIGMA_REQUEUE:-1}      # 1: requeue the job after USR1 if training is not finished
 # export NCCL_SOCKET_IFNAME=ib0 GLOO_SOCKET_IFNAME=ib0    if the default network interface is the wrong one
 

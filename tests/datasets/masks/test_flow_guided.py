@@ -1,5 +1,6 @@
 """Masks that follow motion: the maths against naive loops, pictures that move as is known, the network's weights."""
 
+import copy
 import math
 
 import numpy as np
@@ -282,6 +283,14 @@ def test_raft_gives_whole_masks(raft, size, num_frames, grid):
     visible = (~mask).view(2, grid[0], -1).sum(dim=2)
     assert (visible == grid[1] * grid[2] // 4).all()
     assert torch.equal(mask, guide(clip, base))
+
+
+def test_low_precision_moves_the_flow_by_fractions_of_a_pixel(raft):
+    clip = moving_clips(3, (128, 128), (6, -4))
+    exact = MotionGuide(raft, (1, 1, 1)).flow(clip)
+    rough = MotionGuide(copy.deepcopy(raft), (1, 1, 1), low_precision=True).flow(clip)
+    assert rough.dtype == torch.float32
+    assert 0 < (rough - exact).norm(dim=2).max() < 0.1 * exact.norm(dim=2).max()
 
 
 def test_raft_is_frozen_and_stays_out_of_checkpoints(raft):
