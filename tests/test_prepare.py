@@ -8,13 +8,16 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 import torch
+from misbehaving import misbehave
 from PIL import Image
 from processes import ROOT
 from videos import _paint, read_number, write_video
@@ -240,18 +243,6 @@ def test_parts_that_do_not_exist(text):
 # ------------------------------------------------------------------------------------------------- processes
 
 
-def misbehave(work):
-    if work == "crash":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if work == "hang":
-        time.sleep(600)
-    if work == "bug":
-        raise KeyError("a mistake of ours")
-    if work == "full":
-        raise OSError(28, "No space left on device", "/disk/x.mp4")
-    return {"did": work}
-
-
 def test_a_crash_and_a_hang_cost_one_result_each():
     works = ["1", "crash", "2", "hang", "3", "crash", "4"]
     tasks = [Task(str(place), work) for place, work in enumerate(works)]
@@ -270,6 +261,48 @@ def test_bugs_and_full_disks_stop_a_job():
     with pytest.raises(ConfigError, match=r"/disk/x\.mp4: No space left"):
         list(run_tasks([Task("x", "full")], misbehave, workers=1, timeout=9))
     assert not multiprocessing.active_children()
+
+
+def test_an_engine_that_is_not_installed_is_named_before_any_work(videos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(SystemExit) as stopped:
+        call("check", videos.list, "--out", tmp_path / "out", "--engine", "ray")
+    assert stopped.value.code == 2
+    assert re.match(r'error: --engine ray needs Ray: pip install "ray.*"', capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_end_of_the_main_process_ends_its_workers_in_the_middle_of_their_work(tmp_path):
+    def work():
+        (tmp_path / "pids").write_text("\n".join(str(result["did"]) for _, result in results(["pid"] * 2)))
+        list(results(["hang"] * 2))
+
+    def results(works):
+        return run_tasks([Task(str(place), work) for place, work in enumerate(works)], misbehave, workers=2, timeout=99)
+
+    running = multiprocessing.get_context("fork").Process(target=work)
+    running.start()
+    deadline = time.monotonic() + 60
+    children = Path(f"/proc/{running.pid}/task/{running.pid}/children")
+    while not (tmp_path / "pids").exists() or len(pids := children.read_text().split()) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(0.2)  # they are at it
+    os.kill(running.pid, signal.SIGKILL)
+    running.join()
+    deadline = time.monotonic() + 20
+    while (left := [pid for pid in pids if state(pid) != "Z"]) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    for pid in left:
+        os.kill(int(pid), signal.SIGKILL)
+    assert not left
+
+
+def state(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:  # gone
+        return "Z"
 
 
 # ------------------------------------------------------------------------------------------------- check

@@ -8,18 +8,18 @@ second on, and writes `results-2of8.jsonl`: eight such commands, on as many mach
 
 import argparse
 import json
-import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from engine.errors import ConfigError
 from engine.files import replace_text
-from scripts.data.processes import Result, Task, run_tasks
+from scripts.data.engines import ENGINES, check_engine
+from scripts.data.processes import Result, Task
 from scripts.data.progress import Progress
 
 _THREADS = 16  # that verify earlier results
@@ -40,11 +40,6 @@ def parse_part(text: str) -> Part:
     return Part(int(match[1]), int(match[2]))
 
 
-def num_cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def positive(text: str) -> int:
     """A whole number from 1."""
     if not text.isdecimal() or int(text) < 1:
@@ -55,7 +50,15 @@ def positive(text: str) -> int:
 def add_job_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of every job."""
     group = parser.add_argument_group("job")
-    group.add_argument("--workers", type=positive, default=num_cores(), help="processes; default: one for each core")
+    group.add_argument(
+        "--engine",
+        choices=sorted(ENGINES),
+        default="processes",
+        help="processes of this machine (default), or ray: of the cluster at RAY_ADDRESS, else of a Ray started here",
+    )
+    group.add_argument(
+        "--workers", type=positive, help="processes; default: one for each core, with Ray of the cluster"
+    )
     group.add_argument("--part", type=parse_part, metavar="i/n", help="do only this part, for an array of machines")
     group.add_argument("--merge", action="store_true", help="make the final files of the results of all parts")
     group.add_argument("--retry", action="store_true", help="try what failed in an earlier call once more")
@@ -69,14 +72,16 @@ class JobOptions:
     """The values of `add_job_flags`.
 
     Attributes:
-        workers: processes.
+        engine: a key of `engines.ENGINES`.
+        workers: processes; None: one for each core.
         part: the part to do; None: all of the job, and its final files.
         merge: make the final files of the results of all parts, and do no work.
         retry: do the tasks that failed in an earlier call again.
         timeout: seconds after which a task is given up.
     """
 
-    workers: int
+    engine: str
+    workers: int | None
     part: Part | None
     merge: bool
     retry: bool
@@ -87,11 +92,13 @@ def job_options(args: argparse.Namespace) -> JobOptions:
     """The values of the flags of `add_job_flags`.
 
     Raises:
-        ConfigError: --part and --merge together.
+        ConfigError: --part and --merge together, or the engine is not installed.
     """
+    check_engine(args.engine)
     if args.part and args.merge:
         raise ConfigError("--part and --merge: merge when all parts are done, with the same command and no --part")
-    return JobOptions(args.workers, part=args.part, merge=args.merge, retry=args.retry, timeout=args.timeout)
+    names = (field.name for field in fields(JobOptions))
+    return JobOptions(**{name: getattr(args, name) for name in names})
 
 
 class Job:
@@ -142,11 +149,11 @@ class Job:
         done = self._done(mine, is_good)
         left = [task for task in mine if task.key not in done]
         progress = Progress(len(mine), len(mine) - len(left))
-        workers = min(self.options.workers, len(left))
+        engine = ENGINES[self.options.engine]
         name = f"results-{self.part.number}of{self.part.of}.jsonl"
         with open(self.folder / name, "ab+") as file:
             _drop_torn_line(file)
-            for task, result in run_tasks(left, function, workers=workers, timeout=self.options.timeout):
+            for task, result in engine(left, function, workers=self.options.workers, timeout=self.options.timeout):
                 file.write(json.dumps({"key": task.key, "at": time.time(), **result}).encode() + b"\n")
                 file.flush()
                 progress.add(failed="error" in result)

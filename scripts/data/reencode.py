@@ -319,10 +319,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     with user_errors(AnnotationError):
         args = parser().parse_args(argv)
+        options = job_options(args)
         lists = read_lists(args.lists, root=args.data_root, list_format=args.list_format)
         recipe = Recipe(args.short_side, args.key_distance, args.crf)
-        reencode_lists(lists, Path(args.out).absolute(), recipe=recipe, options=job_options(args))
+        reencode_lists(lists, Path(args.out).absolute(), recipe=recipe, options=options)
 
 
 if __name__ == "__main__":
-    main()
+    from scripts.data.reencode import main as start  # whose functions other processes find by their module
+
+    start()

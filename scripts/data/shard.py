@@ -147,9 +147,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     with user_errors(AnnotationError):
         args = parser().parse_args(argv)
+        options = job_options(args)
         lists = read_lists(args.lists, root=args.data_root, list_format=args.list_format)
-        pack_lists(lists, Path(args.out).absolute(), shard_size=args.shard_size, options=job_options(args))
+        pack_lists(lists, Path(args.out).absolute(), shard_size=args.shard_size, options=options)
 
 
 if __name__ == "__main__":
-    main()
+    from scripts.data.shard import main as start  # whose functions other processes find by their module
+
+    start()
