@@ -17,6 +17,7 @@ from run_sigma_pretraining import PretrainingConfig
 PARSERS = {PRETRAIN: build_parser(PretrainingConfig), FINETUNE: build_parser(FinetuningConfig)}
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "bench").glob("*.md")])
 SCRIPTS = sorted((ROOT / "scripts").rglob("*.sh")) + sorted((ROOT / "scripts").rglob("*.sbatch"))
+SCRIPTS += sorted((ROOT / "scripts").rglob("*.yaml"))
 MOST_LINES = 250
 GENERATED = {"docs/files.md"}  # a row for each file; may grow with the code
 
@@ -27,7 +28,7 @@ def name_of(path):
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=name_of)
 
-OTHERS_FLAGS = {"--ipc", "--max-restarts"}  # of docker and torchrun
+OTHERS_FLAGS = {"--ipc", "--max-restarts", "--max_restarts"}  # of docker and torchrun
 
 
 @every_page
