@@ -4,8 +4,10 @@ Nothing here needs a video decoder.
 """
 
 import json
+import os
 import platform
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -72,14 +74,15 @@ class Cell:
 
 
 def synthetic_batch(cell: Cell, clips: int, device: torch.device) -> SimpleNamespace:
-    """Random clips and labels on the device; tube masks in host memory, as the loader leaves them."""
+    """Random clips, drawn on the device, and labels there; tube masks in host memory, as the loader leaves them."""
     generator = torch.Generator().manual_seed(0)
     slots, height, width = cell.grid
     order = torch.rand(clips, height * width, generator=generator).argsort(dim=1)
     mask = (order < cell.num_masked // slots).repeat(1, slots)
     shape = (clips, 3, cell.num_frames, cell.img_size, cell.img_size)
+    drawn = generator if device.type == "cpu" else torch.Generator(device).manual_seed(0)
     return SimpleNamespace(
-        clip=torch.randn(shape, generator=generator).to(device),
+        clip=torch.randn(shape, generator=drawn, device=device),
         mask=mask.pin_memory() if device.type == "cuda" else mask,
         label=torch.randint(NUM_CLASSES, (clips,), generator=generator).to(device),
     )
@@ -205,8 +208,19 @@ def processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def gpu_state() -> dict[str, str]:
+    """Driver, clocks, power and temperature of the first GPU, by nvidia-smi; nothing without it. Changes nothing."""
+    asked = ("driver_version", "clocks.sm", "clocks.mem", "power.draw", "power.limit", "temperature.gpu")
+    command = ["nvidia-smi", "--id=0", f"--query-gpu={','.join(asked)}", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return dict(zip(asked, answer.strip().split(", "), strict=False))
+
+
 def facts(device: torch.device) -> dict[str, Any]:
-    """Date, machine and versions."""
+    """Date, machine and versions; of a GPU also driver, clocks and power as they are at this moment."""
     packages = {}
     for package in ("torch", "timm", "transformers", "triton"):
         try:
@@ -220,6 +234,8 @@ def facts(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         **packages,
+        **({"CUDA": torch.version.cuda, "cuDNN": torch.backends.cudnn.version()} if device.type == "cuda" else {}),
+        **(gpu_state() if device.type == "cuda" else {}),
     }
 
 
@@ -229,20 +245,34 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
         return "(nothing measured)"
     head = list(rows[0])
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    lines += ["| " + " | ".join(_cell(row.get(key)) for key in head) + " |" for row in rows]
+    lines += ["| " + " | ".join(shown(row.get(key)) for key in head) + " |" for row in rows]
     return "\n".join(lines)
 
 
-def _cell(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value as the tables show it."""
     if value is None:
         return ""
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_cell(part)}" for key, part in value.items())
+        return ", ".join(f"{key} {shown(part)}" for key, part in value.items())
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def write_json(about: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], json_file: Path | None) -> None:
-    """Facts and rows, if a file is asked for."""
+    """Facts and rows, if a file is asked for; whatever ends the process meanwhile, the file is whole."""
     if json_file:
         json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps({"facts": about, "rows": rows}, indent=1) + "\n")
+        unfinished = json_file.with_name(json_file.name + ".tmp")
+        unfinished.write_text(json.dumps({"facts": about, "rows": rows}, indent=1) + "\n")
+        os.replace(unfinished, json_file)
+
+
+def append_rows(part: str, about: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], file: Path | None) -> None:
+    """Rows at the end of a file of JSON lines, if one is asked for; each names part, machine and versions."""
+    if file:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        named = {
+            key: about[key] for key in ("date", "device", "torch", "CUDA", "cuDNN", "driver_version") if key in about
+        }
+        with file.open("a") as lines:
+            lines.writelines(json.dumps({"part": part, **row, **named}) + "\n" for row in rows)

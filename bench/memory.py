@@ -1,6 +1,7 @@
 """Memory of the training step: the largest batch that a GPU holds, or the peak of a process on a CPU.
 
-python bench/memory.py [--tasks ...] [--sizes ...] [--amp bf16] [--batches 2 8] [--device cpu] [--json FILE] [--quick]
+python bench/memory.py [--tasks ...] [--sizes ...] [--amp bf16] [--batches 2 8] [--device cpu] [--json FILE]
+                       [--rows FILE] [--quick]
 
 Three implementations: ours, ours with --use_checkpoint (activation checkpointing), and the released code
 (bench/released.py). On a GPU the peak is what torch has allocated, for each of --batches; the largest batch is
@@ -90,15 +91,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     on_gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--tasks", nargs="+", choices=common.TASKS, default=list(common.TASKS))
-    parser.add_argument("--sizes", nargs="+", choices=sorted(VARIANTS), default=["small", "base"])
+    parser.add_argument("--sizes", nargs="+", choices=sorted(VARIANTS), default=["base", "small"])
     parser.add_argument("--amp", choices=["none", "bf16"], default="bf16" if on_gpu else "none")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if on_gpu else "cpu")
     parser.add_argument("--batches", type=int, nargs="+", default=[16, 64] if on_gpu else [2, 8])
     parser.add_argument("--quick", action="store_true", help="a smoke run on tiny models, whose numbers mean nothing")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write facts and rows there")
+    parser.add_argument("--rows", type=Path, metavar="FILE", help="append each row there, as JSON lines")
     options = parser.parse_args(arguments)
     about = common.facts(torch.device(options.device))
-    print(", ".join(f"{key} {value}" for key, value in about.items()))
+    print(", ".join(f"{key} {value}" for key, value in about.items()), flush=True)
+    common.append_rows("memory", about, [about], options.rows)
     rows: list[dict] = []
     for size in ["mini"] if options.quick else options.sizes:
         for task in options.tasks:
@@ -106,6 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for implementation in IMPLEMENTATIONS:
                 row = row_of(implementation, cell, batches=options.batches, amp=options.amp, device_name=options.device)
                 rows.append(row)
+                print(", ".join(f"{key} {common.shown(value)}" for key, value in row.items()), flush=True)
+                common.append_rows("memory", about, [row], options.rows)
                 common.write_json(about, rows, options.json)  # now: whatever happens to the next
             print(common.markdown(rows[-len(IMPLEMENTATIONS) :]), flush=True)
 

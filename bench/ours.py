@@ -39,15 +39,12 @@ def build_model(cell: Cell, **options: Any) -> nn.Module:
     return create_model(cell.model_name, num_prototypes=NUM_PROTOTYPES, **options)
 
 
-def teacher_network(cell: Cell, *, fused: bool = True) -> nn.Module:
-    """The image teacher's network with random weights, frozen; DINO's own code has no `fused` attention."""
+def teacher_network(cell: Cell) -> nn.Module:
+    """The image teacher's network with random weights, frozen. Its attention is fused, as timm's is by default."""
     import timm  # among the imports above it would come before sigma_video.compat
 
     torch.manual_seed(0)
     network = timm.create_model(TEACHERS["dino_v1", cell.teacher].architecture, img_size=cell.img_size, num_classes=0)
-    for module in network.modules():
-        if isinstance(module, timm.layers.Attention):
-            module.fused_attn = fused
     return network.eval().requires_grad_(False)
 
 

@@ -1,12 +1,17 @@
 """The training step: this project, the released code and Hugging Face's model, alternating in one process.
 
 python bench/step.py [--tasks dino mlp pixel finetune] [--sizes small base] [--amp none bf16] [--baseline] [--hf]
-                     [--compile] [--batch B] [--rounds R] [--device cpu] [--json FILE] [--quick]
+                     [--compile] [--no_compile] [--batch B] [--rounds R] [--device cpu] [--json FILE] [--rows FILE]
+                     [--quick]
 
 Clips are random numbers on the device; the image teacher has random weights. Times are medians: CPU seconds of one
 thread on a CPU, seconds of the stream on a GPU. "% of GEMM peak" compares the step's FLOP/s with those of large matrix
 multiplications in the same run and dtype, "MFU, %" with the GPU's data sheet (device_peaks.py); only the FLOPs that the
 step needs are counted (bench/common.py).
+
+--compile: with compiled blocks; --no_compile: without, as when neither is given; both: both. What training does by
+default plays no part here. An implementation or a cell that fails, for want of memory or otherwise, has a row that says
+so, and the others are measured.
 
 --baseline: bench/released.py. On a CPU it is in float32 whatever --amp says, because the released code's autocast is
 for GPUs; on a GPU it has the autocast of --amp, without fp16's loss scaler. If it runs out of memory, its batch is
@@ -17,6 +22,7 @@ halved; compare clips per second.
 import argparse
 import copy
 import functools
+import gc
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -36,6 +42,8 @@ from engine.optim import parameter_groups
 from models.vit import VARIANTS
 
 HF_ATTENTION = ("eager", "sdpa")
+CROWDED = 0.6  # of a GPU's memory
+Failures = dict[str, str]  # by implementation
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,7 @@ class Comparison:
     warm_up: int
     baseline: bool = False
     hf: bool = False
-    compiled: bool = False
+    compiled: tuple[bool, ...] = (False,)
 
 
 def released_step(cell: Cell, device: torch.device, amp: str, drop_path: float = DROP_PATH) -> released.ReleasedStep:
@@ -64,7 +72,7 @@ def released_step(cell: Cell, device: torch.device, amp: str, drop_path: float =
     model.load_state_dict(ours.state_dict())
     groups = parameter_groups(model, weight_decay=0.05, layer_decay=0.75 if cell.task == "finetune" else 1.0)
     optimizer = torch.optim.AdamW(groups, lr=1e-5, betas=(0.9, 0.95))
-    teacher = teacher_network(cell, fused=False).to(device) if cell.task == "dino" else None
+    teacher = teacher_network(cell).to(device) if cell.task == "dino" else None
     amp = amp if device.type == "cuda" else "none"
     return released.ReleasedStep(cell, model.train(), optimizer, device=device, amp=amp, teacher=teacher)
 
@@ -118,6 +126,8 @@ class Measured:
         self.own = self._allocated() - before
 
     def __call__(self) -> dict[str, float]:
+        if self.device.type == "cuda":
+            self._make_room()
         others = self._allocated() - self.own
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -126,29 +136,54 @@ class Measured:
             self.peak = max(self.peak, torch.cuda.max_memory_allocated() - others)
         return stages
 
+    def _make_room(self) -> None:
+        """Where the memory that all keep for their next step fills the GPU, give it back, and let a step take it anew.
+
+        Else the timed step would do so, in the middle.
+        """
+        if torch.cuda.memory_reserved() > CROWDED * torch.cuda.get_device_properties(self.device).total_memory:
+            torch.cuda.empty_cache()
+            self.run()
+
     def _allocated(self) -> int:
         return torch.cuda.memory_allocated() if self.device.type == "cuda" else 0
 
 
-def implementations_of(cell: Cell, comparison: Comparison, device: torch.device) -> dict[str, Measured]:
+def implementations_of(
+    cell: Cell, comparison: Comparison, device: torch.device
+) -> tuple[dict[str, Measured], Failures]:
     """Everything that is compared in a cell, by name. All train on one batch: its memory is nobody's own."""
     batch = common.synthetic_batch(cell, comparison.clips, device)
-
-    def measured(make: Callable[[], Callable[[], Clock]]) -> Measured:
-        return Measured(make, device, comparison.clips, comparison.warm_up)
-
-    found: dict[str, Measured] = {}
-    if comparison.baseline:
-        found["released"] = largest_baseline(cell, batch, comparison, device)
+    steps: dict[str, Callable[[], Callable[[], Clock]]] = {}
     for amp in comparison.amp:
         if comparison.hf and cell.task == "pixel":
             for attention in HF_ATTENTION:
-                make = functools.partial(timed_hf, cell, batch, device, amp, attention)
-                found[f"transformers, {attention}, {amp}"] = measured(make)
-        for compiled in (False, True) if comparison.compiled else (False,):
-            make = functools.partial(timed_ours, cell, batch, device, amp, compiled)
-            found[f"ours{', compiled' if compiled else ''}, {amp}"] = measured(make)
-    return found
+                steps[f"transformers, {attention}, {amp}"] = functools.partial(
+                    timed_hf, cell, batch, device, amp, attention
+                )
+        for compiled in comparison.compiled:
+            steps[f"ours{', compiled' if compiled else ''}, {amp}"] = functools.partial(
+                timed_ours, cell, batch, device, amp, compiled
+            )
+    makers = {
+        name: functools.partial(Measured, step, device, comparison.clips, comparison.warm_up)
+        for name, step in steps.items()
+    }
+    if comparison.baseline:
+        makers = {"released": functools.partial(largest_baseline, cell, batch, comparison, device), **makers}
+    found: dict[str, Measured] = {}
+    failures: Failures = {}
+    for name, make in makers.items():
+        try:
+            found[name] = make()
+        except RuntimeError as error:  # memory, a compiler, a kernel
+            failures[name] = failure(error)
+    return found, failures
+
+
+def failure(error: Exception) -> str:
+    """What a row says about it."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
 
 
 def largest_baseline(cell: Cell, batch: Any, comparison: Comparison, device: torch.device) -> Measured:
@@ -160,8 +195,11 @@ def largest_baseline(cell: Cell, batch: Any, comparison: Comparison, device: tor
         try:
             return Measured(make, device, clips, comparison.warm_up)
         except torch.OutOfMemoryError:
+            if clips == 1:
+                raise
             clips //= 2
         finally:
+            gc.collect()
             if device.type == "cuda":
                 torch.cuda.empty_cache()
 
@@ -200,7 +238,7 @@ def timed_hf(cell: Cell, batch: Any, device: torch.device, amp: str, attention: 
 
 def rows_of(cell: Cell, comparison: Comparison, device: torch.device, gemm: dict[str, float]) -> list[dict]:
     """One row per implementation: medians over the rounds. `gemm` is FLOP/s of matrix multiplications, by dtype."""
-    measured = implementations_of(cell, comparison, device)
+    measured, failures = implementations_of(cell, comparison, device)
     medians = common.alternate(measured, comparison.rounds)
     base = medians.get("released")
     rows = []
@@ -225,22 +263,40 @@ def rows_of(cell: Cell, comparison: Comparison, device: torch.device, gemm: dict
                 "stages, s": {stage: seconds for stage, seconds in stages.items() if stage != "step"},
             }
         )
-    return rows
+    return rows + [failed_row(cell, name, reason) for name, reason in failures.items()]
+
+
+def failed_row(cell: Cell, name: str, reason: str) -> dict:
+    return {"cell": cell.name, "implementation": name, "failed": reason}
+
+
+def cell_rows(cell: Cell, comparison: Comparison, device: torch.device, gemm: dict[str, float]) -> list[dict]:
+    """`rows_of`, or the row of a cell that failed as a whole; then the memory is free for the next one."""
+    try:
+        return rows_of(cell, comparison, device, gemm)
+    except RuntimeError as error:
+        return [failed_row(cell, "all", failure(error))]
+    finally:
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--tasks", nargs="+", choices=common.TASKS, default=list(common.TASKS))
-    parser.add_argument("--sizes", nargs="+", choices=sorted(VARIANTS), default=["small", "base"])
+    parser.add_argument("--sizes", nargs="+", choices=sorted(VARIANTS), default=["base", "small"])
     parser.add_argument("--amp", nargs="+", choices=["none", "bf16"], help="default: bf16 on a GPU, none on a CPU")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--batch", type=int, help="clips per step; default: 64 on a GPU, 2 on a CPU")
     parser.add_argument("--rounds", type=int, help="steps of each implementation; default: 10 on a GPU, 3 on a CPU")
     parser.add_argument("--baseline", action="store_true", help="also the released code")
     parser.add_argument("--hf", action="store_true", help="for pixels also transformers' model")
-    parser.add_argument("--compile", action="store_true", help="also with compiled blocks")
+    parser.add_argument("--compile", action="store_true", help="our step with compiled blocks")
+    parser.add_argument("--no_compile", action="store_true", help="our step without them, the default")
     parser.add_argument("--quick", action="store_true", help="a smoke run on tiny models, whose numbers mean nothing")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write facts and rows there")
+    parser.add_argument("--rows", type=Path, metavar="FILE", help="append each row there, as JSON lines")
     options = parser.parse_args(arguments)
     on_gpu = options.device == "cuda"
     options.amp = options.amp or ["bf16" if on_gpu else "none"]
@@ -264,21 +320,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
         warm_up=3 if device.type == "cuda" else 1,
         baseline=options.baseline,
         hf=options.hf,
-        compiled=options.compile,
+        compiled=tuple(way for way in (False, True) if way == options.compile or (options.no_compile and not way)),
     )
     dtypes = {*options.amp, *(["none"] if device.type == "cpu" else [])}
     gemm = {amp: common.gemm_flops(device, amp) for amp in dtypes}
     about |= {f"GEMM peak, TFLOP/s, {amp}": flops / 1e12 for amp, flops in gemm.items()}
-    print(", ".join(f"{key} {value}" for key, value in about.items()))
+    print(", ".join(f"{key} {value}" for key, value in about.items()), flush=True)
+    common.append_rows("step", about, [about], options.rows)
     rows: list[dict] = []
     for size in options.sizes:
         for task in options.tasks:
-            found = rows_of(Cell(task, size, options.quick), comparison, device, gemm)
+            found = cell_rows(Cell(task, size, options.quick), comparison, device, gemm)
             print(common.markdown(found), flush=True)
             rows += found
+            common.append_rows("step", about, found, options.rows)
             common.write_json(about, rows, options.json)  # now: whatever happens to the next cell
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
+    if failed := [f"{row['cell']}: {row['implementation']}: {row['failed']}" for row in rows if "failed" in row]:
+        print("FAILED: " + "; ".join(failed), flush=True)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes the environment and runs the tests, two at a time: bash scripts/test.sh [pytest options]
-# Left out unless a `-m` asks for them: the slow ones (-m slow) and those of a real slurm (-m slurm).
+# Left out unless a `-m` asks for them: the slow ones (-m slow) and those of a real slurm (-m slurm). Those that need a GPU
+# (-m gpu: only them) are skipped where there is none.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh" requirements-dev.txt
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from videos import write_video
 
 if not torch.cuda.is_available():  # let Triton's kernels run on the CPU; read when something first imports it
     os.environ["TRITON_INTERPRET"] = "1"
@@ -118,6 +117,8 @@ def frozen_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
     """Twelve real videos of different sizes and lengths."""
+    from videos import write_video  # here, and not above: tests on a GPU need no decoder
+
     folder = tmp_path_factory.mktemp("data")
     videos = [
         write_video(folder / f"video {i}.mp4", 16 + 2 * i, first=301 * i, width=40 + 2 * (i % 3), height=34)

@@ -2,13 +2,13 @@
 
 import ast
 import json
+import os
 import sys
 import types
 
 import pytest
 import torch
 from processes import ROOT, fresh, run_in_processes
-from torch.nn.attention import SDPBackend
 
 from bench import common, memory, operators, parts, released, scaling, step
 from bench.common import Cell, Clock
@@ -35,10 +35,18 @@ def test_the_baseline_has_our_loss_and_gradients(task, monkeypatch):
         torch.testing.assert_close(parameter.grad, names[name].grad, rtol=1e-3, atol=1e-5, msg=name)
 
 
-def test_the_baseline_s_attention_is_never_fused(monkeypatch):
-    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", None)
+def test_the_baseline_s_attention_is_fused_in_the_teacher_alone(monkeypatch):
+    fused, callers = torch.nn.functional.scaled_dot_product_attention, []
+
+    def attention(*arguments, **options):
+        callers.append(sys._getframe(1).f_globals["__name__"])
+        return fused(*arguments, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attention)
     cell = Cell("dino", "mini", quick=True)
-    step.released_step(cell, CPU, "none").loss(common.synthetic_batch(cell, 2, CPU), Clock(CPU))
+    baseline = step.released_step(cell, CPU, "none")
+    baseline.loss(common.synthetic_batch(cell, 2, CPU), Clock(CPU))
+    assert set(callers) == {"timm.layers.attention"} and len(callers) == len(baseline.teacher.blocks)
 
 
 def test_baseline_s_plan_is_balanced():
@@ -103,6 +111,43 @@ def test_less_memory_than_the_batch_needs(monkeypatch):
     assert tried == [8, 4, 2] and found.clips == 2
 
 
+@pytest.mark.parametrize("broken", ["released", "ours, compiled, none", "all"])
+def test_out_of_memory_ends_nothing(broken, tmp_path, monkeypatch):
+    """A row says which implementation, or which cell, does not fit; the others are measured, and the next cell."""
+
+    def no_memory(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory\nand more lines")
+
+    def ours(cell, batch, device, amp, compiled):
+        run = no_memory if broken == "ours, compiled, none" and compiled else made
+        return run if cell.task == "pixel" else made
+
+    def made():
+        clock = Clock(CPU)
+        clock.start()
+        clock.mark("step")
+        return clock
+
+    monkeypatch.setattr(step, "timed_ours", ours)
+    monkeypatch.setattr(step, "timed_baseline", lambda cell, *_: no_memory if broken == "released" else made)
+    if broken == "all":
+        rows_of = step.rows_of
+        monkeypatch.setattr(
+            step, "rows_of", lambda cell, *a: no_memory() if cell.task == "pixel" else rows_of(cell, *a)
+        )
+    file = tmp_path / "rows.jsonl"
+    arguments = ["--quick", "--device", "cpu", "--baseline", "--compile", "--no_compile", "--rounds", "1"]
+    with pytest.raises(SystemExit) as ended:
+        step.main([*arguments, "--tasks", "pixel", "mlp", "--rows", str(file)])
+    assert ended.value.code == 1
+    first, *rows = map(json.loads, file.read_text().splitlines())
+    assert "GEMM peak, TFLOP/s, none" in first and all(row["part"] == "step" and row["device"] for row in rows)
+    failed = {(row["cell"], row["implementation"]): row["failed"] for row in rows if "failed" in row}
+    expected = {("pixel ViT-mini", broken)} | ({("mlp ViT-mini", broken)} if broken == "released" else set())
+    assert failed == dict.fromkeys(expected, "OutOfMemoryError: CUDA out of memory")
+    assert ("mlp ViT-mini", "ours, compiled, none") in {(row["cell"], row["implementation"]) for row in rows}
+
+
 def test_implementations_share_one_batch(monkeypatch):
     """Else its memory would be counted for some and not for others."""
     cell, made, trained_on = Cell("pixel", "mini", quick=True), [], []
@@ -118,10 +163,10 @@ def test_a_smaller_batch_is_compared_by_clips_a_second(monkeypatch):
         return type("Run", (), {"clips": clips, "peak": 0, "__call__": lambda self: {"step": seconds}})()
 
     found = {"released": measured(2, 1.0), "ours, none": measured(8, 2.0)}
-    monkeypatch.setattr(step, "implementations_of", lambda *_: found)
+    monkeypatch.setattr(step, "implementations_of", lambda *_: (found, {"ours, compiled, none": "no compiler"}))
     cell, comparison = Cell("pixel", "mini", quick=True), step.Comparison(("none",), clips=8, rounds=1, warm_up=1)
     rows = step.rows_of(cell, comparison, CPU, {"none": 1e9})
-    assert [row["speed-up"] for row in rows] == [1, 2]
+    assert [row.get("speed-up") for row in rows] == [1, 2, None] and rows[2]["failed"] == "no compiler"
     assert rows[0]["% of GEMM peak"] == pytest.approx(100 * 2 * common.gigaflops(cell))
 
 
@@ -132,6 +177,8 @@ def test_peak_of_one_implementation_beside_others(monkeypatch):
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: held[0])
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: held[0] + 7)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: held[0])
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: types.SimpleNamespace(total_memory=10_000))
     measured = step.Measured(lambda: held.append(held.pop() + 50) or (lambda: made), torch.device("cuda"), 2, 1)
     held[0] += 1000  # of one that is made later
     measured()
@@ -168,17 +215,6 @@ def test_position_tables_are_equal_bit_for_bit(monkeypatch):
     assert [row["dtype"] for row in parts.attention_rows(1)] == ["torch.float32", "torch.bfloat16"]
 
 
-def test_what_parts_measures_on_a_gpu(capsys):
-    """On a CPU, where one of two backends runs."""
-    backends = {"flash": SDPBackend.FLASH_ATTENTION, "cuDNN": SDPBackend.CUDNN_ATTENTION}
-    (row,) = parts.backend_rows(CPU, 1, {"tiny": (1, 2, 3)}, backends)
-    assert row.keys() == {"attention, bf16", "ours, ms", "flash, ms"} and row["flash, ms"] > 0
-    assert "cuDNN: " in capsys.readouterr().out
-    (row,) = parts.gemm_rows(CPU, 1, 64, (128,))
-    assert min(row[f"{kind}, TFLOP/s"] for kind in ("bf16", "TF32", "fp32")) > 0
-    assert torch.get_float32_matmul_precision() == "highest"
-
-
 @pytest.mark.slow
 def test_operators_of_a_step():
     rows = operators.rows_of(Cell("pixel", "mini", quick=True), 2, "bf16")
@@ -193,6 +229,26 @@ def test_operators_of_a_step():
 
 def test_memory_of_a_process():
     assert memory.peak("ours", Cell("pixel", "mini", quick=True), 2, "none", "cpu") > 50 * 2**20
+
+
+def test_a_file_that_is_cut_off_while_it_is_written(tmp_path, monkeypatch):
+    """Keeps what was there."""
+    file = tmp_path / "step.json"
+    common.write_json({}, [{"a": 1}], file)
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        common.write_json({}, [{"a": 1}, {"a": 2}], file)
+    assert json.loads(file.read_text())["rows"] == [{"a": 1}]
+
+
+def test_state_of_the_gpu_is_that_of_nvidia_smi(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert common.gpu_state() == {}
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho '580.1, 1980 MHz, 3201 MHz, 300.12 W, 700.00 W, 40'\n")
+    program.chmod(0o755)
+    state = common.gpu_state()
+    assert state["driver_version"] == "580.1" and state["power.limit"] == "700.00 W" and len(state) == 6
 
 
 def test_memory_table_is_written_row_by_row(tmp_path, monkeypatch):

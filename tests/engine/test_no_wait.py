@@ -162,7 +162,8 @@ def test_nothing_is_read_in_starting_a_log_step(case):
     assert record["train/loss"] > 0 and ("train/cosine_predicted" in record) is (case != "finetune")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
 @pytest.mark.parametrize("case", CASES)
 def test_a_log_step_is_read_behind_the_next_update(case):
     step, trainer, _ = loop_of(case, CUDA)
@@ -178,7 +179,8 @@ def test_a_log_step_is_read_behind_the_next_update(case):
     assert trainer.step_log.reads_late and trainer.step_log.finish()["train/loss"] > 0
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
 @pytest.mark.parametrize("case", CASES)
 def test_no_step_waits_for_the_gpu(case):
     step, trainer, _ = loop_of(case, CUDA)
