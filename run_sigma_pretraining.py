@@ -50,9 +50,11 @@ from models.analysis.figures import pretraining_pictures
 from models.analysis.flops import pretraining_flops
 from models.attention import describe_attention
 from models.decoder import DecoderConfig
+from models.kernels.support import agree_on_kernels
 from models.objectives import ObjectiveConfig
 from models.registry import build_pretraining_model
 from models.sigma import Sigma
+from models.sinkhorn.passes import describe_passes
 from models.targets import TARGETS, TargetConfig
 from models.teachers import ImageTeacher, build_teacher, with_teacher_dim
 from models.tokens import num_chosen
@@ -199,7 +201,7 @@ def build_data(
 def plan_of(
     config: PretrainingConfig, world: World, model: Sigma, *, num_masked: int, teacher: ImageTeacher | None
 ) -> dict[str, str]:
-    """Rows of the plan: what computes the networks."""
+    """Rows of the plan: what computes the networks and the assignments. Every rank must call it."""
     dtype = AMP_DTYPES[config.run.amp_on(world.device)]
     num_tokens = model.encoder.num_tokens
     num_visible = num_tokens - num_masked
@@ -212,6 +214,9 @@ def plan_of(
     if teacher is not None:
         stacks["teacher"] = teacher.network.blocks, teacher.num_frame_tokens
         rows["teacher"] = f"{config.targets.target_type} {config.targets.teacher}, {str(dtype).removeprefix('torch.')}"
+    if model.prototypes is not None:
+        agree_on_kernels(world.device, all_reduce_sum)  # now, so that the plan says what all ranks will do
+        rows["Sinkhorn"] = describe_passes(world.device, config.objective.num_prototypes, config.objective.sinkhorn_eps)
     return {"attention": describe_attention(stacks, device=world.device, dtype=dtype), **rows}
 
 

@@ -198,7 +198,9 @@ class MotionGuide(nn.Module):
     def __init__(self, flow_model: nn.Module, grid: Grid, *, low_precision: bool = False) -> None:
         super().__init__()
         self.grid, self.low_precision = grid, low_precision
-        self.flow_model = flow_model.to(memory_format=torch.channels_last) if low_precision else flow_model
+        self.flow_model = flow_model
+        if low_precision:
+            self.flow_model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         # from ImageNet's normalisation to -1..1, which RAFT expects: 2 * (x * std + mean) - 1
         self.register_buffer("scale", 2 * torch.tensor(IMAGENET_STD).view(3, 1, 1, 1), persistent=False)
         self.register_buffer("shift", 2 * torch.tensor(IMAGENET_MEAN).view(3, 1, 1, 1) - 1, persistent=False)
