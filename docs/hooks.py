@@ -48,7 +48,7 @@ IMPORTED_FROM = {  # where the re-exporting package is what to import from
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Every page by its path from the root, with the files that it links to."""
-    pages = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "bench" / "RESULTS.md"])
+    pages = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "bench").glob("*.md")])
     assets = [path for path in (ROOT / "docs").rglob("*") if path.suffix in ASSETS]
     linked = {path for page in pages for path in _linked(page) if path.is_file() and path not in pages}
     theme = [file for file in files if not Path(file.abs_src_path or "").is_relative_to(ROOT / "docs")]

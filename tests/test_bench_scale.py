@@ -36,14 +36,14 @@ def test_no_number_of_collectives_grows_with_the_ranks(phase, found):
 
 
 def test_an_update_talks_once_beside_gradients_and_sinkhorn(found):
-    """One all-reduce for each iteration of Sinkhorn, and one of five numbers; the same on any number of ranks."""
+    """One all-reduce for each iteration and branch of Sinkhorn, and one of five numbers, on any number of ranks."""
     for ranks in RANKS:
         update = found[ranks, "update"]
-        assert update["collectives"] == ITERATIONS + 1
+        assert update["collectives"] == 2 * ITERATIONS + 1
         assert update["KB"] == pytest.approx((ITERATIONS * 2 * NUM_PROTOTYPES + 5) * 4 / 1e3)
         assert update["of objects"] == update["over gloo"] == update["host waits"] == 0
         log_step = found[ranks, "log step"]
-        assert log_step["collectives"] == ITERATIONS + 2 and log_step["host waits"] == log_step["of objects"] == 0
+        assert log_step["collectives"] == 2 * ITERATIONS + 2 and log_step["host waits"] == log_step["of objects"] == 0
         assert log_step["KB"] == found[RANKS[0], "log step"]["KB"]
 
 
