@@ -76,7 +76,7 @@ def use_kernels(device: torch.device) -> bool:
 def why_not(device: torch.device) -> str:
     """A phrase that says why the kernels are not used on a device."""
     if not is_for_kernels(device):
-        return f"Triton kernels are not for {device.type}"
+        return "Triton kernels need a GPU"
     if ranks := _ranks_without.get(device, 0):
         return f"Triton kernels do not run on {ranks} rank(s)"
     return "Triton kernels do not run here" if find_spec("triton") else "Triton is not installed"

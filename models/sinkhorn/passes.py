@@ -51,8 +51,7 @@ def passes_over(scores_GSK: torch.Tensor, epsilon: float, *, by_turns: bool = Fa
 def describe_passes(device: torch.device, num_prototypes: int, epsilon: float) -> str:
     """How `passes_over` computes there, and why, for people to read."""
     if use_kernels(device) and num_prototypes <= MAX_PROTOTYPES:
-        form = "each row's largest logit subtracted" if 2 / epsilon > MAX_RANGE else "one shift for all rows"
-        return f"Triton kernels, {form}"
+        return "Triton kernels, those for a small epsilon" if 2 / epsilon > MAX_RANGE else "Triton kernels"
     if use_kernels(device):
         return f"plain PyTorch, slower: Triton kernels take at most {MAX_PROTOTYPES} prototypes"
     return f"plain PyTorch: {why_not(device)}"

@@ -74,7 +74,7 @@ def test_all_ranks_use_them_or_none_does():
     assert able == (True, [False] * 3, False, 1, 1, told)
     assert unable == (False, [False] * 3, False, 1, 0, told)
     for rank in gloo_world(agree, []):
-        assert rank == (True, [True] * 3, True, 1, 0, "Triton kernels, one shift for all rows")
+        assert rank == (True, [True] * 3, True, 1, 0, "Triton kernels")
 
 
 def test_other_devices_are_not_asked(monkeypatch):
