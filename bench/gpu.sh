@@ -6,7 +6,7 @@
 #
 # For example, with both in one command:
 #
-#   bash bench/gpu.sh decide "$OUT"; bash bench/gpu.sh report "$OUT"
+#   bash bench/gpu.sh decide output/bench; bash bench/gpu.sh report output/bench
 #
 # Needs Python, torch, torchvision, timm and einops, and no video decoder. Two files come about in FOLDER (output/bench):
 # RUN.jsonl, with a row for whatever is measured, written at once, and RUN.log, with all that is printed. A part that

@@ -85,10 +85,7 @@ def computed_by(run: RunConfig, device: torch.device, *, resumed: bool) -> dict[
     if device.type == "cuda":
         rows["cuDNN"] = f"{torch.backends.cudnn.version()}, CUDA {torch.version.cuda}"
         if resumed and not run.deterministic:
-            rows["resumed"] = (
-                "the rest equals an uninterrupted run up to rounding; for the same bits on a GPU both need "
-                "--deterministic"
-            )
+            rows["resumed"] = "equals an uninterrupted run up to rounding; the same bits need --deterministic in both"
     return rows
 
 

@@ -5,9 +5,8 @@ for the work (`processes.Worker`). So a video that kills or hangs its process co
 on one machine. A supervisor that dies, with its machine or by Ray's memory monitor, has its task done by another; a
 task that took three of them is given up. Paths and results travel, no videos.
 
-The tasks are calls of actors and not a dataset of Ray Data: there the driver passed 65
-results a second instead of 770 (Ray 2.60, two cores), a retry is of a whole block, and a block that fails for good is
-left out without a name.
+The tasks are calls of actors and not a dataset of Ray Data: there the driver passed 65 results a second instead of 770
+(Ray 2.60, two cores), a retry is of a whole block, and a block that fails for good is left out without a name.
 """
 
 import contextlib
@@ -88,9 +87,8 @@ def connected(workers: int | None) -> Iterator[Any]:
                 ray.init(**quiet)
             else:
                 os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")  # else it kills supervisors, not the work
-                place = os.environ.get(
-                    "RAY_TMPDIR", "/tmp"
-                )  # no long TMPDIR: paths of its sockets have 107 bytes at most
+                # Not TMPDIR, which may be long: paths of Ray's sockets have 107 bytes at most.
+                place = os.environ.get("RAY_TMPDIR", "/tmp")
                 folder = tempfile.TemporaryDirectory(prefix="ray-", dir=place, ignore_cleanup_errors=True)
                 stack.enter_context(folder)
                 ray.init(
