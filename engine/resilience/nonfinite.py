@@ -122,6 +122,7 @@ class NonFiniteGuard:
         logger.warning("%s --on_nonfinite %s: %d of %d", message, self.policy, self.num_skipped, self.limit)
         if self.policy == "rollback":
             self.skipped_steps |= {update.step for update in bad}
+            self._pending = []  # updates after those are done again, and checked then
             raise RollbackRequested(message)
 
     def _write_report(self, update: _UpdateRecord) -> bool:

@@ -13,6 +13,7 @@ from runs import load, records, same
 from engine.distributed.ddp import Backend
 from engine.distributed.readout import Readout
 from engine.pretraining import PretrainingForward
+from engine.training import Trainer
 
 TIMES = ("step_time", "data_time", "clips_per_second", "tflops", "memory_gib", "mfu")
 STATE = {"model", "optimizer", "step", "rng", "unfinished"}
@@ -90,6 +91,29 @@ def test_policies(policy, data, tmp_path):
     late, now = (load(tmp_path / name / "checkpoint-3.pth") for name in ("late", "now"))
     assert all(same(late[key], now[key]) for key in ("model", "optimizer", "step"))
     assert [row["step"] for row in records(tmp_path / "late")] == list(range(1, 13))
+
+
+def test_a_bad_update_behind_another_counts_once(data, tmp_path):
+    """The one that was enqueued before the rollback, and is done again after it."""
+    changes = {"on_nonfinite": "rollback", "nonfinite_limit": 2, "batch_size": 2, "save_ckpt_steps": 4}
+
+    def target():
+        update, forward, steps = Trainer.update, PretrainingForward.__call__, []
+
+        def updating(self, *args, **options):
+            steps.append(self.state.step)
+            return update(self, *args, **options)
+
+        def spoil(self, model, batch):
+            out = forward(self, model, batch)
+            return {**out, "loss": out["loss"] * math.nan} if steps[-1] in (8, 9) else out
+
+        Trainer.update, PretrainingForward.__call__ = updating, spoil
+        run_ahead(script_target(PRETRAIN, *data.flags(PRETRAIN, tmp_path, **changes)))()
+
+    (ended,) = run_in_processes(target)
+    assert ended.code == 0 and ended.stderr.count("--on_nonfinite rollback: ") == 2, ended.stderr[-2000:]
+    assert [row["step"] for row in records(tmp_path)] == list(range(1, 13))
 
 
 def test_no_value_of_the_newest_update_is_read(data, tmp_path):
