@@ -160,7 +160,7 @@ class _FusedCrossEntropy(torch.autograd.Function):
 
 
 def _like(scores_SK: torch.Tensor) -> torch.Tensor:
-    if scores_SK.is_contiguous():
+    if scores_SK.stride(0) == scores_SK.shape[1]:  # a single padded row is contiguous too, for torch
         return torch.empty_like(scores_SK)
     return empty_rows(scores_SK, *scores_SK.shape, dtype=scores_SK.dtype)
 

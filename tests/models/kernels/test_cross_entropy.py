@@ -10,7 +10,7 @@ from models.objectives import SwappedClusterPrediction
 from models.sinkhorn.prototype_loss import prototype_cross_entropy, prototype_scores
 
 pytest.importorskip("triton", reason="Triton is not installed (pip install triton)")
-from models.kernels.cross_entropy import ERROR_SCALE, cross_entropy, fused_cross_entropy
+from models.kernels.cross_entropy import ERROR_SCALE, _like, cross_entropy, fused_cross_entropy
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TEMPERATURE = 0.1
@@ -64,6 +64,14 @@ def test_loss_and_gradients_equal_float64(shape):
         assert x.grad.abs().max() < 1e-6 and w.grad.abs().max() < 1e-6
         return
     assert distance(x.grad, 3 * grad_x) < 1e-3 and distance(w.grad, 3 * grad_w) < 1e-3
+
+
+@pytest.mark.parametrize("scores", [empty_rows(torch.empty(0), 1, 129, dtype=torch.float16), torch.empty(1, 129)])
+def test_the_error_of_a_single_row_has_its_padding(scores):
+    """The kernel fills it: without, it would write behind the array."""
+    like = _like(scores)
+    assert like.stride() == scores.stride() and like.dtype == scores.dtype
+    assert like.untyped_storage().nbytes() == scores.untyped_storage().nbytes()
 
 
 def test_rounding_of_the_scores_is_small_on_average():
