@@ -117,6 +117,7 @@ class _Crew:
         self.waiting = deque((task, 1) for task in tasks)
         self.running: dict[Any, tuple[Any, tuple[Task, int] | None]] = {}  # answer to come -> supervisor, task, attempt
         self.members: list[Any] = []
+        self.idle: list[Any] = []  # found nothing waiting
 
     def hire(self, count: int, function: Callable[[Any], Result], timeout: float) -> None:
         """Start supervisors; those for which there is no CPU yet join later."""
@@ -149,6 +150,8 @@ class _Crew:
         if self.waiting:
             task, attempt = self.waiting.popleft()
             self.running[member.do.remote(pickle.dumps(task.work))] = member, (task, attempt)
+        else:
+            self.idle.append(member)
         return None if at is None else (at[0], message)
 
     def _lost(self, member: Any, at: tuple[Task, int] | None, error: Exception) -> tuple[Task, Message] | None:
@@ -162,6 +165,9 @@ class _Crew:
         task, attempt = at
         if attempt < _ATTEMPTS:
             self.waiting.append((task, attempt + 1))
+            for other in self.idle:  # the lost one may find no CPU again, for as long as the idle ones have theirs
+                self._ask_whether_ready(other)
+            self.idle = []
             return None
         return task, ("result", {"error": f"the Ray worker or machine that worked on it died, {attempt} times"})
 
