@@ -52,7 +52,8 @@ def _backend(num_tokens: int, num_heads: int, head_dim: int, *, device: torch.de
         return "in blocks of heads" if dtype == torch.bfloat16 else "torch's fused kernel"
     qkv = torch.empty(1, num_tokens, 3, num_heads, head_dim, device=device, dtype=dtype, requires_grad=True)
     q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
-    return _BACKENDS[SDPBackend(torch._fused_sdp_choice(q, k, v))]
+    backend = SDPBackend(torch._fused_sdp_choice(q, k, v))
+    return _BACKENDS.get(backend, backend.name)
 
 
 # Custom operators, so that torch.compile does not unroll their loops over the heads.
