@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ..errors import DecodeError
+from .media_names import is_image, is_left_out
 from .reader import VideoReader, as_decode_error, is_shard_member, read_member, stack
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 _NOT_FRAMES = re.compile(r"flow|(^|[_-])[xyuv]_?#")  # optical flow, which lies beside the frames in some archives
 _ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
@@ -41,11 +41,6 @@ class FrameReader(VideoReader):
         return stack(self._path, images)
 
 
-def is_image(path: str | os.PathLike[str]) -> bool:
-    """Whether a path has the name of a picture."""
-    return os.fspath(path).lower().endswith(IMAGE_SUFFIXES)
-
-
 def frame_names(folder: str | os.PathLike[str]) -> list[str]:
     """The pictures in a folder that are its frames, by the numbers in their names: img_2.jpg before img_10.jpg.
 
@@ -54,7 +49,7 @@ def frame_names(folder: str | os.PathLike[str]) -> list[str]:
     """
     folder = os.fspath(folder)
     with as_decode_error(folder):
-        names = [name for name in os.listdir(folder) if is_image(name) and not name.startswith(".")]
+        names = [name for name in os.listdir(folder) if is_image(name) and not is_left_out(name)]
     patterns = _group_by_pattern(folder, names)
     frames = [pattern for pattern in patterns if not _NOT_FRAMES.search(pattern)]
     if not frames:

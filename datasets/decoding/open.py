@@ -16,7 +16,8 @@ from collections.abc import Callable
 
 from ..errors import DecodeError
 from .alternatives import DecordReader, FallbackReader, TorchCodecReader, known_issues, why_missing
-from .image_folder import FrameReader, is_image
+from .image_folder import FrameReader
+from .media_names import is_image
 from .pyav import PyAVReader
 from .reader import VideoReader, as_decode_error, is_shard_member
 

@@ -28,7 +28,7 @@ class ListBuilder:
     """
 
     def __init__(self, file: Path, class_names: Sequence[str] = (), source: str = "") -> None:
-        self.file, self.source = file, source
+        self.file, self.source, self.unit = file, source, "line"
         self.names: tuple[str, ...] = ()
         self.numbers: dict[str, int] = {}
         self.propose_names(class_names)
@@ -69,12 +69,16 @@ class ListBuilder:
             span = "" if entry.span is None else f"\t{entry.span[0]}\t{entry.span[1]}"
             self.digest.update(f"{entry.written or entry.path}\t{written_label}{span}\n".encode())
         except UnicodeEncodeError as error:
-            raise AnnotationError(f"{at(self.file, entry.line)}: the path is not valid Unicode ({path!a})") from error
+            raise AnnotationError(f"{self.at(entry)}: the path is not valid Unicode ({path!a})") from error
         self.path_ends.append(len(self.paths))
         self.labels.append(self._label_of(entry))
         self.lines.append(entry.line)
         self.set_ends.append(len(self.set_values))
         self.spans.extend(entry.span or _WHOLE)
+
+    def at(self, entry: Entry) -> str:
+        """Where the list names an entry, the beginning of an error message."""
+        return at(self.file, entry.line, self.unit)
 
     def _label_of(self, entry: Entry) -> int:
         label = entry.label
@@ -85,7 +89,7 @@ class ListBuilder:
         kind = "number" if isinstance(label, int) else "name" if isinstance(label, str) else "set"
         if self.kind not in (None, kind):
             raise AnnotationError(
-                f"{at(self.file, entry.line)}: label {label!r} is a {kind}, that of line {self.first_line} a "
+                f"{self.at(entry)}: label {label!r} is a {kind}, that of {self.unit} {self.first_line} a "
                 f"{self.kind}. Write labels of one kind."
             )
         if self.kind is None:
@@ -94,15 +98,15 @@ class ListBuilder:
             self.set_values.extend(label)
             return NO_LABEL
         if isinstance(label, str):
-            return self._number_of(label, entry.line)
+            return self._number_of(label, entry)
         if entry.label_name:
             self._check_name(label, entry)
         return label
 
-    def _number_of(self, name: str, line: int) -> int:
+    def _number_of(self, name: str, entry: Entry) -> int:
         if self.names and name not in self.numbers:
             raise AnnotationError(
-                f"{at(self.file, line)}: label '{name}' is none of the {len(self.names)} classes of {self.source}. "
+                f"{self.at(entry)}: label '{name}' is none of the {len(self.names)} classes of {self.source}. "
                 "Correct it, or add the class there."
             )
         return self.numbers.setdefault(name, len(self.numbers))
@@ -110,16 +114,14 @@ class ListBuilder:
     def _check_name(self, label: int, entry: Entry) -> None:
         if label >= MAX_CLASSES:
             raise AnnotationError(
-                f"{at(self.file, entry.line)}: label {label} of '{entry.label_name}' would make that many classes. "
-                "Correct it."
+                f"{self.at(entry)}: label {label} of '{entry.label_name}' would make that many classes. Correct it."
             )
         known = self.names[label] if label < len(self.names) else None if self.names else entry.label_name
         before = self.label_names.setdefault(label, entry.label_name)
         if before != entry.label_name or known != entry.label_name:
             other = f"in {self.source} it is '{known}'" if known != entry.label_name else f"before it was '{before}'"
             raise AnnotationError(
-                f"{at(self.file, entry.line)}: label {label} is called '{entry.label_name}', {other}. "
-                "Give every class one number."
+                f"{self.at(entry)}: label {label} is called '{entry.label_name}', {other}. Give every class one number."
             )
 
     def finish(self) -> Columns:
@@ -163,9 +165,10 @@ class ListBuilder:
 
     def refuse_unlabelled(self) -> None:
         """Raise the error about the lines without a label."""
+        place = at(self.file, self.first_unlabelled, self.unit)
         raise AnnotationError(
-            f"{at(self.file, self.first_unlabelled)}: no label ({self.num_unlabelled} of {len(self.lines)} lines have "
-            "none). Write `path label` on every line."
+            f"{place}: no label ({self.num_unlabelled} of {len(self.lines)} lines have none). Write `path label` on "
+            "every line."
         )
 
     def _take_names_as_numbers(self) -> None:
@@ -175,9 +178,9 @@ class ListBuilder:
             if not 0 <= value < LABEL_LIMIT:
                 place = self.labels.index(number)
                 name = list(self.numbers)[number]
+                where = at(self.file, self.lines[place], self.unit)
                 raise AnnotationError(
-                    f"{at(self.file, self.lines[place])}: label '{name:.60}' is negative or too large. Leave it out if "
-                    "there is none."
+                    f"{where}: label '{name:.60}' is negative or too large. Leave it out if there is none."
                 )
         self.labels = array("q", (values[number] for number in self.labels))
         self.kind = "number"

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..decoding.shards import has_member, split_member
 from ..errors import AnnotationError, ShardError
 from .entries import MAX_CLASSES
-from .text_files import at
+from .text_files import at, refuse_no_file
 from .video_list import VideoList
 
 logger = logging.getLogger(__name__)
@@ -26,6 +26,7 @@ def read_class_names(file: Path) -> list[str]:
     Raises:
         AnnotationError: it cannot be read or is not text, holds no names, an empty one, or one twice.
     """
+    refuse_no_file(file)
     try:
         lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").rstrip().split("\n")]
     except OSError as error:
@@ -105,13 +106,15 @@ def check_files(videos: VideoList, *, handful: int | None = None, at_most: int |
         at_most: check about so many, evenly spread over the list, so that the time does not grow with it.
 
     Raises:
-        AnnotationError: more than `handful` are missing, which is a wrong root rather than lost videos.
+        AnnotationError: more than `handful` are missing, which is a wrong root rather than lost videos; or one that is
+            missing is a path of Windows.
     """
     step = 1 if at_most is None else -(-len(videos) // at_most)
     width = _STAT_CHUNK * step
     chunks = (videos.paths[start : start + width : step] for start in range(0, len(videos), width))
     with ThreadPoolExecutor(_STAT_THREADS) as pool:
         missing = list(itertools.chain.from_iterable(pool.map(_missing, chunks)))
+    _refuse_windows(videos, missing)
     looked_for = len(range(0, len(videos), step))
     if len(missing) > (min(_HANDFUL, looked_for - 1) if handful is None else handful):
         tried = f"Relative paths were joined with {videos.root}." if videos.root else "The list has absolute paths."
@@ -120,6 +123,15 @@ def check_files(videos: VideoList, *, handful: int | None = None, at_most: int |
             f"{', '.join(missing[:3])}. {tried} Check the list and `--data_root`."
         )
     return missing
+
+
+def _refuse_windows(videos: VideoList, missing: Sequence[str]) -> None:
+    path = next((path for path in missing if "\\" in path), None)
+    if path is not None:
+        line = videos.line_numbers[list(videos.paths).index(path)]
+        raise AnnotationError(
+            f"{at(videos.file, line)}: '{path:.200}' does not exist. It looks like one of Windows: write it with `/`."
+        )
 
 
 def count_overlap(videos: VideoList, others: VideoList) -> int:

@@ -1,16 +1,15 @@
 """What the readers of all list formats return: one entry per video."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
+
+from ..decoding.media_names import has_extension
 
 NO_LABEL = -1
 LABEL_LIMIT = 10**18  # above all labels, which have to fit 64 bits
 MAX_CLASSES = 100_000  # more than any list of videos has: a larger label is a typing error
-VIDEO_EXTENSIONS = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv", ".ts", ".3gp")
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-_EXTENSIONS = frozenset(VIDEO_EXTENSIONS + IMAGE_EXTENSIONS)
 
 
 class Entry(NamedTuple):
@@ -25,6 +24,9 @@ class Entry(NamedTuple):
         written: what the list says in place of `path`, for the fingerprint; "" if `path` itself.
         folders, stems: where to look for the video: in the first of these folders (relative to the root) that has one
             of these names with any extension. Without folders the video is at `path`.
+        uncut_span: the part that is meant where the video is found under the last of `stems`, the name of the uncut
+            video, while the others are names of the part; it then takes the place of `span`.
+        uncut: the name of the uncut video if all its parts have to be found in the same way, "" if that is no matter.
     """
 
     line: int
@@ -35,6 +37,8 @@ class Entry(NamedTuple):
     written: str = ""
     folders: tuple[str, ...] = ()
     stems: tuple[str, ...] = ()
+    uncut_span: tuple[float, float] | None = None
+    uncut: str = ""
 
 
 class Parsed(NamedTuple):
@@ -45,12 +49,18 @@ class Parsed(NamedTuple):
         entries: in the list's order.
         class_names: in label order, from files beside the list; () where only the labels give them.
         root: the folder that the paths start from, where the list itself is a folder; else "".
+        notes: what else is to be told of the list; it may grow while the entries are read.
+        pictures: whether files that are named without extension may be pictures, if no videos are found.
+        unit: what `Entry.line` counts.
     """
 
     format: str
     entries: Iterable[Entry]
     class_names: tuple[str, ...] = ()
     root: str = ""
+    notes: Sequence[str] = ()
+    pictures: bool = False
+    unit: str = "line"
 
 
 @dataclass(frozen=True)
@@ -64,12 +74,6 @@ class ListPart:
 
     part: str = ""
     split: int = 1
-
-
-def has_extension(path: str) -> bool:
-    """Whether a path ends as videos and images do."""
-    dot = path.rfind(".")
-    return dot >= 0 and path[dot:].lower() in _EXTENSIONS
 
 
 def entry_with_search(

@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
+from ..decoding.media_names import has_extension
 from ..errors import AnnotationError
 from . import formats_official as official
-from .entries import Entry, ListPart, Parsed, entry_with_search, has_extension
+from .entries import Entry, ListPart, Parsed, entry_with_search
+from .folders import read_folder, read_videos
 from .formats_columns import INTEGER, SAMPLE, csv_layout, header_columns, read_csv, read_jsonl, write_whole
 from .text_files import at, numbered_lines, raw_lines
 
@@ -111,7 +113,8 @@ READERS: dict[str, Callable[[Path, ListPart], Parsed]] = {
     "hmdb51": official.read_hmdb51,
     "gym": official.read_gym,
     "charades": official.read_charades,
-    "folder": official.read_folder,
+    "folder": read_folder,
+    "videos": read_videos,
     "mmaction": read_mmaction,
     "videomaev2": read_videomaev2,
     "jsonl": read_jsonl,

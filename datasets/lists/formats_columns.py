@@ -7,8 +7,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..decoding.media_names import has_extension
 from ..errors import AnnotationError
-from .entries import LABEL_LIMIT, Entry, ListPart, Parsed, entry_with_search, has_extension
+from .entries import LABEL_LIMIT, Entry, ListPart, Parsed, entry_with_search
 from .text_files import TOO_MUCH_JSON, at, csv_rows, raw_lines
 
 INTEGER = re.compile(r"[+-]?[0-9]{1,18}")  # stricter than `int`, which also takes `1_0`

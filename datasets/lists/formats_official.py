@@ -7,8 +7,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from ..decoding.media_names import has_extension
 from ..errors import AnnotationError
-from .entries import IMAGE_EXTENSIONS, LABEL_LIMIT, VIDEO_EXTENSIONS, Entry, ListPart, Parsed, has_extension
+from .entries import LABEL_LIMIT, Entry, ListPart, Parsed
 from .text_files import at, csv_rows, numbered_lines, read_json
 
 GYM_LINE = re.compile(r"(\S{11}_E_\d{6}_\d{6}_A_\d{4}_\d{4}(?:\.\w+)?)\s+(\d{1,18})")
@@ -236,37 +237,3 @@ def _charades_labels(file: Path, number: int, text: str) -> set[int]:
     if not all(0 <= label < LABEL_LIMIT for label in labels):
         raise AnnotationError(f"{at(file, number)}: labels '{text:.60}': one is negative or too large.")
     return labels
-
-
-# ------------------------------------------------------------------------------------------------- a folder per class
-
-
-def read_folder(file: Path, part: ListPart) -> Parsed:
-    """Hugging Face's VideoFolder: a folder per class, or `metadata.csv` / `metadata.jsonl` with file names.
-
-    The folder of a class holds videos, images, or folders of frames. Classes are numbered in the order of their names.
-    """
-    if not file.is_dir():
-        raise AnnotationError(f"{file}: not a folder. Choose another --list_format.")
-    if (file / "metadata.parquet").is_file():
-        raise AnnotationError(f"{file / 'metadata.parquet'} cannot be read: write it as metadata.csv or .jsonl.")
-    names = tuple(sorted(entry.name for entry in os.scandir(file) if entry.is_dir() and not entry.name.startswith(".")))
-    if not names:
-        raise AnnotationError(f"{file}: neither folders of classes nor a metadata.csv or metadata.jsonl in it.")
-    videos = ((name, path) for name in names for path in _videos_below(file, name))
-    entries = (Entry(number, path, name) for number, (name, path) in enumerate(videos, start=1))
-    return Parsed("a folder for each class", entries, names, str(file))
-
-
-def _videos_below(root: Path, folder: str) -> Iterator[str]:
-    """Videos and images of a folder, relative to `root`, by name; a folder that holds images only is one video."""
-    for entry in sorted(os.scandir(root / folder), key=lambda entry: entry.name):
-        path = os.path.join(folder, entry.name)
-        if entry.is_dir():
-            holds = {os.path.splitext(name)[1].lower() for name in os.listdir(entry.path)}
-            if holds & set(IMAGE_EXTENSIONS) and not holds & set(VIDEO_EXTENSIONS):
-                yield path
-            else:
-                yield from _videos_below(root, path)
-        elif has_extension(entry.name):
-            yield path

@@ -14,9 +14,10 @@ from ..errors import AnnotationError
 from .builder import ListBuilder
 from .columns import ColumnFile, Columns, NumberColumn, PathColumn, SetColumn, SpanColumn
 from .entries import ListPart
-from .file_finder import FileFinder, find_root, is_absolute
+from .file_finder import FileFinder, find_root, is_absolute, refuse_path
 from .formats import LIST_FORMATS, READERS, detect
 from .index import find_index, identity, index_key, save_index
+from .text_files import refuse_no_file
 from .video_list import VideoList
 
 INDEX_FROM = 50_000  # videos; lists of fewer are read at every start
@@ -57,6 +58,7 @@ def read_list(
     """
     if list_format not in LIST_FORMATS:
         raise AnnotationError(f"--list_format {list_format}: choose from {', '.join(LIST_FORMATS)}")
+    refuse_no_file(Path(file))
     file, root = _metadata_in(Path(file), root)
     settings = [root, os.getcwd(), list_format, list(class_names), names_from, part, split]
     key = index_key(file, settings)
@@ -70,8 +72,8 @@ def read_list(
     videos = _video_list(file, source, root)
     if require_labels and videos.num_classes == 0:
         raise AnnotationError(
-            f"{file}, line {videos.line_numbers[0]}: no label ({len(videos)} of {len(videos)} lines have none). "
-            "Write `path label` on every line."
+            f"{file}, line {videos.line_numbers[0]}: no label ({len(videos)} of {len(videos)} lines have none; read as "
+            f"{videos.format}). Write `path label` on every line."
         )
     return videos
 
@@ -87,16 +89,21 @@ def _metadata_in(file: Path, root: str) -> tuple[Path, str]:
 def _parse(file: Path, builder: ListBuilder, *, root: str, list_format: str, part: ListPart) -> Columns:
     """Read all of a list."""
     parsed = READERS[detect(file) if list_format == "auto" else list_format](file, part)
+    builder.unit = parsed.unit
     builder.propose_names(parsed.class_names)
     root = root or parsed.root
     entries = iter(parsed.entries)
     first = list(itertools.islice(entries, _NUMBER_OF_PROBES))
     beside = str((file if file.is_dir() else file.parent).absolute())
     sought = [entry for entry in first if entry.folders and not is_absolute(entry.path)]
-    finder = FileFinder([root] if root else [os.getcwd(), beside], sought)
+    finder = FileFinder(file, [root] if root else [os.getcwd(), beside], sought, pictures=parsed.pictures)
     for entry in itertools.chain(first, entries):
-        builder.add(entry, finder.path_of(entry))
+        located, path = finder.locate(entry)
+        if not parsed.root:
+            refuse_path(builder.at(entry), path)
+        builder.add(located, path)
     columns = builder.finish()
+    columns.facts["notes"] += [*parsed.notes, *finder.notes()]
     root = root or finder.found_root
     columns.facts.update(format=parsed.format, num_lost=finder.num_missing, root=root, searched=finder.num_searched)
     return columns

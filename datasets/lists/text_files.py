@@ -1,19 +1,47 @@
 """Lists as text: lines, csv rows and json, with the line number in every error."""
 
+import codecs
 import csv
 import json
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import AnnotationError
 
+_BINARY = (  # what the file is, its first bytes, and where they are
+    ("packed with gzip (.gz)", b"\x1f\x8b", 0),
+    ("UTF-16 text, not UTF-8", codecs.BOM_UTF16_LE, 0),
+    ("UTF-16 text, not UTF-8", codecs.BOM_UTF16_BE, 0),
+    ("a zip archive or a spreadsheet (.zip, .xlsx)", b"PK\x03\x04", 0),
+    ("a video (.mp4)", b"ftyp", 4),
+    ("a video (.mkv, .webm)", b"\x1a\x45\xdf\xa3", 0),
+    ("a video (.avi)", b"RIFF", 0),
+    ("a picture", b"\xff\xd8\xff", 0),
+    ("a picture", b"\x89PNG", 0),
+    ("a NumPy array", b"\x93NUMPY", 0),
+)
 TOO_MUCH_JSON = "not JSON that can be read (numbers of thousands of digits, or too many brackets in one another)."
 
 
-def at(file: Path, line: int) -> str:
+def at(file: Path, line: int, unit: str = "line") -> str:
     """File and line, the beginning of an error message."""
-    return f"{file}, line {line}"
+    return f"{file}, {unit} {line}"
+
+
+def refuse_no_file(file: Path) -> None:
+    """Refuse a pipe or a device, from which nothing may ever come, before it is opened; a folder or nothing may be.
+
+    Raises:
+        AnnotationError: so it is.
+    """
+    try:
+        mode = file.stat().st_mode
+    except (OSError, ValueError):
+        return  # opening it says why
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise AnnotationError(f"{file} is a pipe, a device or a socket. Write the list to a file.")
 
 
 def numbered_lines(file: Path) -> Iterator[tuple[int, str]]:
@@ -34,15 +62,34 @@ def raw_lines(file: Path) -> Iterator[tuple[int, str]]:
     Raises:
         AnnotationError: the file cannot be read, or is not UTF-8 text.
     """
-    number = 0
+    refuse_no_file(file)
     try:
         with file.open(encoding="utf-8-sig") as lines:
-            for number, line in enumerate(lines, start=1):
-                yield number, line
+            yield from enumerate(lines, start=1)
     except UnicodeDecodeError as error:
-        raise AnnotationError(f"{file} is not UTF-8 text (after line {number}). Save it as UTF-8.") from error
-    except OSError as error:
-        raise AnnotationError(f"{file} cannot be read: {error.strerror}. Check the path of the list.") from error
+        raise AnnotationError(_why_no_text(file)) from error
+    except IsADirectoryError as error:
+        raise AnnotationError(f"{file} is a folder. Give a list, or another --list_format.") from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise AnnotationError(f"{file} cannot be read: {reason}. Check the path of the list.") from error
+
+
+def _why_no_text(file: Path) -> str:
+    """What is wrong with a file that is not UTF-8 text: what it is instead, or its first such line and byte."""
+    with file.open("rb") as content:
+        start = content.read(16)
+        content.seek(0)
+        for kind, mark, place in _BINARY:
+            if start[place : place + len(mark)] == mark:
+                return f"{file} is {kind}. Save or give a list of `path label` a line as UTF-8 text."
+        for number, line in enumerate(content, start=1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                found = f"byte {line[error.start]:#04x} at place {error.start + 1}, after {line[: error.start][-30:]!a}"
+                return f"{at(file, number)}: not UTF-8 text ({found}). Save the list as UTF-8."
+    return f"{file}: not UTF-8 text. Save the list as UTF-8."
 
 
 def _ended_lines(file: Path) -> Iterator[str]:

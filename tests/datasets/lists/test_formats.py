@@ -351,9 +351,10 @@ def test_folder_of_classes(write, tmp_path):
     write("train/walk/notes.txt"), write("train/.cache/z.mp4")
     videos = read_list(tmp_path / "train")
     assert [path.removeprefix(f"{tmp_path}/train/") for path in videos.paths] == [
-        "Run/clip 1", "Run/i.png", "Run/x/c.avi", "walk/a.webm", "walk/b.mp4"
+        "Run/clip 1", "Run/x/c.avi", "walk/a.webm", "walk/b.mp4"
     ]  # fmt: skip
-    assert videos.labels == (0, 0, 0, 1, 1) and videos.class_names == ("Run", "walk")
+    assert videos.labels == (0, 0, 1, 1) and videos.class_names == ("Run", "walk")
+    assert any("1 pictures beside videos: Run/i.png" in note for note in videos.notes)
     (tmp_path / "empty").mkdir()
     with pytest.raises(AnnotationError, match=r"empty: neither folders of classes nor a metadata\.csv"):
         read_list(tmp_path / "empty")
