@@ -5,6 +5,7 @@ the offset of its data, its size, the CRC-32 of its tar header and the end of it
 """
 
 import itertools
+import posixpath
 import tarfile
 import zlib
 from typing import IO, Any
@@ -19,13 +20,23 @@ BLOCK = tarfile.BLOCKSIZE
 
 
 def scan(file: IO[bytes], path: str, size: int) -> dict[bytes, tuple[int, int, int]]:
-    """Offset, size and header check of every file in a tar, by name; of two with a name, the last."""
-    members: dict[bytes, tuple[int, int, int]] = {}
+    """Offset, size and header check of every file in a tar, by name; of two with a name, the last.
+
+    Names are those that `plain_name` gives. A link has the content of the file that it ends at, in the same tar.
+    """
+    members: dict[str, tuple[int, int, int]] = {}
+    links: dict[str, str] = {}
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             for info in tar:
+                name = plain_name(info.name)
+                links.pop(name, None)
                 if info.isreg() and info.sparse is None:
-                    members[info.name.encode()] = (info.offset_data, info.size, 0)
+                    members[name] = (info.offset_data, info.size, 0)
+                elif info.islnk() or info.issym():
+                    members.pop(name, None)
+                    folder = posixpath.dirname(name) if info.issym() else ""
+                    links[name] = plain_name(posixpath.join(folder, info.linkname))
             end = tar.offset  # of the block after the last member
     except tarfile.ReadError as error:
         raise ShardError(f"{path}: cut off, or not an uncompressed tar file ({error})") from error
@@ -35,7 +46,22 @@ def scan(file: IO[bytes], path: str, size: int) -> dict[bytes, tuple[int, int, i
     for name, (offset, length, _) in members.items():
         file.seek(offset - BLOCK)
         members[name] = (offset, length, zlib.crc32(file.read(BLOCK)))
-    return members
+    members |= {name: members[end] for name in links if (end := _end_of(name, links)) in members}
+    return {name.encode("utf-8", "surrogateescape"): place for name, place in members.items()}
+
+
+def plain_name(name: str) -> str:
+    """A member's name without `./`, `//` and a `/` at its start, which mean nothing in a tar."""
+    return posixpath.normpath(name).lstrip("/")
+
+
+def _end_of(name: str, links: dict[str, str]) -> str:
+    """Where a chain of links ends; a name in it where it goes in a circle."""
+    for _ in range(len(links)):
+        if name not in links:
+            break
+        name = links[name]
+    return name
 
 
 def pack(members: dict[bytes, tuple[int, int, int]], size: int) -> bytes:

@@ -6,6 +6,7 @@ headers where it is missing, damaged or of another shard. Shards are local files
 (`s3://bucket/k400-00017.tar#x.mp4`), if that is installed.
 """
 
+import difflib
 import functools
 import logging
 import os
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ShardError
-from .shard_index import BLOCK, INDEX_SUFFIX, MAGIC, find_fault, pack, scan
+from .shard_index import BLOCK, INDEX_SUFFIX, MAGIC, find_fault, pack, plain_name, scan
 from .shard_storage import storage_of
 
 logger = logging.getLogger(__name__)
@@ -121,19 +122,28 @@ class _Shard:
         return bytes(self._names[self.ends[place - 1] if place else 0 : self.ends[place]])
 
     def names(self) -> list[str]:
-        return [self.name(place).decode() for place in range(len(self.ends))]
+        return [self.name(place).decode("utf-8", "surrogateescape") for place in range(len(self.ends))]
 
     def find(self, member: str) -> int | None:
-        """Its place in the index."""
-        wanted = member.encode()
-        place = bisect_left(range(len(self.ends)), wanted, key=self.name)
-        return place if place < len(self.ends) and self.name(place) == wanted else None
+        """Its place in the index, however `./` is written in the tar or in `member`."""
+        plain = plain_name(member)  # an index that an earlier version wrote has names as they are in the tar
+        for name in dict.fromkeys((member, plain, f"./{plain}")):
+            wanted = name.encode("utf-8", "surrogateescape")
+            place = bisect_left(range(len(self.ends)), wanted, key=self.name)
+            if place < len(self.ends) and self.name(place) == wanted:
+                return place
+        return None
+
+    def _nearest(self, member: str) -> str:
+        """The member whose name is most like one that is not there, in words; "" if none is."""
+        near = difflib.get_close_matches(member, self.names(), n=1)
+        return f"; the nearest is '{near[0]}'" if near else ""
 
     def read(self, member: str) -> bytes | None:
         """The content; None if it is not where the index says, so that shard and index are of different times."""
         place = self.find(member)
         if place is None:
-            raise ShardError(f"{self.path}: no member '{member}'")
+            raise ShardError(f"{self.path}: no member '{member}'{self._nearest(member)}")
         offset, size = int(self.offsets[place]), int(self.sizes[place])
         try:
             content = self.read_at(offset - BLOCK, BLOCK + size)

@@ -4,18 +4,31 @@ A reader takes (file, ListPart) and returns `Parsed`. `detect` never chooses bet
 lists of three columns, `folder frames label` or `path start length`, have to be named with --list_format.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from ..decoding.media_names import has_extension
+from ..decoding.media_names import TWO_FILES, has_extension
 from ..errors import AnnotationError
+from . import formats_community as community
 from . import formats_official as official
 from .entries import Entry, ListPart, Parsed, entry_with_search
 from .folders import read_folder, read_videos
-from .formats_columns import INTEGER, SAMPLE, csv_layout, header_columns, read_csv, read_jsonl, write_whole
-from .text_files import at, numbered_lines, raw_lines
+from .formats_columns import (
+    COLUMNS,
+    INTEGER,
+    SAMPLE,
+    csv_layout,
+    describe_columns,
+    header_columns,
+    read_csv,
+    write_whole,
+)
+from .formats_json import read_jsonl
+from .text_files import at, numbered_lines, raw_lines, read_json
 
 _COMMA = re.compile(r",\s*([+-]?\d+\s*)?$|^[^\s.]+,[^\s.]+$")  # `a.mp4,3`, `a.mp4, 3` and the header `path,label`
 _THREE = re.compile(r"\S.*?\s+[+-]?\d+\s+[+-]?\d+")
@@ -26,11 +39,26 @@ _QUOTED = re.compile(r'"(?:[^"]|"")*"\s+\S+')
 
 def read_videomae(file: Path, part: ListPart) -> Parsed:
     """`path label` or `path`: any white space between, the label last, so a path may hold spaces."""
-    lines = numbered_lines(file)
-    first = list(islice(lines, 1))
+    first = list(islice(numbered_lines(file), SAMPLE))
     labelled = bool(first) and _videomae_line(file, *first[0]).label is not None
-    entries = (_videomae_line(file, number, line) for number, line in numbered_lines(file))
-    return Parsed("path label" if labelled else "path", entries)
+    peculiar = sum(_is_peculiar(line) for _, line in first) * 2 > len(first)
+
+    def entries() -> Iterator[Entry]:
+        for number, line in numbered_lines(file):
+            if not peculiar and _is_peculiar(line):
+                raise AnnotationError(
+                    f"{at(file, number)}: '{line:.200}' is not like the other lines: two paths, two numbers or a quote "
+                    "where they have `path label`. Correct it; peculiar paths take a csv with quotes, or jsonl."
+                )
+            yield _videomae_line(file, number, line)
+
+    return Parsed("path label" if labelled else "path", entries(), pictures=True)
+
+
+def _is_peculiar(line: str) -> bool:
+    """Whether a line has what in most lists is an error: two paths, several numbers behind the path, or a quote."""
+    path = line.rsplit(maxsplit=1)[0]
+    return line.startswith('"') or ((" " in path or "\t" in path) and TWO_FILES.search(path) is not None)
 
 
 def _videomae_line(file: Path, number: int, line: str) -> Entry:
@@ -113,6 +141,13 @@ READERS: dict[str, Callable[[Path, ListPart], Parsed]] = {
     "hmdb51": official.read_hmdb51,
     "gym": official.read_gym,
     "charades": official.read_charades,
+    "diving48": community.read_diving48,
+    "hacs": community.read_hacs,
+    "activitynet": community.read_activitynet,
+    "epic-verb": partial(community.read_epic, kind="verb"),
+    "epic-noun": partial(community.read_epic, kind="noun"),
+    "epic-action": partial(community.read_epic, kind="action"),
+    "moments": community.read_moments,
     "folder": read_folder,
     "videos": read_videos,
     "mmaction": read_mmaction,
@@ -142,23 +177,41 @@ def detect(file: Path) -> str:
     if lines[0].startswith("["):
         return _of_json_array(file)
     if lines[0].startswith("{"):
-        return "jsonl"
+        return _of_json_object(file, lines[0])
     return _of_columns(file, lines)
 
 
 def _of_json_array(file: Path) -> str:
-    """A file that starts with `[`: SSv2's array, or a list with names that do."""
+    """A file that starts with `[`: an array of objects, told by the fields of the first; or names that start so."""
     beginning = "".join(line for _, line in islice(raw_lines(file), 3))
-    if re.match(r"\s*\[\s*(\{|\]|$)", beginning):
-        return "ssv2"
-    return _of_columns(file, [line for _, line in islice(numbered_lines(file), SAMPLE)])
+    if not re.match(r"\s*\[\s*([{\[]|\]|$)", beginning):
+        return _of_columns(file, [line for _, line in islice(numbered_lines(file), SAMPLE)])
+    records = read_json(file)
+    fields = set(records[0]) if isinstance(records, list) and records and isinstance(records[0], dict) else set()
+    if "vid_name" in fields:
+        return "diving48"
+    return "jsonl" if fields & set(COLUMNS["path"]) or not fields else "ssv2"
+
+
+def _of_json_object(file: Path, first: str) -> str:
+    """A file that starts with `{`: an object a line, or a single one, as ActivityNet's."""
+    try:
+        record = json.loads(first)
+    except (ValueError, RecursionError):
+        try:
+            record = read_json(file)  # of several lines
+        except AnnotationError:
+            return "jsonl"  # whose reader says what is wrong with a line
+    return "activitynet" if isinstance(record, dict) and "database" in record else "jsonl"
 
 
 def _of_columns(file: Path, lines: Sequence[str]) -> str:
     """The format of a list with columns, from its first lines."""
-    by_header = _of_header(lines[0])
+    by_header = _of_header(file, lines[0])
     if by_header:
         return by_header
+    if all(map(community.MOMENTS_LINE.fullmatch, lines)):
+        return "moments"
     if all(map(_QUOTED.fullmatch, lines)):
         return "csv"
     if all(map(_THREE.fullmatch, lines)):
@@ -172,11 +225,18 @@ def _of_columns(file: Path, lines: Sequence[str]) -> str:
     return _csv_or_videomae(file, lines)
 
 
-def _of_header(line: str) -> str:
+def _of_header(file: Path, line: str) -> str:
     """The format that the first line of a list is a header of; "" if it is none."""
     cells = {cell.strip().lower().strip('"') for cell in re.split(r"[,;\t]", line)}
     if {"youtube_id", "time_start", "time_end"} <= cells:
         return "kinetics"
+    if {"classname", "youtube_id", "subset"} <= cells:
+        return "hacs"
+    if {"narration_id", "video_id", "start_timestamp"} <= cells:
+        raise AnnotationError(
+            f"{at(file, 1)}: EPIC-KITCHENS has three labels a line. Choose --list_format epic-verb (verb_class), "
+            "epic-noun (noun_class) or epic-action (the pair of both)."
+        )
     if line.startswith(("original_vido_id", "original_video_id")):
         return "charades"
     line = line.replace('"', "")
@@ -190,6 +250,8 @@ def _csv_or_videomae(file: Path, lines: Sequence[str]) -> str:
     try:
         delimiter = csv_layout(file).delimiter
     except AnnotationError:
+        if describe_columns(file):
+            raise
         return "videomae"  # whose reader says what is wrong with a line
     # without quotes a tab is white space like any other; the first quoted path may come late in the list
     if delimiter == "\t" and any(line.startswith('"') for _, line in numbered_lines(file)):

@@ -1,6 +1,5 @@
 """Readers of lists with columns or fields that have names: csv and jsonl."""
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -10,18 +9,36 @@ from typing import Any, NamedTuple
 from ..decoding.media_names import has_extension
 from ..errors import AnnotationError
 from .entries import LABEL_LIMIT, Entry, ListPart, Parsed, entry_with_search
-from .text_files import TOO_MUCH_JSON, at, csv_rows, raw_lines
+from .text_files import at, csv_rows
 
 INTEGER = re.compile(r"[+-]?[0-9]{1,18}")  # stricter than `int`, which also takes `1_0`
+_BOX = re.compile(r"[01]?\.[0-9]+|[01]")  # a coordinate, relative to the size
 FRACTION = re.compile(r"[+-]?[0-9]+\.[0-9]*([eE][+-]?[0-9]+)?")
 SAMPLE = 50  # lines that decide on the format
 
-COLUMNS = {  # what the columns of a csv file, or the fields of a jsonl file, may be called
-    "path": ("path", "file_name", "filename", "file", "filepath", "video_path", "video"),
-    "label": ("label", "class", "class_id", "label_id", "target", "labels"),
-    "label_name": ("label_name", "class_name", "action"),
-    "start": ("start", "start_time", "time_start"),
-    "end": ("end", "end_time", "time_end"),
+COLUMNS = {  # what the columns of a csv file, or the fields of a jsonl file, may be called; the first one found counts
+    "path": (
+        *("path", "file_name", "filename", "file", "filepath", "file_path", "video_path", "video", "video_file"),
+        *(
+            "video_name",
+            "video_id",
+            "vid_name",
+            "vid",
+            "clip_path",
+            "clip_name",
+            "clip",
+            "clip_id",
+            "image",
+            "img_path",
+        ),
+    ),
+    "label": (
+        *("label", "class", "class_id", "label_id", "target", "labels", "label_idx", "label_index", "class_idx"),
+        *("class_index", "target_id", "tag", "cls", "category", "category_id", "activity", "action_id"),
+    ),
+    "label_name": ("label_name", "class_name", "classname", "category_name", "action"),
+    "start": ("start", "start_time", "time_start", "start_sec", "start_seconds"),
+    "end": ("end", "end_time", "time_end", "end_sec", "end_seconds"),
 }
 _NAMES = frozenset(name for names in COLUMNS.values() for name in names)
 
@@ -34,12 +51,14 @@ class CsvLayout(NamedTuple):
         columns: meaning, a key of COLUMNS -> index of the column.
         has_header: whether the first row is a header.
         width: number of columns.
+        others: names of columns that have none of these meanings.
     """
 
     delimiter: str
     columns: dict[str, int]
     has_header: bool
     width: int
+    others: tuple[str, ...] = ()
 
     @property
     def shown_delimiter(self) -> str:
@@ -64,11 +83,13 @@ def read_csv(file: Path, part: ListPart) -> Parsed:
                 _refuse_fraction(file, number, label)
                 has_numbers = bool(INTEGER.fullmatch(label)) if has_numbers is None else has_numbers
                 record["label"] = _integer(file, number, label) if has_numbers else label
-            yield _from_record(file, number, record)
+            yield entry_of(at(file, number), number, record)
 
     header = "with" if layout.has_header else "no"
     kind = f"csv, '{layout.shown_delimiter}' between columns, {header} header: {' '.join(layout.columns)}"
-    return Parsed(kind, entries())
+    if layout.others:
+        kind += f" (not read: {' '.join(layout.others)})"
+    return Parsed(kind, entries(), pictures=True)
 
 
 def _rows(file: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
@@ -125,13 +146,46 @@ def csv_layout(file: Path) -> CsvLayout:
     for delimiter, rows in samples.items():
         columns = header_columns(rows[0], spaces=delimiter == " ") if rows else {}
         if "path" in columns:
-            return CsvLayout(delimiter, columns, has_header=True, width=len(rows[0]))
+            others = [name.strip() for place, name in enumerate(rows[0]) if place not in columns.values()]
+            return CsvLayout(
+                delimiter, columns, has_header=True, width=len(rows[0]), others=tuple(filter(None, others))
+            )
     for delimiter, rows in samples.items():
-        if rows and all(len(row) == 2 for row in rows) and _is_path_and_label(rows):
+        pairs = [row for row in rows if len(row) == 2]
+        is_csv = len(pairs) == len(rows) if delimiter == " " else len(pairs) * 2 > len(rows)
+        if pairs and is_csv and _is_path_and_label(pairs):
             return CsvLayout(delimiter, {"path": 0, "label": 1}, has_header=False, width=2)
     next(csv_rows(file, ",", skip_spaces=True), None)  # raises a better error if not even the first line is csv
+    if described := describe_columns(file):
+        raise AnnotationError(f"{at(file, 1)}: {described}")
     raise AnnotationError(
         f"{at(file, 1)}: the columns cannot be told from one another. Give the list a header, `path,label` or `path`."
+    )
+
+
+def describe_columns(file: Path) -> str:
+    """What is to be told of a table that has no column for the path; "" if the file is no table."""
+    for delimiter in (",", "\t", ";"):
+        rows = _sample(file, delimiter)
+        widths = {len(row) for row in rows}
+        if len(rows) < 2 or len(widths) != 1 or widths == {1}:
+            continue
+        if len(rows[0]) in (7, 8) and all(map(_BOX.fullmatch, (cell.strip() for row in rows for cell in row[2:6]))):
+            return "boxes of people, as AVA has them: a list for detection, not for classification; it is not read."
+        is_header = not any(_is_value(cell.strip()) for cell in rows[0]) and len(set(rows[0])) == len(rows[0])
+        if is_header or len(rows[0]) > 2:
+            found = (
+                "columns " + ", ".join(cell.strip()[:40] for cell in rows[0]) if is_header else "columns without names"
+            )
+            wanted = "; ".join(f"{meaning}: {', '.join(known[:6])}" for meaning, known in COLUMNS.items())
+            return f"{found}; none is known to be the path. Give the list a header; known are {wanted}."
+    return ""
+
+
+def _is_value(cell: str) -> bool:
+    """Whether a cell is not the name of a column."""
+    return (
+        not cell or FRACTION.fullmatch(cell) is not None or INTEGER.fullmatch(cell) is not None or has_extension(cell)
     )
 
 
@@ -175,73 +229,48 @@ def _is_path_and_label(rows: Sequence[Sequence[str]]) -> bool:
     )
 
 
-def read_jsonl(file: Path, part: ListPart) -> Parsed:
-    """One JSON object a line: path, label (a number, a name, or a list of numbers), label_name, start, end."""
+def entry_of(place: str, number: int, record: dict[str, Any]) -> Entry:
+    """The entry of a csv row or a JSON object, given by the meanings of COLUMNS.
 
-    def entries() -> Iterator[Entry]:
-        for number, line in raw_lines(file):
-            if line.strip():
-                yield _from_record(file, number, _json_object(file, number, line))
-
-    return Parsed("jsonl", entries())
-
-
-def _json_object(file: Path, number: int, line: str) -> dict[str, Any]:
-    """The fields of an object that have a name of COLUMNS and are not null, by meaning."""
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise AnnotationError(f"{at(file, number)}: not JSON ({error.msg}, column {error.colno}).") from error
-    except (ValueError, RecursionError) as error:
-        raise AnnotationError(f"{at(file, number)}: {TOO_MUCH_JSON}") from error
-    if not isinstance(record, dict):
-        raise AnnotationError(f'{at(file, number)}: not an object. Write {{"path": ..., "label": ...}}.')
-    known = {}
-    for meaning, names in COLUMNS.items():
-        present = [name for name in names if record.get(name) is not None]
-        if present:
-            known[meaning] = record[present[0]]
-    return known
-
-
-def _from_record(file: Path, number: int, record: dict[str, Any]) -> Entry:
-    """The entry of a csv row or a JSON object, given by the meanings of COLUMNS."""
+    Args:
+        place: file and line, for messages.
+        number: the line.
+    """
     path = record.get("path")
     if not isinstance(path, str) or not path:
-        raise AnnotationError(f"{at(file, number)}: no path. Every video needs one ({', '.join(COLUMNS['path'][:3])}).")
+        raise AnnotationError(f"{place}: no path. Every video needs one ({', '.join(COLUMNS['path'][:3])}).")
     name = record.get("label_name") or ""
     if not isinstance(name, str):
-        raise AnnotationError(f"{at(file, number)}: label_name {name!r:.60} is not a string. Numbers go into label.")
+        raise AnnotationError(f"{place}: label_name {name!r:.60} is not a string. Numbers go into label.")
     label = record.get("label")
     if label is None and name:
         label = name  # names alone are enough
     label = tuple(label) if isinstance(label, list) else label
-    _check_label(file, number, label)
+    _check_label(place, label)
     is_number = not isinstance(label, tuple | str | None)
-    span = _span(file, number, start=record.get("start"), end=record.get("end"))
+    span = seconds_of(place, start=record.get("start"), end=record.get("end"))
     return entry_with_search(number, path, label, label_name=name if is_number else "", span=span)
 
 
-def _check_label(file: Path, number: int, label: Any) -> None:
+def _check_label(place: str, label: Any) -> None:
     """Raise an AnnotationError for a label that is no class number, class name, tuple of numbers or None."""
     if label is None or isinstance(label, str):
         return
     values = label if isinstance(label, tuple) else (label,)
     if not all(type(value) is int for value in values):
-        raise AnnotationError(f"{at(file, number)}: label {label!r:.60} is neither a whole number nor a class name.")
+        raise AnnotationError(f"{place}: label {label!r:.60} is neither a whole number nor a class name.")
     if not all(0 <= value < LABEL_LIMIT for value in values):
-        raise AnnotationError(
-            f"{at(file, number)}: label {label!r:.60} is negative or too large. Leave it out if there is none."
-        )
+        raise AnnotationError(f"{place}: label {label!r:.60} is negative or too large. Leave it out if there is none.")
 
 
-def _span(file: Path, number: int, *, start: Any, end: Any) -> tuple[float, float] | None:
+def seconds_of(place: str, *, start: Any, end: Any) -> tuple[float, float] | None:
+    """A span in seconds from its written start and end; None where both are left out. Raises AnnotationError."""
     if start in (None, "") and end in (None, ""):
         return None
     try:
         first, last = float(start or 0), float("inf" if end in (None, "") else end)
     except (TypeError, ValueError, OverflowError) as error:
-        raise AnnotationError(f"{at(file, number)}: start {start!r:.60}, end {end!r:.60}: not seconds.") from error
+        raise AnnotationError(f"{place}: start {start!r:.60}, end {end!r:.60}: not seconds.") from error
     if not 0 <= first < last:
-        raise AnnotationError(f"{at(file, number)}: start {start}, end {end}: a part of no length. Give seconds.")
+        raise AnnotationError(f"{place}: start {start}, end {end}: a part of no length. Give seconds.")
     return first, last

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,16 @@ def read_kinetics(file: Path, part: ListPart) -> Parsed:
     """`label,youtube_id,time_start,time_end,split`; classes are numbered in the sorted order of their names.
 
     Files are called `ID_000010_000020` or `ID` with any extension, in the root, in a folder of the class (spaces or
-    underscores), or in these within a folder of the split.
+    underscores), or in these within a folder of the split. Where a video has several parts, as in Kinetics-700, `ID` is
+    the uncut video and times are spans of it.
     """
-    names = sorted({row["label"] for _, row in _kinetics_rows(file) if row.get("label")})
-    entries = (_kinetics_entry(file, number, row) for number, row in _kinetics_rows(file))
-    return Parsed("Kinetics csv: label youtube_id time_start time_end", entries, tuple(names))
+    names, seen, repeated = set[str](), set[str](), set[str]()
+    for _, row in _kinetics_rows(file):
+        names.update(filter(None, [row.get("label")]))
+        video = row["youtube_id"]
+        (repeated if video in seen else seen).add(video)
+    entries = (_kinetics_entry(file, number, row, repeated) for number, row in _kinetics_rows(file))
+    return Parsed("Kinetics csv: label youtube_id time_start time_end", entries, tuple(sorted(names)))
 
 
 def _kinetics_rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
@@ -44,9 +49,10 @@ def _kinetics_rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
         yield number, {name: cell.strip() for name, cell in row.items() if name}
 
 
-def _kinetics_entry(file: Path, number: int, row: dict[str, str]) -> Entry:
+def _kinetics_entry(file: Path, number: int, row: dict[str, str], repeated: Set[str]) -> Entry:
     try:
-        start, end = (int(float(row[column])) for column in _KINETICS_COLUMNS[1:])
+        seconds = [float(row[column]) for column in _KINETICS_COLUMNS[1:]]
+        start, end = map(int, seconds)
     except (ValueError, OverflowError) as error:
         raise AnnotationError(
             f"{at(file, number)}: time_start '{row['time_start']}', time_end '{row['time_end']}': not seconds."
@@ -63,6 +69,8 @@ def _kinetics_entry(file: Path, number: int, row: dict[str, str]) -> Entry:
         written=f"{video},{start},{end}",
         folders=tuple(folders),
         stems=(stem, video),
+        uncut_span=(seconds[0], seconds[1]) if video in repeated else None,
+        uncut=video if video in repeated else "",
     )
 
 

@@ -13,11 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from .columns import ColumnFile, Columns, PathColumn, write_columns
+from .formats_community import EPIC_LISTS, EPIC_NAMES
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 3  # of the columns and facts in an index
-_SIDE_FILES = ("labels.json", "something-something-v2-labels.json", "classInd.txt", "labels.txt")
+_VERSION = 4  # of the columns and facts in an index
+_SIDE_FILES = (
+    *("labels.json", "something-something-v2-labels.json", "classInd.txt", "labels.txt", "Diving48_vocab.json"),
+    *("moments_categories.txt", *EPIC_LISTS, *EPIC_NAMES["verb"], *EPIC_NAMES["noun"]),
+)
 _NUMBER_OF_PROBES = 100  # videos without an extension that are looked for again
 
 

@@ -11,7 +11,8 @@ from sigma_video.options import AT_LEAST_ONE, Options, option
 from ..catalogue import DatasetSpec, get_dataset_spec
 from ..errors import AnnotationError
 from .checks import check_files, check_labels, count_classes, count_overlap, read_class_names
-from .formats import LIST_FORMATS
+from .folders import FRAME_FOLDERS
+from .formats import LIST_FORMATS, detect
 from .read import read_list
 from .video_list import VideoList
 
@@ -32,7 +33,7 @@ class ListConfig(Options):
     data_root: str = option("", "folder that the lists' relative paths start from")
     list_format: str = option(
         "auto",
-        "of the lists; only mmaction (folder frames label) and videomaev2 (path start length) have to be named",
+        "of the lists; only mmaction (folder frames label), videomaev2 (path start length) and epic-* have to be named",
         choices=LIST_FORMATS,
     )
 
@@ -41,13 +42,22 @@ class ListConfig(Options):
 class PretrainListConfig(ListConfig):
     """The list of pre-training."""
 
-    data_path: str = option(help="list file; with --data_path_csv: the videos' folder")
+    data_path: str = option(help="list file, or a folder: all videos in it; with --data_path_csv: the videos' folder")
     data_path_csv: str = option("", "list file")
 
     def read(self) -> VideoList:
         """The list. Raises AnnotationError."""
         root = self.data_root or (self.data_path if self.data_path_csv else "")
-        return read_list(self.data_path_csv or self.data_path, root=root, list_format=self.list_format)
+        file = Path(self.data_path_csv or self.data_path)
+        if self.list_format != "auto" or not file.is_dir() or detect(file) != "folder":
+            return read_list(file, root=root, list_format=self.list_format)
+        videos = read_list(file, root=root, list_format="videos")
+        if videos.format == FRAME_FOLDERS:
+            raise AnnotationError(
+                f"{file}: folders of pictures. If each is a video and its pictures are frames, give --list_format "
+                "videos; if each is a class of photos, --list_format folder."
+            )
+        return videos
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,15 @@ What is read, in ANNOTATIONS (--train, --val and --test name other files):
   hmdb51      CLASS_test_split1.txt of all classes; --split 2 for another split
   gym         *train*.txt, *val*.txt of FineGym
   charades    train.csv, val.csv: frame lists as SlowFast has them; VIDEOS holds the folders of frames
-  folder      train/CLASS/x.mp4, val/CLASS/y.mp4; or CLASS/x.mp4, which is all for training; no --videos
+  diving48    Diving48_V2_train.json, Diving48_V2_test.json; Diving48_vocab.json gives names
+  moments     trainingSet.csv, validationSet.csv of Moments in Time; moments_categories.txt numbers the classes
+  epic-verb, epic-noun, epic-action
+              EPIC_100_train.csv, EPIC_100_validation.csv; the label is verb_class, noun_class or the pair
+  hacs        HACS_clips*.csv; the clips in which the class is seen, as parts of the videos
+  activitynet one .json with a `database`, of ActivityNet or HACS segments; every segment is a part of its video
+  folder      train/CLASS/x.mp4, val/CLASS/y.mp4; or CLASS/x.mp4, which is all for training; no --videos.
+              --split 80/10/10 divides the latter, class by class; a groups.csv (path,group) in the folder names
+              videos that have to be in one part
   csv, jsonl, videomae, mmaction, videomaev2
               *train*, *val*, *test* of that form (see DATASET.md); for mmaction `folder frames label`, for videomaev2
               `path start length`
@@ -44,6 +52,8 @@ from engine.errors import ConfigError, user_errors
 from engine.files import replace_text
 from scripts.data.jobs import positive
 from scripts.data.lists import absolute, is_plain, records, write_list
+from scripts.data.split import GROUPS, read_groups, shares_of
+from scripts.data.split import split as split_videos
 
 PARTS = ("train", "val", "test")
 _NAMES = {"train": r"train", "val": r"val", "test": r"test"}  # in the names of lists; `val` is in `validation` too
@@ -54,7 +64,13 @@ _ENDINGS = {
     "charades": (".csv",),
     "csv": (".csv", ".tsv", ".txt"),
     "jsonl": (".jsonl",),
+    "diving48": (".json",),
+    "moments": (".csv",),
+    "hacs": (".csv",),
+    "activitynet": (".json",),
+    **dict.fromkeys(("epic-verb", "epic-noun", "epic-action"), (".csv",)),
 }
+_ALL_IN_ONE = ("hacs", "activitynet")  # one list for all parts
 FEW = "1000"  # of --subset
 _DRAWN_FROM = {"ucf101": "UCF101", "gym": "GYM99"}
 _ANY_ENDING = (".csv", ".txt", ".lst", ".list")
@@ -72,11 +88,21 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument("--videos", default="", metavar="FOLDER", help="what the paths in the lists start from")
     options.add_argument("--out", required=True, metavar="FOLDER", help="for the lists")
-    options.add_argument("--split", type=positive, default=1, help="of ucf101 and hmdb51 (default: 1)")
+    options.add_argument(
+        "--split", type=_split, metavar="N|80/10/10", help="of ucf101 and hmdb51: which (default: 1); of folder: shares"
+    )
+    options.add_argument("--seed", type=int, default=0, help="of --split 80/10/10 (default: 0)")
     options.add_argument("--subset", choices=(FEW, *GYM_LABELS), help="a part of the lists that the paper tests on")
     for part in PARTS:
         options.add_argument(f"--{part}", metavar="FILE", help=f"the {part} list, where its name does not say so")
     return options
+
+
+def _split(text: str) -> int | tuple[int, ...]:
+    try:
+        return shares_of(text) if "/" in text else positive(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 # ------------------------------------------------------------------------------------------------- finding the lists
@@ -94,6 +120,8 @@ def find_lists(form: str, source: Path | None, split: int) -> dict[str, Path]:
         raise ConfigError(f"{source} does not exist: give the folder of the annotation files, or a list")
     if form == "hmdb51":
         return {"train": source, "test": source}
+    if form in _ALL_IN_ONE:
+        return dict.fromkeys(("train", "val"), _only_list(form, source))
     if source.is_file():
         return {_part_of(source.name) or "train": source}
     if form == "ucf101":
@@ -112,6 +140,14 @@ def _part_of(name: str) -> str | None:
 def _subfolder(source: Path, part: str) -> Path | None:
     names = (part, "validation") if part == "val" else (part,)
     return next((source / name for name in names if (source / name).is_dir()), None)
+
+
+def _only_list(form: str, source: Path) -> Path:
+    """The one list of a data set that has all parts in it."""
+    files = [source] if source.is_file() else sorted(file for file in source.iterdir() if file.suffix in _ENDINGS[form])
+    if len(files) != 1:
+        raise ConfigError(f"{source}: {len(files)} files {' or '.join(_ENDINGS[form])}; give the list of {form} itself")
+    return files[0]
 
 
 def _by_name(form: str, source: Path) -> dict[str, Path]:
@@ -240,7 +276,29 @@ def missing_files(part: str, videos: VideoList, *, few: bool = False) -> set[str
     return missing
 
 
-def prepare(files: Mapping[str, Path], out: Path, *, form: str, root: str, split: int, subset: str | None) -> None:
+def _split_folder(lists: Mapping[str, VideoList], shares: Sequence[int], seed: int) -> dict[str, VideoList]:
+    """The parts of a folder of classes that has none yet."""
+    if set(lists) != {"train"} or lists["train"].file.name == "train":
+        raise ConfigError(f"--split: {', '.join(lists)} are folders already; give a folder of classes, or no --split")
+    videos = lists["train"]
+    file = videos.file / GROUPS
+    names = [path.removeprefix(f"{videos.root}/") for path in videos.paths]
+    groups = read_groups(file, names) if file.is_file() else {}
+    parts, notes = split_videos(videos, shares, groups=groups, seed=seed)
+    print("\n".join(notes))
+    return parts
+
+
+def prepare(
+    files: Mapping[str, Path],
+    out: Path,
+    *,
+    form: str,
+    root: str,
+    split: int | tuple[int, ...] = 1,
+    seed: int = 0,
+    subset: str | None = None,
+) -> None:
     """Read the lists of a data set, print what was read, and write them for training.
 
     Args:
@@ -248,10 +306,16 @@ def prepare(files: Mapping[str, Path], out: Path, *, form: str, root: str, split
         out: the output folder.
         form: the format of the lists.
         root: folder of the videos.
-        split: number of the split, for formats that hold several.
+        split: number of the split, for formats that hold several; of a folder of classes, the shares of the parts.
+        seed: of these parts.
         subset: see `take_subset`; None: all of the lists.
     """
-    lists = read_parts({part: files[part] for part in PARTS if part in files}, root=root, form=form, split=split)
+    number, shares = (split, None) if isinstance(split, int) else (1, split)
+    if shares and form != "folder":
+        raise ConfigError("--split 80/10/10 is for --from folder; others have a number or the split they come with")
+    lists = read_parts({part: files[part] for part in PARTS if part in files}, root=root, form=form, split=number)
+    if shares:
+        lists = _split_folder(lists, shares, seed)
     if subset:
         lists = take_subset(subset, form, lists)
     missing: dict[str, set[str]] = {}
@@ -326,13 +390,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     with user_errors(AnnotationError, ShardError):
         args = parser().parse_args(argv)
         source = Path(args.source) if args.source else None
-        files = find_lists(args.form, source, args.split)
+        if isinstance(args.split, int) and args.form == "folder":
+            raise ConfigError("--split of a folder has shares, as 80/10/10")
+        files = find_lists(args.form, source, args.split if isinstance(args.split, int) else 1)
         files |= {part: Path(file) for part in PARTS if (file := getattr(args, part))}
         if not files:
             raise ConfigError(
                 f"no lists of {args.form} in {source}: see --help for their names, or give --train, --val, --test"
             )
-        prepare(files, Path(args.out), form=args.form, root=args.videos, split=args.split, subset=args.subset)
+        prepare(
+            files,
+            Path(args.out),
+            form=args.form,
+            root=args.videos,
+            split=args.split or 1,
+            seed=args.seed,
+            subset=args.subset,
+        )
 
 
 if __name__ == "__main__":
