@@ -63,7 +63,7 @@ _ROWS = (
     ),
     DatasetSpec(name="UCF101", num_classes=101, list_format="ucf101", num_train=9_537, num_val=3_783),  # split 1
     DatasetSpec(name="HMDB51", num_classes=51, list_format="hmdb51", num_train=3_570, num_val=1_530),  # split 1
-    DatasetSpec(name="DIV48", num_classes=48),
+    DatasetSpec(name="DIV48", num_classes=48, list_format="diving48"),
     DatasetSpec(name="GYM99", num_classes=99, list_format="gym", num_train=20_484, num_val=8_521),
     # floor exercise and uneven bars, parts of GYM99: see datasets/lists/subsets.py
     DatasetSpec(name="FXS1", num_classes=11, metric="mean_per_class", list_format="gym", num_train=1_882, num_val=777),

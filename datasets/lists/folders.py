@@ -198,8 +198,14 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _mixture(items: Sequence[Item]) -> list[str]:
+    """What is odd about a set of videos: folders of frames among files, and files of one name."""
     counts = Counter(kind for _, kind in items)
-    return [f"{counts['frames']} folders of frames beside {counts['video']} video files"] if len(counts) > 1 else []
+    notes = [f"{counts['frames']} folders of frames beside {counts['video']} video files"] if len(counts) > 1 else []
+    stems = Counter(os.path.splitext(path)[0] for path, kind in items if kind == "video")
+    alike = [path for path, kind in items if kind == "video" and stems[os.path.splitext(path)[0]] > 1]
+    if alike:
+        notes.append(f"{len(alike)} videos have the name of another but for the suffix: {_examples(alike)}")
+    return notes
 
 
 def read_videos(file: Path, part: ListPart) -> Parsed:

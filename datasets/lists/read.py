@@ -20,6 +20,7 @@ from .index import find_index, identity, index_key, save_index
 from .text_files import refuse_no_file
 from .video_list import VideoList
 
+METADATA = ("metadata.csv", "metadata.jsonl")  # lists in a folder of videos
 INDEX_FROM = 50_000  # videos; lists of fewer are read at every start
 _NUMBER_OF_PROBES = 100  # videos without an extension that are looked for to find the root
 _READ_FOR_ROOT = 10_000  # videos among which relative paths are tried
@@ -80,7 +81,7 @@ def read_list(
 
 def _metadata_in(file: Path, root: str) -> tuple[Path, str]:
     """The list that lies in a folder of videos (Hugging Face's VideoFolder), and their root."""
-    for name in ("metadata.csv", "metadata.jsonl"):
+    for name in METADATA:
         if file.is_dir() and (file / name).is_file():
             return file / name, root or str(file)
     return file, root

@@ -13,7 +13,7 @@ from ..errors import AnnotationError
 from .checks import check_files, check_labels, count_classes, count_overlap, read_class_names
 from .folders import FRAME_FOLDERS
 from .formats import LIST_FORMATS, detect
-from .read import read_list
+from .read import METADATA, read_list
 from .video_list import VideoList
 
 _ENDINGS = (".csv", ".jsonl", ".json", ".tsv", ".txt")
@@ -49,7 +49,8 @@ class PretrainListConfig(ListConfig):
         """The list. Raises AnnotationError."""
         root = self.data_root or (self.data_path if self.data_path_csv else "")
         file = Path(self.data_path_csv or self.data_path)
-        if self.list_format != "auto" or not file.is_dir() or detect(file) != "folder":
+        is_list = any((file / name).is_file() for name in METADATA)
+        if self.list_format != "auto" or is_list or not file.is_dir() or detect(file) != "folder":
             return read_list(file, root=root, list_format=self.list_format)
         videos = read_list(file, root=root, list_format="videos")
         if videos.format == FRAME_FOLDERS:

@@ -285,7 +285,7 @@ def _split_folder(lists: Mapping[str, VideoList], shares: Sequence[int], seed: i
     names = [path.removeprefix(f"{videos.root}/") for path in videos.paths]
     groups = read_groups(file, names) if file.is_file() else {}
     parts, notes = split_videos(videos, shares, groups=groups, seed=seed)
-    print("\n".join(notes))
+    print("\n".join([*notes, *(f"  {note}" for note in videos.notes)]))
     return parts
 
 
