@@ -545,6 +545,21 @@ FORMS = {
         {"train": [4], "val": [0], "test": [2]},
         None,
     ),
+    "diving48": (
+        {
+            "Diving48_V2_train.json": '[{"vid_name": "a_0", "label": 7, "start_frame": 0, "end_frame": 30}]',
+            "Diving48_V2_test.json": '[{"vid_name": "b_0", "label": 1, "start_frame": 0, "end_frame": 30}]',
+        },
+        ["a_0.mp4", "b_0.mp4"],
+        {"train": [7], "test": [1], "val": [1]},
+        None,
+    ),
+    "moments": (
+        {"trainingSet.csv": "run/a.mp4,run,3,1\n", "validationSet.csv": "run/b.mp4,run,3,0\n"},
+        ["training/run/a.mp4", "validation/run/b.mp4"],
+        {"train": [0], "val": [0], "test": [0]},
+        ["run"],
+    ),
     "jsonl": ({"train.jsonl": '{"path": "a.mp4", "label": 3}\n'}, ["a.mp4"], {"train": [3]}, None),
     "videomaev2": ({"train.csv": "a.mp4 0 -1\n"}, ["a.mp4"], {"train": [-1]}, None),
 }  # fmt: skip
@@ -698,3 +713,34 @@ def test_help(tool, capsys):
         tool.main(["--help"])
     assert stopped.value.code == 0
     assert len(capsys.readouterr().out) > 500
+
+
+def test_a_folder_says_what_is_passed_over_and_reads_its_own_lists(sources, capsys):
+    """Names that a list cannot hold, system names and empty classes do not stop the others."""
+    names = ["dog/1.mp4", "cat/2.mp4", "cat/a\nb.mp4", "__MACOSX/._1.mp4", f"cat/{'x' * 251}.mp4", "cat/2.jpg"]
+    _, folder, out = sources({}, names)
+    (folder / "ant").mkdir()
+    prepare.main(["--from", "folder", str(folder), "--out", str(out)])
+    text = capsys.readouterr().out
+    assert sorted(read_list(out / "train.csv").paths) == sorted(str(folder / names[place]) for place in (0, 1, 4))
+    assert (out / "labels.txt").read_text() == "cat\ndog\n"
+    for said in (
+        "1 folders without a video are no classes: ant",
+        "1 pictures beside videos: cat/2.jpg",
+        "cat/a\\nb.mp4",
+    ):
+        assert said in text
+
+
+def test_parts_of_one_list(sources):
+    header, videos = "classname,youtube_id,subset,start,end,label\n", ["v_a.mp4", "v_b.mp4"]
+    lines = "Run,a,training,1,3,1\nRun,a,training,5,7,-1\nWalk,b,validation,0,2,1\nWalk,a,training,8,9.5,1\n"
+    lists, folder, out = sources({"HACS_clips_v1.1.1.csv": header + lines}, videos)
+    prepare.main(["--from", "hacs", str(lists), "--videos", str(folder), "--out", str(out)])
+    rows = [json.loads(line) for line in (out / "train.jsonl").read_text().splitlines()]
+    path = str(folder / "v_a.mp4")
+    assert rows == [
+        {"path": path, "label": 0, "label_name": "Run", "start": 1.0, "end": 3.0},
+        {"path": path, "label": 1, "label_name": "Walk", "start": 8.0, "end": 9.5},
+    ]
+    assert [json.loads(line)["label"] for line in (out / "val.jsonl").read_text().splitlines()] == [1]
