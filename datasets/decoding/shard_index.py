@@ -46,7 +46,7 @@ def scan(file: IO[bytes], path: str, size: int) -> dict[bytes, tuple[int, int, i
     for name, (offset, length, _) in members.items():
         file.seek(offset - BLOCK)
         members[name] = (offset, length, zlib.crc32(file.read(BLOCK)))
-    members |= {name: members[end] for name in links if (end := _end_of(name, links)) in members}
+    members |= {name: members[target] for name in links if (target := _end_of(name, links)) in members}
     return {name.encode("utf-8", "surrogateescape"): place for name, place in members.items()}
 
 

@@ -45,12 +45,13 @@ def read_videomae(file: Path, part: ListPart) -> Parsed:
 
     def entries() -> Iterator[Entry]:
         for number, line in numbered_lines(file):
+            entry = _videomae_line(file, number, line)
             if not peculiar and _is_peculiar(line):
                 raise AnnotationError(
                     f"{at(file, number)}: '{line:.200}' is not like the other lines: two paths, two numbers or a quote "
                     "where they have `path label`. Correct it; peculiar paths take a csv with quotes, or jsonl."
                 )
-            yield _videomae_line(file, number, line)
+            yield entry
 
     return Parsed("path label" if labelled else "path", entries(), pictures=True)
 

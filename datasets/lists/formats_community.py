@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,13 +56,10 @@ def read_diving48(file: Path, part: ListPart) -> Parsed:
         raise AnnotationError(f"{file}: not an array of objects with vid_name and label, as Diving48's lists are.")
     vocabulary = file.with_name(_VOCABULARY)
     names = _diving48_names(vocabulary) if vocabulary.is_file() else ()
-    entries = (_diving48_entry(at(file, number, "entry"), number, record) for number, record in enumerate(records, 1))
-    named = (entry._replace(label_name=names[entry.label]) if _is_within(entry, names) else entry for entry in entries)
-    return Parsed("Diving48 json: vid_name label", named, names, unit="entry")
-
-
-def _is_within(entry: Entry, names: tuple[str, ...]) -> bool:
-    return isinstance(entry.label, int) and entry.label < len(names)
+    entries = (
+        _diving48_entry(at(file, number, "entry"), number, record, names) for number, record in enumerate(records, 1)
+    )
+    return Parsed("Diving48 json: vid_name label", entries, names, unit="entry")
 
 
 def _diving48_names(file: Path) -> tuple[str, ...]:
@@ -72,14 +69,15 @@ def _diving48_names(file: Path) -> tuple[str, ...]:
     return tuple(" ".join(map(str, words)) for words in parts)
 
 
-def _diving48_entry(place: str, number: int, record: Any) -> Entry:
+def _diving48_entry(place: str, number: int, record: Any, names: Sequence[str]) -> Entry:
     video = record.get("vid_name") if isinstance(record, dict) else None
     if not isinstance(video, str) or not video:
         raise AnnotationError(f"{place}: no vid_name, which a list of Diving48 has.")
     label = record.get("label")
     if type(label) is not int or label < 0:
         raise AnnotationError(f"{place}: label {label!r:.60} is not a number from 0.")
-    return Entry(number, f"{video}.mp4", label, written=video, folders=("",), stems=(video,))
+    name = names[label] if label < len(names) else ""
+    return Entry(number, f"{video}.mp4", label, name, written=video, folders=("",), stems=(video,))
 
 
 # ------------------------------------------------------------------------------------------------- HACS, ActivityNet
