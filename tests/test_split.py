@@ -90,3 +90,16 @@ def test_parts_that_are_there_are_not_divided(tmp_path, capsys):
         with pytest.raises(SystemExit):
             prepare.main(["--from", form, str(tmp_path), "--out", str(tmp_path / "o"), "--split", "80/10/10"])
         assert match in capsys.readouterr().err
+
+
+def test_every_class_is_in_train(run):
+    """Also where its share is less than a video, and where its only group would go elsewhere."""
+    parts, _ = run("10/90", a=3, b=1)
+    assert {name for name, _ in parts["train"]} == {"a", "b"} and len(parts["val"]) == 2
+
+
+def test_every_class_is_in_train_with_its_group(run):
+    rows = [f"y/{number:03}.mp4,{1 if number < 10 else 2 if number < 14 else 3}\n" for number in range(17)]
+    parts, _ = run("50/50", "".join(["path,group\n", *rows, "x/000.mp4,2\n"]), x=1, y=17)
+    assert ("x", 0) in parts["train"] and {("y", number) for number in range(10, 14)} <= set(parts["train"])
+    assert parts["val"] == [("y", number) for number in range(14, 17)]
