@@ -12,6 +12,7 @@ from .entries import Entry
 from .text_files import at
 
 _NUMBER_OF_PROBES = 100  # relative paths tried to find the folder they belong to
+SUSPECT = re.compile(r"\0|:/|^[~$]")  # in a path that `refuse_path` has to look at
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://?(.*)")
 _NOT_EXPANDED = re.compile(r"(~|\$\w+|\$\{\w+\})/")
 

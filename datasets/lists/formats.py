@@ -32,6 +32,7 @@ from .text_files import at, numbered_lines, raw_lines, read_json
 
 _COMMA = re.compile(r",\s*([+-]?\d+\s*)?$|^[^\s.]+,[^\s.]+$")  # `a.mp4,3`, `a.mp4, 3` and the header `path,label`
 _THREE = re.compile(r"\S.*?\s+[+-]?\d+\s+[+-]?\d+")
+_BLANK_INSIDE = re.compile(r"\.\w+\s")  # behind what may be a suffix; fast
 _QUOTED = re.compile(r'"(?:[^"]|"")*"\s+\S+')
 
 # ------------------------------------------------------------------------------------------------ columns by position
@@ -58,8 +59,10 @@ def read_videomae(file: Path, part: ListPart) -> Parsed:
 
 def _is_peculiar(line: str) -> bool:
     """Whether a line has what in most lists is an error: two paths, several numbers behind the path, or a quote."""
+    if line.startswith('"'):
+        return True
     path = line.rsplit(maxsplit=1)[0]
-    return line.startswith('"') or ((" " in path or "\t" in path) and TWO_FILES.search(path) is not None)
+    return _BLANK_INSIDE.search(path) is not None and TWO_FILES.search(path) is not None
 
 
 def _videomae_line(file: Path, number: int, line: str) -> Entry:

@@ -14,7 +14,7 @@ from ..errors import AnnotationError
 from .builder import ListBuilder
 from .columns import ColumnFile, Columns, NumberColumn, PathColumn, SetColumn, SpanColumn
 from .entries import ListPart
-from .file_finder import FileFinder, find_root, is_absolute, refuse_path
+from .file_finder import SUSPECT, FileFinder, find_root, is_absolute, refuse_path
 from .formats import LIST_FORMATS, READERS, detect
 from .index import find_index, identity, index_key, save_index
 from .text_files import refuse_no_file
@@ -100,7 +100,7 @@ def _parse(file: Path, builder: ListBuilder, *, root: str, list_format: str, par
     finder = FileFinder(file, [root] if root else [os.getcwd(), beside], sought, pictures=parsed.pictures)
     for entry in itertools.chain(first, entries):
         located, path = finder.locate(entry)
-        if not parsed.root:
+        if SUSPECT.search(path) and not parsed.root:
             refuse_path(builder.at(entry), path)
         builder.add(located, path)
     columns = builder.finish()
