@@ -1,8 +1,11 @@
 """Videos that lie as pictures: a folder of frames, or a single photo, which is a video of one frame."""
 
 import io
+import itertools
 import os
 import re
+from collections.abc import Iterable
+from fractions import Fraction
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -11,6 +14,9 @@ from ..errors import DecodeError
 from .media_names import is_image, is_left_out
 from .reader import VideoReader, as_decode_error, is_shard_member, read_member, stack
 
+_WHOLE, _DECIMAL = re.compile(r"\d+"), re.compile(r"(?<![\d.])\d+\.\d+(?![\d.])|\d+")
+_PAIR = re.compile(r"(?<![\d.])(\d+)\.(\d+)(?![\d.])")  # no part of a date or version, which has more points
+_MANY = 4  # evenly spaced numbers that are no chance
 _NOT_FRAMES = re.compile(r"flow|(^|[_-])[xyuv]_?#")  # optical flow, which lies beside the frames in some archives
 _ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
@@ -42,7 +48,7 @@ class FrameReader(VideoReader):
 
 
 def frame_names(folder: str | os.PathLike[str]) -> list[str]:
-    """The pictures in a folder that are its frames, by the numbers in their names: img_2.jpg before img_10.jpg.
+    """The pictures in a folder that are its frames, by the numbers in their names: img_2 before img_10.
 
     Raises:
         DecodeError: the folder cannot be read, has no pictures, pictures of several kinds of names, or of one number.
@@ -60,17 +66,40 @@ def frame_names(folder: str | os.PathLike[str]) -> list[str]:
     return [name for _, name in sorted(patterns[frames[0]].items())]
 
 
-def _group_by_pattern(folder: str, names: list[str]) -> dict[str, dict[tuple[int, ...], str]]:
+def _group_by_pattern(folder: str, names: list[str]) -> dict[str, dict[tuple[Fraction, ...], str]]:
     """Names by their pattern, `#` for a number, and by the numbers in them."""
-    patterns: dict[str, dict[tuple[int, ...], str]] = {}
-    for name in sorted(names):
-        stem = os.path.splitext(name)[0]
-        of_pattern = patterns.setdefault(re.sub(r"\d+", "#", stem), {})
-        numbers = tuple(map(int, re.findall(r"\d+", stem)))
+    stems = {name: os.path.splitext(name)[0] for name in sorted(names)}
+    patterns: dict[str, dict[tuple[Fraction, ...], str]] = {}
+    number = _DECIMAL if _are_decimals(stems.values()) else _WHOLE
+    for name, stem in stems.items():
+        of_pattern = patterns.setdefault(number.sub("#", stem), {})
+        numbers = tuple(map(Fraction, number.findall(stem)))
         if numbers in of_pattern:
             raise DecodeError(folder, f"two pictures for one frame: {of_pattern[numbers]}, {name}")
         of_pattern[numbers] = name
     return patterns
+
+
+def _are_decimals(stems: Iterable[str]) -> bool:
+    """Whether points in names are decimal points (0.25, 0.5, 0.75) rather than between two numbers (take1.9, take1.10).
+
+    It makes a difference where numbers after a point differ in length. They are counters if those behind the same
+    number, as whole numbers, follow one another, or are four or more and evenly spaced.
+    """
+    after: dict[str, set[str]] = {}
+    for stem in stems:
+        for whole, part in _PAIR.findall(stem):
+            after.setdefault(whole, set()).add(part)
+    parts = [part for group in after.values() for part in group]
+    if len({len(part) for part in parts}) < 2 or any(part.startswith("0") and part != "0" for part in parts):
+        return bool(parts)
+    groups = [sorted(map(int, group)) for group in after.values()]
+    return max(map(len, groups)) == 1 or not all(map(_is_counter, groups))
+
+
+def _is_counter(numbers: list[int]) -> bool:
+    steps = {later - earlier for earlier, later in itertools.pairwise(numbers)}
+    return not steps or steps == {1} or (len(steps) == 1 and len(numbers) >= _MANY)
 
 
 def read_image(path: str) -> np.ndarray:

@@ -36,6 +36,27 @@ def test_frames_come_in_the_order_of_their_numbers(name, first, tmp_path):
     assert greys(tmp_path, [0, 2, 10, 11, 3, 3]) == [0, 2, 10, 11, 3, 3]
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["0.0", "0.25", "0.5", "0.75", "1.0", "1.25"],  # seconds
+        ["t_0.5s", "t_1s", "t_1.5s", "t_2s", "t_10.25s"],
+        ["9.5", "10", "10.125", "10.5"],
+        ["0.02", "0.1", "0.18", "0.3"],
+        ["take1.8", "take1.9", "take1.10", "take1.11"],  # counters
+        ["cam1.9", "cam1.10", "cam2.9", "cam2.10"],
+        ["a1.0", "a1.5", "a1.10", "a1.15", "a1.20"],
+        ["2020.01.02_9", "2020.01.02_10", "2020.01.10_1"],
+        ["frame_2", "frame_10", "frame_0100"],
+        ["shot.0009", "shot.0010", "shot.0100"],
+    ],
+)
+def test_numbers_in_names_are_compared_as_numbers(names, tmp_path):
+    for name in names:
+        write_picture(tmp_path / f"{name}.png", 0)
+    assert frame_names(tmp_path) == [f"{name}.png" for name in names]
+
+
 def test_optical_flow_beside_the_frames_is_left_out(tmp_path):
     for number in range(3):
         write_picture(tmp_path / f"img_{number:05d}.jpg", 20 * number)
