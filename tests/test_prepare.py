@@ -26,7 +26,7 @@ from datasets.decoding.nal_units import is_h264_reference
 from datasets.decoding.open import open_video
 from datasets.lists.read import read_list
 from engine.errors import ConfigError
-from scripts.data import browse, check, jobs, prepare, reencode, shard
+from scripts.data import browse, check, jobs, prepare, reencode, shard, upright
 from scripts.data.media import describe, open_source
 from scripts.data.processes import Task, run_tasks
 
@@ -443,10 +443,10 @@ def test_full_range_becomes_limited(tmp_path):
 
 
 def test_audio_is_dropped_and_small_videos_keep_their_size(tmp_path):
-    assert reencode.target_size(240, 320, 256) == (240, 320)
-    assert reencode.target_size(1080, 1920, 256) == (256, 456)  # 455.1: even
-    assert reencode.target_size(1920, 1080, 256) == (456, 256)
-    assert reencode.target_size(1, 3, 256) == (2, 4)
+    assert upright.target_size(240, 320, 256) == (240, 320)
+    assert upright.target_size(1080, 1920, 256) == (256, 456)  # 455.1: even
+    assert upright.target_size(1920, 1080, 256) == (456, 256)
+    assert upright.target_size(1, 3, 256) == (2, 4)
 
 
 def test_names_of_new_files():

@@ -10,8 +10,10 @@ import numpy as np
 from av.container import InputContainer
 
 from ..errors import DecodeError
+from .colours import is_converted
 from .nal_units import is_h264_restart
-from .pyav import PyAVReader, open_container, video_stream
+from .orientation import display_matrix, from_matrix, is_exact
+from .pyav import LYING_KEYS, PyAVReader, open_container, video_stream
 from .reader import VideoReader, as_decode_error, is_shard_member, read_member
 
 _INSTALL = {
@@ -24,6 +26,9 @@ NO_TIMES = "the container is not MP4, MOV, Matroska or WebM, or frames have no t
 HIDDEN_FRAMES = "an edit list hides frames (a cut with `-c copy`, for example)"
 SEVERAL_STREAMS = "it has several video streams"
 OPEN_GOP = "key frames are followed by frames that need earlier ones (open GOP, intra refresh)"
+MIRRORED = "the picture is mirrored, or turned by an angle that is no multiple of 90 degrees"
+ODD_COLOURS = "the colour matrix is not one that FFmpeg converts"
+OTHER_COUNT = "they count other frames than a player shows"
 NEW_CODEC = "the codec is not H.264, HEVC, MPEG-4, VP8 or VP9"
 
 
@@ -139,6 +144,17 @@ def known_issues(path: str, decoder: str) -> Iterator[str]:
             yield OPEN_GOP
         if decoder == "decord" and codec.name not in _OLD_CODECS:
             yield NEW_CODEC
+    with PyAVReader(path) as reader:
+        if reader.why_in_order or len(packets) != reader.num_frames:
+            yield reader.why_in_order or OTHER_COUNT
+        if reader.has_lying_keys():
+            yield LYING_KEYS
+        frame = reader.first_frame()
+        matrix = display_matrix(frame)
+        if matrix is not None and (from_matrix(matrix).is_mirrored or not is_exact(matrix)):
+            yield MIRRORED
+        if not is_converted(int(frame.colorspace)):
+            yield ODD_COLOURS
 
 
 def _are_distinct(times: list[int | None]) -> bool:

@@ -24,14 +24,22 @@ class VideoReader(ABC):
         num_frames: how many frames are shown; at least one.
         fps: frames per second, on average; None where the file does not say.
         decoder: name of the back end that reads it.
+        why_in_order: why frames are reached by decoding from the start of the file; "" where a key frame will do. It is
+            known when the file is opened, or, where a container calls the wrong frames key frames, from the first seek.
     """
 
     num_frames: int
     fps: float | None = None
     decoder: str
+    why_in_order: str = ""
 
     def __init__(self, path: str) -> None:
         self._path = path
+
+    @property
+    def path(self) -> str:
+        """Of the file or folder."""
+        return self._path
 
     def get_frames(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
         """Frames in the order asked for, repeats allowed: uint8 (T, 3, H, W), RGB, channels last in memory.

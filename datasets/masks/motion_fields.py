@@ -26,6 +26,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from ..decoding.orientation import Orientation
+
 CELL = 8  # pixels: the smallest block that FFmpeg gives a vector for
 # The fields of FFmpeg's `AVMotionVector`: side of the reference, size and centre of the block, displacement * scale.
 FIELDS = ("source", "w", "h", "dst_x", "dst_y", "motion_x", "motion_y", "motion_scale")
@@ -206,22 +208,23 @@ def follow(velocity: np.ndarray, pairs: Sequence[tuple[int, int]]) -> np.ndarray
     return places - np.stack([x, y])
 
 
-def turn(motion: np.ndarray, turns: int, height: int, width: int) -> np.ndarray:
-    """Motion of a picture as it is coded -> of the picture as it is shown.
+def turn(motion: np.ndarray, orientation: Orientation, height: int, width: int) -> np.ndarray:
+    """Motion of a picture as it is coded -> of the picture as it is shown, turned and mirrored.
 
     Args:
         motion: (P, 2, h, w).
-        turns: quarter turns against the clock, 1 to 3.
+        orientation: how the picture is shown.
         height, width: of the picture as it is shown.
     """
     bottom, right = height - 1, width - 1
-    y = np.minimum(np.arange(0, height, CELL) + CELL // 2, bottom)[:, None]  # a pixel in the middle of each cell
-    x = np.minimum(np.arange(0, width, CELL) + CELL // 2, right)[None]
-    # where pixel (y, x) was coded, and what its motion there is called here
-    row, column = {1: (x, bottom - y), 2: (bottom - y, right - x), 3: (right - x, y)}[turns]
-    (axis_x, sign_x), (axis_y, sign_y) = {1: ((1, 1), (0, -1)), 2: ((0, -1), (1, -1)), 3: ((1, -1), (0, 1))}[turns]
-    here = motion[:, :, row // CELL, column // CELL]
-    return np.stack([sign_x * here[:, axis_x], sign_y * here[:, axis_y]], axis=1)
+    y = np.minimum(np.arange(0, height, CELL) + CELL // 2, bottom)  # a pixel in the middle of each cell
+    x = np.minimum(np.arange(0, width, CELL) + CELL // 2, right)
+    down, across = (bottom - y if orientation.flip_y else y)[:, None], (right - x if orientation.flip_x else x)[None]
+    row, column = (across, down) if orientation.transposed else (down, across)  # where pixel (y, x) was coded
+    here = motion[:, ::-1] if orientation.transposed else motion
+    here = here[:, :, row // CELL, column // CELL]
+    sign_x, sign_y = -1 if orientation.flip_x else 1, -1 if orientation.flip_y else 1
+    return np.stack([sign_x * here[:, 0], sign_y * here[:, 1]], axis=1)
 
 
 def crop_motion(motion: np.ndarray, box: tuple[int, int, int, int], rows: int, columns: int) -> torch.Tensor:

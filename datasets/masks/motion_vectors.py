@@ -23,6 +23,7 @@ from av.video.stream import VideoStream
 
 from ..decoding.frame_index import FrameIndex, index_from_packets
 from ..decoding.nal_units import is_h264_reference
+from ..decoding.orientation import UPRIGHT, Orientation
 from ..decoding.pyav import PyAVReader, open_container, video_stream
 from ..decoding.reader import as_decode_error
 from ..errors import DecodeError, MotionVectorError
@@ -96,7 +97,7 @@ class _DecodedFrame(NamedTuple):
         size: height and width as it is coded.
         pts: its presentation time.
         is_b: whether it is a B-frame.
-        turns: quarter turns, against the clock, that make it upright.
+        orientation: how it is shown.
     """
 
     image: np.ndarray | None
@@ -105,7 +106,7 @@ class _DecodedFrame(NamedTuple):
     size: tuple[int, int]
     pts: int | None
     is_b: bool
-    turns: int
+    orientation: Orientation
 
 
 class MotionReader(PyAVReader):
@@ -141,7 +142,7 @@ class MotionReader(PyAVReader):
             passed = self._collect(
                 list(range(first, int(distinct[-1]) + 1)), lambda number, frame: self._keep(frame, number in wanted)
             )
-        if len({(frame.size, frame.turns) for frame in passed}) > 1:
+        if len({(frame.size, frame.orientation) for frame in passed}) > 1:
             raise DecodeError(self._path, "the picture's size changes in the middle of the video")
         frames = np.stack([frame.image for frame in passed if frame.image is not None])[places]
         lumas = [frame.luma for frame in passed if frame.luma is not None]
@@ -153,8 +154,8 @@ class MotionReader(PyAVReader):
         )
         numbers = np.asarray(indices) - first
         motion = follow(velocity, [(int(numbers[one]), int(numbers[other])) for one, other in pairs])
-        if passed[0].turns:
-            motion = turn(motion, passed[0].turns, frames.shape[1], frames.shape[2])
+        if passed[0].orientation != UPRIGHT:
+            motion = turn(motion, passed[0].orientation, frames.shape[1], frames.shape[2])
         return torch.from_numpy(frames).permute(0, 3, 1, 2), motion
 
     def _first_kept(self, number: int) -> int:
@@ -168,7 +169,7 @@ class MotionReader(PyAVReader):
     def _open_stream(self, container: InputContainer) -> VideoStream:
         return _vector_stream(container)
 
-    def _make_index(self) -> FrameIndex | None:
+    def _make_index(self) -> FrameIndex | str:
         return index_from_packets(self._container, self._stream, self._see_packet)
 
     def _see_packet(self, packet: av.Packet) -> None:
@@ -192,7 +193,7 @@ class MotionReader(PyAVReader):
             size=(frame.height, frame.width),
             pts=frame.pts,
             is_b=is_b,
-            turns=round(frame.rotation / 90) % 4,
+            orientation=self.orientation_of(frame),
         )
 
     def _distances_of(self, passed: Sequence[_DecodedFrame]) -> list[Distances]:

@@ -12,6 +12,8 @@ import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
+from datasets.decoding.image_folder import is_image
+from datasets.decoding.in_order import Damage, frames_in_order
 from datasets.decoding.open import open_video
 from datasets.decoding.pyav import video_stream
 from datasets.decoding.reader import as_decode_error
@@ -76,23 +78,32 @@ def _seconds(stream: VideoStream, packets: Sequence[av.Packet]) -> float:
     return float((max(ends) - (stream.start_time or 0)) * stream.time_base)
 
 
+def shown_frames(path: str) -> Iterator[av.VideoFrame]:
+    """Every frame of a video file that a player shows, in order.
+
+    Raises:
+        DecodeError: the video cannot be opened, or a frame is damaged.
+    """
+    damage = Damage()
+    with open_source(path) as container:
+        for number, frame in enumerate(frames_in_order(container, video_stream(container))):
+            if damage.sees(frame):
+                raise DecodeError(path, f"frame {number} is damaged")
+            yield frame
+
+
 def decode_all(path: str, num_frames: int) -> None:
     """Decode every frame.
 
     Raises:
         DecodeError: a frame is damaged, or there are not `num_frames`.
     """
-    if not is_video_file(path):
+    if not is_video_file(path) or is_image(path):
         with open_video(path) as video:
             for index in range(num_frames):
                 video.get_frames([index])
         return
-    count = 0
-    with open_source(path) as container:
-        for frame in container.decode(video_stream(container)):
-            if frame.is_corrupt:
-                raise DecodeError(path, f"frame {count} is damaged")
-            count += 1
+    count = sum(1 for _ in shown_frames(path))
     if count != num_frames:
         raise DecodeError(path, f"{count} frames can be decoded, not {num_frames}")
 

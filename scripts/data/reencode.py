@@ -2,9 +2,10 @@
 
 Every video becomes an H.264 file below OUT/videos: short side 256 (smaller ones keep their size), a key frame every 12
 frames and where the scene changes, x264's `fastdecode`, five B-frames between others, from which no frame is built, no
-audio. Every frame is kept, with its time; a phone's rotation is applied, and what an edit list cuts away is gone. OUT
-gets new lists of the same names, labels.txt, and failed.txt with the videos that could not be decoded and are not in
-the lists. FFmpeg comes with PyAV: no ffmpeg program is needed.
+audio. Every frame that a player shows is kept, with its time; a camera's turn and mirror are applied, the shape of the
+pixels stays a tag, and what an edit list cuts away is gone. A new file counts once it has been read back. OUT gets new
+lists of the same names, labels.txt, and failed.txt with the videos that could not be decoded and are not in the lists.
+FFmpeg comes with PyAV: no ffmpeg program is needed.
 
 The same command resumes where it was stopped. On a cluster give `--part 1/8` to `--part 8/8` on eight machines, then
 run once with `--merge`: scripts/slurm/prepare.sbatch does it.
@@ -18,31 +19,33 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
 import av
 import numpy as np
 from av.container import OutputContainer
-from av.video.reformatter import ColorRange, VideoReformatter
+from av.video.reformatter import ColorPrimaries, ColorRange, ColorTrc
 from av.video.stream import VideoStream
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from datasets.decoding.open import open_video
+from datasets.decoding.colours import UNSPECIFIED, is_converted
 from datasets.decoding.pyav import video_stream
 from datasets.errors import AnnotationError, DecodeError
 from datasets.lists.video_list import VideoList
 from engine.errors import user_errors
 from scripts.data.jobs import Job, JobOptions, add_job_flags, job_options, positive, remove_partials
 from scripts.data.lists import add_list_flags, output_names, read_lists, unique_paths, write_lists
-from scripts.data.media import is_video_file, open_source
+from scripts.data.media import decode_all, is_video_file, open_source, shown_frames
 from scripts.data.processes import Result, Task
 from scripts.data.reports import tell_failures, write_failures
+from scripts.data.upright import Source, Uprighter, examine
 
 # Groups I BBBBB P BBBB P: no frame is built from a B-frame, so a reader decodes two P-frames besides those it wants
 _GROUPS = "bframes=5:b-adapt=0:b-pyramid=none"
+_PRIMARIES, _TRANSFERS = {int(value) for value in ColorPrimaries}, {int(value) for value in ColorTrc}
+_CLOCK_ERROR = 1e-4  # seconds
 _OUTPUT_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT}
 
 
@@ -96,77 +99,8 @@ def parser() -> argparse.ArgumentParser:
 # ------------------------------------------------------------------------------------------------- one video
 
 
-def target_size(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """Height and width of the new video: even, as the pixel format needs, and never larger than the old, but for 1."""
-    scale = min(1.0, short_side / min(height, width))
-    return max(2, round(height * scale / 2) * 2), max(2, round(width * scale / 2) * 2)
-
-
-def decoded_frames(path: str) -> Iterator[av.VideoFrame]:
-    """Every frame that is shown, in order.
-
-    Raises:
-        DecodeError: the video cannot be opened, or a frame is damaged.
-    """
-    with open_source(path) as container:
-        for number, frame in enumerate(container.decode(video_stream(container))):
-            if frame.is_corrupt:
-                raise DecodeError(path, f"frame {number} is damaged")
-            yield frame
-
-
-class Uprighter:
-    """Frames -> frames of one size in yuv420p, turned as players turn them; their times start at 0 and rise."""
-
-    def __init__(self, first: av.VideoFrame, rate: Fraction, short_side: int) -> None:
-        self.turns = round(first.rotation / 90) % 4
-        turned = self.turns % 2 == 1
-        height, width = (first.width, first.height) if turned else (first.height, first.width)
-        self.height, self.width = target_size(height, width, short_side)
-        self.coded = (self.width, self.height) if turned else (self.height, self.width)
-        self.time_base = first.time_base or 1 / rate
-        self.step = max(1, round(1 / rate / self.time_base))
-        self.start: int | None = first.pts
-        self.last = -self.step
-        self.reformatter = VideoReformatter()
-
-    def __call__(self, frame: av.VideoFrame) -> av.VideoFrame:
-        height, width = self.coded
-        made = self.reformatter.reformat(
-            frame,
-            width=width,
-            height=height,
-            format="yuv420p",
-            dst_color_range=ColorRange.MPEG,  # not all decoders see that a file has the full range
-            interpolation="BICUBIC",
-            threads=1,
-        )
-        if self.turns:
-            made = av.VideoFrame.from_ndarray(_turn(made.to_ndarray(), height, width, self.turns), format="yuv420p")
-        pts = None if frame.pts is None or self.start is None else frame.pts - self.start
-        self.last = pts if pts is not None and pts > self.last else self.last + self.step
-        made.pts, made.time_base = self.last, self.time_base
-        made.pict_type = 0  # else the encoder takes over the key frames of the source
-        return made
-
-
-def _turn(planes: np.ndarray, height: int, width: int, turns: int) -> np.ndarray:
-    """The three planes of a yuv420p picture, (height * 3 / 2, width), each turned against the clock."""
-    size, quarter = height * width, height * width // 4
-    flat = planes.reshape(-1)
-    luma = np.rot90(flat[:size].reshape(height, width), turns)
-    chroma = [
-        np.rot90(flat[begin : begin + quarter].reshape(height // 2, width // 2), turns)
-        for begin in (size, size + quarter)
-    ]
-    turned_width = luma.shape[1]
-    return np.concatenate([luma.reshape(-1), *(plane.reshape(-1) for plane in chroma)]).reshape(-1, turned_width)
-
-
-def _output_stream(
-    container: OutputContainer, source: str, *, upright: Uprighter, rate: Fraction, recipe: Recipe
-) -> VideoStream:
-    """The H.264 stream to write to, with the colour properties of the source."""
+def _output_stream(container: OutputContainer, upright: Uprighter, recipe: Recipe) -> VideoStream:
+    """The H.264 stream to write to, with the colour properties and pixel shape of the source."""
     # `veryfast`: 2.5 times as fast as `medium`, files no larger, 0.8 dB less on a 340x256 video of 300 frames
     options = {
         "crf": str(recipe.crf),
@@ -175,22 +109,26 @@ def _output_stream(
         "threads": "1",
         "x264-params": recipe.groups,
     }
-    stream = container.add_stream("libx264", rate=rate, options=options)
+    source = upright.source
+    stream = container.add_stream("libx264", rate=source.rate, options=options)
     assert isinstance(stream, VideoStream)
     stream.width, stream.height, stream.pix_fmt = upright.width, upright.height, "yuv420p"
     stream.gop_size = recipe.key_distance
-    stream.codec_context.time_base = stream.time_base = upright.time_base
-    with open_source(source) as original:  # colours mean the same as before
+    stream.codec_context.time_base = stream.time_base = source.time_base
+    if upright.pixel_shape is not None:
+        stream.codec_context.sample_aspect_ratio = upright.pixel_shape
+    with open_source(source.path) as original:  # colours mean the same as before
         colours = video_stream(original).codec_context
         stream.codec_context.color_range = ColorRange.MPEG
-        stream.codec_context.colorspace = colours.colorspace
-        stream.codec_context.color_primaries = colours.color_primaries
-        stream.codec_context.color_trc = colours.color_trc
+        matrix, primaries, transfer = colours.colorspace, colours.color_primaries, colours.color_trc
+    stream.codec_context.colorspace = matrix if matrix and is_converted(matrix) else UNSPECIFIED
+    stream.codec_context.color_primaries = primaries if primaries in _PRIMARIES else UNSPECIFIED
+    stream.codec_context.color_trc = transfer if transfer in _TRANSFERS else UNSPECIFIED
     return stream
 
 
 def encode(source: str, target: str, recipe: Recipe) -> Result:
-    """Re-encode a video; the new file appears only when it is complete.
+    """Re-encode a video; the new file appears only when it is complete, and has been read back.
 
     Returns:
         "frames", "height", "width" and "bytes" of the new file.
@@ -199,36 +137,46 @@ def encode(source: str, target: str, recipe: Recipe) -> Result:
         DecodeError: the source cannot be decoded, or the encoder refuses it.
         OSError: the target cannot be written.
     """
-    with open_video(source) as video:
-        expected = video.num_frames
-    with open_source(source) as container:
-        rate = Fraction(video_stream(container).average_rate or 25)
+    known = examine(source)
     partial = f"{target}.{os.getpid()}.partial"  # what a killed job left may still be being written
     try:
         os.makedirs(os.path.dirname(target), exist_ok=True)
-        frames = decoded_frames(source)
+        frames = shown_frames(source)
         first = next(frames, None)
         if first is None:
             raise DecodeError(source, "no frames")
-        upright = Uprighter(first, rate, recipe.short_side)
-        count = 0
+        upright = Uprighter(first, known, recipe.short_side)
         with _as_output_error(source, target), av.open(partial, "w", format="mp4") as out:
-            stream = _output_stream(out, source, upright=upright, rate=rate, recipe=recipe)
+            stream = _output_stream(out, upright, recipe)
             for frame in _chain(first, frames):
                 out.mux(stream.encode(upright(frame)))
-                count += 1
             out.mux(stream.encode())
-        if count != expected:
-            raise DecodeError(source, f"{count} frames can be decoded, not {expected}")
-        written = num_packets(partial)
-        if written != count:
-            raise DecodeError(source, f"{written} frames were written of {count}")
+        if upright.count != len(known.ticks):
+            raise DecodeError(source, f"{upright.count} frames can be decoded, not {len(known.ticks)}")
+        read_back(partial, known)
         size = os.path.getsize(partial)
         os.replace(partial, target)
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(partial)
-    return {"frames": count, "height": upright.height, "width": upright.width, "bytes": size}
+    return {"frames": upright.count, "height": upright.height, "width": upright.width, "bytes": size}
+
+
+def read_back(path: str, source: Source) -> None:
+    """Decode every frame of what was written.
+
+    Raises:
+        DecodeError: it cannot be decoded, or has other frames or times than the source.
+    """
+    try:
+        written = examine(path)
+        decode_all(path, len(source.ticks))
+    except DecodeError as error:
+        raise DecodeError(source.path, f"what was written cannot be read: {error.reason}") from error
+    if len(written.ticks) != len(source.ticks):
+        raise DecodeError(source.path, f"{len(written.ticks)} frames were written of {len(source.ticks)}")
+    if np.abs(written.seconds - source.seconds).max() > _CLOCK_ERROR:
+        raise DecodeError(source.path, "the frames that were written have other times")
 
 
 def _chain(first: av.VideoFrame, rest: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
@@ -244,12 +192,6 @@ def _as_output_error(source: str, target: str) -> Iterator[None]:
         if error.errno in _OUTPUT_ERRORS:
             raise OSError(error.errno, error.strerror, target) from error
         raise DecodeError(source, f"cannot be encoded: {error.strerror}") from error
-
-
-def num_packets(path: str) -> int:
-    """Frames in a file, by its packets."""
-    with open_source(path) as container:
-        return sum(packet.size > 0 for packet in container.demux(video_stream(container)))
 
 
 def reencode(work: Work) -> Result:

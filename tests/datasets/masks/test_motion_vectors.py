@@ -1,5 +1,7 @@
 """Motion from a video's own coding: on real files in which the way of everything is known."""
 
+import itertools
+
 import av
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from moving_videos import write_moving_square
 
 from datasets.decoding.nal_units import is_h264_reference
 from datasets.decoding.open import open_video
+from datasets.decoding.orientation import Orientation
 from datasets.errors import DecodeError, MotionVectorError
 from datasets.lists.read import read_list
 from datasets.masks.flow_guided import neighbour_pairs
@@ -283,16 +286,17 @@ def test_follow_against_a_naive_walk():
                 assert np.allclose(way[:, row, column], (x - first_x, y - first_y), atol=1e-4)
 
 
-@pytest.mark.parametrize("turns", [1, 2, 3])
+@pytest.mark.parametrize("orientation", list(itertools.product([False, True], repeat=3)))
 @pytest.mark.parametrize("size", [(40, 24), (37, 30)])
-def test_turn_follows_every_pixel(turns, size):
-    """A dense field of both is compared at every cell's middle: the turned pixel of the picture that np.rot90 gives."""
+def test_turn_follows_every_pixel(orientation, size):
+    """A dense field of both is compared at every cell's middle: the pixel of the picture as it is shown."""
+    orientation = Orientation(*orientation)
     height, width = size
     rows, columns = -(-height // CELL), -(-width // CELL)
     motion = np.random.default_rng(0).standard_normal((1, 2, rows, columns)).astype(np.float32)
     numbers = np.arange(height * width).reshape(height, width)
-    shown = np.rot90(numbers, turns)
-    out = turn(motion, turns, *shown.shape)
+    shown = orientation.apply(numbers)
+    out = turn(motion, orientation, *shown.shape)
     assert out.shape[2:] == (-(-shown.shape[0] // CELL), -(-shown.shape[1] // CELL))
     for i in range(shown.shape[0] // CELL):
         for j in range(shown.shape[1] // CELL):
