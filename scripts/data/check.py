@@ -20,15 +20,19 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
+import torch
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from datasets.classification import CHUNK_BYTES
 from datasets.decoding.open import open_video
+from datasets.decoding.pyav import PyAVReader
 from datasets.errors import AnnotationError, DecodeError
 from datasets.lists.spans import frames_within
 from datasets.lists.video_list import Span, VideoList, sample_name
-from engine.errors import user_errors
+from engine.errors import ConfigError, user_errors
 from engine.files import replace_text
+from scripts.data.explain import explain
 from scripts.data.jobs import Job, JobOptions, add_job_flags, job_options
 from scripts.data.lists import absolute, add_list_flags, read_lists, write_lists
 from scripts.data.media import CLIP_FRAMES, CLIP_STRIDE, clip_seconds, decode_all, describe, is_video_file
@@ -36,6 +40,7 @@ from scripts.data.processes import Result, Task, run_tasks
 from scripts.data.reencode import Recipe, encode
 from scripts.data.reports import by_reason, failures, shares, spread, write_failures
 
+_SEEKS = 7  # by which frames are reached in a full check
 _PAYS = 1.5  # times faster that decoding has to become for the advice to re-encode
 _QUANTITIES = {
     "frames": "frames",
@@ -63,6 +68,11 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--out", metavar="FOLDER", help="default: `checked` beside the first list")
     options.add_argument("--full", action="store_true", help="decode every frame, not three of each video")
     options.add_argument(
+        "--explain",
+        action="store_true",
+        help="the arguments are videos, not lists: print what is known of each, how it is read here, and why",
+    )
+    options.add_argument(
         "--samples", type=int, default=5, help="videos that are timed, as they are and re-encoded (default: 5; 0: none)"
     )
     add_job_flags(options)
@@ -75,10 +85,14 @@ def parser() -> argparse.ArgumentParser:
 def check(work: Work) -> Result:
     """Facts of a video whose frames can be decoded; else the reason why they cannot."""
     path, full, span = work
+    notes: Result = {}
     try:
         with open_video(path) as video:
             frames = frames_within(video, path, span)
-            height, width = video.get_frames(sorted({frames[0], frames[len(frames) // 2], frames[-1]})).shape[-2:]
+            tried = sorted({frames[0], frames[len(frames) // 2], frames[-1]})
+            height, width = video.get_frames(tried).shape[-2:]
+            if isinstance(video, PyAVReader):
+                notes = probe(video, frames, full=full)
             if full and span is not None:
                 video.map_frames(frames, lambda *_: None, max_bytes=CHUNK_BYTES)
         facts = describe(path)
@@ -88,7 +102,30 @@ def check(work: Work) -> Result:
         return {"error": error.reason}
     if span is not None and facts.get("seconds") is not None:
         facts["seconds"] = min(span[1], facts["seconds"]) - span[0]
-    return {"frames": len(frames), "short_side": min(height, width), "size": f"{width}x{height}", **facts}
+    return {"frames": len(frames), "short_side": min(height, width), "size": f"{width}x{height}", **facts, **notes}
+
+
+def probe(video: PyAVReader, frames: range, *, full: bool) -> Result:
+    """What training should know of a file: why it is read in order, and that its pixels are not square.
+
+    With `full`, frames reached by a seek are compared with the same ones reached by reading in order.
+
+    Raises:
+        DecodeError: the two differ, which reading has not noticed.
+    """
+    if full and not video.why_in_order:
+        numbers = sorted({frames[place * (len(frames) - 1) // _SEEKS] for place in range(_SEEKS + 1)})
+        sought = [video.get_frames([number])[0] for number in numbers]
+        with video.from_start():
+            in_order = video.get_frames(numbers)
+        for number, one, other in zip(numbers, sought, in_order, strict=True):
+            if not torch.equal(one, other):
+                raise DecodeError(video.path, f"frame {number} is another picture by a seek than in order")
+    video.has_lying_keys()
+    notes: Result = {"in_order": video.why_in_order} if video.why_in_order else {}
+    if video.pixel_shape not in (None, 1):
+        notes["pixels"] = f"{video.pixel_shape}"
+    return notes
 
 
 class Timing(NamedTuple):
@@ -129,6 +166,14 @@ def report(results: Mapping[str, Result], timings: Sequence[Timing], counts: Map
     lines += ["", "Bad, by reason:", *by_reason(failed)] if failed else []
     odd = {path: result["warning"] for path, result in good.items() if "warning" in result}
     lines += ["", "Odd, and kept:", *by_reason(odd)] if odd else []
+    slow = {path: result["in_order"] for path, result in good.items() if "in_order" in result}
+    if slow:
+        lines += ["", "Read in order from their start, as a seek is not safe (slower; reencode.py makes them safe):"]
+        lines += by_reason(slow)
+    stretched = {path: result["pixels"] for path, result in good.items() if "pixels" in result}
+    if stretched:
+        lines += ["", "Pixels that are not square (width by height); the model sees the pictures as stored:"]
+        lines += by_reason(stretched)
     if good:
         lines += ["", *_facts(list(good.values()))]
     if timings:
@@ -202,10 +247,29 @@ def check_lists(lists: Sequence[VideoList], out: Path, *, full: bool, num_timed:
     print(f"{text}\nThe lists without the bad videos and this report are in {out}")
 
 
+def explain_files(paths: Sequence[str]) -> None:
+    """Print what is known of videos.
+
+    Raises:
+        ConfigError: one cannot be decoded; the others come first.
+    """
+    bad = []
+    for path in paths:
+        try:
+            print(explain(path))
+        except DecodeError as error:
+            bad.append(str(error))
+    if bad:
+        raise ConfigError("; ".join(bad))
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     with user_errors(AnnotationError):
         args = parser().parse_args(argv)
+        if args.explain:
+            explain_files([os.path.join(args.data_root, file) for file in args.lists])
+            return
         options = job_options(args)
         lists = read_lists(args.lists, root=args.data_root, list_format=args.list_format)
         out = Path(args.out or Path(args.lists[0]).absolute().parent / "checked").absolute()
