@@ -114,6 +114,7 @@ def test_bytes_that_are_not_utf8_are_named(name, tmp_path):
         (b"\0\0\0\x20ftypisom\xff\xfe", "a video"),
         (GOOD.encode("utf-16"), "UTF-16 text, not UTF-8"),
     ],
+    ids=["gzip", "zip", "video", "UTF-16"],  # of the content they would hold gzip's time, another in each worker
 )
 def test_files_that_are_no_text(content, match, tmp_path):
     (tmp_path / "x.csv").write_bytes(content)
