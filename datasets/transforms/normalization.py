@@ -1,10 +1,10 @@
 """uint8 frames to normalised float32 clips, on the device: the last step before the model."""
 
 import functools
-import warnings
-from importlib.util import find_spec
 
 import torch
+
+from sigma_video.triton import kernels_run
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -46,20 +46,12 @@ def normalize_clips(clips: torch.Tensor, *, out: torch.Tensor | None = None) -> 
 
 @functools.cache
 def _kernel_runs(device: torch.device) -> bool:
-    """Whether the Triton kernel runs here; warns, once, if Triton is installed and it does not."""
-    if find_spec("triton") is None:
-        return False
-    try:
+    """Whether the Triton kernel runs here."""
+
+    def probe() -> None:
         from .normalization_kernel import normalize_into
 
         clip = torch.zeros(1, 1, 3, 1, 1, dtype=torch.uint8, device=device)
         normalize_into(torch.empty(1, 3, 1, 1, 1, device=device), clip, *mean_and_std(device))
-    except Exception as error:  # noqa: BLE001  (compiler, driver, old GPU: plain PyTorch needs none of them)
-        reason = str(error).strip().partition("\n")[0]
-        warnings.warn(
-            f"clips are normalised without the Triton kernel, slower ({reason}): install a C compiler and Python's "
-            "headers (apt-get install gcc python3-dev)",
-            stacklevel=2,
-        )
-        return False
-    return True
+
+    return kernels_run(probe, otherwise="clips are normalised without the Triton kernel, slower")

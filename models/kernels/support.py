@@ -10,6 +10,8 @@ from importlib.util import find_spec
 
 import torch
 
+from sigma_video import triton
+
 DEVICE_TYPES = ("cuda",)  # that the kernels are for; tests add the CPU, where they run in Triton's interpreter
 
 _ranks_without: dict[torch.device, int] = {}  # number of ranks that cannot run them, once all ranks have been asked
@@ -22,25 +24,16 @@ def is_for_kernels(device: torch.device) -> bool:
 
 @functools.cache
 def kernels_run(device: torch.device) -> bool:
-    """Whether the kernels run in this process; warns, once, if Triton is installed and they do not.
+    """Whether the kernels run in this process; warns, once, if Triton is installed and they do not."""
 
-    Triton builds its launcher with a C compiler and Python's headers, which small container images lack.
-    """
-    if find_spec("triton") is None:
-        return False
-    try:
+    def probe_all() -> None:
         from .probe import probe  # here, because it imports Triton
 
         probe(device)
-    except Exception as error:  # noqa: BLE001  (compiler, driver, old GPU: plain PyTorch needs none of them)
-        reason = str(error).strip().partition("\n")[0]
-        warnings.warn(
-            f"Triton kernels do not run here, plain PyTorch is used instead, slower ({reason}): install a C compiler "
-            "and Python's headers (apt-get install gcc python3-dev)",
-            stacklevel=2,
-        )
-        return False
-    return True
+
+    return triton.kernels_run(
+        probe_all, otherwise="Triton kernels do not run here, plain PyTorch is used instead, slower"
+    )
 
 
 def agree_on_kernels(device: torch.device, all_reduce: Callable[[torch.Tensor], torch.Tensor]) -> bool:
