@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bench.common import Cell
-from bench.launches import Launches, count
+from bench.launches import Launches, count, objective_launches
 
 # (forward, backward) of a block by precision: with mixed precision 20 casts of inputs, weights and gradients more
 LAUNCHES = {"none": (12, 19), "bf16": (22, 31)}
@@ -18,6 +18,13 @@ def test_launches_of_a_block(part, amp):
     assert (one["forward"], one["backward"]) <= LAUNCHES[amp]
     assert one.total() <= sum(LAUNCHES[amp])
     assert not (three.operators - two.operators)["aten::clone"]  # every copy is a cast, or stacks three gradients
+
+
+@pytest.mark.parametrize(("projection_learns", "most"), [(False, 103), (True, 123)])
+def test_launches_of_the_objective(projection_learns, most):
+    """Ten passes over the scores, the codes, two losses, and small operators on marginals and embeddings."""
+    pytest.importorskip("triton", reason="Triton is not installed (pip install triton)")
+    assert 13 < objective_launches(projection_learns=projection_learns) <= most
 
 
 def test_views_launch_nothing():
