@@ -7,6 +7,8 @@ from processes import run_in_processes
 
 from bench import scale
 
+pytestmark = pytest.mark.slow
+
 RANKS = (8, 256)
 NUM_PROTOTYPES, ITERATIONS = 40, 3
 PHASES = ("start", "update", "log step", "save", "end of epoch", "resume")

@@ -40,7 +40,7 @@ def lines(folder):
     return [{key: value for key, value in row.items() if not key.endswith(TIMES)} for row in records(folder)]
 
 
-@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("size", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_same_lines_and_checkpoints(size, data, tmp_path):
     changes = {"batch_size": 4 // size, "print_freq": 2, "save_ckpt_steps": 2, "epochs": 3}
     for name, around in (("now", lambda script: script), ("late", run_ahead)):
