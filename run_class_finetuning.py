@@ -25,6 +25,7 @@ from engine.checkpointing.read_weights import Weights
 from engine.checkpointing.resume import is_finished
 from engine.compilation import compile_blocks, with_compilation
 from engine.config import RunFacts, TrainingConfig
+from engine.cuda_graphs import capture_stacks
 from engine.distributed.ddp import AMP_DTYPES, autocast
 from engine.distributed.world import World, main_process_first, on_main_process
 from engine.dry_run import evaluation_passes, rehearse, rehearse_test
@@ -228,6 +229,9 @@ def train(
     """
     task, loaders, videos = config.task, evaluator.loaders, data.lists["train"]
     ema = build_ema(task, model)
+    stacks = {"encoder": (model.blocks, model.num_tokens)}
+    clips = config.optim.batch_size * config.clip.num_sample
+    capture_stacks(config, world, stacks, clips=clips, use_checkpoint=config.encoder.use_checkpoint)
     mixup = build_mixup(config.mixing, num_classes=data.num_classes)
     trainer = build_trainer(
         config,
@@ -248,9 +252,7 @@ def train(
             figure_fn=lambda batch, out: (clip_pictures(batch.clip, frame_step=config.encoder.tubelet_size), {}),
             plan={
                 "attention": describe_attention(
-                    {"encoder": (model.blocks, model.num_tokens)},
-                    device=world.device,
-                    dtype=AMP_DTYPES[config.run.amp_on(world.device)],
+                    stacks, device=world.device, dtype=AMP_DTYPES[config.run.amp_on(world.device)]
                 )
             },
         ),

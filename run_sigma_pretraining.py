@@ -25,6 +25,7 @@ from engine.checkpointing.read_weights import Weights
 from engine.checkpointing.resume import is_finished
 from engine.compilation import compile_blocks, with_compilation
 from engine.config import RunFacts, TrainingConfig
+from engine.cuda_graphs import capture_stacks
 from engine.distributed.collectives import all_reduce_sum
 from engine.distributed.ddp import AMP_DTYPES
 from engine.distributed.world import World, main_process_first, on_main_process
@@ -57,7 +58,6 @@ from models.sigma import Sigma
 from models.sinkhorn.passes import describe_passes
 from models.targets import TARGETS, TargetConfig
 from models.teachers import ImageTeacher, build_teacher, with_teacher_dim
-from models.tokens import num_chosen
 from models.vit import EncoderConfig
 from models.weights.load import LoadReport, load_pretraining, load_projection, native_state
 from sigma_video.options import OptionError, group, option
@@ -203,13 +203,7 @@ def plan_of(
 ) -> dict[str, str]:
     """Rows of the plan: what computes the networks and the assignments. Every rank must call it."""
     dtype = AMP_DTYPES[config.run.amp_on(world.device)]
-    num_tokens = model.encoder.num_tokens
-    num_visible = num_tokens - num_masked
-    num_decoded = num_chosen(num_masked, model.decoder_mask_ratio)
-    stacks: dict[str, tuple[nn.Module, int]] = {
-        "encoder": (model.encoder.blocks, num_visible),
-        "decoder": (model.decoder.blocks, num_visible + num_decoded),
-    }
+    stacks: dict[str, tuple[nn.Module, int]] = {**model.stacks(num_masked)}
     rows = {}
     if teacher is not None:
         stacks["teacher"] = teacher.network.blocks, teacher.num_frame_tokens
@@ -218,6 +212,18 @@ def plan_of(
         agree_on_kernels(world.device, all_reduce_sum)  # now, so that the plan says what all ranks will do
         rows["Sinkhorn"] = describe_passes(world.device, config.objective.num_prototypes, config.objective.sinkhorn_eps)
     return {"attention": describe_attention(stacks, device=world.device, dtype=dtype), **rows}
+
+
+def compile_and_capture(
+    config: PretrainingConfig, world: World, model: Sigma, *, teacher: ImageTeacher | None, num_masked: int
+) -> None:
+    """What `--compile` and `--cuda_graphs` do to the blocks, in place."""
+    if config.run.compile:
+        teacher_blocks = [teacher.compiled_parts()] if teacher else []
+        compile_blocks(model.encoder.blocks, model.decoder.blocks, *teacher_blocks)
+    clips = config.optim.batch_size * config.clip.num_sample * config.masks.num_masks
+    use_checkpoint = config.encoder.use_checkpoint
+    capture_stacks(config, world, model.stacks(num_masked), clips=clips, use_checkpoint=use_checkpoint)
 
 
 def main(config: PretrainingConfig, world: World) -> None:
@@ -239,9 +245,7 @@ def main(config: PretrainingConfig, world: World) -> None:
         **config.loader.kwargs(rank=world.rank, world_size=world.size, device=world.device),
     )
     teacher, guide = build_target_network(config, world, model), build_guide(config, world, model)
-    if config.run.compile:
-        stacks = [model.encoder.blocks, model.decoder.blocks] + ([teacher.compiled_parts()] if teacher else [])
-        compile_blocks(*stacks)
+    compile_and_capture(config, world, model, teacher=teacher, num_masked=dataset.num_masked)
     trainer = build_trainer(
         config,
         world,

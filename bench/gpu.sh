@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measurements on a GPU, in two runs that can follow one another:
 #
-#   bash bench/gpu.sh decide [--quick] [FOLDER]     at most 270 s: is it right, and where does the time go?
+#   bash bench/gpu.sh decide [--quick] [FOLDER]     at most 400 s: is it right, and where does the time go?
 #   bash bench/gpu.sh report [--quick] [FOLDER]     at most 300 s: the tables of RESULTS.md, with the released code's step
 #
 # For example, with both in one command:
@@ -67,15 +67,15 @@ part() { # seconds, name, script, options...
 }
 
 # Also pays for the first import of torch and for the start of the GPU.
-part 35 versions gpu/versions.py
+part 20 versions gpu/versions.py
 (($? == 2)) && exit 2
 if [[ $run = decide ]]; then
-    part 45 checks gpu/checks.py
-    part 40 sinkhorn gpu/sinkhorn.py
-    part 25 attention gpu/attention.py
-    part 70 steps gpu/steps.py
-    part 25 copies gpu/copies.py
-    part 30 ddp gpu/ddp.py
+    part 120 checks gpu/checks.py
+    part 25 sinkhorn gpu/sinkhorn.py
+    part 20 attention gpu/attention.py
+    part 110 steps gpu/steps.py
+    part 35 copies gpu/copies.py
+    part 70 ddp gpu/ddp.py
 else
     part 110 "step, base" step.py --sizes base --no_compile --baseline --rounds 6
     part 90 "step, base, compiled" step.py --sizes base --no_compile --compile --rounds 6

@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.common import NUM_CLASSES, NUM_PROTOTYPES, Cell, Clock
 from engine.compilation import compile_blocks
+from engine.cuda_graphs import capture_blocks
 from engine.distributed.ddp import Backend, set_matmul_precision
 from engine.distributed.world import World
 from engine.finetuning import ClassificationForward
@@ -55,9 +56,12 @@ def build_optimizer_of(model: nn.Module, cell: Cell) -> torch.optim.Optimizer:
 
 
 class OurStep:
-    """One training step; `clock` gets the stages."""
+    """One training step; `clock` gets the stages. `captured`: the blocks are CUDA graphs, from the first batch on."""
 
-    def __init__(self, cell: Cell, *, world: World, amp: str, compiled: bool = False, **options: Any) -> None:
+    def __init__(
+        self, cell: Cell, *, world: World, amp: str, compiled: bool = False, captured: bool = False, **options: Any
+    ) -> None:
+        self.cell, self.to_be_captured = cell, captured
         self.model = build_model(cell, **options).to(world.device).train()
         self.clock = Clock(world.device)
         teacher = None
@@ -84,6 +88,9 @@ class OurStep:
     def __call__(self, batch: Any) -> torch.Tensor:
         """The loss, on the device."""
         set_matmul_precision(self.backend.device, self.backend.amp)  # as in a run
+        if self.to_be_captured:
+            self.capture(len(batch.clip), copies=False)
+            self.to_be_captured = False
         self.clock.start()
         with self.backend.autocast():
             loss = self.forward(self.backend.model, batch)["loss"]
@@ -94,6 +101,14 @@ class OurStep:
         self.clock.mark("optimizer")
         torch.set_float32_matmul_precision("highest")  # torch's default, for the other implementations
         return loss.detach()
+
+    def capture(self, clips: int, *, copies: bool) -> None:
+        """Make CUDA graphs of the blocks, for batches of so many clips (see `capture_blocks`)."""
+        stacks = [(self.model.blocks, self.model.num_tokens)]
+        if self.cell.task != "finetune":
+            stacks = list(self.model.stacks(self.cell.num_masked).values())
+        for blocks, num_tokens in stacks:
+            capture_blocks(blocks, (clips, num_tokens), amp=self.backend.amp, copies=copies)
 
 
 def one_process(device: torch.device) -> World:

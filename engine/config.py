@@ -52,6 +52,10 @@ class RunConfig(Options):
         off="--no_compile",
         off_help="do not compile them",
     )
+    cuda_graphs: bool = option(
+        False,
+        "replay the blocks' kernels as CUDA graphs, where the host cannot launch them as fast as the GPU runs them",
+    )
     seed: int = option(
         0, "of every random stream", rule=Rule(lambda seed: 0 <= seed < 2**63, "must be 0 or more and below 2^63")
     )
@@ -96,6 +100,8 @@ class RunConfig(Options):
             raise OptionError(f"--zero_stage {self.zero_stage} is for --enable_deepspeed: give both or none")
         if self.compile and self.stage == 3:
             raise OptionError("--compile is not for --zero_stage 3: leave it out, or choose stage 2")
+        if self.cuda_graphs and self.enable_deepspeed:
+            raise OptionError("--cuda_graphs is not for --enable_deepspeed: leave one of them out")
         if self.enable_deepspeed and self.amp == "fp16":
             raise OptionError("--amp fp16 is not for --enable_deepspeed: use --amp bf16 or none, or DDP")
 

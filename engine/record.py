@@ -81,7 +81,8 @@ def log_plan(
 
 def computed_by(run: RunConfig, device: torch.device, *, resumed: bool) -> dict[str, str]:
     """Rows of the plan on what decides speed and the last bits of the results."""
-    rows = {"blocks": "compiled" if run.compile else "not compiled"}
+    blocks = "compiled" if run.compile else "not compiled"
+    rows = {"blocks": f"{blocks}, replayed as CUDA graphs" if run.cuda_graphs else blocks}
     if device.type == "cuda":
         rows["cuDNN"] = f"{torch.backends.cudnn.version()}, CUDA {torch.version.cuda}"
         if resumed and not run.deterministic:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from .decoder import Decoder
-from .tokens import gather_tokens, running_cells, split_by_mask
+from .tokens import gather_tokens, num_chosen, running_cells, split_by_mask
 from .vit import VideoTransformer
 
 
@@ -103,6 +103,15 @@ class Sigma(nn.Module):
         if self.targets is None:
             raise ValueError("the model has no target network: pass target_features")
         return self.targets(clip_BCTHW, masked_BM)
+
+    def stacks(self, num_masked: int) -> dict[str, tuple[nn.ModuleList, int]]:
+        """The blocks of encoder and decoder, with the number of a clip's tokens that pass through them in training."""
+        num_visible = self.encoder.num_tokens - num_masked
+        num_decoded = num_chosen(num_masked, self.decoder_mask_ratio)
+        return {
+            "encoder": (self.encoder.blocks, num_visible),
+            "decoder": (self.decoder.blocks, num_visible + num_decoded),
+        }
 
     def freeze_projection(self) -> None:
         """Freeze the projection network: its parameters get no gradient."""

@@ -36,7 +36,7 @@ def rows(file):
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-@pytest.mark.parametrize(("run", "most"), [("decide", 270), ("report", 300)])
+@pytest.mark.parametrize(("run", "most"), [("decide", 400), ("report", 300)])
 def test_limits_add_up(run, most):
     """Two runs, their start and a fresh machine fit into a quarter of an hour."""
     decide, report = re.search(

@@ -61,7 +61,7 @@ ORDER = {
         "checkpointing monitoring resilience",
         "config evaluation log_steps",
         "training",
-        "compilation dry_run record weights",
+        "compilation cuda_graphs dry_run record weights",
         "setup",
     ),
 }

@@ -38,6 +38,7 @@ CHECKS: dict[str, Callable[[torch.device], dict[str, float]]] = {
     "fp16 and its scaler": run_checks.fp16_scaler,
     "no wait in a step": run_checks.no_wait,
     "prefetching": run_checks.prefetching,
+    "captured blocks": run_checks.captured_blocks,
     "resuming": run_checks.resuming,
     "compiled blocks": run_checks.compiled_blocks,
     "DDP with compiled blocks": run_checks.ddp_with_compiled_blocks,

@@ -99,6 +99,30 @@ def compiled_blocks(device: torch.device) -> dict[str, float]:
     }
 
 
+def captured_blocks(device: torch.device) -> dict[str, float]:
+    """Blocks replayed as CUDA graphs: after three updates of two passes each, weights have the bits of plain ones."""
+    if device.type == "cpu":
+        raise NotHere("CUDA graphs are for GPUs")
+    number = 0
+    for task in ("mlp", "finetune"):
+        batch, found = batch_on(device, task), []
+        for captured in (False, True):
+            step = tiny_step(task, device, "bf16", drop_path_rate=0.5)
+            if captured:
+                step.capture(len(batch.clip), copies=True)
+            seed_everything(1, 0)
+            for _ in range(STEPS):
+                for _ in range(2):
+                    with step.backend.autocast():
+                        loss = step.forward(step.backend.model, batch)["loss"]
+                    step.backend.backward(loss, update_freq=2)
+                step.backend.step()
+            found.append(parameters(step))
+        same_bits(found[1], found[0], f"weights of {task} with captured blocks")
+        number += len(found[0])
+    return {"tensors": number}
+
+
 def trained(world: World, part: Part) -> dict[str, torch.Tensor]:
     """In a process of its own: weights and loss after six steps, and after three, a checkpoint and three more.
 

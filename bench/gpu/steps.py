@@ -2,7 +2,8 @@
 
 python bench/gpu/steps.py [--quick] [--device cpu] [--rows FILE]
 
-For each task, first without torch.compile and then, all over again, with it: milliseconds of a step in a series that
+For each task, first without torch.compile, then, all over again, with it, and at last with compiled blocks that are
+replayed as CUDA graphs (pixels and SIGMA-MLP): milliseconds of a step in a series that
 nothing waits in ("ms"), milliseconds in which the host alone has enqueued a step ("host ms": the GPU starves where it
 is not well below "ms"), peak memory, stages; and by torch's profiler, over three steps: kernels launched in a step, how
 long the GPU is busy, and the kernels that take the most time.
@@ -30,10 +31,10 @@ PROFILED_STEPS = 3
 SHOWN_KERNELS = 10
 
 
-def report(part: Part, cell: Cell, *, clips: int, compiled: bool) -> None:
+def report(part: Part, cell: Cell, *, clips: int, compiled: bool, captured: bool) -> None:
     device = part.device
     start = time.perf_counter()
-    step = OurStep(cell, world=one_process(device), amp="bf16", compiled=compiled)
+    step = OurStep(cell, world=one_process(device), amp="bf16", compiled=compiled, captured=captured)
     batch = common.synthetic_batch(cell, clips, device)
     for _ in range(3):
         step(batch)
@@ -42,7 +43,7 @@ def report(part: Part, cell: Cell, *, clips: int, compiled: bool) -> None:
     rounds = 2 if part.quick else 8
     stages, host = alone(step, batch, rounds)
     series = in_series(step, batch, rounds)
-    named = {"cell": cell.name, "compiled": compiled, "clips": clips}
+    named = {"cell": cell.name, "compiled": compiled, "CUDA graphs": captured, "clips": clips}
     part.row(
         **named,
         ms=1000 * series,
@@ -104,11 +105,14 @@ def report_kernels(part: Part, named: dict[str, Any], step: OurStep, batch: Any)
 def main(arguments: Sequence[str] | None = None) -> None:
     part = begin("steps", __doc__, arguments)
     size, clips = ("mini", 2) if part.quick else ("base", 64)
-    for compiled in (False, True):
-        for task in ("pixel",) if part.quick and compiled else common.TASKS:
+    graphed = ("pixel", "mlp") if part.device.type == "cuda" else ()
+    compiled_in_quick = ("pixel",) if part.quick else common.TASKS
+    forms = ((False, False, common.TASKS), (True, False, compiled_in_quick), (True, True, graphed))
+    for compiled, captured, tasks in forms:
+        for task in tasks:
             cell = Cell(task, size, part.quick)
-            with part.cell(f"{cell.name}{', compiled' if compiled else ''}"):
-                report(part, cell, clips=clips, compiled=compiled)
+            with part.cell(f"{cell.name}{', compiled' if compiled else ''}{', CUDA graphs' if captured else ''}"):
+                report(part, cell, clips=clips, compiled=compiled, captured=captured)
     part.finish()
 
 

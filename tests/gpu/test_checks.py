@@ -41,7 +41,7 @@ def test_checks_run_on_a_cpu(name):
 
 
 def test_what_has_no_meaning_on_a_cpu_says_so():
-    for name in ("fp16 and its scaler", "no wait in a step", "prefetching"):
+    for name in ("fp16 and its scaler", "no wait in a step", "prefetching", "captured blocks"):
         with pytest.raises(NotHere, match=r"CPU|GPU"):
             CHECKS[name](CPU)
 
