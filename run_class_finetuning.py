@@ -5,6 +5,7 @@ import dataclasses
 import logging
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from datasets.transforms.mixup import MixupConfig, build_mixup
 from datasets.transforms.presets import AugmentConfig
 from engine.checkpointing.checkpoint import CheckpointConfig, Ema
 from engine.checkpointing.read_weights import Weights
-from engine.checkpointing.resume import is_finished
+from engine.checkpointing.resume import check_finished, finished_checkpoint
 from engine.compilation import compile_blocks, with_compilation
 from engine.config import RunFacts, TrainingConfig
 from engine.cuda_graphs import capture_stacks
@@ -36,6 +37,7 @@ from engine.monitoring.metrics import log_table
 from engine.optim import OptimConfig
 from engine.resilience.preemption import exit_on_preemption
 from engine.resilience.watchdog import watchdog
+from engine.results import RESULTS, TestedOn, is_tested
 from engine.setup import (
     Instruments,
     TrainingSet,
@@ -55,7 +57,7 @@ from models.classifier import Classifier, HeadConfig
 from models.registry import build_classifier
 from models.vit import EncoderConfig
 from models.weights.load import LoadReport, load_encoder
-from sigma_video.options import OptionError, group, option
+from sigma_video.options import OptionError, group, option, recorded
 
 logger = logging.getLogger(__name__)
 
@@ -172,7 +174,7 @@ def load_for_test(
             path, config.start, partial(load_all, tested), world=world, key=its_key, class_names=names
         )
         facts.licence = weights.licence
-    facts.tested = {suffix: [str(path), key] for suffix, (_, key) in models.items()}
+    facts.tested = {suffix: (str(path), key) for suffix, (_, key) in models.items()}
     return {suffix: tested.to(world.device) for suffix, (tested, _) in models.items()}
 
 
@@ -243,6 +245,7 @@ def train(
             videos.paths,
             num_batches=len(loaders["train"]),
             fingerprint=videos.fingerprint,
+            validated_on=data.lists["val"].fingerprint if "val" in data.lists else "",
             repeats=config.clip.num_sample,
             described={name: listed.describe() for name, listed in data.lists.items()},
             class_names=data.class_names,
@@ -268,20 +271,62 @@ def train(
     else:
         validate = (lambda: evaluator.evaluate(models, "val")[0]) if "val" in loaders else None
         fit(trainer, batches, validate=validate)
+        facts.tested = trained_weights(task, trainer.state.file)
     return models
+
+
+def trained_weights(task: FinetuneConfig, file: Path | None) -> dict[str, tuple[str, str]]:
+    """File and key of what training leaves in a checkpoint, by the suffix of its results."""
+    keys = {"": "model"} | ({"_ema": "model_ema"} if task.model_ema else {})
+    return {} if file is None else {suffix: (str(file), key) for suffix, key in keys.items()}
+
+
+def tested_on(config: FinetuningConfig, world: World, data: LabelledData, facts: RunFacts) -> TestedOn:
+    """What the results of the test depend on, besides the weights."""
+    listed, decoder = data.lists["test"], (facts.decoder_used or "").partition(" ")[0]
+    options = recorded(config.clip) | recorded(config.views)
+    names = ("num_frames", "sampling_rate", "input_size", "sampling", "short_side_size")
+    settings = {name: options[name] for name in (*names, "test_num_segment", "test_num_crop")}
+    amp = config.run.amp_on(world.device)
+    return TestedOn(
+        str(listed.file), listed.fingerprint, {**settings, "amp": amp, "decoder": decoder, "data_root": listed.root}
+    )
+
+
+def is_done(config: FinetuningConfig, world: World, data: LabelledData, facts: RunFacts) -> bool:
+    """Whether training and test of this command are done already. Every rank must call it.
+
+    Raises:
+        CheckpointError: the run in the folder is finished, but is another one.
+    """
+    run, saving = config.run, config.checkpoint
+    if config.task.eval or saving.resume or not saving.auto_resume:
+        return False
+    finished = finished_checkpoint(run.output_dir, config.optim.epochs, world)
+    if finished is None:
+        return False
+    check_finished(
+        finished,
+        world,
+        options=facts.beside(config),
+        fingerprint=data.lists["train"].fingerprint,
+        trust=config.start.trust_checkpoint,
+    )
+    on = tested_on(config, world, data, facts)
+    weights = trained_weights(config.task, finished)
+    return on_main_process(world, lambda: is_tested(run.output_dir, on.origin(weights)))
 
 
 def main(config: FinetuningConfig, world: World) -> None:
     """One run, from the options to the results of the test."""
     config = prepare(config.resolved(), world)
     run, task, epochs = config.run, config.task, config.optim.epochs
-    resumes = config.checkpoint.auto_resume and not config.checkpoint.resume
-    if resumes and not task.eval and is_finished(run.output_dir, epochs, world, results="test.json"):
-        logger.info("finished already: all %d epochs are done, and %s/test.json is there", epochs, run.output_dir)
-        return
-    config = with_compilation(config, world)
     facts = RunFacts()
     data = read_data(config, world, facts)
+    if is_done(config, world, data, facts):
+        logger.info("finished already: all %d epochs are done, %s/%s is of them", epochs, run.output_dir, RESULTS)
+        return
+    config = with_compilation(config, world)
     model = build_model(config, world, data, facts)
     evaluator = build_evaluator(config, world, data)
     if task.eval:
@@ -289,9 +334,14 @@ def main(config: FinetuningConfig, world: World) -> None:
     else:
         models = train(config, world, data, model, evaluator=evaluator, facts=facts)
     if not run.dry_run:
-        tested = {} if facts.tested is None else {"weights": facts.tested}
+        on, weights = tested_on(config, world, data, facts), facts.tested or {}
         with exit_on_preemption(world), watchdog(run.stall_timeout):
-            evaluator.test(models, output_dir=run.output_dir, views_are=config.views.describe_test(), facts=tested)
+            evaluator.test(
+                models,
+                output_dir=run.output_dir,
+                views_are=config.views.describe_test(),
+                origin=lambda: on.origin(weights),
+            )
     elif task.eval:
         rehearse_test(evaluation_passes(evaluator, models, {"test": 1}), world=world)
 

@@ -22,7 +22,7 @@ from datasets.sampling import ClipConfig
 from datasets.transforms.presets import PretrainAugmentConfig, PretrainTransform
 from engine.checkpointing.checkpoint import CheckpointConfig
 from engine.checkpointing.read_weights import Weights
-from engine.checkpointing.resume import is_finished
+from engine.checkpointing.resume import check_finished, finished_checkpoint
 from engine.compilation import compile_blocks, with_compilation
 from engine.config import RunFacts, TrainingConfig
 from engine.cuda_graphs import capture_stacks
@@ -60,7 +60,7 @@ from models.targets import TARGETS, TargetConfig
 from models.teachers import ImageTeacher, build_teacher, with_teacher_dim
 from models.vit import EncoderConfig
 from models.weights.load import LoadReport, load_pretraining, load_projection, native_state
-from sigma_video.options import OptionError, group, option
+from sigma_video.options import OptionError, group, option, recorded
 
 logger = logging.getLogger(__name__)
 
@@ -226,12 +226,32 @@ def compile_and_capture(
     capture_stacks(config, world, model.stacks(num_masked), clips=clips, use_checkpoint=use_checkpoint)
 
 
+def is_done(config: PretrainingConfig, world: World) -> bool:
+    """Whether the training of this command is done already. Every rank must call it.
+
+    Raises:
+        CheckpointError: the run in the folder is finished, but is another one.
+    """
+    run, saving = config.run, config.checkpoint
+    resumes = saving.auto_resume and not saving.resume
+    finished = finished_checkpoint(run.output_dir, config.optim.epochs, world) if resumes else None
+    if finished is None:
+        return False
+    fingerprint = ""
+    try:
+        fingerprint = main_process_first(world, config.lists.read).fingerprint
+    except DATA_ERRORS as error:  # the data of a finished run may have gone
+        logger.warning("%s: not compared with the list of the finished run", error)
+    trust = config.start.trust_checkpoint
+    check_finished(finished, world, options=recorded(config), fingerprint=fingerprint, trust=trust)
+    return True
+
+
 def main(config: PretrainingConfig, world: World) -> None:
     """One run, from the options to the last checkpoint."""
     config = prepare(config, world)
     run, optim, masks = config.run, config.optim, config.masks
-    resumes = config.checkpoint.auto_resume and not config.checkpoint.resume
-    if resumes and is_finished(run.output_dir, optim.epochs, world):
+    if is_done(config, world):
         logger.info("training is finished already: all %d epochs are done", optim.epochs)
         return
     config = with_compilation(config, world)

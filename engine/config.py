@@ -154,7 +154,7 @@ class RunFacts:
     decoder_used: str | None = None  # the back end that `--decoder` stands for here, with its version
     position_grid: list[int] | None = None  # token grid whose position table is in use
     licence: str | None = None  # of the weights that training started from: it goes on with what is made of them
-    tested: dict[str, list[str]] | None = None  # suffix of the results -> file and key of the weights
+    tested: dict[str, tuple[str, str]] | None = None  # suffix of the results -> file and key of the weights
 
     def beside(self, config: Any) -> dict[str, Any]:
         """All options by their flags' names, and the facts that are known: `args` of a checkpoint."""

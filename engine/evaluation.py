@@ -5,7 +5,7 @@ Letters: B videos in a batch, G views per video, K classes, V videos in all.
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from .distributed.world import World, on_main_process
 from .files import replace_text
 from .resilience.preemption import raise_if_preempted
 from .resilience.watchdog import heartbeat
+from .results import RESULTS
 
 logger = logging.getLogger(__name__)
 
@@ -197,19 +198,26 @@ class Evaluator:
                 continue
 
     def test(
-        self, models: Mapping[str, nn.Module], *, output_dir: str, views_are: str, facts: Mapping[str, Any]
+        self,
+        models: Mapping[str, nn.Module],
+        *,
+        output_dir: str,
+        views_are: str,
+        origin: Callable[[], Mapping[str, Any]],
     ) -> None:
         """Test the models on the list "test"; show the results, write them with every video's probabilities.
 
         Args:
             output_dir: gets `test.json` and `test{suffix}_predictions.npz`; "": nothing is written.
             views_are: the views of a video, in words.
-            facts: more entries of `test.json`.
+            origin: -> the entries of `test.json` that say what the results belong to; called on rank 0.
         """
         metrics, by_model = self.evaluate(models, "test")
         if not self.world.is_main:
             return
-        result: dict[str, Any] = {**metrics, "views_are": views_are, **facts}
+        if output_dir:  # a test that is cut short leaves none that its predictions do not belong to
+            (Path(output_dir) / RESULTS).unlink(missing_ok=True)
+        result: dict[str, Any] = {**metrics, "views_are": views_are}
         for suffix, predictions in by_model.items():
             result |= {"videos": len(predictions.labels), "views": predictions.num_views}
             logger.info(
@@ -223,7 +231,7 @@ class Evaluator:
             if output_dir:
                 predictions.save(Path(output_dir) / f"test{suffix}_predictions.npz")
         if output_dir:
-            replace_text(Path(output_dir) / "test.json", json.dumps(result, indent=1) + "\n")
+            replace_text(Path(output_dir) / RESULTS, json.dumps({**result, **origin()}, indent=1) + "\n")
 
 
 def _keep_step(model: nn.Module, parts: Sequence[torch.Tensor], autocast: AbstractContextManager[Any]) -> bool:

@@ -82,6 +82,7 @@ class TrainingSet:
         videos: paths of the list.
         num_batches: of the loader of one rank.
         fingerprint: of the list.
+        validated_on: fingerprint of the list for validation; "": there is none.
         repeats: clips per video in a batch.
         described: for the run's record: what is known of each list.
         class_names: of the labels, if there are any.
@@ -90,6 +91,7 @@ class TrainingSet:
     videos: Sequence[Any]
     num_batches: int
     fingerprint: str
+    validated_on: str = ""
     repeats: int = 1
     described: Mapping[str, Any] = field(default_factory=dict)
     class_names: Sequence[str] | None = None
@@ -182,7 +184,13 @@ def build_trainer(
     seed_everything(run.seed, world.rank)
     backend = build_backend(config, world, model, optimizer)
     total_batch = optim.total_batch(world.size)
-    state = TrainState(backend, ema, steps_per_epoch=schedule.steps_per_epoch, total_batch=total_batch)
+    state = TrainState(
+        backend,
+        ema,
+        steps_per_epoch=schedule.steps_per_epoch,
+        total_batch=total_batch,
+        validated_on=data.validated_on,
+    )
     resume_from = _resumer(config, world, state, args=args, data=data)
     # A command that was started again resumes from what it has saved itself; --resume was for its first start.
     if not (saving.resume and was_restarted(os.environ) and resume_from("", True)):

@@ -59,12 +59,14 @@ class TrainState:
     epoch: int = -1  # last finished epoch
     step: int = 0  # optimizer steps done
     best: float = -1.0  # best validation accuracy so far, in percent; below 0 before the first
+    validated_on: str = ""  # fingerprint of the list that `best` is of; "": there is none
     scaler_skips: int = 0  # of these, skipped by the fp16 loss scaler: the schedule does not advance on them
     steps_per_epoch: int = 0
     total_batch: int = 0  # videos per update over all ranks
     # Set after loading a checkpoint from inside the epoch after `epoch`, or, with the key "validate", from before the
     # validation of `epoch` itself: see `Checkpointer`.
     unfinished: dict[str, Any] | None = None
+    file: Path | None = None  # the checkpoint that holds, or will hold, this state; None before the first
 
     @property
     def step_in_epoch(self) -> int:
@@ -79,6 +81,7 @@ class TrainState:
             "step": self.step,
             "scaler_skips": self.scaler_skips,
             "best": self.best,
+            "validated_on": self.validated_on,
             "steps_per_epoch": self.steps_per_epoch,
             "total_batch": self.total_batch,
             **({"model_ema": self.ema.module.state_dict()} if self.ema else {}),
@@ -179,7 +182,7 @@ class Checkpointer:
         content = state.content()
         if not self.world.is_main:
             return
-        path = Path(self.output_dir) / name
+        path = state.file = Path(self.output_dir) / name
         position = f"epoch {state.epoch}, step {state.step}"
 
         def when_written() -> None:

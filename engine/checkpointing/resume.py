@@ -33,18 +33,40 @@ _MODEL_OPTIONS = {
 _IGNORED_OPTIONS = {"resume", "auto_resume", "local_rank", "output_dir", "log_dir", "run_name", "finetune", "licence"}
 
 
-def is_finished(output_dir: str, epochs: int, world: World, *, results: str = "") -> bool:
-    """Whether the newest valid checkpoint is that of the last epoch. Checked on rank 0, broadcast to all ranks.
+def finished_checkpoint(output_dir: str, epochs: int, world: World) -> Path | None:
+    """The newest valid checkpoint if it is that of the last epoch. Found on rank 0, broadcast to all ranks."""
+
+    def find() -> Path | None:
+        newest = newest_valid(output_dir) if output_dir else None
+        return newest if newest is not None and newest.name == epoch_name(epochs - 1) else None
+
+    return on_main_process(world, find)
+
+
+def check_finished(
+    path: Path, world: World, *, options: Mapping[str, Any], fingerprint: str, trust: bool = False
+) -> None:
+    """Check that a finished run is the one that these options ask for; changed ones that do not define it are logged.
 
     Args:
-        results: a file that must exist in the folder too; "": none.
+        fingerprint: of this run's list of videos; "": unknown.
+
+    Raises:
+        CheckpointError: it has another model, or was trained on another list.
     """
+    content = on_main_process(world, lambda: _record(read_checkpoint(path, trust=trust)))
+    _compare_options(saved_options(content), options, path=path)
+    made_with = content.get("fingerprint")
+    if made_with and fingerprint and made_with != fingerprint:
+        raise CheckpointError(
+            f"{path}: this run is finished, on another list (fingerprint {made_with}, now {fingerprint}). To train on "
+            "the list as it is now, choose another --output_dir or more --epochs"
+        )
 
-    def check() -> bool:
-        newest = newest_valid(output_dir) if output_dir and (Path(output_dir) / results).exists() else None
-        return newest is not None and newest.name == epoch_name(epochs - 1)
 
-    return on_main_process(world, check)
+def _record(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint says of its run, without the tensors."""
+    return {"args": saved_options(content), "fingerprint": content.get("fingerprint")}
 
 
 def resume(
@@ -92,6 +114,7 @@ def resume(
     _compare_options(saved_options(content), options or {}, path=path)
     _check_samples(content, path=path, fingerprint=fingerprint, num_sample=num_sample)
     restore(state, content, world=world, path=path)
+    state.file = path
     in_epoch = f" and {state.step_in_epoch} steps of the next" if state.step_in_epoch else ""
     logger.info("resumed from %s: %d epochs%s, %d steps done (%s)", path, state.epoch + 1, in_epoch, state.step, reason)
     return path
@@ -157,6 +180,20 @@ def _check_samples(content: Mapping[str, Any], *, path: Path, fingerprint: str, 
         )
 
 
+def _best(content: Mapping[str, Any], validated_on: str, *, path: Path) -> float:
+    """The best accuracy so far, if it is of the list that is validated on now."""
+    before = content.get("validated_on", validated_on)
+    if before == validated_on:
+        return content.get("best", -1.0)
+    logger.warning(
+        "%s: validated on another list, fingerprint %s, now %s: the best accuracy is looked for anew",
+        path,
+        before or "unknown",
+        validated_on or "none",
+    )
+    return -1.0
+
+
 def _is_in_epoch(content: Mapping[str, Any]) -> bool:
     return "sampler" in (content.get("unfinished") or {})
 
@@ -201,7 +238,7 @@ def restore(state: TrainState, content: dict[str, Any], *, world: World, path: P
         ) from error
     state.epoch, state.step = content["epoch"], content["step"]
     state.scaler_skips = content.get("scaler_skips", 0)
-    state.best = content.get("best", -1.0)
+    state.best = _best(content, state.validated_on, path=path)
     state.unfinished = content.get("unfinished")
     rng: Sequence[dict[str, Any]] = content.get("rng", [])
     if world.rank < len(rng):

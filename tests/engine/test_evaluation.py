@@ -77,7 +77,8 @@ def test_eval_takes_the_run_s_own_result(data, trained):
     finished = run_script(FINETUNE, *flags)
     assert finished.code == 0, finished.stderr
     after = json.loads((trained / "test.json").read_text())
-    assert after.pop("weights")[""][0] == str(trained / "checkpoint-0.pth")
+    assert after.pop("weights")[""]["file"] == str(trained / "checkpoint-0.pth")
+    assert before.pop("weights")[""]["file"] == str(trained / "checkpoint-0.pth")
     assert after == before
 
 
