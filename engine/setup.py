@@ -184,13 +184,8 @@ def build_trainer(
     seed_everything(run.seed, world.rank)
     backend = build_backend(config, world, model, optimizer)
     total_batch = optim.total_batch(world.size)
-    state = TrainState(
-        backend,
-        ema,
-        steps_per_epoch=schedule.steps_per_epoch,
-        total_batch=total_batch,
-        validated_on=data.validated_on,
-    )
+    state = TrainState(backend, ema, steps_per_epoch=schedule.steps_per_epoch, total_batch=total_batch)
+    state.validated_on = data.validated_on
     resume_from = _resumer(config, world, state, args=args, data=data)
     # A command that was started again resumes from what it has saved itself; --resume was for its first start.
     if not (saving.resume and was_restarted(os.environ) and resume_from("", True)):
@@ -198,7 +193,6 @@ def build_trainer(
     write_run_record(run.output_dir, world, args, **data.in_record())
     rows = {**computed_by(run, world.device, resumed=state.step > 0), **instruments.plan}
     log_plan(config, world, schedule=schedule, model_name=model_name, model=model, repeats=data.repeats, rows=rows)
-    log = _open_log(run, world, state, args)
     return Trainer(
         backend=backend,
         state=state,
@@ -210,7 +204,7 @@ def build_trainer(
             clips_per_step=total_batch * data.repeats,
             flops=model_flops(instruments.flops_per_clip, world=world, amp=backend.amp),
         ),
-        log=log,
+        log=(log := _open_log(run, world, state, args)),
         **_safeguards(config, world, data, args),
         forward=forward,
         update_freq=optim.update_freq,

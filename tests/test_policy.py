@@ -56,7 +56,7 @@ ORDER = {
         "classification pretraining",
     ),
     "engine": (
-        "errors files finetuning pretraining schedules",
+        "errors files finetuning pretraining results schedules",
         "distributed flags optim",
         "checkpointing monitoring resilience",
         "config evaluation log_steps",
