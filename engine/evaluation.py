@@ -17,6 +17,7 @@ from torch import nn
 
 from .distributed.collectives import gather_objects, gather_to_main
 from .distributed.world import World, on_main_process
+from .errors import NonFiniteError
 from .files import replace_text
 from .resilience.preemption import raise_if_preempted
 from .resilience.watchdog import heartbeat
@@ -163,8 +164,11 @@ class Evaluator:
     def evaluate(
         self, models: Mapping[str, nn.Module], name: str
     ) -> tuple[dict[str, float], dict[str, VideoPredictions]]:
-        """Metrics, with names that begin with `name` and the suffix; on rank 0 every video's predictions by suffix."""
-        metrics: dict[str, float] = {}
+        """Metrics, with names that begin with `name` and the suffix; on rank 0 every video's predictions by suffix.
+
+        Raises:
+            NonFiniteError: on all ranks, probabilities that are NaN.
+        """
         predictions: dict[str, VideoPredictions] = {}
         for suffix, model in models.items():
             found = predict(
@@ -180,8 +184,7 @@ class Evaluator:
                 model.to("cpu")
             if found is not None:
                 predictions[suffix] = found
-                metrics |= found.metrics(name + suffix)
-        return on_main_process(self.world, lambda: metrics), predictions
+        return on_main_process(self.world, lambda: _metrics(predictions, name)), predictions
 
     def evaluate_batches(self, models: Mapping[str, nn.Module], batches: Sequence[Any]) -> None:
         """Predict some batches, and forget the results: what a dry run times."""
@@ -232,6 +235,20 @@ class Evaluator:
                 predictions.save(Path(output_dir) / f"test{suffix}_predictions.npz")
         if output_dir:
             replace_text(Path(output_dir) / RESULTS, json.dumps({**result, **origin()}, indent=1) + "\n")
+
+
+def _metrics(predictions: Mapping[str, VideoPredictions], name: str) -> dict[str, float]:
+    """Metrics of all models. Raises NonFiniteError: the class of a NaN would be 0, and count as an answer."""
+    metrics: dict[str, float] = {}
+    for suffix, found in predictions.items():
+        (bad,) = np.nonzero(~np.isfinite(found.probabilities).all(axis=1))
+        if len(bad):
+            raise NonFiniteError(
+                f"{name}{suffix}: the probabilities of {len(bad)} of {len(found.labels)} videos are NaN, first that of "
+                f"number {bad[0] + 1} of the list: the weights are not usable, or --amp overflows (try --amp none)"
+            )
+        metrics |= found.metrics(name + suffix)
+    return metrics
 
 
 def _keep_step(model: nn.Module, parts: Sequence[torch.Tensor], autocast: AbstractContextManager[Any]) -> bool:

@@ -15,12 +15,18 @@ from sigma_video.options import (
     RATE,
     OptionError,
     Options,
+    Rule,
     option,
 )
 
 from .errors import ConfigError
 from .schedules import Schedule
 
+# A weight moves by about the learning rate in an update of AdamW, and is well below 10.
+_MOST = 1000.0
+LEARNING_RATE = Rule(lambda value: 0 < value <= _MOST, f"must be positive and at most {_MOST:g}")
+END_RATE = Rule(lambda value: 0 <= value <= _MOST, f"must be between 0 and {_MOST:g}")
+EPSILON = Rule(lambda value: value >= 1e-30, "must be at least 1e-30: smaller ones vanish in float32")
 _BLOCK = re.compile(r"(?:encoder\.)?blocks\.(\d+)\.")
 
 
@@ -32,7 +38,7 @@ class OptimConfig(Options):
     update_freq: int = option(1, "batches accumulated for one update", rule=AT_LEAST_ONE)
     epochs: int = option(help="passes over the list", rule=AT_LEAST_ONE)
     opt: str = option("adamw", "optimizer", choices=("adamw", "sgd"))
-    opt_eps: float = option(1e-8, "epsilon of AdamW", rule=POSITIVE)
+    opt_eps: float = option(1e-8, "epsilon of AdamW", rule=EPSILON)
     opt_betas: tuple[float, float] = option(help="betas of AdamW", rule=RATE, metavar="BETA")
     momentum: float = option(0.9, "momentum of --opt sgd", rule=BETWEEN_0_AND_1)
     clip_grad: float | None = option(None, "largest gradient norm; default: not clipped", rule=POSITIVE, metavar="NORM")
@@ -40,9 +46,9 @@ class OptimConfig(Options):
     weight_decay_end: float | None = option(
         None, "cosine from --weight_decay to this; default: constant", rule=NOT_NEGATIVE
     )
-    lr: float = option(help="base learning rate: times total batch / 256", rule=POSITIVE)
-    warmup_lr: float = option(0.0, "base learning rate of the first step", rule=NOT_NEGATIVE)
-    min_lr: float = option(help="base learning rate the cosine goes to", rule=NOT_NEGATIVE)
+    lr: float = option(help="base learning rate: times total batch / 256", rule=LEARNING_RATE)
+    warmup_lr: float = option(0.0, "base learning rate of the first step", rule=END_RATE)
+    min_lr: float = option(help="base learning rate the cosine goes to", rule=END_RATE)
     warmup_epochs: int = option(help="epochs of linear warm-up", rule=NOT_NEGATIVE)
     warmup_steps: int = option(-1, "updates of linear warm-up; overrides --warmup_epochs if > 0")
 
@@ -76,7 +82,8 @@ class OptimConfig(Options):
             num_batches: of the loader of one rank, in an epoch.
 
         Raises:
-            ConfigError: too few batches for one update an epoch, or a warm-up longer than the run.
+            ConfigError: too few batches for one update an epoch, a warm-up longer than the run, or a decay of whole
+                weights in an update.
         """
         steps_per_epoch = num_batches // self.update_freq
         if steps_per_epoch < 1:
@@ -84,6 +91,12 @@ class OptimConfig(Options):
         if self.warmup_steps >= self.epochs * steps_per_epoch:
             raise ConfigError(f"--warmup_steps {self.warmup_steps}: the run has {self.epochs * steps_per_epoch} steps")
         scale = self.total_batch(world_size) / 256
+        decay = max(self.weight_decay, self.weight_decay_end or 0.0)
+        if (step := max(self.lr, self.warmup_lr, self.min_lr) * scale * decay) >= 1:
+            raise ConfigError(
+                f"--lr {self.lr:g} x {self.total_batch(world_size)} / 256 x --weight_decay {decay:g} = {step:g}: an "
+                "update would take away whole weights; it has to be far below 1, choose a lower --lr or --weight_decay"
+            )
         return Schedule(
             lr=self.lr * scale,
             min_lr=self.min_lr * scale,

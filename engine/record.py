@@ -15,7 +15,7 @@ import torch
 
 from .config import RunConfig, TrainingConfig
 from .distributed.world import World
-from .files import replace_text
+from .files import replace_text, without_nan
 from .monitoring.metrics import log_table
 from .schedules import Schedule
 
@@ -44,7 +44,7 @@ def write_run_record(output_dir: str, world: World, args: Mapping[str, Any], **f
     except json.JSONDecodeError:
         logger.warning("%s: not readable, a new one takes its place", path)
         earlier = []
-    replace_text(path, json.dumps([*earlier, record], indent=1, default=str) + "\n")
+    replace_text(path, json.dumps(without_nan([*earlier, record]), indent=1, default=str) + "\n")
 
 
 def log_plan(

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from .checkpointing.checkpoint import Checkpointer, Ema, TrainState
+from .checkpointing.finite import find_nonfinite
 from .checkpointing.resume import resume
 from .config import RunConfig, RunFacts, TrainingConfig
 from .distributed.ddp import Backend, set_matmul_precision
@@ -205,7 +206,7 @@ def build_trainer(
             flops=model_flops(instruments.flops_per_clip, world=world, amp=backend.amp),
         ),
         log=(log := _open_log(run, world, state, args)),
-        **_safeguards(config, world, data, args),
+        **_safeguards(config, world, data, args, model=model),
         forward=forward,
         update_freq=optim.update_freq,
         restore=lambda: resume_from("", True) or bool(saving.resume and resume_from(saving.resume, True)),
@@ -229,7 +230,9 @@ def _open_log(run: RunConfig, world: World, state: TrainState, args: Mapping[str
     return RunLog(run.output_dir, run.log_dir, world=world, resumed_step=resumed_step, sink=sink)
 
 
-def _safeguards(config: TrainingConfig, world: World, data: TrainingSet, args: Mapping[str, Any]) -> dict[str, Any]:
+def _safeguards(
+    config: TrainingConfig, world: World, data: TrainingSet, args: Mapping[str, Any], *, model: nn.Module
+) -> dict[str, Any]:
     """What keeps a run's work, and ends it in time: parts of a Trainer."""
     run, saving, output_dir = config.run, config.checkpoint, config.run.output_dir
     return {
@@ -246,7 +249,12 @@ def _safeguards(config: TrainingConfig, world: World, data: TrainingSet, args: M
             keep=saving.keep_ckpts,
         ),
         "guard": NonFiniteGuard(
-            run.on_nonfinite, limit=run.nonfinite_limit, output_dir=output_dir, world=world, paths=data.videos
+            run.on_nonfinite,
+            limit=run.nonfinite_limit,
+            output_dir=output_dir,
+            world=world,
+            paths=data.videos,
+            weights=lambda: not find_nonfinite(list(model.parameters())),
         ),
         "preemption": PreemptionHandler(world),
         "stall_timeout": run.stall_timeout,

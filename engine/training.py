@@ -204,6 +204,8 @@ class Trainer:
         self.log.write(state.step, **record)
         signum = self.preemption.poll_blocking(save_failed=self.checkpointer.failed)
         is_last = state.epoch + 1 == self.schedule.epochs
+        if is_last:
+            self.guard.check_end()
         self.checkpointer.after_epoch(state, last=is_last, improved=improved, stopping=bool(signum))
         if signum and not is_last:
             self.exit_preempted(signum)

@@ -5,6 +5,7 @@ them. Nothing here knows of a command line.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ class Rule:
     text: str
 
 
+SMALLEST, LARGEST = 2.0**-126, 2.0**127  # of the numbers that float32 holds to full precision; the rest is 0 or Inf
 AT_LEAST_ONE = Rule(lambda value: value >= 1, "must be at least 1")
 NOT_NEGATIVE = Rule(lambda value: value >= 0, "must be 0 or more")
 POSITIVE = Rule(lambda value: value > 0, "must be positive")
@@ -87,10 +89,17 @@ class Options:
         values = given if isinstance(given, tuple) else (given,)
         rule, choices = field.metadata.get("rule"), field.metadata.get("choices")
         shown = f"--{flag_of(field)} {' '.join(map(str, values))}"
+        if not all(is_finite(value) for value in values if isinstance(value, float)):
+            raise OptionError(f"{shown}: must be a number that float32 can hold")
         if choices is not None and given not in choices:
             raise OptionError(f"{shown}: choose from {', '.join(map(str, choices))}")
         if rule is not None and not all(map(rule.is_valid, values)):
             raise OptionError(f"{shown}: {rule.text}")
+
+
+def is_finite(value: float) -> bool:
+    """Whether a number is one in float32 too: neither NaN nor Inf there, nor 0 where it is not 0 here."""
+    return math.isfinite(value) and (value == 0 or SMALLEST <= abs(value) <= LARGEST)
 
 
 def recorded(config: Any) -> dict[str, Any]:

@@ -15,13 +15,16 @@ from sigma_video.options import AT_LEAST_ONE, NOT_NEGATIVE, Options, option
 
 from ..distributed.collectives import all_reduce_sum, gather_to_main
 from ..distributed.ddp import Backend
-from ..distributed.world import World
-from ..errors import CheckpointError
+from ..distributed.world import World, on_main_process
+from ..errors import CheckpointError, NonFiniteError
 from .files import BEST, epoch_name, remove_older_steps, step_name
+from .finite import find_nonfinite
 from .io import AsyncWriter
 from .random_state import random_state
 
 logger = logging.getLogger(__name__)
+
+STATE_KEYS = ("model", "model_ema", "optimizer")  # entries of a checkpoint that have to be finite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +183,7 @@ class Checkpointer:
         self.finish()
         rng = gather_to_main(random_state(self.world.device))
         content = state.content()
+        on_main_process(self.world, lambda: _check_finite(content, name, state.step))
         if not self.world.is_main:
             return
         path = state.file = Path(self.output_dir) / name
@@ -195,6 +199,14 @@ class Checkpointer:
         # Training changes the weights while they are being written, so the writer gets copies.
         copied = _copy_to_host({**content, "args": self.args, "rng": rng, **self.extra, **extra})
         self.writer.submit(path, copied, then=when_written)
+
+
+def _check_finite(content: Mapping[str, Any], name: str, step: int) -> None:
+    if bad := find_nonfinite({key: content[key] for key in STATE_KEYS if key in content}):
+        raise NonFiniteError(
+            f"{name}: not saved: after step {step} {bad} is not finite (NaN or Inf). Checkpoints that were saved "
+            "earlier are intact. Try a lower --lr, a longer --warmup_epochs, --clip_grad 1, or --amp none"
+        )
 
 
 def _link_or_copy(path: Path, other: Path) -> None:

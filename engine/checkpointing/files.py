@@ -5,6 +5,7 @@ import math
 import re
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -33,12 +34,16 @@ def step_name(epoch: int, step: int) -> str:
 
 def newest_valid(output_dir: str | Path) -> Path | None:
     """The latest valid checkpoint of a run; damaged ones are skipped with a warning."""
+    return next(valid_checkpoints(output_dir), None)
+
+
+def valid_checkpoints(output_dir: str | Path) -> Iterator[Path]:
+    """The valid checkpoints of a run, the latest first; damaged ones are skipped with a warning."""
     for _, path in reversed(_checkpoints(output_dir)):
-        damage = find_damage(path)
-        if not damage:
-            return path
-        logger.warning("%s: %s; trying the one before", path, damage)
-    return None
+        if damage := find_damage(path):
+            logger.warning("%s: %s; trying the one before", path, damage)
+        else:
+            yield path
 
 
 def remove_older_steps(written: Path, *, keep: int) -> None:

@@ -16,6 +16,7 @@ from sigma_video.options import AT_LEAST_ONE, Options, option
 
 from ..errors import CheckpointError
 from .deepspeed_folder import read_deepspeed
+from .finite import find_nonfinite
 from .io import read_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -78,9 +79,16 @@ def read_weights(path: str | Path, *, model_key: str = DEFAULT_KEY, trust: bool 
         trust: also unpickle objects, which can run any code (`--trust_checkpoint`).
 
     Raises:
-        CheckpointError: missing, damaged, unknown format, no weights, or contains other objects without `trust`.
+        CheckpointError: missing, damaged, unknown format, no weights, weights that are NaN or Inf, or contains other
+            objects without `trust`.
     """
-    path = Path(path)
+    weights = _read(Path(path), model_key=model_key, trust=trust)
+    if bad := find_nonfinite(weights.tensors):
+        raise CheckpointError(f"{path}: {bad} is not finite (NaN or Inf): these weights are not usable")
+    return weights
+
+
+def _read(path: Path, *, model_key: str, trust: bool) -> Weights:
     if path.is_file() and path.suffix != ".safetensors" and not path.name.endswith("_model_states.pt"):
         content = read_checkpoint(path, trust=trust)
         return Weights(_select_state_dict(content, model_key, path), "torch file", **_metadata(content, path))

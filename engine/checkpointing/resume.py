@@ -8,8 +8,9 @@ from typing import Any
 
 from ..distributed.world import World, on_main_process
 from ..errors import CheckpointError
-from .checkpoint import TrainState
-from .files import epoch_name, newest_valid
+from .checkpoint import STATE_KEYS, TrainState
+from .files import epoch_name, newest_valid, valid_checkpoints
+from .finite import find_nonfinite
 from .io import read_checkpoint
 from .random_state import set_random_state
 
@@ -54,7 +55,7 @@ def check_finished(
     Raises:
         CheckpointError: it has another model, or was trained on another list.
     """
-    content = on_main_process(world, lambda: _record(read_checkpoint(path, trust=trust)))
+    content = on_main_process(world, lambda: _record(path, read_checkpoint(path, trust=trust)))
     _compare_options(saved_options(content), options, path=path)
     made_with = content.get("fingerprint")
     if made_with and fingerprint and made_with != fingerprint:
@@ -64,8 +65,10 @@ def check_finished(
         )
 
 
-def _record(content: Mapping[str, Any]) -> dict[str, Any]:
-    """What a checkpoint says of its run, without the tensors."""
+def _record(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint says of its run, without the tensors. Raises CheckpointError where they are not finite."""
+    if bad := find_nonfinite({key: content[key] for key in STATE_KEYS if key in content}):
+        raise CheckpointError(f"{path}: {bad} is not finite (NaN or Inf): this run has failed; remove the file")
     return {"args": saved_options(content), "fingerprint": content.get("fingerprint")}
 
 
@@ -99,18 +102,14 @@ def resume(
         CheckpointError: the file does not fit; or training would start from scratch in a folder with checkpoints of
             another run, which a later resume would mistake for its own.
     """
-    path, reason = (Path(explicit), "given by --resume") if explicit else (None, "")
-    if path is None and output_dir:
-        found = on_main_process(world, lambda: newest_valid(output_dir))
-        if found and not auto:
-            raise CheckpointError(
-                f"--no_auto_resume: {found} belongs to an earlier run; choose another --output_dir or remove it"
-            )
-        path, reason = found, "newest valid checkpoint in --output_dir"
+    if not explicit and not auto and output_dir and (found := on_main_process(world, lambda: newest_valid(output_dir))):
+        raise CheckpointError(
+            f"--no_auto_resume: {found} belongs to an earlier run; choose another --output_dir or remove it"
+        )
+    reason = "given by --resume" if explicit else "newest valid checkpoint in --output_dir"
+    path, content = on_main_process(world, lambda: _choose(explicit, output_dir if auto else "", trust=trust))
     if path is None:
         return None
-    chosen = path
-    content = on_main_process(world, lambda: read_checkpoint(chosen, trust=trust))
     _compare_options(saved_options(content), options or {}, path=path)
     _check_samples(content, path=path, fingerprint=fingerprint, num_sample=num_sample)
     restore(state, content, world=world, path=path)
@@ -118,6 +117,26 @@ def resume(
     in_epoch = f" and {state.step_in_epoch} steps of the next" if state.step_in_epoch else ""
     logger.info("resumed from %s: %d epochs%s, %d steps done (%s)", path, state.epoch + 1, in_epoch, state.step, reason)
     return path
+
+
+def _choose(explicit: str, folder: str, *, trust: bool) -> tuple[Path | None, dict[str, Any]]:
+    """The named file, else the newest in the folder whose state is finite, and its content; None if there is none.
+
+    Raises:
+        CheckpointError: the named file cannot be read, or is not finite; or no file in the folder is.
+    """
+    bad = ""
+    for path in [Path(explicit)] if explicit else valid_checkpoints(folder) if folder else []:
+        content = read_checkpoint(path, trust=trust)
+        bad = find_nonfinite({key: content[key] for key in STATE_KEYS if key in content})
+        if not bad:
+            return path, content
+        bad = f"{path}: {bad} is not finite (NaN or Inf)"
+        if not explicit:
+            logger.warning("%s; trying the one before", bad)
+    if bad:
+        raise CheckpointError(f"{bad}: no run can resume from it. Choose another checkpoint, or another --output_dir")
+    return None, {}
 
 
 def saved_options(content: Mapping[str, Any]) -> dict[str, Any]:

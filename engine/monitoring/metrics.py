@@ -13,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ..distributed.readout import Readout
 from ..distributed.world import World
-from ..files import replace_text
+from ..files import replace_text, without_nan
 from .console import ConsoleHandler, format_seconds
 from .device_peaks import ModelFlops
 
@@ -79,7 +79,7 @@ class RunLog:
         """Write one record; `step` counts optimizer steps done."""
         if self.path is not None:
             with self.path.open("a") as file:
-                file.write(json.dumps({"step": step, **values}) + "\n")
+                file.write(json.dumps(without_nan({"step": step, **values})) + "\n")
         if self.writer is not None:
             for name, value in values.items():
                 self.writer.add_scalar(name, value, step)

@@ -7,7 +7,7 @@ applies the policy.
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,9 +50,19 @@ class NonFiniteGuard:
         limit: maximum number of skipped updates in this process, for `skip` and `rollback`.
         output_dir: every rank writes `nonfinite-stepS-rankR.json` there; "": no reports.
         paths: paths of the videos, by the index in a batch.
+        weights: whether those of this rank are finite; None: unknown.
     """
 
-    def __init__(self, policy: str, *, limit: int, output_dir: str, world: World, paths: Sequence[Any]) -> None:
+    def __init__(
+        self,
+        policy: str,
+        *,
+        limit: int,
+        output_dir: str,
+        world: World,
+        paths: Sequence[Any],
+        weights: Callable[[], bool] | None = None,
+    ) -> None:
         self.policy = policy
         self.limit = limit
         self.folder = Path(output_dir) if output_dir else None
@@ -60,6 +70,8 @@ class NonFiniteGuard:
         self.paths = paths
         self.skipped_steps: set[int] = set()  # steps to skip after a rollback
         self.num_skipped = 0
+        self.in_a_row = 0  # updates that were not finite since the last one that was
+        self._weights = weights
         self._pending: list[_UpdateRecord] = []
 
     def record(
@@ -100,8 +112,22 @@ class NonFiniteGuard:
         """`check` of the oldest updates, whose `flags` have been read: one for each. Every rank must call it."""
         updates, self._pending = self._pending[: len(flags)], self._pending[len(flags) :]
         bad = [update for update, is_finite in zip(updates, flags, strict=True) if not is_finite]
+        for is_finite in flags:
+            self.in_a_row = 0 if is_finite else self.in_a_row + 1
         if bad:
             self._apply_policy(bad)
+
+    def check_end(self) -> None:
+        """At the end of training. Raises NonFiniteError if no update with the last weights was finite.
+
+        One bad update at the end may be its videos' fault; of several in a row the weights are the cause, finite as
+        they may be.
+        """
+        if self.in_a_row > 1:
+            raise NonFiniteError(
+                f"the last {self.in_a_row} updates were not finite: the weights before them are not usable, and are "
+                f"not saved as a result. {_REMEDY}"
+            )
 
     def _apply_policy(self, bad: list[_UpdateRecord]) -> None:
         if self.policy == "stop":
@@ -111,9 +137,13 @@ class NonFiniteGuard:
         steps = ", ".join(str(update.step + 1) for update in bad)
         whose = f"of rank {', '.join(map(str, ranks))} is" if ranks else "is finite, the gradient"
         reports = f" Their videos and losses are in {self.folder}/nonfinite-step*.json." if self.folder else ""
-        message = f"step {steps}: the loss {whose} not finite; the weights are unchanged.{reports}"
+        broken = self._weights is not None and not self._weights()
+        weights = (
+            "an earlier update has made the weights themselves NaN or Inf" if broken else "the weights are unchanged"
+        )
+        message = f"step {steps}: the loss {whose} not finite; {weights}.{reports}"
         self.num_skipped += len(bad)
-        if self.policy == "stop":
+        if self.policy == "stop" or (self.policy == "skip" and any(gather_objects(broken))):
             raise NonFiniteError(f"{message} {_REMEDY}")
         if self.num_skipped > self.limit:
             raise NonFiniteError(
