@@ -53,8 +53,10 @@ class Sigma(nn.Module):
         )
         self.objective = objective
         self.decoder_mask_ratio = decoder_mask_ratio
-        nn.init.trunc_normal_(self.mask_token, std=0.02)
-        for part in (encoder, self.encoder_to_decoder, decoder):
+        # As released (modeling_pretrain.py): cut at one standard deviation, and `encoder_to_decoder` and the projection
+        # network keep nn.Linear's default.
+        nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
+        for part in (encoder, decoder):
             part.apply(_xavier)
 
     def forward(
