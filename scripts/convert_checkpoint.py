@@ -5,7 +5,6 @@ folder. OUT must not exist; it appears when it is whole, and files of weights ar
 """
 
 import argparse
-import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,8 +20,7 @@ from datasets.lists.checks import read_class_names
 from engine.checkpointing.read_weights import read_weights
 from engine.errors import CheckpointError, ConfigError, user_errors
 from models import ModelError
-from models.weights.huggingface import dropped_names, is_huggingface
-from models.weights.load import native_state
+from models.weights.names import recognize
 from models.weights.rebuild import describe
 from scripts.weight_files import EXPORTERS, Content, export, new_place, summary, write
 
@@ -38,7 +36,6 @@ PATHS = (  # options that tell of the machine where the weights were made
     *("output_dir", "log_dir", "data_path", "data_path_csv", "data_root", "eval_data_path", "finetune", "resume"),
     *("teacher_weights", "flow_weights", "mlp_preloading"),
 )
-_WRAPPER = re.compile(r"^((?:module\.|_orig_mod\.)+)")
 
 
 @dataclass(frozen=True)
@@ -83,21 +80,16 @@ def check_output(out: Path, *, target: str, dynamic_batch: bool) -> None:
 def read_content(file: str, given: Given, *, model_key: str, trust: bool) -> Content:
     """IN by native names, with what the command line adds; prints what was found."""
     weights = read_weights(file, model_key=model_key, trust=trust)
-    names = [_WRAPPER.sub("", name) for name in weights.tensors]
-    wrapped = sorted({m[1] for name in weights.tensors if (m := _WRAPPER.match(name))})
-    from_transformers = is_huggingface(names)
-    layout = ("transformers' names" if from_transformers else "native names") + (
-        f" behind {', '.join(wrapped)}" if wrapped else ""
-    )
-    state = native_state(weights.tensors)
-    print(f"{file}: {weights.kind}, {layout}: {describe(state)}")
+    found = recognize(weights.tensors)
+    state = found.state
+    print(f"{file}: {weights.kind}, {found.layout}: {describe(state)}")
     print(f"weights: {summary(state)}")
     content = Content(
         state,
         options_of(file, weights.args, given),
         class_names_of(file, weights.class_names, given.class_names, state),
         given.licence or weights.licence,
-        left_out=dropped_names(names) if from_transformers else [],
+        left_out=found.left_out,
     )
     print(f"licence: {content.licence or 'unknown; give it with --licence'}")
     return content

@@ -75,7 +75,7 @@ def from_huggingface(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tenso
             native[ours] = value
     for name, thirds in attention.items():
         native |= _fused(name, thirds)
-    return native | _zero_biases(native)
+    return native | zero_biases(native)
 
 
 def _fused(name: str, thirds: _Thirds) -> dict[str, torch.Tensor]:
@@ -85,7 +85,7 @@ def _fused(name: str, thirds: _Thirds) -> dict[str, torch.Tensor]:
     return {name: torch.cat([thirds[part][1] for part in ("query", "key", "value")])}
 
 
-def _zero_biases(native: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def zero_biases(native: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The attention's biases, zero, of a network that was made without them."""
     if any(name.endswith(".q_bias") for name in native):
         return {}

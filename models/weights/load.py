@@ -1,10 +1,7 @@
-"""Loads weights of any known layout into our models.
-
-Native names are those of the released SIGMA and VideoMAE files: a pre-training model's start with `encoder.`,
-`decoder.` and so on, a classifier's have no such prefix.
-"""
+"""Loads weights of any known layout into our models."""
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +14,15 @@ from ..positions import Grid
 from ..registry import ModelError
 from ..sigma import Sigma
 from ..vit import VideoTransformer
-from .huggingface import from_huggingface, is_huggingface
+from .names import recognize
 
 MIN_MATCHED = 0.95  # of the encoder's tensors; below this it is another architecture
-_WRAPPERS = ("module.", "_orig_mod.")  # prefixes of DDP and torch.compile
-_ENCODERS = ("encoder.", "backbone.")
 _HEAD = ("fc_norm.", "head.", "norm.")
+# What changes an encoder's outputs; heads, decoders and losses beside it do not.
+_OF_AN_ENCODER = re.compile(
+    r"(encoder\.)?(blocks\.|layers?\.|patch_embed\.|embeddings\.|videomae\.|(norm|ln)_pre\.|[a-z]+_tokens?$|[a-z]+_token\."
+    r"|([a-z]+_)*(pos|position|temporal|spatial|time|rope)[a-z_]*_(embed|embedding|embeddings|emb)([._]|$))"
+)
 
 
 @dataclass(frozen=True)
@@ -63,28 +63,18 @@ def weights_hash(state: Mapping[str, torch.Tensor]) -> str:
 
 
 def native_state(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Tensors of any known layout by their native names: without wrappers, Hugging Face's names translated.
+    """Tensors of any known layout by their native names (see `recognize`).
 
     Raises:
-        ModelError: two tensors of one name.
+        ModelError: two tensors of one name, several networks, or a learned position table.
     """
-    state = dict(tensors)
-    while any(name.startswith(_WRAPPERS) for name in state):  # in any order
-        for wrapper in _WRAPPERS:
-            bare = {name.removeprefix(wrapper): value for name, value in state.items()}
-            if len(bare) < len(state):
-                twice = next(name for name in state if name.startswith(wrapper) and name.removeprefix(wrapper) in state)
-                raise ModelError(f"it holds {twice.removeprefix(wrapper)} twice, with and without {wrapper}")
-            state = bare
-    return from_huggingface(state) if is_huggingface(state) else state
+    return recognize(tensors).state
 
 
 def encoder_state(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """By a classifier's names: of a pre-training model the encoder only, of a classifier everything."""
-    for encoder in _ENCODERS:
-        if any(name.startswith(encoder) for name in state):
-            return {name.removeprefix(encoder): value for name, value in state.items() if name.startswith(encoder)}
-    return dict(state)
+    inner = {name.removeprefix("encoder."): v for name, v in state.items() if name.startswith("encoder.")}
+    return inner or dict(state)
 
 
 def trained_grid(args: Mapping[str, Any], tubelet: tuple[int, int, int]) -> Grid | None:
@@ -199,6 +189,7 @@ def _load(
     fitting = {name: value for name, value in state.items() if name in own and name not in mismatched}
     required = [name for name in own if not name.startswith(optional)]
     _check_architecture(required, state, mismatched)
+    _check_foreign(own, state)
     model.load_state_dict(fitting, strict=False)
     return LoadReport(
         matched=tuple(fitting),
@@ -234,6 +225,26 @@ def _check_architecture(
             f"another architecture: {matched} of the encoder's {len(required)} tensors fit. "
             f"First differences: {'; '.join(differences[:3])}. Check --model, --tubelet_size and the file"
         )
+
+
+def _check_foreign(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> None:
+    """Raise ModelError for tensors of an encoder that computes something else, and for weights that are no numbers."""
+    foreign = [name for name in state if name not in own and _OF_AN_ENCODER.match(name)]
+    foreign = [name for name in foreign if not name.endswith("mask_token")]  # for masked tokens only
+    if foreign:
+        remedy = ""
+        if any("gamma_" in name for name in foreign):
+            remedy = ". It was made with layer scale: give --init_values 1.0, the scales themselves are in the file"
+        elif any("lora" in name for name in foreign):
+            remedy = ". Merge the adapters into the weights first"
+        raise ModelError(
+            f"another architecture: its encoder has {', '.join(foreign[:3])}"
+            f"{f' and {len(foreign) - 3} more' if len(foreign) > 3 else ''}, the model has not; without them it would "
+            f"compute something else{remedy}"
+        )
+    packed = [name for name, value in state.items() if name in own and not value.is_floating_point()]
+    if packed:
+        raise ModelError(f"{packed[0]} is of {state[packed[0]].dtype}: quantised weights have to be unpacked first")
 
 
 def _fit_positions(parts: Sequence[Any], trained: Grid | None) -> str:
