@@ -22,8 +22,8 @@ from datasets.sampling import ClipConfig
 from datasets.transforms.mixup import MixupConfig, build_mixup
 from datasets.transforms.presets import AugmentConfig
 from engine.checkpointing.checkpoint import CheckpointConfig, Ema
-from engine.checkpointing.read_weights import Weights
-from engine.checkpointing.resume import check_finished, finished_checkpoint
+from models.weights.load import LoadReport, head_pools, load_encoder, native_state
+from sigma_video.options import OptionError, group, option, recorded
 from engine.compilation import compile_blocks, with_compilation
 from engine.config import RunFacts, TrainingConfig
 from engine.cuda_graphs import capture_stacks
@@ -48,7 +48,7 @@ from engine.setup import (
     run_script,
 )
 from engine.training import fit
-from engine.weights import load_weights, names_of_weights, weights_to_test
+from engine.weights import load_weights, names_of_weights, other_class, read_weights_once, weights_to_test
 from models import ModelError
 from models.analysis.figures import clip_pictures
 from models.analysis.flops import classifier_flops
@@ -56,7 +56,7 @@ from models.attention import describe_attention
 from models.classifier import Classifier, HeadConfig
 from models.registry import build_classifier
 from models.vit import EncoderConfig
-from models.weights.load import LoadReport, load_encoder
+from models.weights.load import LoadReport, head_pools, load_encoder, native_state
 from sigma_video.options import OptionError, group, option, recorded
 
 logger = logging.getLogger(__name__)
@@ -123,28 +123,76 @@ def read_data(config: FinetuningConfig, world: World, facts: RunFacts) -> Labell
     return data
 
 
-def build_model(config: FinetuningConfig, world: World, data: LabelledData, facts: RunFacts) -> Classifier:
-    """The classifier, with the weights it starts from; frozen for probing."""
+def reads_first_token(path: str | Path, weights: Weights) -> bool:
+    """Whether a file's head was trained on the first token."""
+    with as_config_error(str(path)):
+        return head_pools(native_state(weights.tensors)) is False
+
+
+def choose_pooling(config: FinetuningConfig, world: World, weights: Weights | None) -> FinetuningConfig:
+    """The options with the pooling that the head of the weights was trained on, where no flag says another.
+
+    Args:
+        weights: that training starts from, if any.
+    """
+    if config.head.use_mean_pooling is not None:
+        return config
+    path: str | Path = config.start.finetune
+    first = weights is not None and reads_first_token(path, weights)
+    if config.task.eval:
+        path, key = weights_to_test(config, world)
+        trust = config.start.trust_checkpoint
+        first = on_main_process(world, lambda: reads_first_token(path, read_weights(path, model_key=key, trust=trust)))
+    if first:
+        logger.info("%s: its head reads the first token, and so does the model, as by --use_cls", path)
+    return dataclasses.replace(config, head=dataclasses.replace(config.head, use_mean_pooling=not first))
+
+
+def build_model(
+    config: FinetuningConfig, world: World, data: LabelledData, facts: RunFacts
+) -> tuple[FinetuningConfig, Classifier]:
+    """The classifier, with the weights it starts from, frozen for probing; and the options as these weights ask."""
     start, task = config.start, config.task
+    starts = bool(start.finetune) and not task.eval
+    trust = start.trust_checkpoint
+    weights = read_weights_once(start.finetune, world, model_key=start.model_key, trust=trust) if starts else None
+    config = choose_pooling(config, world, weights)
     torch.manual_seed(config.run.seed)
     with model_init_context(config, world, loads=bool(start.finetune)):
         model = build_classifier(
             config.model, config.encoder, dataclasses.replace(config.head, num_classes=data.num_classes)
         )
-    if start.finetune and not task.eval:
-        facts.licence = load_weights(start.finetune, start, partial(load, model, config), world=world).licence
+    if weights is not None:
+        loader = partial(load_to_train, model, config, data)
+        facts.licence = load_weights(start.finetune, start, loader, world=world, weights=weights).licence
     facts.position_grid = list(model.position_grid)  # whoever loads the result has to know
     if task.linear_probing:
         model.freeze_backbone()
     if config.run.compile:
         compile_blocks(model.blocks)
     place_model(config, world, model)
-    return model
+    return config, model
 
 
-def load(model: Classifier, config: FinetuningConfig, weights: Weights) -> LoadReport:
+def load(model: Classifier, config: FinetuningConfig, weights: Weights, *, with_head: bool = True) -> LoadReport:
     """What fits of a file's weights, in place."""
-    return load_encoder(model, weights.tensors, trained_with=config.start.trained_with(weights.args))
+    trained_with = config.start.trained_with(weights.args)
+    return load_encoder(model, weights.tensors, trained_with=trained_with, with_head=with_head)
+
+
+def load_to_train(model: Classifier, config: FinetuningConfig, data: LabelledData, weights: Weights) -> LoadReport:
+    """What fits of the weights that training starts from; their head only for the same classes. The log says which."""
+    other = other_class(weights, data.class_names) if data.is_named else None
+    report = load(model, config, weights, with_head=other is None)
+    if other is not None:
+        names = weights.class_names[other], data.class_names[other]
+        logger.warning("new head: class %d of the weights is %r, that of the lists %r", other, *names)
+    elif report.has_head:
+        known = "the same classes" if data.is_named and weights.class_names else "classes that not both name"
+        logger.info("the head of the weights is kept: as many classes, %s", known)
+    else:
+        logger.info("new head: the weights have none for these %d classes", data.num_classes)
+    return report
 
 
 def load_for_test(
@@ -327,7 +375,7 @@ def main(config: FinetuningConfig, world: World) -> None:
         logger.info("finished already: all %d epochs are done, %s/%s is of them", epochs, run.output_dir, RESULTS)
         return
     config = with_compilation(config, world)
-    model = build_model(config, world, data, facts)
+    config, model = build_model(config, world, data, facts)
     evaluator = build_evaluator(config, world, data)
     if task.eval:
         models = load_for_test(config, world, data, model, facts)

@@ -33,11 +33,13 @@ def load_weights(
     world: World,
     key: str | None = None,
     class_names: Sequence[str] = (),
+    weights: Weights | None = None,
 ) -> Weights:
     """Read a file's weights, and load them into a model by `load`; the log says what it did.
 
     Args:
         key: in place of `--model_key`.
+        weights: of this file, if they have been read already.
         class_names: of the run's lists: a file whose classes are others is refused.
 
     Raises:
@@ -45,7 +47,7 @@ def load_weights(
         CheckpointError: the file cannot be read.
     """
     key = start.model_key if key is None else key
-    weights = read_weights_once(path, world, model_key=key, trust=start.trust_checkpoint)
+    weights = weights or read_weights_once(path, world, model_key=key, trust=start.trust_checkpoint)
     _check_class_names(weights, class_names, path)
     try:
         report = load(weights)
@@ -66,10 +68,17 @@ def read_weights_once(path: str | Path, world: World, *, model_key: str, trust: 
     return Weights(**on_main_process(world, lambda: vars(read_weights(path, model_key=model_key, trust=trust))))
 
 
+def other_class(weights: Weights, class_names: Sequence[str]) -> int | None:
+    """The first label that weights and lists, with names for as many classes, name differently; None: they agree."""
+    if len(class_names) != len(weights.class_names):
+        return None
+    pairs = enumerate(zip(class_names, weights.class_names, strict=True))
+    return next((label for label, (here, there) in pairs if here != there), None)
+
+
 def _check_class_names(weights: Weights, class_names: Sequence[str], path: str | Path) -> None:
-    pairs = enumerate(zip(class_names, weights.class_names, strict=False))
-    wrong = next((label for label, (here, there) in pairs if here != there), None)
-    if wrong is not None and len(class_names) == len(weights.class_names):
+    wrong = other_class(weights, class_names)
+    if wrong is not None:
         raise ConfigError(
             f"{path}: its class {wrong} is '{weights.class_names[wrong]}', that of the lists '{class_names[wrong]}'. "
             "Put the class names of the training into labels.txt in --data_path, in their order"

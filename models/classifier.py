@@ -21,8 +21,11 @@ class HeadConfig(Options):
     num_classes: int | None = option(None, flag="nb_classes", rule=AT_LEAST_ONE)
     fc_drop_rate: float = option(0.0, "dropout before the head", rule=RATE)
     init_scale: float = option(0.001, "factor on the head's initial weights", rule=NOT_NEGATIVE)
-    use_mean_pooling: bool = option(
-        True, "mean over all tokens (default)", off="--use_cls", off_help="use the first token instead of the mean"
+    use_mean_pooling: bool | None = option(
+        None,
+        "mean over all tokens; default: what the head of the weights was trained on, else the mean",
+        off="--use_cls",
+        off_help="use the first token instead of the mean",
     )
 
 
@@ -34,9 +37,10 @@ class Classifier(VideoTransformer):
     """
 
     def __init__(self, encoder: EncoderConfig, head: HeadConfig) -> None:
-        super().__init__(encoder, final_norm=not head.use_mean_pooling)
+        pools = head.use_mean_pooling is not False
+        super().__init__(encoder, final_norm=not pools)
         assert head.num_classes is not None  # the lists say it where no flag does
-        self.fc_norm = nn.LayerNorm(self.embed_dim, eps=1e-6) if head.use_mean_pooling else None
+        self.fc_norm = nn.LayerNorm(self.embed_dim, eps=1e-6) if pools else None
         self.fc_dropout = nn.Dropout(head.fc_drop_rate)
         self.head = nn.Linear(self.embed_dim, head.num_classes)
         self.backbone_frozen = False

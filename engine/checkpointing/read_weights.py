@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -125,7 +125,13 @@ def _metadata(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         raise CheckpointError(f"{path}: its class_names are not a list of texts")
     licence = content.get("licence") or args.get("licence") or ""  # of what the run started from
-    return {"args": dict(args), "class_names": list(map(str, names)), "licence": str(licence)}
+    return {"args": dict(args), "class_names": _without_placeholders(names), "licence": str(licence)}
+
+
+def _without_placeholders(names: Sequence[str]) -> list[str]:
+    """No names where they only count: 0, 1, ... of our runs without class names, LABEL_0, ... of transformers."""
+    counts = any(list(names) == [f"{word}{label}" for label in range(len(names))] for word in ("", "LABEL_"))
+    return [] if counts else list(names)
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -211,12 +217,12 @@ def _single_size(value: Any, folder: Path) -> Any:
 
 
 def _class_names(id2label: Any, folder: Path) -> list[str]:
-    """Class names by label; empty for the placeholders of transformers (LABEL_0, ...)."""
+    """Class names by label; empty for placeholders."""
     try:
         names = [str(id2label[str(label)]) for label in range(len(id2label))]
     except (TypeError, KeyError) as error:
         raise CheckpointError(f"{folder / 'config.json'}: id2label does not name labels 0, 1, 2, ...") from error
-    return [] if all(name == f"LABEL_{i}" for i, name in enumerate(names)) else names
+    return _without_placeholders(names)
 
 
 def _licence(card: Path) -> str:

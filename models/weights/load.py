@@ -77,6 +77,13 @@ def encoder_state(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return inner or dict(state)
 
 
+def head_pools(state: Mapping[str, torch.Tensor]) -> bool | None:
+    """Whether the head of native tensors reads the mean over all tokens, or (False) the first; None: no such head."""
+    if "head.weight" not in state or any(name.startswith("encoder.") for name in state):
+        return None
+    return True if "fc_norm.weight" in state else False if "norm.weight" in state else None
+
+
 def trained_grid(args: Mapping[str, Any], tubelet: tuple[int, int, int]) -> Grid | None:
     """Token grid whose position table the weights were trained with, from the options of their run; None if unknown.
 
@@ -118,22 +125,30 @@ def true_heads(recorded: int, width: int) -> int:
 
 
 def load_encoder(
-    model: Classifier, tensors: Mapping[str, torch.Tensor], *, trained_with: Mapping[str, Any] | None = None
+    model: Classifier,
+    tensors: Mapping[str, torch.Tensor],
+    *,
+    trained_with: Mapping[str, Any] | None = None,
+    with_head: bool = True,
 ) -> LoadReport:
     """Load what fits into a classifier, in place.
 
-    A head for another number of classes is skipped, and so is the encoder's final norm if the model pools instead.
+    A head for another number of classes, or on other features than the model's (mean, first token), is skipped, and so
+    is the encoder's final norm if the model pools instead.
 
     Args:
         tensors: a classifier's or a pre-training model's, in any layout that `native_state` knows.
         trained_with: options of the run that made them (see `trained_grid`); if they name another token grid than the
             model's, the position table is resampled.
+        with_head: False: the model keeps its own head.
 
     Raises:
         ModelError: a tensor of the encoder has another shape, the patch embedding or more than 5 % of the others are
             not there (names the first differences), or the heads are others.
     """
-    state = encoder_state(native_state(tensors))
+    state = encoder_state(native := native_state(tensors))
+    if not with_head or head_pools(native) not in (None, model.fc_norm is not None):
+        state = {name: value for name, value in state.items() if not name.startswith("head.")}
     grid = trained_grid(trained_with or {}, model.tubelet)
     _check_heads(model, trained_with or {})
     return _load(model, state, grid=grid, optional=_HEAD, with_positions=(model,))
