@@ -22,8 +22,8 @@ from datasets.sampling import ClipConfig
 from datasets.transforms.mixup import MixupConfig, build_mixup
 from datasets.transforms.presets import AugmentConfig
 from engine.checkpointing.checkpoint import CheckpointConfig, Ema
-from models.weights.load import LoadReport, head_pools, load_encoder, native_state
-from sigma_video.options import OptionError, group, option, recorded
+from engine.checkpointing.read_weights import Weights, read_weights
+from engine.checkpointing.resume import check_finished, finished_checkpoint
 from engine.compilation import compile_blocks, with_compilation
 from engine.config import RunFacts, TrainingConfig
 from engine.cuda_graphs import capture_stacks
@@ -38,15 +38,7 @@ from engine.optim import OptimConfig
 from engine.resilience.preemption import exit_on_preemption
 from engine.resilience.watchdog import watchdog
 from engine.results import RESULTS, TestedOn, is_tested
-from engine.setup import (
-    Instruments,
-    TrainingSet,
-    build_trainer,
-    model_init_context,
-    place_model,
-    prepare,
-    run_script,
-)
+from engine.setup import Instruments, TrainingSet, build_trainer, model_init_context, place_model, prepare, run_script
 from engine.training import fit
 from engine.weights import load_weights, names_of_weights, other_class, read_weights_once, weights_to_test
 from models import ModelError
