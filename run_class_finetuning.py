@@ -345,10 +345,13 @@ def is_done(config: FinetuningConfig, world: World, data: LabelledData, facts: R
     finished = finished_checkpoint(run.output_dir, config.optim.epochs, world)
     if finished is None:
         return False
+    options = facts.beside(config)
+    if config.head.use_mean_pooling is None:  # not decided yet: the weights that training starts from say which
+        del options["use_mean_pooling"]
     check_finished(
         finished,
         world,
-        options=facts.beside(config),
+        options=options,
         fingerprint=data.lists["train"].fingerprint,
         trust=config.start.trust_checkpoint,
     )
