@@ -25,6 +25,7 @@ from .collectives import all_reduce_sum, broadcast_from_main, gather_objects
 from .launch import LaunchEnv, read_launch_env
 
 RENDEZVOUS_TIMEOUT = datetime.timedelta(minutes=10)  # the nodes of a job may start minutes apart
+LAST_READ_TIMEOUT = datetime.timedelta(minutes=1)
 COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=30)  # of every collective
 
 EXPECTED = (OSError, RuntimeError, ValueError)  # any other error is a bug, and ends the rank that has it
@@ -153,10 +154,22 @@ def _check_same_device(store: dist.Store, launch: LaunchEnv, device: torch.devic
     store.wait(["ranks without a GPU"], RENDEZVOUS_TIMEOUT)
     without = json.loads(store.get("ranks without a GPU"))
     if 0 < len(without) < launch.size:
+        _leave_after_others(store, launch)
         raise ConfigError(
             f"ranks {without} of {launch.size} have no GPU and the others have: check their nodes with nvidia-smi, "
             "or use --device cpu"
         )
+
+
+def _leave_after_others(store: dist.Store, launch: LaunchEnv) -> None:
+    """Rank 0 may hold the store: it waits until every other rank has read what it needs and called this."""
+    names = [f"rank {rank} needs nothing more" for rank in range(launch.size)]
+    store.set(names[launch.rank], "")
+    if launch.rank == 0:
+        try:
+            store.wait(names, LAST_READ_TIMEOUT)
+        except dist.DistError as error:  # a rank that has died meanwhile reads nothing
+            logger.debug("waiting for the other ranks: %s", error)
 
 
 def _exit_immediately(error: BaseException) -> NoReturn:

@@ -3,6 +3,7 @@
 import datetime
 import os
 import random
+import time
 
 import numpy as np
 import pytest
@@ -134,10 +135,22 @@ def test_processes_that_do_not_meet_say_so(environment):
         assert f"rank {rank} of 3, started by srun: not all of them met at MASTER_ADDR 127.0.0.2" in task.errors[0]
 
 
-def test_a_rank_that_lost_its_gpu_stops_all():
+class LateStore(dist.PrefixStore):
+    """A store that its rank comes to late."""
+
+    def wait(self, *args):
+        time.sleep(1)
+        super().wait(*args)
+
+
+@pytest.mark.parametrize("late", [None, 1])
+def test_a_rank_that_lost_its_gpu_stops_all(late):
+    """Rank 0 holds the store, also for those that come to it when rank 0 is done."""
+
     def target():
         launch = read_launch_env(os.environ)
         store, *_ = next(dist.rendezvous("env://"))
+        store = (LateStore if launch.rank == late else dist.PrefixStore)("x", store)
         with user_errors():
             _check_same_device(store, launch, torch.device("cpu" if launch.rank == 1 else "cuda"))
 
