@@ -53,11 +53,11 @@ NAMES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) f
 def folder(frozen_weights, tmp_path_factory):
     """Lists of generated videos, and the frozen networks' files."""
     root = tmp_path_factory.mktemp("variants")
-    generate(root / "data", num_pretrain=8, num_train=10, num_val=10, num_test=10, size=(40, 40), num_frames=12)
+    generate(root / "data", num_pretrain=4, num_train=10, num_val=10, num_test=10, size=(40, 40), num_frames=12)
     # the generated videos are made of key frames, which hold no motion vectors
     moving = [
         write_moving_square(root / f"{i}.mp4", 12, width=48, height=48, side=20, start=(4, 2 * i), velocity=(1, i % 2))
-        for i in range(8)
+        for i in range(4)
     ]
     write_list(root / "moving.csv", moving)
     for file in frozen_weights.iterdir():
@@ -84,7 +84,7 @@ def pretrain(world, command_lines):
 def run_variants(data, folder, names):
     one, two = (
         [command(data, folder, folder / part / name, {**VARIANTS[name], "batch_size": batch}) for name in names]
-        for part, batch in (("one", 4), ("two", 2))
+        for part, batch in (("one", 2), ("two", 1))
     )
     gloo_world(pretrain, one, size=1)
     gloo_world(pretrain, two, size=2)
@@ -92,7 +92,7 @@ def run_variants(data, folder, names):
 
 @pytest.fixture(scope="module")
 def runs(request, data, folder):
-    """Folders of the variants' runs in one process with four clips a batch, and in two with two each.
+    """Folders of the variants' runs in one process with two clips a batch, and in two with one each.
 
     The quick variants have run; the others too, if one of their tests is among those that were chosen.
     """

@@ -29,6 +29,14 @@ def train(data, script, folder, *, size=1, code=0, **changes):
     return finished[0]
 
 
+@pytest.fixture(scope="module")
+def straight(data, tmp_path_factory):
+    """The folder of a pre-training that nothing interrupted. Tests only read it."""
+    folder = tmp_path_factory.mktemp("straight")
+    train(data, PRETRAIN, folder)
+    return folder
+
+
 def cut_off(straight, folder, checkpoint):
     """A copy of a finished run's folder as it was just after it had made a checkpoint."""
     shutil.copytree(straight, folder)
@@ -104,18 +112,17 @@ def test_another_number_of_ranks_goes_on_with_the_same_batches(data, tmp_path):
 
 
 def test_another_total_batch_is_refused_inside_an_epoch_only(data, tmp_path):
-    """Eight videos in batches of 3 and of 4 make two updates an epoch, so that the schedule is the same."""
+    """Twelve videos in batches of 5 and of 6 make two updates an epoch, so that the schedule is the same."""
     straight = tmp_path / "straight"
-    train(data, FINETUNE, straight, batch_size=3, mixup=0, cutmix=0)
+    train(data, PRETRAIN, straight, batch_size=5)
     inside = cut_off(straight, tmp_path / "inside", "checkpoint-1-step1.pth")
-    changes = {"batch_size": 4, "mixup": 0, "cutmix": 0}
-    refused = train(data, FINETUNE, inside, code=2, **changes)
-    assert "total batch of 3 videos, now 4" in refused.errors[0] and "checkpoint-1-step1.pth" in refused.errors[0]
-    reseeded = train(data, FINETUNE, inside, code=2, **{**changes, "batch_size": 3, "seed": 5})
+    refused = train(data, PRETRAIN, inside, code=2, batch_size=6)
+    assert "total batch of 5 videos, now 6" in refused.errors[0] and "checkpoint-1-step1.pth" in refused.errors[0]
+    reseeded = train(data, PRETRAIN, inside, code=2, batch_size=5, seed=5)
     assert "seed was 0 and is now 5" in reseeded.errors[0]
     (inside / "checkpoint-1-step1.pth").unlink()
     assert newest_valid(inside).name == "checkpoint-1-step0.pth"  # the end of epoch 0
-    assert "checkpoint-1-step0.pth: 1 epochs, 2 steps" in train(data, FINETUNE, inside, **changes).stderr
+    assert "checkpoint-1-step0.pth: 1 epochs, 2 steps" in train(data, PRETRAIN, inside, batch_size=6).stderr
     assert series(inside, "step")[-1, 0] == 4
 
 
@@ -124,9 +131,7 @@ def test_without_the_flag_there_are_no_files_inside_epochs(data, tmp_path):
     assert sorted(path.name for path in tmp_path.glob("*.pth")) == ["checkpoint-0.pth", "checkpoint-1.pth"]
 
 
-def test_a_damaged_file_inside_an_epoch_is_passed_over(data, tmp_path):
-    straight = tmp_path / "straight"
-    train(data, PRETRAIN, straight)
+def test_a_damaged_file_inside_an_epoch_is_passed_over(data, straight, tmp_path):
     folder = cut_off(straight, tmp_path / "cut", "checkpoint-1-step2.pth")
     newest = folder / "checkpoint-1-step2.pth"
     newest.write_bytes(newest.read_bytes()[:1000])
@@ -134,9 +139,7 @@ def test_a_damaged_file_inside_an_epoch_is_passed_over(data, tmp_path):
     assert same(*(load(f / "checkpoint-1.pth")["model"] for f in (straight, folder)))
 
 
-def test_another_list_of_the_same_length_is_refused_inside_an_epoch(data, tmp_path):
-    straight = tmp_path / "straight"
-    train(data, PRETRAIN, straight)
+def test_another_list_of_the_same_length_is_refused_inside_an_epoch(data, straight, tmp_path):
     lines = data.pretrain_list.read_text().splitlines()
     other = tmp_path / "other.csv"
     other.write_text("\n".join(reversed(lines)) + "\n")
@@ -146,5 +149,5 @@ def test_another_list_of_the_same_length_is_refused_inside_an_epoch(data, tmp_pa
     refused = train(data, PRETRAIN, inside, code=2, num_sample=2)
     assert len(refused.errors) == 1 and "--num_sample 1, now 2" in refused.errors[0]
     assert "made with another list" not in train(data, PRETRAIN, inside).stderr
-    at_the_end = train(data, PRETRAIN, straight, data_path=other, resume=straight / "checkpoint-1.pth")
+    at_the_end = train(data, PRETRAIN, inside, data_path=other, resume=inside / "checkpoint-1.pth")
     assert "made with another list, fingerprint" in at_the_end.stderr

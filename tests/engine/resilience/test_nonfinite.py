@@ -20,7 +20,7 @@ STEPS_OF_EPOCH = 2  # of fine-tuning
 
 def run(data, folder, *, size=1, bad_rank=0, times=1, value=math.nan, **changes):
     """Pre-training whose loss is not finite on one rank in some updates, from BAD_STEP on; a list of Finished."""
-    changes = {"epochs": 4, "batch_size": 4 // size, "save_ckpt_steps": 2, "opt": "sgd", "lr": 1, **changes}
+    changes = {"batch_size": 2 // size, "save_ckpt_steps": 2, "opt": "sgd", "lr": 1, **changes}
     script = script_target(PRETRAIN, *data.flags(PRETRAIN, folder, **changes))
 
     def target():
@@ -45,14 +45,14 @@ def test_stopping(value, data, tmp_path):
     assert [f.code for f in ended] == [2, 2]
     assert all(len(f.errors) == 1 and "step 8: the loss of rank 1 is not finite" in f.errors[0] for f in ended)
     assert "--lr" in ended[0].errors[0]
-    newest = load(tmp_path / "checkpoint-2-step0.pth")
+    newest = load(tmp_path / "checkpoint-1-step0.pth")
     assert newest["step"] == 6 and all(tensor.isfinite().all() for tensor in newest["model"].values())
     for rank in (0, 1):
         noted = json.loads((tmp_path / f"nonfinite-step8-rank{rank}.json").read_text())
         (batch,) = noted["batches"]
         assert isinstance(batch["loss"], str) is (rank == 1)
-        assert (noted["step"], noted["epoch"], noted["rank"]) == (8, 2, rank) and noted["lr"] > 0
-        assert len(batch["videos"]) == 2 and all(str(data.folder) in path for path in batch["videos"].values())
+        assert (noted["step"], noted["epoch"], noted["rank"]) == (8, 1, rank) and noted["lr"] > 0
+        assert len(batch["videos"]) == 1 and all(str(data.folder) in path for path in batch["videos"].values())
     assert records(tmp_path)[-1]["step"] == 7
 
 
@@ -65,14 +65,14 @@ def test_skipping_and_rolling_back_leave_out_the_same_update(size, data, tmp_pat
         ended = run(data, tmp_path / policy, size=size, bad_rank=size - 1, **changes)
         assert [f.code for f in ended] == [0] * size, ended[0].stderr[-3000:]
         assert f"--on_nonfinite {policy}: 1 of 10" in ended[0].stderr
-    a, b = (load(tmp_path / policy / "checkpoint-3.pth") for policy in ("skip", "rollback"))
+    a, b = (load(tmp_path / policy / "checkpoint-1.pth") for policy in ("skip", "rollback"))
     assert all(same(a[key], b[key]) for key in ("model", "optimizer", "step"))
     assert all(tensor.isfinite().all() for tensor in a["model"].values())
     for policy in ("skip", "rollback"):
         assert [record["step"] for record in records(tmp_path / policy)] == list(range(1, 13))
         losses = [record.get("train/loss", 0.0) for record in records(tmp_path / policy)]
         assert all(math.isfinite(loss) for loss in losses)
-    assert "resumed from" in ended[0].stderr and "checkpoint-2-step0.pth" in ended[0].stderr
+    assert "resumed from" in ended[0].stderr and "checkpoint-1-step0.pth" in ended[0].stderr
 
 
 def test_the_limit(data, tmp_path):
