@@ -11,9 +11,10 @@ from av.container import InputContainer
 
 from ..errors import DecodeError
 from .colours import is_converted
+from .containers import open_container, video_stream
 from .nal_units import is_h264_restart
 from .orientation import display_matrix, from_matrix, is_exact
-from .pyav import LYING_KEYS, PyAVReader, open_container, video_stream
+from .pyav import LYING_KEYS, PyAVReader
 from .reader import VideoReader, as_decode_error, is_shard_member, read_member
 
 _INSTALL = {

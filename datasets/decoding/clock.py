@@ -2,8 +2,64 @@
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
+
+_EQUAL = 0.01  # between two rates: times are rounded, to milliseconds in Matroska
+_USUAL = Fraction(25)  # frames per second, where nothing tells
+
+
+@dataclass(frozen=True, eq=False)
+class Clock:
+    """When each frame of a video is shown.
+
+    Attributes:
+        num_frames: at least one.
+        ticks: int64 (num_frames,), rising, by the clock of the file; None where the format has no times.
+        time_base: seconds a tick.
+        header_rate: frames per second, as the header has it; None if it does not say.
+    """
+
+    num_frames: int
+    ticks: np.ndarray | None
+    time_base: Fraction
+    header_rate: Fraction | None
+
+    @property
+    def start(self) -> float:
+        """When the first frame is shown, in seconds; 0 without times."""
+        return 0.0 if self.ticks is None else float(int(self.ticks[0]) * self.time_base)
+
+    def seconds(self) -> np.ndarray | None:
+        """From the first frame to each one: float64 (num_frames,); None without times and without a frame rate.
+
+        Frames that have no times of their own are as far from one another as the rate of the header says.
+        """
+        if self.ticks is None:
+            return None if self.header_rate is None else np.arange(self.num_frames) / float(self.header_rate)
+        return (self.ticks - self.ticks[0]) * self.time_base.numerator / self.time_base.denominator
+
+    def of_copy(self) -> tuple[np.ndarray, Fraction, Fraction]:
+        """For another file with the same frames: ticks int64 (num_frames,) from 0 on, seconds a tick, rate."""
+        rate = self.header_rate or _USUAL
+        if self.ticks is None:
+            return np.arange(self.num_frames), 1 / rate, rate
+        return self.ticks - self.ticks[0], self.time_base, rate
+
+    def rate(self) -> float | None:
+        """Frames per second: what the header says, unless the times of the frames contradict it."""
+        said = None if self.header_rate is None else float(self.header_rate)
+        if self.ticks is None or self.num_frames < 2:
+            return said
+        measured = float((self.num_frames - 1) / (int(self.ticks[-1] - self.ticks[0]) * self.time_base))
+        return said if said and abs(measured / said - 1) < _EQUAL else measured
+
+
+def rises(times: Sequence[int | None]) -> bool:
+    """Whether all times are known, and each is later than the one before."""
+    return None not in times and bool((np.diff(np.asarray(times, np.int64)) > 0).all())
 
 
 def mend_times(times: Sequence[int | None], step: int) -> np.ndarray:
@@ -18,10 +74,8 @@ def mend_times(times: Sequence[int | None], step: int) -> np.ndarray:
         times: in ticks; None where the file does not say.
         step: ticks from frame to frame where nothing says otherwise; at least one.
     """
-    if None not in times:
-        plain = np.asarray(times, np.int64)
-        if (np.diff(plain) > 0).all():
-            return plain
+    if rises(times):
+        return np.asarray(times, np.int64)
     mended: list[int] = []
     shift = 0  # of the clock, since it was last set back
     for place, time in enumerate(times):
@@ -60,7 +114,12 @@ _RUN = 3  # frames that make a clock that runs
 
 
 def _was_set_back(times: Sequence[int | None], place: int, last: int) -> bool:
-    """Whether the frames from a place on come no later than `last`, each after the one before."""
-    run = [time for time in times[place : place + _RUN] if time is not None]
+    """Whether the frames from a place on come no later than `last`, each after the one before, and the first goes back.
+
+    Times that repeat because their ticks are coarse do not: after some that were mended they are behind as well.
+    """
+    run, before = [time for time in times[place : place + _RUN] if time is not None], times[place - 1]
+    if before is not None and run[0] >= before:
+        return False
     rises = all(one < other for one, other in itertools.pairwise(run))
     return len(run) == _RUN and rises and run[-1] <= last

@@ -106,12 +106,31 @@ def read_image(path: str) -> np.ndarray:
     """A picture: uint8 (H, W, 3), RGB, upright.
 
     Raises:
-        DecodeError: it is missing, cut off, or not a picture.
+        DecodeError: it is missing, cut off, not a picture, or several of them in one file.
     """
     source = io.BytesIO(read_member(path)) if is_shard_member(path) else path
     with as_decode_error(path, _ERRORS), Image.open(source) as image:
+        count = _num_pictures(image)
+        if count > 1:
+            reason = f"{count} pictures in one {image.format} file, of which the first alone would be read"
+            raise DecodeError(path, f"{reason}: convert it to a video, or to a folder of frames")
         image.load()
         return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+
+
+def _num_pictures(image: Image.Image) -> int:
+    """How many pictures of an animation or a stack a file holds; previews beside a photo do not count."""
+    count = getattr(image, "n_frames", 1)
+    if count == 1 or image.format == "MPO":  # a JPEG with the camera's previews behind it
+        return 1
+    if image.format != "TIFF":
+        return count
+    size, same = image.size, 0
+    for page in range(count):  # thumbnails are smaller
+        image.seek(page)
+        same += image.size == size
+    image.seek(0)
+    return same
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

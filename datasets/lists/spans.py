@@ -36,10 +36,10 @@ def _times(video: VideoReader, path: str, span: Span) -> np.ndarray:
     if video.decoder == "frames":
         raise DecodeError(path, f"{describe_span(span)}: pictures have no times; leave out start and end")
     if isinstance(video, PyAVReader):
-        times = video.times()
+        times = video.clock.seconds()
     else:
         with PyAVReader(path) as reader:
-            times = reader.times()
+            times = reader.clock.seconds()
     if times is None:
         raise DecodeError(path, f"{describe_span(span)}: the file does not say when its frames are shown")
     if len(times) != video.num_frames:

@@ -21,10 +21,11 @@ from av.sidedata.motionvectors import MotionVectors
 from av.video.frame import PictureType
 from av.video.stream import VideoStream
 
+from ..decoding.containers import open_container, video_stream
 from ..decoding.frame_index import FrameIndex, index_from_packets
 from ..decoding.nal_units import is_h264_reference
 from ..decoding.orientation import UPRIGHT, Orientation
-from ..decoding.pyav import PyAVReader, open_container, video_stream
+from ..decoding.pyav import PyAVReader
 from ..decoding.reader import as_decode_error
 from ..errors import DecodeError, MotionVectorError
 from ..lists.video_list import VideoList
@@ -161,9 +162,9 @@ class MotionReader(PyAVReader):
     def _first_kept(self, number: int) -> int:
         """A frame far enough before to know the references of `number`, if it is decoded anyway."""
         key = 0
-        if self._index is not None:
-            key_time = self._index.last_key_before(number)
-            key = 0 if key_time is None else bisect_left(self._index.times, key_time)
+        if self.index is not None:
+            key_time = self.index.last_key_before(number)
+            key = 0 if key_time is None else bisect_left(self.index.times, key_time)
         return max(key, number - self._num_references)
 
     def _open_stream(self, container: InputContainer) -> VideoStream:

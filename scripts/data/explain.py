@@ -10,10 +10,11 @@ import torch
 
 from datasets.decoding.alternatives import known_issues, why_missing
 from datasets.decoding.colours import is_converted
+from datasets.decoding.containers import video_stream
 from datasets.decoding.in_order import frames_in_order
 from datasets.decoding.open import BACKENDS, describe_decoder, open_video
 from datasets.decoding.orientation import display_matrix, from_matrix, is_exact
-from datasets.decoding.pyav import PyAVReader, video_stream
+from datasets.decoding.pyav import PyAVReader
 from datasets.decoding.reader import VideoReader
 from datasets.errors import DecodeError
 from scripts.data.media import is_video_file, open_source
@@ -134,16 +135,16 @@ def _spacing(numbers: list[int]) -> str:
 
 
 def _times(video: PyAVReader) -> Iterator[str]:
-    times = video.times()
+    times = video.clock.seconds()
     if times is None:
         yield "times         not told, and no rate either: spans cannot be used"
         return
     steps = np.diff(times)
-    yield f"times         {video.start_time:g} s the first by the file's clock, then 0 s; the last {times[-1]:.6g} s"
+    yield f"times         {video.clock.start:g} s the first by the file's clock, then 0 s; the last {times[-1]:.6g} s"
     if len(steps):
         regular = steps.max() - steps.min() <= max(_EVEN * float(np.median(steps)), 0.0021)
         kind = "regular" if regular else f"irregular, {steps.min():.3g} to {steps.max():.3g} s apart"
-        told = "" if video.has_times else " (counted by the rate: the format has no times)"
+        told = "" if video.clock.ticks is not None else " (counted by the rate: the format has no times)"
         yield f"              {kind}{told}; {video.fps:.6g} frames a second are used"
 
 

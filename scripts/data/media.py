@@ -12,10 +12,10 @@ import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
+from datasets.decoding.containers import video_stream
 from datasets.decoding.image_folder import is_image
 from datasets.decoding.in_order import Damage, frames_in_order
 from datasets.decoding.open import open_video
-from datasets.decoding.pyav import video_stream
 from datasets.decoding.reader import as_decode_error
 from datasets.decoding.shards import read_member, split_member
 from datasets.errors import DecodeError

@@ -44,7 +44,7 @@ def examine(path: str) -> Source:
         DecodeError: it cannot be opened or decoded, or has no frames.
     """
     with PyAVReader(path) as video:
-        ticks, time_base, rate = video.clock()
+        ticks, time_base, rate = video.clock.of_copy()
         return Source(path, ticks, time_base, rate, video.pixel_shape)
 
 

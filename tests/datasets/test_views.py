@@ -108,8 +108,8 @@ def test_one_open_one_pass_and_bounded_memory(listed, sampler, chunk, monkeypatc
     def watch(path, **options):
         video = open_video(path, **options)
         opened.append(path)
-        decode, image = video._decode_from, video._image
-        video._decode_from = lambda *args: seeks.append(args[0]) or decode(*args)
+        decode, image = video._seeker._decode_from, video._image
+        video._seeker._decode_from = lambda *args: seeks.append(args[0]) or decode(*args)
         video._image = lambda frame: decoded.append(frame.pts) or image(frame)
         return video
 

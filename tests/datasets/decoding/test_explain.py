@@ -9,8 +9,10 @@ import pytest
 from moving_videos import write_moving_square
 from odd_videos import MATRICES, ONE, all_keys, no_key_table, packets, write_matrix
 
+from datasets.decoding import pyav
 from datasets.decoding.open import open_video
-from datasets.decoding.pyav import LYING_KEYS, PyAVReader
+from datasets.decoding.pyav import LYING_KEYS
+from datasets.decoding.seeking import Seeker
 from datasets.lists.spans import frames_within
 from datasets.masks.motion_vectors import MotionReader
 from scripts.data import check
@@ -36,13 +38,13 @@ def test_a_full_check_compares_seeks_with_reading_in_order(tmp_path, write_video
     """A reader whose seeks end one frame too late, without noticing it."""
     path = write_video(tmp_path / "a.mp4", NUM_FRAMES)
 
-    class Late(PyAVReader):
-        def _collect_by_time(self, indices, index, make):
-            asked = {min(number + 1, self.num_frames - 1): number for number in indices}
-            return super()._collect_by_time(sorted(asked), index, lambda number, frame: make(asked[number], frame))
+    class Late(Seeker):
+        def collect(self, indices, make):
+            asked = {min(number + 1, NUM_FRAMES - 1): number for number in indices}
+            return super().collect(sorted(asked), lambda number, frame: make(asked[number], frame))
 
     assert "error" not in check.check(check.Work(str(path), True))
-    monkeypatch.setattr(check, "open_video", lambda path: Late(path))
+    monkeypatch.setattr(pyav, "Seeker", Late)
     assert "by a seek" in check.check(check.Work(str(path), True))["error"]
 
 

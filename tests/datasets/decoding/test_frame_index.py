@@ -6,8 +6,9 @@ import av
 import numpy as np
 import pytest
 
+from datasets.decoding.containers import open_container, video_stream
 from datasets.decoding.frame_index import _composition_offsets, index_from_header, index_from_packets
-from datasets.decoding.pyav import PyAVReader, open_container, video_stream
+from datasets.decoding.pyav import PyAVReader
 
 VIDEOS = {  # name -> keywords of write_video
     "reordered.mp4": {"gop": 12, "bframes": 3},

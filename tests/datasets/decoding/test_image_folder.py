@@ -157,3 +157,29 @@ def test_pictures_in_shards(tmp_path):
     with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
         tar.add(tmp_path / "1.png", "n01/1.png")
     assert greys(f"{tmp_path}/a.tar#n01/1.png", [0, 0]) == [5, 5]
+
+
+@pytest.mark.parametrize("suffix", ["webp", "png", "tif"])
+@pytest.mark.parametrize("place", ["alone", "in a folder", "in a shard"])
+def test_an_animation_is_no_picture(suffix, place, tmp_path):
+    """FFmpeg does not read animated WebP, and Pillow gives the first picture: that would be a video of one frame."""
+    pictures = [Image.fromarray(np.full((16, 24, 3), 40 * level, np.uint8)) for level in range(5)]
+    (tmp_path / "v").mkdir()
+    path = tmp_path / "v" / f"1.{suffix}"
+    pictures[0].save(path, save_all=True, append_images=pictures[1:])
+    asked = {"alone": path, "in a folder": path.parent, "in a shard": f"{tmp_path}/a.tar#1.{suffix}"}[place]
+    if place == "in a shard":
+        with tarfile.open(tmp_path / "a.tar", "w") as tar:
+            tar.add(path, path.name)
+    with open_video(asked) as video, pytest.raises(DecodeError, match=rf"1\.{suffix}: 5 pictures in one .*convert it"):
+        video.get_frames([0])
+
+
+def test_previews_beside_a_photo_do_not_count(tmp_path):
+    large, small = Image.new("RGB", (24, 16), (200, 0, 0)), Image.new("RGB", (12, 8))
+    large.save(tmp_path / "1.tif", save_all=True, append_images=[small])
+    large.save(tmp_path / "1.jpg", format="MPO", save_all=True, append_images=[large])
+    for name in ("1.tif", "1.jpg"):
+        with open_video(tmp_path / name) as video:
+            frames = video.get_frames([0])
+        assert frames.shape == (1, 3, 16, 24) and abs(int(frames[0, 0].min()) - 200) < 3
