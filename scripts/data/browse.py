@@ -22,7 +22,6 @@ from PIL import Image, ImageDraw, ImageFont
 from datasets.catalogue import CATALOGUE, get_dataset_spec
 from datasets.classification import TrainDataset
 from datasets.errors import AnnotationError, DecodeError
-from datasets.lists.checks import read_class_names
 from datasets.lists.entries import NO_LABEL
 from datasets.lists.formats import LIST_FORMATS
 from datasets.lists.read import read_list
@@ -37,6 +36,7 @@ from engine.flags import build_parser
 from run_class_finetuning import FinetuningConfig
 from run_sigma_pretraining import PretrainingConfig
 from scripts.data.jobs import positive
+from scripts.data.lists import class_names_of
 
 MASK_TYPES = [name for name in MASKS if name != "motion"]  # that needs a network and the training device
 _HIDDEN = 110  # grey level of a hidden token
@@ -221,8 +221,7 @@ def browse(videos: VideoList, out: str, *, options: ClipOptions, num_videos: int
     Raises:
         ConfigError: options that do not fit one another; the picture cannot be written.
     """
-    file = videos.file.with_name("labels.txt")
-    names = videos.class_names or (read_class_names(file) if file.is_file() else ())
+    names = class_names_of(videos)
     count = min(num_videos, len(videos))
     rows = []
     for place in range(count):

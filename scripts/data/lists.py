@@ -7,7 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
+from datasets.decoding.shards import split_member
 from datasets.errors import AnnotationError
+from datasets.lists.checks import read_class_names
 from datasets.lists.entries import NO_LABEL
 from datasets.lists.formats import LIST_FORMATS
 from datasets.lists.read import read_list
@@ -55,8 +57,21 @@ def unique_paths(lists: Iterable[VideoList]) -> list[str]:
 
 
 def absolute(path: str) -> str:
-    """An absolute path; a URL as it is."""
-    return path if "://" in path else os.path.abspath(path)
+    """An absolute path; a URL as it is, and the name of a shard's member as the tar has it."""
+    if "://" in path:
+        return path
+    shard = split_member(path)
+    return f"{os.path.abspath(shard[0])}#{shard[1]}" if shard else os.path.abspath(path)
+
+
+def class_names_of(videos: VideoList) -> Sequence[str]:
+    """The names of the classes in label order: those of the list, else of `labels.txt` beside it; () without either.
+
+    Raises:
+        AnnotationError: that file cannot be read.
+    """
+    file = videos.file.with_name("labels.txt")
+    return videos.class_names or (read_class_names(file) if file.is_file() else ())
 
 
 def records(videos: VideoList) -> Iterator[dict[str, Any]]:
@@ -102,7 +117,7 @@ def write_lists(
         ]
         write_list(folder / list_name(videos), rows, plain=is_plain(videos))
         counts[list_name(videos)] = len(rows)
-    names = max((videos.class_names for videos in lists), key=len)
+    names = max((class_names_of(videos) for videos in lists), key=len)
     if names:
         replace_text(folder / "labels.txt", "".join(f"{name}\n" for name in names))
     return counts
@@ -125,17 +140,3 @@ def write_list(file: Path, rows: Sequence[Mapping[str, Any]], *, plain: bool) ->
     for row, path in zip(rows, again.paths, strict=True):
         if row["path"] != path:
             raise AnnotationError(f"{file}: '{row['path']}' reads as '{path}' from a list: rename this video")
-
-
-def output_names(paths: Sequence[str]) -> dict[str, str]:
-    """A name for what is made of each file: its path below the folder that all share, in which `#` is a `_`.
-
-    A member of a shard has the shard's name for a folder.
-    """
-    parts = {path: [part for part in path.replace(".tar#", "/").split("/") if part] for path in paths}
-    folders = [folders for *folders, _ in parts.values()]
-    shared = next(
-        (place for place, level in enumerate(zip(*folders, strict=False)) if len(set(level)) > 1),
-        min(map(len, folders)),
-    )
-    return {path: "/".join(parts_of[shared:]).replace("#", "_") for path, parts_of in parts.items()}

@@ -4,8 +4,8 @@ Every video becomes an H.264 file below OUT/videos: short side 256 (smaller ones
 frames and where the scene changes, x264's `fastdecode`, five B-frames between others, from which no frame is built, no
 audio. Every frame that a player shows is kept, with its time; a camera's turn and mirror are applied, the shape of the
 pixels stays a tag, and what an edit list cuts away is gone. A new file counts once it has been read back. OUT gets new
-lists of the same names, labels.txt, and failed.txt with the videos that could not be decoded and are not in the lists.
-FFmpeg comes with PyAV: no ffmpeg program is needed.
+lists of the same names, labels.txt if classes have names, and failed.txt with the videos that could not be decoded and
+are not in the lists. FFmpeg comes with PyAV: no ffmpeg program is needed.
 
 The same command resumes where it was stopped. On a cluster give `--part 1/8` to `--part 8/8` on eight machines, then
 run once with `--merge`: scripts/slurm/prepare.sbatch does it.
@@ -14,6 +14,7 @@ run once with `--merge`: scripts/slurm/prepare.sbatch does it.
 import argparse
 import contextlib
 import errno
+import hashlib
 import os
 import sys
 from collections import Counter
@@ -31,13 +32,14 @@ from av.video.stream import VideoStream
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from datasets.decoding.colours import UNSPECIFIED, is_converted
-from datasets.decoding.pyav import video_stream
+from datasets.decoding.containers import video_stream
 from datasets.errors import AnnotationError, DecodeError
 from datasets.lists.video_list import VideoList
 from engine.errors import user_errors
 from scripts.data.jobs import Job, JobOptions, add_job_flags, job_options, positive, remove_partials
-from scripts.data.lists import add_list_flags, output_names, read_lists, unique_paths, write_lists
+from scripts.data.lists import add_list_flags, read_lists, unique_paths, write_lists
 from scripts.data.media import decode_all, is_video_file, open_source, shown_frames
+from scripts.data.names import distinct_names, output_names
 from scripts.data.processes import Result, Task
 from scripts.data.reports import tell_failures, write_failures
 from scripts.data.upright import Source, Uprighter, examine
@@ -46,6 +48,7 @@ from scripts.data.upright import Source, Uprighter, examine
 _GROUPS = "bframes=5:b-adapt=0:b-pyramid=none"
 _PRIMARIES, _TRANSFERS = {int(value) for value in ColorPrimaries}, {int(value) for value in ColorTrc}
 _CLOCK_ERROR = 1e-4  # seconds
+_NAME_ERRORS = {errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL}  # of one file, not of the disk
 _OUTPUT_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT}
 
 
@@ -138,9 +141,11 @@ def encode(source: str, target: str, recipe: Recipe) -> Result:
         OSError: the target cannot be written.
     """
     known = examine(source)
-    partial = f"{target}.{os.getpid()}.partial"  # what a killed job left may still be being written
+    folder, name = os.path.split(target)
+    short = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]  # a name may have as many bytes as there can be
+    partial = os.path.join(folder, f"{short}.{os.getpid()}.partial")  # of a killed job's one may still be written
     try:
-        os.makedirs(os.path.dirname(target), exist_ok=True)
+        os.makedirs(folder, exist_ok=True)
         frames = shown_frames(source)
         first = next(frames, None)
         if first is None:
@@ -202,6 +207,10 @@ def reencode(work: Work) -> Result:
         return {"target": work.target, **encode(*work)}
     except DecodeError as error:
         return {"error": error.reason}
+    except OSError as error:
+        if error.errno not in _NAME_ERRORS:
+            raise
+        return {"error": f"the new file cannot have the name {work.target}: {error.strerror}"}
 
 
 def is_whole(result: Result) -> bool:
@@ -251,10 +260,8 @@ def target_names(paths: Sequence[str]) -> dict[str, str]:
     names = output_names(paths)
     short = [os.path.splitext(name)[0] for name in names.values()]
     taken = {name for name, count in Counter(short).items() if count > 1}
-    return {
-        path: (name if stem in taken else stem) + ".mp4"
-        for (path, name), stem in zip(names.items(), short, strict=True)
-    }
+    new = ((name if stem in taken else stem) + ".mp4" for name, stem in zip(names.values(), short, strict=True))
+    return distinct_names(dict(zip(names, new, strict=True)))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

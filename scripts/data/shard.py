@@ -28,7 +28,8 @@ from datasets.errors import AnnotationError
 from datasets.lists.video_list import VideoList
 from engine.errors import ConfigError, user_errors
 from scripts.data.jobs import Job, JobOptions, add_job_flags, job_options, remove_partials
-from scripts.data.lists import add_list_flags, output_names, read_lists, unique_paths, write_lists
+from scripts.data.lists import add_list_flags, read_lists, unique_paths, write_lists
+from scripts.data.names import output_names
 from scripts.data.processes import Result, Task
 from scripts.data.reports import tell_failures, write_failures
 
