@@ -70,7 +70,7 @@ def count_classes(videos: VideoList) -> int:
         highest = [max(labels, default=-1) for labels in sets] if sets is not None else list(videos.labels)
         place = max(range(len(videos)), key=highest.__getitem__)
         raise AnnotationError(
-            f"{videos.file}, line {videos.line_numbers[place]}: label {highest[place]} would make that many "
+            f"{videos.where(place)}: label {highest[place]} would make that many "
             "classes; correct it, or give --nb_classes"
         )
     return videos.num_classes
@@ -88,10 +88,10 @@ def check_labels(videos: VideoList, num_classes: int) -> None:
         raise AnnotationError(f"{videos.file} has no labels. Write one `path label` a line.")
     if videos.lowest_label >= 0 and videos.num_classes <= num_classes:
         return
-    for number, label in zip(videos.line_numbers, videos.labels, strict=True):
+    for place, label in enumerate(videos.labels):
         if not 0 <= label < num_classes:
             raise AnnotationError(
-                f"{videos.file}, line {number}: label {label} does not fit {num_classes} classes "
+                f"{videos.where(place)}: label {label} does not fit {num_classes} classes "
                 f"(0..{num_classes - 1}); the list has {videos.num_classes}. Labels count from 0; check the list and "
                 "`--nb_classes`."
             )
@@ -128,9 +128,9 @@ def check_files(videos: VideoList, *, handful: int | None = None, at_most: int |
 def _refuse_windows(videos: VideoList, missing: Sequence[str]) -> None:
     path = next((path for path in missing if "\\" in path), None)
     if path is not None:
-        line = videos.line_numbers[list(videos.paths).index(path)]
+        place = videos.where(list(videos.paths).index(path))
         raise AnnotationError(
-            f"{at(videos.file, line)}: '{path:.200}' does not exist. It looks like one of Windows: write it with `/`."
+            f"{place}: '{path:.200}' does not exist. It looks like one of Windows: write it with `/`."
         )
 
 

@@ -92,7 +92,7 @@ def read_ssv2(file: Path, part: ListPart) -> Parsed:
         _ssv2_entry(f"{file}, entry {number}", number, record, names=names, labels_file=labels_file)
         for number, record in enumerate(records, start=1)
     )
-    return Parsed("Something-Something json: id template", entries, names)
+    return Parsed("Something-Something json: id template", entries, names, unit="entry")
 
 
 def _ssv2_names(labels_file: Path) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from .formats_community import EPIC_LISTS, EPIC_NAMES
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 4  # of the columns and facts in an index
+_VERSION = 5  # of the columns and facts in an index
 _SIDE_FILES = (
     *("labels.json", "something-something-v2-labels.json", "classInd.txt", "labels.txt", "Diving48_vocab.json"),
     *("moments_categories.txt", *EPIC_LISTS, *EPIC_NAMES["verb"], *EPIC_NAMES["noun"]),

@@ -73,7 +73,7 @@ def read_list(
     videos = _video_list(file, source, root)
     if require_labels and videos.num_classes == 0:
         raise AnnotationError(
-            f"{file}, line {videos.line_numbers[0]}: no label ({len(videos)} of {len(videos)} lines have none; read as "
+            f"{videos.where(0)}: no label ({len(videos)} of {len(videos)} {videos.unit}s have none; read as "
             f"{videos.format}). Write `path label` on every line."
         )
     return videos
@@ -106,7 +106,9 @@ def _parse(file: Path, builder: ListBuilder, *, root: str, list_format: str, par
     columns = builder.finish()
     columns.facts["notes"] += [*parsed.notes, *finder.notes()]
     root = root or finder.found_root
-    columns.facts.update(format=parsed.format, num_lost=finder.num_missing, root=root, searched=finder.num_searched)
+    columns.facts.update(
+        format=parsed.format, unit=parsed.unit, num_lost=finder.num_missing, root=root, searched=finder.num_searched
+    )
     return columns
 
 
@@ -130,4 +132,5 @@ def _video_list(file: Path, source: Columns | ColumnFile, root: str) -> VideoLis
         names_from=facts["names_from"],
         lowest_label=facts["lowest_label"],
         notes=tuple(facts["notes"]),
+        unit=facts["unit"],
     )

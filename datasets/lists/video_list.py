@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .entries import NO_LABEL
+from .text_files import at
 
 Span = tuple[float, float]  # seconds: from the first one on, to before the second one
 
@@ -20,6 +21,11 @@ def sample_name(path: str, span: Span | None) -> str:
     return path if span is None else f"{path} {describe_span(span)}"
 
 
+def counted(number: int, one: str, more: str = "") -> str:
+    """A number and what is counted: "1 class", "2 classes"."""
+    return f"{number} {one if number == 1 else more or one + 's'}"
+
+
 @dataclass(frozen=True)
 class VideoList:
     """Videos of one list, in its order. Columns of a large list are read from its index when asked for.
@@ -32,7 +38,7 @@ class VideoList:
         root: the folder that relative paths were joined with; "" when all are absolute.
         fingerprint: start of the SHA-256 of the lines `path<TAB>label`, with the paths as written in the list, and
             `<TAB>start<TAB>end` where a line has a span.
-        line_numbers: the line of each path in the file, from 1.
+        line_numbers: where the file names each path, from 1, in `unit`s.
         num_classes: highest label + 1, or as many as there are names; 0 for a list without labels.
         class_names: in label order; () if neither the list nor `read_list`'s caller names them.
         label_sets: all labels of each video; None unless the list has several a video.
@@ -40,6 +46,7 @@ class VideoList:
         names_from: the file that `class_names` come from.
         lowest_label: the smallest label; -1 for a list without labels, or with several a video.
         notes: anomalies of the list, for the log at the start of a run.
+        unit: what `line_numbers` count: lines, or what a format without lines has.
     """
 
     file: Path
@@ -56,6 +63,7 @@ class VideoList:
     names_from: str = ""
     lowest_label: int = NO_LABEL
     notes: tuple[str, ...] = ()
+    unit: str = "line"
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -70,10 +78,12 @@ class VideoList:
 
     def describe(self) -> str:
         """One line for the start of a run."""
-        return (
-            f"{self.file}: format '{self.format}', {len(self)} videos, {self.num_classes} classes, "
-            f"fingerprint {self.fingerprint}"
-        )
+        size = f"{counted(len(self), 'video')}, {counted(self.num_classes, 'class', 'classes')}"
+        return f"{self.file}: format '{self.format}', {size}, fingerprint {self.fingerprint}"
+
+    def where(self, index: int) -> str:
+        """Where the list names a video, for messages: "/d/train.csv, line 3"."""
+        return at(self.file, self.line_numbers[index], self.unit)
 
     def describe_lines(self, count: int = 3) -> list[str]:
         """How the first lines were read, and the notes."""
@@ -84,5 +94,5 @@ class VideoList:
             span = self.span(place)
             part = f", {describe_span(span)}" if span else ""
             meaning = "no label" if label == NO_LABEL else f"label {label}{name}"
-            lines.append(f"line {self.line_numbers[place]}: {self.paths[place]}, {meaning}{part}")
+            lines.append(f"{self.unit} {self.line_numbers[place]}: {self.paths[place]}, {meaning}{part}")
         return lines + list(self.notes)

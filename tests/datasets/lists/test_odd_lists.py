@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from datasets.errors import AnnotationError
-from datasets.lists.checks import check_files, read_class_names
+from datasets.lists.checks import check_files, check_labels, read_class_names
 from datasets.lists.read import read_list
 
 GOOD = "".join(f"d/v{number}.mp4 {number % 3}\n" for number in range(8))
@@ -135,3 +135,17 @@ def test_what_is_no_file_is_refused_before_it_is_opened(tmp_path):
         read_class_names(tmp_path / "pipe")
     with pytest.raises(AnnotationError, match="is a folder"):
         read_list(tmp_path, list_format="csv")
+
+
+def test_messages_and_banners_name_what_the_list_counts(tmp_path):
+    """Entries of a json array are not on lines of their own; one class is not "1 classes"."""
+    (tmp_path / "train.json").write_text('[{"path": "a.mp4", "label": 0},\n\n{"path": "b.mp4", "label": 0}]')
+    videos = read_list(tmp_path / "train.json", root="/d")
+    assert videos.describe_lines(2) == ["entry 1: /d/a.mp4, label 0", "entry 2: /d/b.mp4, label 0"]
+    assert "2 videos, 1 class, " in videos.describe()
+    with pytest.raises(AnnotationError, match=r"train\.json, entry 1: label 0 does not fit 0 classes"):
+        check_labels(videos, 0)
+    (tmp_path / "set" / "run").mkdir(parents=True)
+    (tmp_path / "set" / "run" / "a.mp4").touch()
+    folder = read_list(tmp_path / "set", list_format="folder")
+    assert folder.describe_lines() == [f"video 1: {tmp_path}/set/run/a.mp4, label 0 (run)"]
