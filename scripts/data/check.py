@@ -2,7 +2,8 @@
 
 The first, middle and last frame of each video are decoded; with --full all frames. The output folder gets
 
-  train.csv, ...   the lists without the bad videos (and labels.txt): use this folder as --data_path
+  train.csv, ...   the lists without the bad videos, and labels.txt if the classes have names, in the lists or in a
+                   labels.txt beside them: use this folder as --data_path
   bad_videos.txt   the bad ones, with the reason: path<TAB>reason
   report.txt       counts by reason, codecs, sizes, rates, distances of key frames, what decoding costs here, and
                    whether scripts/data/reencode.py would pay
@@ -38,7 +39,7 @@ from scripts.data.lists import absolute, add_list_flags, read_lists, write_lists
 from scripts.data.media import CLIP_FRAMES, CLIP_STRIDE, clip_seconds, decode_all, describe, is_video_file
 from scripts.data.processes import Result, Task, run_tasks
 from scripts.data.reencode import Recipe, encode
-from scripts.data.reports import by_reason, failures, shares, spread, write_failures
+from scripts.data.reports import by_reason, failures, shares, sibling, spread, write_failures
 
 _SEEKS = 7  # by which frames are reached in a full check
 _PAYS = 1.5  # times faster that decoding has to become for the advice to re-encode
@@ -202,7 +203,7 @@ def _costs(timings: Sequence[Timing], num_videos: int) -> list[str]:
         f"A clip ({CLIP_FRAMES} frames, every {CLIP_STRIDE}th) takes {1000 * now:.3g} ms on one core of this machine, "
         f"{1 / now:.3g} clips/s (median of {len(timings)} videos);",
         f"an epoch of {num_videos:,} clips {num_videos * now / 3600:.3g} core hours.",
-        f"Re-encoded (scripts/data/reencode.py), these clips decode {gain:.2g} times as fast.",
+        f"Re-encoded ({sibling('reencode')}), these clips decode {gain:.2g} times as fast.",
     ]
     if gain >= _PAYS:
         return [

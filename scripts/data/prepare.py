@@ -33,47 +33,30 @@ lists; FXS1 or UBS1, the classes of gym on floor exercise or uneven bars.
 """
 
 import argparse
-import re
+import shlex
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from datasets.catalogue import CATALOGUE
 from datasets.errors import AnnotationError, ShardError
 from datasets.lists.checks import check_files
 from datasets.lists.formats import LIST_FORMATS
-from datasets.lists.read import read_list
 from datasets.lists.subsets import GYM_LABELS, check_known_subset, draw_subset, select, select_labels
-from datasets.lists.video_list import VideoList, sample_name
+from datasets.lists.video_list import VideoList
 from engine.errors import ConfigError, user_errors
 from engine.files import replace_text
 from scripts.data.jobs import positive
+from scripts.data.list_report import overlaps, published_size, report
 from scripts.data.lists import absolute, is_plain, records, write_list
+from scripts.data.reports import sibling
+from scripts.data.sources import PARTS, find_lists, read_parts
 from scripts.data.split import GROUPS, read_groups, shares_of
 from scripts.data.split import split as split_videos
 
-PARTS = ("train", "val", "test")
-_NAMES = {"train": r"train", "val": r"val", "test": r"test"}  # in the names of lists; `val` is in `validation` too
-_ENDINGS = {
-    "kinetics": (".csv",),
-    "ssv2": (".json",),
-    "gym": (".txt",),
-    "charades": (".csv",),
-    "csv": (".csv", ".tsv", ".txt"),
-    "jsonl": (".jsonl",),
-    "diving48": (".json",),
-    "moments": (".csv",),
-    "hacs": (".csv",),
-    "activitynet": (".json",),
-    **dict.fromkeys(("epic-verb", "epic-noun", "epic-action"), (".csv",)),
-}
-_ALL_IN_ONE = ("hacs", "activitynet")  # one list for all parts
 FEW = "1000"  # of --subset
 _DRAWN_FROM = {"ucf101": "UCF101", "gym": "GYM99"}
-_ANY_ENDING = (".csv", ".txt", ".lst", ".list")
 _SHOWN = 3  # examples of a fault
 
 
@@ -105,98 +88,6 @@ def _split(text: str) -> int | tuple[int, ...]:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-# ------------------------------------------------------------------------------------------------- finding the lists
-
-
-def find_lists(form: str, source: Path | None, split: int) -> dict[str, Path]:
-    """The list of each part of a data set.
-
-    Raises:
-        ConfigError: there is none, or there are two for a part.
-    """
-    if source is None:
-        return {}
-    if not source.exists():
-        raise ConfigError(f"{source} does not exist: give the folder of the annotation files, or a list")
-    if form == "hmdb51":
-        return {"train": source, "test": source}
-    if form in _ALL_IN_ONE:
-        return dict.fromkeys(("train", "val"), _only_list(form, source))
-    if source.is_file():
-        return {_part_of(source.name) or "train": source}
-    if form == "ucf101":
-        lists = {"train": source / f"trainlist{split:02}.txt", "test": source / f"testlist{split:02}.txt"}
-        return {part: file for part, file in lists.items() if file.is_file()}
-    if form == "folder":
-        found = {part: folder for part in PARTS if (folder := _subfolder(source, part)) is not None}
-        return found or {"train": source}
-    return _by_name(form, source)
-
-
-def _part_of(name: str) -> str | None:
-    return next((part for part, pattern in _NAMES.items() if re.search(pattern, name.lower())), None)
-
-
-def _subfolder(source: Path, part: str) -> Path | None:
-    names = (part, "validation") if part == "val" else (part,)
-    return next((source / name for name in names if (source / name).is_dir()), None)
-
-
-def _only_list(form: str, source: Path) -> Path:
-    """The one list of a data set that has all parts in it."""
-    files = [source] if source.is_file() else sorted(file for file in source.iterdir() if file.suffix in _ENDINGS[form])
-    if len(files) != 1:
-        raise ConfigError(f"{source}: {len(files)} files {' or '.join(_ENDINGS[form])}; give the list of {form} itself")
-    return files[0]
-
-
-def _by_name(form: str, source: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    endings = _ENDINGS.get(form, _ANY_ENDING)
-    for file in sorted(source.iterdir()):
-        part = _part_of(file.name)
-        if part is None or file.suffix.lower() not in endings or not file.is_file():
-            continue
-        if part in found:
-            raise ConfigError(f"{found[part]} and {file}: two lists; name the right ones with --train, --val, --test")
-        found[part] = file
-    if not found:
-        raise ConfigError(
-            f"{source}: no {' or '.join(endings)} with train, val or test in its name; name the lists with --train, "
-            "--val, --test"
-        )
-    return found
-
-
-def read_parts(files: Mapping[str, Path], *, root: str, form: str, split: int) -> dict[str, VideoList]:
-    """Read the lists; classes that have names have the same numbers in all.
-
-    Args:
-        files: part -> its list.
-        root: folder that relative paths start from.
-        form: the format of the lists.
-        split: number of the split, for formats that hold several.
-
-    Raises:
-        AnnotationError: one cannot be read.
-    """
-    lists: dict[str, VideoList] = {}
-    names: tuple[str, ...] = ()
-    for part, file in files.items():
-        videos = read_list(
-            file,
-            root=root,
-            list_format=form,
-            class_names=names,
-            names_from=str(next(iter(files.values()))),
-            part=part,
-            split=split,
-        )
-        names = names or videos.class_names
-        lists[part] = videos
-    return lists
-
-
 def take_subset(subset: str, form: str, lists: Mapping[str, VideoList]) -> dict[str, VideoList]:
     """The part of the lists that `--subset` names.
 
@@ -212,45 +103,6 @@ def take_subset(subset: str, form: str, lists: Mapping[str, VideoList]) -> dict[
     places = draw_subset(train.labels)
     check_known_subset(_DRAWN_FROM[form], train, places)
     return {**lists, "train": select(train, places)}
-
-
-# ------------------------------------------------------------------------------------------------- report
-
-
-def published_size(form: str, part: str, videos: VideoList) -> int | None:
-    """How many videos the published list has, if it is known; a data set is known by its format and classes."""
-    rows = [row for row in CATALOGUE.values() if row.list_format == form and row.num_classes == videos.num_classes]
-    return rows[0].published_size(part) if len(rows) == 1 else None
-
-
-def report(part: str, videos: VideoList, missing: set[str], known: int | None) -> list[str]:
-    """What is to be told of a part."""
-    beside = f" (published lists: {known:,})" if known else ""
-    kept = sum(path not in missing for path in videos.paths)
-    lines = [f"{part}: {kept:,} of {len(videos):,} videos{beside}, {videos.num_classes} classes"]
-    lines.append(f"  read as {videos.format}, from {videos.file}")
-    lines += [f"  {line}" for line in videos.describe_lines()]
-    if missing:
-        examples = ", ".join(sorted(missing)[:_SHOWN])
-        lines.append(f"  {len(missing):,} are not there and left out, for example {examples}")
-    counts = Counter(videos.samples())
-    twice = [sample_name(*sample) for sample, count in counts.items() if count > 1]
-    if twice:
-        lines.append(f"  {len(twice):,} are listed more than once, for example {', '.join(twice[:_SHOWN])}")
-    return lines
-
-
-def overlaps(lists: Mapping[str, VideoList]) -> list[str]:
-    """Videos that are in the training list and in another."""
-    lines = []
-    train = set(lists["train"].samples()) if "train" in lists else set()
-    for part in ("val", "test"):
-        both = train & set(lists[part].samples()) if part in lists else set()
-        shared = sorted(sample_name(*sample) for sample in both)
-        if shared:
-            examples = ", ".join(shared[:_SHOWN])
-            lines.append(f"WARNING: {len(shared):,} videos are in train and in {part}, for example {examples}")
-    return lines
 
 
 def missing_files(part: str, videos: VideoList, *, few: bool = False) -> set[str]:
@@ -352,7 +204,7 @@ def write_all(out: Path, lists: Mapping[str, VideoList], missing: Mapping[str, s
     absent = [f"{part}\t{path}\n" for part, paths in missing.items() for path in sorted(paths)]
     replace_text(out / "missing.txt", "".join(absent))
     written = sorted(path.name for path in out.iterdir() if path.is_file())
-    return [*notes, f"{out}: {', '.join(written)}", f"next: python scripts/data/check.py {_lists_to_check(out, lists)}"]
+    return [*notes, f"{out}: {', '.join(written)}", f"next: {sibling('check')} {_lists_to_check(out, lists)}"]
 
 
 def _write_parts(out: Path, lists: Mapping[str, VideoList], *, missing: Mapping[str, set[str]]) -> list[str]:
@@ -373,7 +225,7 @@ def _write_parts(out: Path, lists: Mapping[str, VideoList], *, missing: Mapping[
 
 def _lists_to_check(out: Path, lists: Mapping[str, VideoList]) -> str:
     ending = "csv" if all(map(is_plain, lists.values())) else "jsonl"
-    return " ".join(str(out / f"{part}.{ending}") for part in PARTS if (out / f"{part}.{ending}").is_file())
+    return shlex.join(str(out / f"{part}.{ending}") for part in PARTS if (out / f"{part}.{ending}").is_file())
 
 
 def write_part(out: Path, name: str, videos: VideoList, missing: set[str]) -> None:

@@ -1,6 +1,9 @@
-"""Summaries over many files: failures by reason, shares, and quantiles."""
+"""Summaries over many files: failures by reason, shares, and quantiles; and the tool to call next."""
 
+import os
 import re
+import shlex
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +13,14 @@ from scripts.data.processes import Result
 
 _NUMBERS = re.compile(r"\d+")
 _SHOWN = 20  # kinds of reasons
+
+
+def sibling(tool: str) -> str:
+    """How another of these tools is called here: as a script beside the one that runs, or as an installed command."""
+    folder, name = os.path.split(sys.argv[0])
+    if name.endswith(".py"):
+        return shlex.join(["python", os.path.join(folder, f"{tool}.py")])
+    return f"sigma-data-{tool}"
 
 
 def write_failures(file: Path, results: Mapping[str, Result]) -> None:
