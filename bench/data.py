@@ -3,9 +3,9 @@
 python bench/data.py [--quick] [--json FILE]
 
 Writes its own H.264 videos (moving textures, 10 s at 30 fps) to a temporary folder. `--quick` is a smoke run on tiny
-ones, whose numbers mean nothing. The baseline is written out here: decord at full size, one PIL image for each frame,
-float32 before the batch is made. OpenCV, with which the released code resizes at test time, is not installed here;
-torch's uint8 kernel, which is at least as fast, stands in for it.
+ones, whose numbers mean nothing. The baseline is written out in data_baseline.py: decord at full size, one PIL image
+for each frame, float32 before the batch is made. OpenCV, with which the released code resizes at test time, is not
+installed here; torch's uint8 kernel, which is at least as fast, stands in for it.
 
 Ours ends with a uint8 batch: the change to normalised float32 happens on the GPU and is not counted.
 """
@@ -14,41 +14,44 @@ import argparse
 import importlib.util
 import itertools
 import json
-import math
 import platform
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
-from fractions import Fraction
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import torch
-from PIL import Image, ImageEnhance, ImageOps
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from bench.data_baseline import (
+    FRAMES,
+    STRIDE,
+    Clip,
+    decord_frames,
+    one_view,
+    pil_pretrain,
+    pil_randaugment,
+    pil_train,
+    to_images,
+)
+from bench.data_videos import encode, moving_frames, reencode
 from datasets.classification import ViewDataset
 from datasets.decoding.open import open_video, resolve_decoder
 from datasets.lists.read import read_list
 from datasets.samples import sample_rng
-from datasets.sampling import crop_offsets, dense_test_indices, draw_pretrain_clip
-from datasets.transforms.normalization import IMAGENET_MEAN, IMAGENET_STD
-from datasets.transforms.presets import PretrainTransform, TrainTransform, ViewTransform, random_crop_box
-from datasets.transforms.randaugment import OPS, RandAugment, level_value
-from scripts.data.reencode import Recipe
-from scripts.data.reencode import encode as encode_anew
+from datasets.sampling import draw_pretrain_clip
+from datasets.transforms.presets import PretrainTransform, TrainTransform, ViewTransform
+from datasets.transforms.randaugment import RandAugment
 
 AUGMENT = "rand-m7-n4-mstd0.5-inc1"
-FRAMES, STRIDE, BATCH = 16, 4, 4
-Clip = torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -76,161 +79,6 @@ class Row:
     milliseconds: float
     baseline: float
     ratio: float
-
-
-# ---- videos ----
-
-
-def texture(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """Blobs of several sizes: uint8 (height, width, 3)."""
-    image = np.full((height, width, 3), 128.0)
-    for cell, strength in ((96, 60), (32, 40), (12, 25), (4, 12)):
-        coarse = rng.uniform(-1, 1, (height // cell + 2, width // cell + 2, 3))
-        scaled = torch.nn.functional.interpolate(
-            torch.from_numpy(coarse).permute(2, 0, 1)[None], size=(height, width), mode="bicubic"
-        )
-        image += strength * scaled[0].permute(1, 2, 0).numpy()
-    return image.clip(0, 255).astype(np.uint8)
-
-
-def moving_frames(width: int, height: int, count: int, seed: int) -> Iterator[np.ndarray]:
-    """A panning background, two things that move over it, and a little noise."""
-    rng = np.random.default_rng(seed)
-    back = texture(height + 160, width + 160, rng)
-    things = [texture(height // 3, width // 4, rng) for _ in range(2)]
-    noise = rng.integers(-3, 4, (8, height, width, 1))
-
-    def frame(t: int) -> np.ndarray:
-        y, x = (round(80 + 75 * math.sin(t / 40 + seed + turn)) for turn in (0, 1.5))
-        image = back[y : y + height, x : x + width].astype(np.int16)
-        for k, thing in enumerate(things):
-            top = round((height - len(thing)) * (0.5 + 0.5 * math.sin(t / (17 + 9 * k) + k)))
-            left = round((width - thing.shape[1]) * (0.5 + 0.5 * math.cos(t / (23 + 5 * k))))
-            image[top : top + len(thing), left : left + thing.shape[1]] = thing
-        return (image + noise[t % 8]).clip(0, 255).astype(np.uint8)
-
-    return (frame(t) for t in range(count))
-
-
-def encode(file: Path, frames: Iterator[np.ndarray], size: tuple[int, int], gop: int) -> Path:
-    """H.264 at 30 fps, of uint8 arrays (height, width, 3)."""
-    with av.open(str(file), "w") as container:
-        stream = container.add_stream("libx264", rate=30, options={"crf": "23"})
-        stream.width, stream.height, stream.pix_fmt, stream.gop_size = *size, "yuv420p", gop
-        for number, frame in enumerate(frames):
-            picture = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format="yuv420p")
-            picture.pts, picture.time_base = number, Fraction(1, 30)
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode())
-    return file
-
-
-def reencode(source: Path, target: Path, short_side: int) -> Path:
-    """The form that scripts/data/reencode.py gives."""
-    encode_anew(str(source), str(target), Recipe(short_side=short_side))
-    return target
-
-
-# ---- the released code's pipeline ----
-
-
-def to_images(frames: np.ndarray) -> list[Image.Image]:
-    return [Image.fromarray(frame) for frame in frames]
-
-
-def decord_frames(path: str, choose: Callable[[int], Any]) -> np.ndarray:
-    """uint8 (T, H, W, 3) at full size, by a reader opened for this one clip."""
-    import decord
-
-    reader = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
-    return reader.get_batch(list(choose(len(reader)))).asnumpy()
-
-
-def pil_pretrain(images: list[Image.Image], transform: PretrainTransform, rng: np.random.Generator) -> Clip:
-    """Crop and resize image by image, join along the channels, float32 in 0..1, normalise: (3, T, size, size)."""
-    top, left, height, width = transform.draw_box(images[0].height, images[0].width, rng)
-    size = transform.size
-    crops = [image.crop((left, top, left + width, top + height)) for image in images]
-    crops = [crop.resize((size, size), Image.Resampling.BILINEAR) for crop in crops]
-    stacked = torch.from_numpy(np.concatenate([np.array(crop) for crop in crops], axis=2))
-    scaled = stacked.permute(2, 0, 1).contiguous().float().div(255)
-    for plane, mean, std in zip(scaled, itertools.cycle(IMAGENET_MEAN), itertools.cycle(IMAGENET_STD), strict=False):
-        plane.sub_(mean).div_(std)
-    return scaled.view(len(images), 3, size, size).transpose(0, 1)
-
-
-def pil_operation(image: Image.Image, name: str, value: float) -> Image.Image:
-    """One operation of RandAugment on one image."""
-    width, height = image.size
-    moves = {
-        "ShearX": (1, value, 0, 0, 1, 0),
-        "ShearY": (1, 0, 0, value, 1, 0),
-        "TranslateX": (1, 0, value * width, 0, 1, 0),
-        "TranslateY": (1, 0, 0, 0, 1, value * height),
-    }
-    if name in moves:
-        method, grey = Image.Transform.AFFINE, (128, 128, 128)
-        return image.transform(image.size, method, moves[name], Image.Resampling.BICUBIC, fillcolor=grey)
-    if name == "SolarizeAdd":
-        return image.point([min(level + int(value), 255) if level < 128 else level for level in range(256)] * 3)
-    if name == "Posterize" and value == 0:
-        return image.point([0] * 768)
-    simple: dict[str, Callable[[], Image.Image]] = {
-        "AutoContrast": lambda: ImageOps.autocontrast(image),
-        "Equalize": lambda: ImageOps.equalize(image),
-        "Invert": lambda: ImageOps.invert(image),
-        "Posterize": lambda: ImageOps.posterize(image, int(value)),
-        "Solarize": lambda: ImageOps.solarize(image, int(value)),
-        "Rotate": lambda: image.rotate(value, Image.Resampling.BICUBIC, fillcolor=(128, 128, 128)),
-    }
-    return simple[name]() if name in simple else getattr(ImageEnhance, name)(image).enhance(value)
-
-
-def pil_randaugment(images: list[Image.Image], augment: RandAugment, rng: np.random.Generator) -> list[Image.Image]:
-    """The operations that ours draws from the same stream, image by image."""
-    config = augment.config
-    for choice in rng.integers(len(OPS), size=config.num_ops):
-        applied, level = rng.random() < config.prob, rng.normal(config.magnitude, config.magnitude_std)
-        sign = 1 if rng.random() < 0.5 else -1
-        if applied:
-            name = tuple(OPS)[choice]
-            value = level_value(name, min(max(level, 0), 10), sign=sign, increasing=config.increasing)
-            images = [pil_operation(image, name, value) for image in images]
-    return images
-
-
-def pil_train(images: list[Image.Image], transform: TrainTransform, rng: np.random.Generator) -> Clip:
-    """RandAugment on images, then float32, normalisation, and the crop on floats: (3, T, size, size)."""
-    assert transform.augment is not None
-    images = pil_randaugment(images, transform.augment, rng)
-    frames = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous() for image in images])
-    frames = frames.permute(0, 2, 3, 1).float().div(255)
-    frames = (frames - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)
-    clip = frames.permute(3, 0, 1, 2)
-    top, left, height, width = random_crop_box(*clip.shape[2:], rng, min_area=transform.min_area)
-    clip = clip[..., top : top + height, left : left + width]
-    size = (transform.size, transform.size)
-    clip = torch.nn.functional.interpolate(clip, size=size, mode="bilinear", align_corners=False)
-    return clip.flip(-1) if rng.random() < 0.5 else clip
-
-
-def one_view(path: str, clip: int, crop: int, num_clips: int, num_crops: int, size: int) -> Clip:
-    """One test view: every candidate frame of the video is decoded and resized for it."""
-    frames = decord_frames(path, lambda length: range(0, length, STRIDE))
-    height, width = frames.shape[1:3]
-    offsets, axis = crop_offsets(height, width, size, num_crops)
-    long = size * max(height, width) // min(height, width)
-    shape = (long, size) if axis == "height" else (size, long)
-    pixels = torch.from_numpy(frames).permute(0, 3, 1, 2)
-    resized = torch.cat([torch.nn.functional.interpolate(frame[None], size=shape, mode="bilinear") for frame in pixels])
-    length = len(frames)
-    chosen = dense_test_indices(length, FRAMES, 1, num_clips)[clip]
-    start = offsets[crop]
-    view = resized[chosen]
-    view = view[..., start : start + size, :] if axis == "height" else view[..., start : start + size]
-    scaled = view.permute(1, 0, 2, 3).float().div(255)
-    mean, std = (torch.tensor(values).view(3, 1, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    return (scaled - mean) / std
 
 
 # ---- measuring ----
