@@ -29,6 +29,7 @@ from .monitoring.monitor import FigureFn, TrainingMonitor, build_profiler
 from .monitoring.wandb import start_wandb
 from .record import computed_by, log_plan, write_run_record
 from .resilience.bad_videos import BadVideoLog
+from .resilience.lock import output_lock
 from .resilience.nonfinite import NonFiniteGuard
 from .resilience.preemption import PreemptionHandler
 from .training import ForwardFn, Trainer
@@ -57,6 +58,7 @@ def run_script(
             user_errors(*errors),
             around(),
             scratch_output(config.run, world) as run,
+            output_lock(run.output_dir, world),
         ):
             main(dataclasses.replace(config, run=run), world)
 

@@ -24,7 +24,7 @@ from torch.utils.data import Dataset, get_worker_info
 from ..errors import DecodeError, LoaderError
 from .hang_guard import LastDecode, last_watched, set_watch_file, watched
 
-_STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
+_STOP_SIGNALS = {signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
 DECODE_TIMEOUT = 60.0  # seconds, for one clip
 MAIN_PROCESS = -1  # worker number in the main process
 _WORKER_STREAM = 2  # last word of the seeds of these streams; samples have (seed, epoch, index, repeat)

@@ -12,7 +12,7 @@ from ..errors import ConfigError, NonFiniteError
 from .collectives import all_reduce_sum
 from .world import World
 
-NUM_REQUESTS = 4  # kinds of requests that ranks can post, see resilience/preemption.py
+NUM_REQUESTS = 5  # kinds of requests that ranks can post, see resilience/preemption.py
 MIN_LOSS_SCALE = 2.0**-20  # of the fp16 loss scaler, which starts at 2^16
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "none": torch.float32}
 

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import sys
 import time
 
@@ -27,14 +28,35 @@ class ConsoleHandler(logging.StreamHandler):
         """Show a status line; calls within MIN_REDRAW_INTERVAL of the last one are ignored."""
         now = time.monotonic()
         if self.is_terminal and (self.shown_at is None or now - self.shown_at >= MIN_REDRAW_INTERVAL):
-            self.stream.write(_ERASE + text)
-            self.stream.flush()
-            self.shown_at = now
+            try:
+                self.stream.write(_ERASE + text)
+                self.stream.flush()
+                self.shown_at = now
+            except OSError:
+                self._go_on_without()
+
+    def erase(self) -> None:
+        """Erase the status line, if one is shown."""
+        if self.shown_at is not None:
+            self.shown_at = None
+            try:
+                self.stream.write(_ERASE)
+            except OSError:
+                self._go_on_without()
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Go on without a console that has gone, such as a terminal that was closed; the log file has all lines."""
+        if isinstance(sys.exc_info()[1], OSError):
+            self._go_on_without()
+        else:
+            super().handleError(record)
+
+    def _go_on_without(self) -> None:
+        self.stream = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  (to the end of the process)
+        self.is_terminal, self.shown_at = False, None
 
     def emit(self, record: logging.LogRecord) -> None:
-        if self.shown_at is not None:
-            self.stream.write(_ERASE)
-            self.shown_at = None
+        self.erase()
         super().emit(record)
 
 

@@ -24,7 +24,7 @@ from ..distributed.world import World, announce, wait_for
 
 logger = logging.getLogger(__name__)
 
-SIGNALS = (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM)
+SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGUSR1, signal.SIGTERM)
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: temporary failure, retry
 REQUEUE_TIMEOUT = datetime.timedelta(seconds=60)
 SAVE_FAILED = 1 << 10  # larger than any signal number: a rank can no longer write checkpoints
@@ -43,7 +43,7 @@ class Preempted(SystemExit):
 
 
 class PreemptionHandler:
-    """Context manager that handles SIGINT, SIGUSR1 and SIGTERM; restores the previous handlers on exit.
+    """Context manager that handles SIGNALS; restores the previous handlers on exit. `nohup` keeps SIGHUP ignored.
 
     Repeated signals change nothing, because they often arrive twice: from the terminal and from the launcher.
     """
@@ -56,7 +56,9 @@ class PreemptionHandler:
         self._unread: deque[Readout] = deque()
 
     def __enter__(self) -> "PreemptionHandler":
-        self._previous_handlers = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        handled = [number for number in SIGNALS if not (ignored and number == signal.SIGHUP)]
+        self._previous_handlers = {number: signal.signal(number, self._handle) for number in handled}
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -257,3 +257,42 @@ def test_failing_requeue_is_loud(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     assert requeue_job(USR1, ONE) is False
     assert "scontrol requeue 7 failed, submit the job again by hand: not permitted" in caplog.text
+
+
+def test_a_hangup_is_a_request_to_stop_unless_nohup_has_it_ignored():
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        for ignored in (False, True):
+            signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+            with PreemptionHandler(CPU) as handler:
+                os.kill(os.getpid(), signal.SIGHUP)
+                time.sleep(0.01)
+                assert handler.local_signal == (0 if ignored else signal.SIGHUP)
+            assert signal.getsignal(signal.SIGHUP) == (signal.SIG_IGN if ignored else signal.SIG_DFL)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_run_whose_terminal_has_gone_saves_and_resumes(data, tmp_path):
+    """The hangup comes, and whatever is written to the terminal from then on is an error."""
+    flags = data.flags(PRETRAIN, tmp_path, epochs=400)
+
+    def target():
+        controller, terminal = os.openpty()
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        log = PreemptionHandler.poll
+
+        def hang_up(self, *args, **options):
+            if self.local_signal == 0 and (tmp_path / "log.txt").exists():
+                os.close(controller)
+                os.kill(os.getpid(), signal.SIGHUP)
+            return log(self, *args, **options)
+
+        PreemptionHandler.poll = hang_up
+        script_target(PRETRAIN, *flags)()
+
+    (ended,) = run_in_processes(target)
+    assert ended.code == EXIT_CODE, ended.stderr
+    assert "stopped by SIGHUP after" in (tmp_path / "console.txt").read_text()
+    assert load(newest_valid(tmp_path))["step"] >= 1

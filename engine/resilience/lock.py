@@ -1,0 +1,261 @@
+"""A lock on the output folder: two runs that write into one would destroy each other's checkpoints.
+
+The file `run.lock` says who holds it: host, process and its start, and a count that a thread raises every few seconds.
+It is taken over from a holder that is gone:
+
+- a process of this machine that has ended, or whose number another process has by now;
+- an earlier start of the same job, which slurm or torchrun has ended before they started this one;
+- a process elsewhere (another machine, another container), if the count stands still for STALE_AFTER.
+
+No clocks are compared and no locks of the file system are used: neither can be relied on over NFS.
+"""
+
+import json
+import logging
+import os
+import platform
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..distributed.world import World, on_main_process
+from ..errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+NAME = "run.lock"
+BEAT = 10.0  # seconds between two counts
+STALE_AFTER = 60.0  # seconds: six counts missed; a client of NFS sees a change within three
+POLL = 2.0  # seconds between two looks at another's count
+LOST = 70  # exit code of a run whose lock another one has taken
+_ENTRIES = {"host", "pid", "started", "process_start", "space", "folder", "job", "token", "beats"}
+_RESTARTS = (("SLURM_JOB_ID", "SLURM_RESTART_COUNT"), ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT"))
+
+
+@contextmanager
+def output_lock(output_dir: str, world: World) -> Iterator[None]:
+    """Hold the lock of a folder, which is made if it is not there. Every rank must enter; rank 0 holds it.
+
+    Raises:
+        ConfigError: on all ranks, another run holds it; or the folder cannot be written to.
+    """
+    if not output_dir:
+        yield
+        return
+    lock = RunLock(Path(output_dir))
+    on_main_process(world, lock.acquire)
+    if not world.is_main:
+        yield
+        return
+    try:
+        with lock.beating():
+            yield
+    finally:
+        lock.release()
+
+
+class RunLock:
+    """The lock of one folder, for this process.
+
+    Args:
+        folder: is made if it is not there.
+        environment: of the launcher.
+        on_lost: called from the thread that counts, if another run has taken the lock.
+    """
+
+    def __init__(
+        self, folder: Path, *, environment: Mapping[str, str] = os.environ, on_lost: Callable[[], None] | None = None
+    ) -> None:
+        self.path = folder / NAME
+        self.environment = environment
+        self.on_lost = on_lost or self._end_process
+        self.token = uuid.uuid4().hex
+        self.beats = 0
+        self._own: dict[str, Any] = {}
+
+    def acquire(self) -> None:
+        """Take the lock. Raises ConfigError if another run holds it."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            while not self._create():
+                holder = self._read()
+                if not self._is_gone(holder):
+                    raise ConfigError(f"--output_dir {self.path.parent}: {_describe(holder)} {self._remedy()}")
+                self._remove(holder)
+        except OSError as error:
+            raise ConfigError(f"--output_dir {self.path.parent}: cannot be written to ({error.strerror})") from error
+
+    def release(self) -> None:
+        """Give the lock back, if it is still held; a folder that has gone needs none."""
+        if self._read().get("token") == self.token:
+            self.path.unlink(missing_ok=True)
+
+    @contextmanager
+    def beating(self) -> Iterator[None]:
+        """Count, on a thread of its own."""
+        done = threading.Event()
+        thread = threading.Thread(target=self._beat, args=(done,), name="run lock", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+    def _beat(self, done: threading.Event) -> None:
+        while not done.wait(BEAT):
+            try:
+                found = self._read()
+                if found and found.get("token") != self.token:
+                    self.on_lost()
+                    return
+                if found:
+                    self.beats += 1
+                    self._write(os.open(self.path, os.O_WRONLY))
+            except OSError as error:  # a full disk, a server that restarts: what writes results will say so
+                logger.debug("%s: %s", self.path, error)
+
+    def _end_process(self) -> None:
+        """End at once, without saving: the folder belongs to the other run."""
+        sys.stderr.write(
+            f"error: {self.path}: another run has taken this folder ({_describe(self._read())}); stopping\n"
+        )
+        sys.stderr.flush()
+        os._exit(LOST)
+
+    def _content(self) -> dict[str, Any]:
+        return {
+            "host": platform.node(),
+            "pid": os.getpid(),
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "process_start": process_start(os.getpid()),
+            "space": _process_space(),
+            "folder": self.path.parent.stat().st_ino,
+            "job": [[self.environment.get(name, "") for name in names] for names in _RESTARTS],
+            "token": self.token,
+            "beats": self.beats,
+        }
+
+    def _create(self) -> bool:
+        """Make the file, if there is none."""
+        try:
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        except FileExistsError:
+            return False
+        self._own = self._content()
+        try:
+            self._write(descriptor)
+        except OSError:  # a full disk
+            self.path.unlink(missing_ok=True)
+            raise
+        return True
+
+    def _write(self, descriptor: int) -> None:
+        """Write in one call, over the earlier content: a reader never meets an empty file."""
+        with os.fdopen(descriptor, "wb", buffering=0) as file:
+            file.write(json.dumps({**self._own, "beats": self.beats}).encode() + b"\n")
+            file.truncate()
+
+    def _read(self) -> dict[str, Any]:
+        """What the file says; {} if it is not there, or not whole yet."""
+        try:
+            content = json.loads(self.path.read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) and content.keys() >= _ENTRIES else {}
+
+    def _is_gone(self, holder: Mapping[str, Any]) -> bool:
+        if not holder:
+            return self._stands_still(holder)
+        if holder["folder"] != self.path.parent.stat().st_ino:
+            return True  # copied with its folder
+        if (holder["host"], holder["space"]) == (platform.node(), _process_space()):
+            return process_start(holder["pid"]) != holder["process_start"]
+        for names, before in zip(_RESTARTS, holder["job"], strict=True):
+            job, count = (self.environment.get(name, "") for name in names)
+            if job not in ("", "none") and job == before[0] and _number(count) > _number(before[1]):
+                return True
+        return self._stands_still(holder)
+
+    def _stands_still(self, holder: Mapping[str, Any]) -> bool:
+        """Whether the count of a holder elsewhere does not change, or the file goes."""
+        logger.warning("%s: %s; waiting up to %.0f s for a sign of it", self.path, _describe(holder), STALE_AFTER)
+        until = time.monotonic() + STALE_AFTER
+        while time.monotonic() < until:
+            time.sleep(POLL)
+            now = self._read()
+            if not self.path.exists():
+                return True
+            if now != holder:
+                return False
+        return True
+
+    def _remove(self, holder: Mapping[str, Any]) -> None:
+        """Remove the lock of a holder that is gone, and no other: another process may have done so by now."""
+        aside = self.path.with_name(f"{NAME}.{self.token}")
+        try:
+            os.rename(self.path, aside)
+        except FileNotFoundError:
+            return
+        found = RunLock(self.path.parent)
+        found.path = aside
+        if found._read().get("token") != holder.get("token"):
+            os.rename(aside, self.path)  # a new one: give it back
+            return
+        aside.unlink()
+        logger.warning("%s: left behind by %s, taken over", self.path, _describe(holder))
+
+    def _remedy(self) -> str:
+        return (
+            f"writes into this folder. Choose another --output_dir, or wait for it to end (to test a run that trains: "
+            f"--eval --resume {self.path.parent}/checkpoint-N.pth --output_dir OTHER). If no such process is there, "
+            f"remove {self.path}"
+        )
+
+
+def process_start(pid: int) -> int | None:
+    """When a process of this machine began, in ticks since the machine started; None if it has ended.
+
+    Without /proc: 0 for a process that runs.
+    """
+    if not Path("/proc/self/stat").exists():
+        return 0 if _exists(pid) else None
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
+
+
+def _process_space() -> str:
+    """What the numbers of processes belong to: the start of the machine, and the container."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isdigit() else 0
+
+
+def _describe(holder: Mapping[str, Any]) -> str:
+    if not holder:
+        return "an unknown process"
+    return f"process {holder['pid']} on {holder['host']}, started {holder['started']},"
