@@ -46,6 +46,29 @@ def valid_checkpoints(output_dir: str | Path) -> Iterator[Path]:
             yield path
 
 
+def newest_weights(output_dir: Path) -> Path | None:
+    """The latest valid checkpoint of a run, or else its best one if that is all there is."""
+    best = output_dir / BEST
+    return newest_valid(output_dir) or (best if best.is_file() and not find_damage(best) else None)
+
+
+def describe_missing(path: Path) -> str:
+    """Why there is nothing at a path, and the checkpoints that are in its folder."""
+    if path.is_symlink():
+        return "a link to nothing"
+    if not path.parent.is_dir():
+        return f"no such checkpoint file or folder; there is no folder {path.parent} either"
+    there = [file.name for _, file in _checkpoints(path.parent)]
+    there += [BEST] * (path.parent / BEST).is_file()
+    there = there or sorted(
+        file.name for ending in ("*.pth", "*.safetensors", "*.ckpt") for file in path.parent.glob(ending)
+    )
+    if not there:
+        return "no such checkpoint file or folder"
+    shown = there if len(there) <= 8 else [*there[:3], "...", *there[-4:]]
+    return f"no such checkpoint file or folder; in {path.parent} are {', '.join(shown)}"
+
+
 def remove_older_steps(written: Path, *, keep: int) -> None:
     """Keep the newest `keep` checkpoints with steps in their names: the one just written, and valid ones before it.
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError
-from .files import find_damage, remove_leftovers
+from .files import describe_missing, find_damage, remove_leftovers
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ def read_checkpoint(path: str | Path, *, trust: bool = False) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint file")
+        raise CheckpointError(f"{path}: {'not a file' if path.exists() else describe_missing(path)}")
     if not os.access(path, os.R_OK):
         raise CheckpointError(f"{path}: not readable by this user")
     if damage := find_damage(path):

@@ -1,47 +1,43 @@
 """Read weights and their metadata from every supported file format."""
 
-import json
 import logging
-import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from sigma_video.options import AT_LEAST_ONE, Options, option
 
 from ..errors import CheckpointError
 from .deepspeed_folder import read_deepspeed
+from .download import fetch, is_address
+from .files import describe_missing, newest_weights
 from .finite import find_nonfinite
 from .io import read_checkpoint
+from .weight_folders import check_whole, has_weights, read_facts, read_safetensors, read_tensors
 
 logger = logging.getLogger(__name__)
 
-MAX_NORM_EPS = 1e-5  # transformers writes 1e-12 for weights trained with 1e-6; both are negligible
+Tensors = dict[str, torch.Tensor]
+
 DEFAULT_KEY = "model|module"
-_LICENCE = re.compile(
-    r"^license(?:_name)?:[ \t]*(\S.*?)[ \t]*$", re.MULTILINE
-)  # license_name is more specific, and comes last
-# Hugging Face's config keys and the corresponding options.
-_CONFIG_ARGS = {
-    "num_frames": "num_frames",
-    "image_size": "input_size",
-    "tubelet_size": "tubelet_size",
-    "num_attention_heads": "num_attention_heads",
-    "decoder_num_attention_heads": "decoder_num_attention_heads",
-    "norm_pix_loss": "normalize_target",
-}
+# Entries of checkpoint files that are no weights, and those that are second ones.
+_NO_WEIGHTS = re.compile(r"optim|sched|scaler|rng|random|callback|loops|hyper|hparams|grad|queue|(^|_)args|config")
+_COPIES = re.compile(r"(^|[._])(ema|teacher|momentum|target|averaged|average|shadow|swa|old)([._]|$)")
 
 
 @dataclass(frozen=True, kw_only=True)
 class StartConfig(Options):
     """The weights that training starts from."""
 
-    finetune: str = option("", "checkpoint or safetensors file, Hugging Face or DeepSpeed folder", metavar="PATH")
+    finetune: str = option(
+        "",
+        "checkpoint or safetensors file, Hugging Face, DeepSpeed or output folder, or https:// address",
+        metavar="PATH",
+    )
     model_key: str = option(DEFAULT_KEY, "where the weights lie in a checkpoint file")
     pretrained_clip: tuple[int, int] | None = option(
         None,
@@ -63,7 +59,7 @@ class StartConfig(Options):
 class Weights:
     """Tensors by name, and the metadata of the file (empty if missing)."""
 
-    tensors: dict[str, torch.Tensor]
+    tensors: Tensors
     kind: str
     args: dict[str, Any] = field(default_factory=dict)  # options of the training run
     class_names: list[str] = field(default_factory=list)
@@ -71,168 +67,159 @@ class Weights:
 
 
 def read_weights(path: str | Path, *, model_key: str = DEFAULT_KEY, trust: bool = False) -> Weights:
-    """Read a `.pth` or `.safetensors` file, or a Hugging Face or DeepSpeed folder; tensors in host memory.
+    """Read the weights of a file, a folder or an address; tensors in host memory.
 
     Args:
-        model_key: keys of a `.pth` file, separated by `|`; the first one present holds the weights. A file without
-            any of them must be a state dict itself.
+        path: a `.pth` or `.safetensors` file; a folder of Hugging Face's libraries or of DeepSpeed; the output folder
+            of a run, whose newest whole checkpoint is read; or an address, which is fetched into a cache.
+        model_key: keys of a `.pth` file, separated by `|`; the first one present holds the weights. Without any of
+            them the file is a state dict itself or, by default, has one entry that is. Else the prefix of the names of
+            tensors to take.
         trust: also unpickle objects, which can run any code (`--trust_checkpoint`).
 
     Raises:
         CheckpointError: missing, damaged, unknown format, no weights, weights that are NaN or Inf, or contains other
             objects without `trust`.
     """
-    weights = _read(Path(path), model_key=model_key, trust=trust)
+    weights = _read(path, model_key=model_key, trust=trust)
     if bad := find_nonfinite(weights.tensors):
         raise CheckpointError(f"{path}: {bad} is not finite (NaN or Inf): these weights are not usable")
     return weights
 
 
-def _read(path: Path, *, model_key: str, trust: bool) -> Weights:
-    if path.is_file() and path.suffix != ".safetensors" and not path.name.endswith("_model_states.pt"):
-        content = read_checkpoint(path, trust=trust)
-        return Weights(_select_state_dict(content, model_key, path), "torch file", **_metadata(content, path))
+def _read(path: str | Path, *, model_key: str, trust: bool) -> Weights:
+    path = fetch(str(path)) if is_address(path) else Path(path)
     if not path.exists():
-        raise CheckpointError(f"{path}: no such checkpoint file or folder")
-    if model_key != DEFAULT_KEY:
-        raise CheckpointError(
-            f"{path}: --model_key {model_key} is for .pth files; other formats hold a single state dict"
-        )
+        raise CheckpointError(f"{path}: {describe_missing(path)}")
+    if path.is_file() and path.name.endswith(".index.json"):
+        path = path.parent
+    if path.is_file() and not path.name.endswith("_model_states.pt"):
+        check_whole(path)
+        return _read_file(path, model_key, trust=trust)
+    weights = _read_folder(path, trust=trust)
+    if weights is not None:
+        return _with_prefix(weights, model_key, path)
+    newest = newest_weights(path)
+    if newest is None:
+        raise CheckpointError(f"{path}: no weights in it, neither of a run of this code nor of another{_hint(path)}")
+    logger.info("%s: its newest checkpoint is taken, %s", path, newest.name)
+    return _read_file(newest, model_key, trust=trust)
+
+
+def _read_file(path: Path, model_key: str, *, trust: bool) -> Weights:
     if path.suffix == ".safetensors":
-        tensors, facts = _read_safetensors(path)
-        return Weights(tensors, "safetensors file", **facts)
-    if (path / "config.json").is_file() and not any(path.glob("*_model_states.pt")):
-        return _read_huggingface(path, trust=trust)
-    tensors, stage, content = read_deepspeed(path, trust=trust)
-    return Weights(tensors, f"DeepSpeed folder (ZeRO {stage})", **_metadata(content, path))
+        tensors, facts = read_safetensors(path)
+        return _with_prefix(Weights(tensors, "safetensors file", **_metadata(facts, path)), model_key, path)
+    content = read_checkpoint(path, trust=trust)
+    tensors, key = _select_state_dict(content, model_key, path)
+    kind = f"torch file, {key}" if key else "torch file"
+    return Weights(tensors, kind, **_metadata(content, path))
 
 
-def _select_state_dict(content: Mapping[str, Any], model_key: str, path: Path) -> dict[str, torch.Tensor]:
-    asked = [key for key in model_key.split("|") if key in content]
-    for weights in [content[key] for key in asked] or [content]:
-        if isinstance(weights, Mapping):
-            tensors = {str(name): value for name, value in weights.items() if isinstance(value, torch.Tensor)}
-            if tensors:
-                return tensors
+def _read_folder(path: Path, *, trust: bool) -> Weights | None:
+    """Weights of another program's folder; None: it is none of these."""
+
+    def read_bin(file: Path) -> Tensors:
+        return _select_state_dict(read_checkpoint(file, trust=trust), DEFAULT_KEY, file)[0]
+
+    if path.is_file() or (path / "latest").is_file() or any(path.glob("*_model_states.pt")):
+        tensors, stage, content = read_deepspeed(path, trust=trust)
+        return Weights(tensors, f"DeepSpeed folder (ZeRO {stage})", **_metadata(content, path))
+    if (path / "config.json").is_file():
+        facts = read_facts(path)
+        facts["class_names"] = _without_placeholders(facts["class_names"])
+        return Weights(read_tensors(path, read_bin=read_bin), "Hugging Face folder", **facts)
+    if has_weights(path):
+        return Weights(read_tensors(path, read_bin=read_bin), "folder of weights without config.json")
+    return None
+
+
+def _hint(folder: Path) -> str:
+    """What to give in the place of a folder without weights in it."""
+    if any(folder.glob("*.distcp")):
+        return (
+            ". It is of torch.distributed.checkpoint: make a file of it with `python -m "
+            "torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE`"
+        )
+    files = sorted(file.name for pattern in ("*.pth", "*.pt", "*.ckpt", "*.bin") for file in folder.glob(pattern))
+    inner = sorted(f"{file.parent.relative_to(folder)}/" for file in folder.glob("**/config.json"))
+    inner += sorted({f"{file.parent.name}/" for file in folder.glob("*/*_states.pt")})
+    found = [*files, *inner]
+    return f"; give the path of one of these: {', '.join(found[:8])}" if found else ""
+
+
+def _entries(content: Mapping[str, Any], depth: int = 2, above: str = "") -> Iterator[tuple[str, Tensors]]:
+    """The state dicts in a file's content by their keys, those inside another entry as `key.key`."""
+    for key, value in content.items():
+        if not isinstance(value, Mapping) or _NO_WEIGHTS.search(str(key)):
+            continue
+        if tensors := _tensors_of(value):
+            yield f"{above}{key}", tensors
+        elif depth > 1:
+            yield from _entries(value, depth - 1, f"{above}{key}.")
+
+
+def _tensors_of(content: Mapping[str, Any]) -> Tensors:
+    return {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
+
+
+def _select_state_dict(content: Mapping[str, Any], model_key: str, path: Path) -> tuple[Tensors, str]:
+    """The tensors that `--model_key` asks for, and the key they lie under if it is not among its default ones."""
+    entries, own = dict(_entries(content)), _tensors_of(content)
+    asked = model_key.split("|")
+    for key in asked:
+        if key in entries:
+            return entries[key], "" if key in DEFAULT_KEY.split("|") else f"key {key}"
+    if model_key == DEFAULT_KEY:
+        if own:
+            return own, ""
+        main = [key for key in entries if not _COPIES.search(key)] if len(entries) > 1 else list(entries)
+        if len(main) == 1:
+            return entries[main[0]], f"key {main[0]}"
+        if entries:
+            raise CheckpointError(f"{path}: several state dicts ({', '.join(entries)}): choose with --model_key KEY")
+    for key, tensors in ((key, tensors) for key in asked for tensors in (own, *entries.values())):
+        if inner := _behind(tensors, key):
+            return inner, f"names behind {key}"
     keys = ", ".join(map(str, list(content)[:12]))
     raise CheckpointError(f"{path}: no weights under the key {model_key}: its keys are {keys}")
+
+
+def _behind(tensors: Mapping[str, torch.Tensor], prefix: str) -> Tensors:
+    start = f"{prefix.removesuffix('.')}."
+    return {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
+
+
+def _with_prefix(weights: Weights, model_key: str, path: Path) -> Weights:
+    """Of a format that holds a single state dict, the tensors whose names have the prefix that `--model_key` says."""
+    if model_key == DEFAULT_KEY:
+        return weights
+    for key in model_key.split("|"):
+        if tensors := _behind(weights.tensors, key):
+            return replace(weights, tensors=tensors)
+    raise CheckpointError(
+        f"{path}: --model_key {model_key} is for .pth files, or the prefix of names; none of its tensors has that"
+    )
 
 
 def _metadata(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
     args = content.get("args")
     args = args if isinstance(args, Mapping) else getattr(args, "__dict__", {})
-    names = content.get("class_names") or []
+    names = content.get("class_names") or _mmengine_classes(content.get("meta")) or []
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         raise CheckpointError(f"{path}: its class_names are not a list of texts")
     licence = content.get("licence") or args.get("licence") or ""  # of what the run started from
     return {"args": dict(args), "class_names": _without_placeholders(names), "licence": str(licence)}
 
 
+def _mmengine_classes(meta: Any) -> Any:
+    """Class names that OpenMMLab's programs save."""
+    meta = meta if isinstance(meta, Mapping) else {}
+    inner = meta.get("dataset_meta")
+    return meta.get("CLASSES") or (inner.get("classes") if isinstance(inner, Mapping) else None)
+
+
 def _without_placeholders(names: Sequence[str]) -> list[str]:
     """No names where they only count: 0, 1, ... of our runs without class names, LABEL_0, ... of transformers."""
     counts = any(list(names) == [f"{word}{label}" for label in range(len(names))] for word in ("", "LABEL_"))
     return [] if counts else list(names)
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Tensors and metadata of a safetensors file."""
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
-    if not os.access(path, os.R_OK):
-        raise CheckpointError(f"{path}: not readable by this user")
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
-            header = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: cannot be read as safetensors: {error}") from error
-    if not tensors:
-        raise CheckpointError(f"{path}: holds no tensors")
-    facts: dict[str, Any] = {"licence": header.get("licence", "")}
-    for name in ("args", "class_names"):
-        try:
-            facts[name] = json.loads(header.get(name, "null"))
-        except json.JSONDecodeError:
-            logger.warning("%s: ignoring %s in its header: not JSON", path, name)
-    return tensors, _metadata(facts, path)
-
-
-def _read_huggingface(folder: Path, *, trust: bool) -> Weights:
-    """A folder with `config.json` and `model.safetensors` (possibly sharded) or `pytorch_model.bin`."""
-    config = _read_json(folder / "config.json")
-    _check_config(config, folder / "config.json")
-    return Weights(
-        _read_huggingface_tensors(folder, trust=trust),
-        "Hugging Face folder",
-        args={ours: _single_size(config[theirs], folder) for theirs, ours in _CONFIG_ARGS.items() if theirs in config},
-        class_names=_class_names(config.get("id2label") or {}, folder),
-        licence=_licence(folder / "README.md"),
-    )
-
-
-def _read_huggingface_tensors(folder: Path, *, trust: bool) -> dict[str, torch.Tensor]:
-    if (folder / "model.safetensors").is_file():
-        return _read_safetensors(folder / "model.safetensors")[0]
-    if (folder / "model.safetensors.index.json").is_file():
-        parts = _read_json(folder / "model.safetensors.index.json").get("weight_map", {})
-        tensors: dict[str, torch.Tensor] = {}
-        for file in sorted(set(parts.values())):
-            tensors |= _read_safetensors(folder / file)[0]
-        if missing := [name for name in parts if name not in tensors]:
-            raise CheckpointError(
-                f"{folder}: {len(missing)} tensors of its index are missing in the shards, first {missing[0]}"
-            )
-        return tensors
-    if (folder / "pytorch_model.bin").is_file():
-        return _select_state_dict(read_checkpoint(folder / "pytorch_model.bin", trust=trust), DEFAULT_KEY, folder)
-    raise CheckpointError(f"{folder}: has config.json, but neither model.safetensors nor pytorch_model.bin")
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:  # ValueError: invalid JSON or UTF-8
-        raise CheckpointError(f"{file}: cannot be read ({error})") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{file}: cannot be read (it holds a {type(content).__name__}, not an object)")
-    return content
-
-
-def _check_config(config: Mapping[str, Any], file: Path) -> None:
-    """Raise CheckpointError if the architecture differs from ours."""
-    activation, epsilon = config.get("hidden_act", "gelu"), config.get("layer_norm_eps", 1e-12)
-    if activation != "gelu":
-        raise CheckpointError(f"{file}: hidden_act {activation}: only gelu is supported")
-    if not isinstance(epsilon, int | float) or epsilon > MAX_NORM_EPS:
-        raise CheckpointError(f"{file}: layer_norm_eps {epsilon}: only 1e-6 is supported, the results would differ")
-
-
-def _single_size(value: Any, folder: Path) -> Any:
-    """A size given per side as one number: clips are square."""
-    if not isinstance(value, list):
-        return value
-    if len(set(value)) != 1:
-        raise CheckpointError(f"{folder / 'config.json'}: image_size {value}: clips must be square")
-    return value[0]
-
-
-def _class_names(id2label: Any, folder: Path) -> list[str]:
-    """Class names by label; empty for placeholders."""
-    try:
-        names = [str(id2label[str(label)]) for label in range(len(id2label))]
-    except (TypeError, KeyError) as error:
-        raise CheckpointError(f"{folder / 'config.json'}: id2label does not name labels 0, 1, 2, ...") from error
-    return _without_placeholders(names)
-
-
-def _licence(card: Path) -> str:
-    """`license_name` or `license` of a model card's header."""
-    if not card.is_file():
-        return ""
-    found = _LICENCE.findall(card.read_text(encoding="utf-8", errors="replace").partition("\n---")[0])
-    if not found:
-        return ""
-    try:
-        return str(json.loads(found[-1]))  # license_name is quoted
-    except json.JSONDecodeError:
-        return found[-1].strip("\"'")

@@ -213,3 +213,128 @@ def test_objects_are_read_only_on_trust(legacy, tmp_path, caplog):
     assert not target.exists()
     read_weights(path, trust=True)
     assert target.exists()
+
+
+OTHER = {name: value + 1 for name, value in STATE.items()}
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        ({"state_dict": STATE, "optimizer_states": [{"a": torch.ones(1)}], "epoch": 3}, "key state_dict"),  # Lightning
+        ({"meta": {"epoch": 3}, "state_dict": STATE, "optimizer": {"state": {}, "x": torch.ones(1)}}, "key state_dict"),
+        ({"net": STATE, "net_ema": OTHER}, "key net"),
+        ({"model": {"state_dict": STATE}, "step": 1}, "key model.state_dict"),
+        ({"student": STATE, "teacher": OTHER, "scaler": {"scale": torch.ones(1)}}, "key student"),
+    ],
+    ids=["Lightning", "mmaction", "average", "nested", "teacher"],
+)
+def test_files_of_other_programs(content, kind, tmp_path):
+    weights = read_weights(save(tmp_path / "a.ckpt", **content))
+    assert same(weights.tensors, STATE) and weights.kind == f"torch file, {kind}"
+
+
+def test_names_of_classes_of_openmmlab(tmp_path):
+    for meta in ({"CLASSES": ("a", "b")}, {"dataset_meta": {"classes": ["a", "b"]}}):
+        assert read_weights(save(tmp_path / "a.pth", meta=meta, state_dict=STATE)).class_names == ["a", "b"]
+
+
+def test_one_of_several_networks(tmp_path):
+    path = save(tmp_path / "a.pth", encoder=STATE, predictor=OTHER)
+    with pytest.raises(CheckpointError, match=r"several state dicts \(encoder, predictor\): choose with --model_key"):
+        read_weights(path)
+    assert same(read_weights(path, model_key="predictor").tensors, OTHER)
+    flat = {f"{prefix}.{name}": value for prefix, s in (("a", STATE), ("b.c", OTHER)) for name, value in s.items()}
+    for file in (save(tmp_path / "flat.pth", **flat), save(tmp_path / "flat2.pth", model=flat)):
+        assert same(read_weights(file, model_key="b.c").tensors, OTHER)
+    save_file(flat, tmp_path / "flat.safetensors")
+    weights = read_weights(tmp_path / "flat.safetensors", model_key="b.c.")
+    assert same(dict(sorted(weights.tensors.items())), dict(sorted(OTHER.items())))
+
+
+PARTS = [{"encoder.a": STATE["encoder.a"]}, {"decoder.b": STATE["decoder.b"]}]
+
+
+@pytest.mark.parametrize("config", [True, False])
+@pytest.mark.parametrize("index", [True, False])
+@pytest.mark.parametrize(
+    ("stem", "ending", "write"), [("model", "safetensors", save_file), ("pytorch_model", "bin", torch.save)]
+)
+def test_weights_in_parts(config, index, stem, ending, write, tmp_path):
+    names = [f"{stem}-0000{i}-of-00002.{ending}" for i in (1, 2)]
+    for name, part in zip(names, PARTS, strict=True):
+        write(part, tmp_path / name)
+    if config:
+        (tmp_path / "config.json").write_text("{}")
+    if index:
+        parts = {name: file for file, part in zip(names, PARTS, strict=True) for name in part}
+        (tmp_path / f"{stem}.{ending}.index.json").write_text(json.dumps({"weight_map": parts}))
+        assert read_weights(tmp_path / f"{stem}.{ending}.index.json").tensors.keys() == STATE.keys()
+    found = read_weights(tmp_path).tensors
+    assert found.keys() == STATE.keys() and all(torch.equal(found[name], STATE[name]) for name in found)
+    with pytest.raises(CheckpointError, match=r"part 1 of 2 of the weights: give their folder"):
+        read_weights(tmp_path / names[0])
+    (tmp_path / names[1]).unlink()
+    with pytest.raises(CheckpointError, match=f"1 of 2 parts of the weights are there|{names[1]}: no such file"):
+        read_weights(tmp_path)
+
+
+def test_an_index_that_leaves_the_folder(tmp_path):
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../a.safetensors"}}))
+    save_file(STATE, tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match=r"names '\.\./a\.safetensors', outside the folder"):
+        read_weights(tmp_path)
+
+
+def test_another_network_s_configuration(tmp_path):
+    folder = huggingface_folder(tmp_path / "hf", files={"model.safetensors": STATE}, names={})
+    (folder / "config.json").write_text(json.dumps({"model_type": "vivit"}))
+    with pytest.raises(CheckpointError, match="model_type vivit: another network"):
+        read_weights(folder)
+
+
+def test_configuration_of_videomae_v2(tmp_path, caplog):
+    """A class of its own on the hub: sizes in `model_config`, and a processor of other means is said."""
+    folder = huggingface_folder(tmp_path / "hf", files={"model.safetensors": STATE}, names={})
+    sizes = {"img_size": 224, "all_frames": 16, "tubelet_size": 2, "num_heads": 12, "use_mean_pooling": True}
+    (folder / "config.json").write_text(json.dumps({"model_type": "VideoMAEv2_Base", "model_config": sizes}))
+    processor = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.229, 0.224, 0.225], "size": {"shortest_edge": 256}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    assert read_weights(folder).args == {
+        "num_frames": 16,
+        "input_size": 224,
+        "tubelet_size": 2,
+        "num_attention_heads": 12,
+        "short_side_size": 256,
+    }
+    assert "image_mean [0.5, 0.5, 0.5], but clips are normalised with ImageNet's" in caplog.text
+    assert "image_std" not in caplog.text
+
+
+def test_an_output_folder_is_its_newest_checkpoint(tmp_path, caplog):
+    caplog.set_level("INFO")
+    for name, state in (("checkpoint-9.pth", OTHER), ("checkpoint-10.pth", STATE), ("checkpoint-best.pth", OTHER)):
+        save(tmp_path / name, model=state)
+    (tmp_path / "checkpoint-11.pth").write_bytes(b"cut off")
+    assert same(read_weights(tmp_path).tensors, STATE)
+    assert f"{tmp_path}: its newest checkpoint is taken, checkpoint-10.pth" in caplog.text
+    there = r"checkpoint-9\.pth, checkpoint-10\.pth, checkpoint-11\.pth, checkpoint-best\.pth"
+    with pytest.raises(
+        CheckpointError, match=rf"checkpoint-199\.pth: no such checkpoint file or folder; in .* are {there}"
+    ):
+        read_weights(tmp_path / "checkpoint-199.pth")
+    for name in ("checkpoint-9.pth", "checkpoint-10.pth", "checkpoint-11.pth"):
+        (tmp_path / name).unlink()
+    assert same(read_weights(tmp_path).tensors, OTHER)
+
+
+def test_folders_of_folders(tmp_path):
+    (tmp_path / "checkpoint-500").mkdir()
+    (tmp_path / "checkpoint-500" / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="give the path of one of these: checkpoint-500/"):
+        read_weights(tmp_path)
+    (tmp_path / "__0_0.distcp").touch()
+    with pytest.raises(CheckpointError, match="dcp_to_torch"):
+        read_weights(tmp_path)
+    with pytest.raises(CheckpointError, match=r"there is no folder .*absent either"):
+        read_weights(tmp_path / "absent" / "a.pth")

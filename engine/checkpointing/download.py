@@ -1,0 +1,112 @@
+"""Fetch weights from an address into a cache, once, and verify the file by its hash at every later use."""
+
+import hashlib
+import http.client
+import logging
+import os
+import re
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import CheckpointError
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT = 30.0  # seconds without a byte
+_CHUNK = 1 << 20
+_HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.[^.]*$")  # torch.hub's: name-DIGITS.pth
+
+
+def is_address(path: object) -> bool:
+    """Whether this is an address, not a path."""
+    return re.match(r"https?:/", str(path)) is not None
+
+
+def fetch(address: str) -> Path:
+    """The file of an address, from the cache or downloaded into it.
+
+    The cache is torch.hub's folder, with a folder for each address: many files are called `checkpoint.pth`. The
+    SHA-256 of the file is stored beside it, said in the log, and compared at every use. It is also compared with the
+    fragment `#sha256=...` of the address, and with the digits in a name such as `name-1a2b3c4d.pth`.
+
+    Raises:
+        CheckpointError: not reachable, no file but a page, cut off, or of another hash.
+    """
+    address, _, fragment = address.partition("#")
+    address = re.sub(r"^(https?):/+", r"\1://", address)  # a path object merges the slashes
+    name = Path(urllib.parse.unquote(urllib.parse.urlsplit(address).path)).name or "weights"
+    key = hashlib.sha256(address.encode()).hexdigest()[:16]
+    file = Path(torch.hub.get_dir()) / "checkpoints" / "sigma" / key / name
+    record = file.with_name(f"{name}.sha256")
+    try:
+        if file.is_file() and record.is_file():
+            digest = _digest(file)
+            if digest != record.read_text(encoding="ascii", errors="replace").strip():
+                raise CheckpointError(f"{file}: differs from what was downloaded from {address}: remove it")
+        else:
+            digest = _download(address, file)
+            record.write_text(digest + "\n", encoding="ascii")
+    except OSError as error:
+        raise CheckpointError(f"{address}: cannot be kept in {file.parent} ({error.strerror or error})") from error
+    _check_digest(address, fragment, name, digest, file)
+    logger.info("%s: %s, SHA-256 %s", address, file, digest)
+    return file
+
+
+def _check_digest(address: str, fragment: str, name: str, digest: str, file: Path) -> None:
+    in_name = _HASH_IN_NAME.search(name)
+    wanted = fragment.removeprefix("sha256=").lower() if fragment else in_name[1] if in_name else ""
+    if not digest.startswith(wanted):
+        file.unlink(missing_ok=True)
+        raise CheckpointError(f"{address}: the file's SHA-256 is {digest}, not {wanted}: another file; removed")
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _download(address: str, file: Path) -> str:
+    """Write the file whole or not at all; returns its SHA-256."""
+    logger.info("%s: downloading to %s", address, file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f"{file.name}.{os.getpid()}.part")
+    request = urllib.request.Request(address, headers={"User-Agent": "sigma-video"})
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as response, part.open("wb") as stream:
+            _check_kind(address, response)
+            digest, size = hashlib.sha256(), 0
+            while chunk := response.read(_CHUNK):
+                stream.write(chunk)
+                digest.update(chunk)
+                size += len(chunk)
+        expected = response.headers.get("Content-Length")
+        if expected is not None and size != int(expected):
+            raise CheckpointError(f"{address}: cut off after {size} of {expected} bytes; try again")
+        os.replace(part, file)
+    except urllib.error.HTTPError as error:
+        raise CheckpointError(f"{address}: the server answers {error.code} {error.reason}") from error
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ValueError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        reason = getattr(error, "reason", error)
+        raise CheckpointError(
+            f"{address}: cannot be fetched ({reason}). Get the file on a machine with a network and give its path"
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+    return digest.hexdigest()
+
+
+def _check_kind(address: str, response: Any) -> None:
+    kind = response.headers.get_content_type()
+    if kind in ("text/html", "application/xhtml+xml"):
+        raise CheckpointError(
+            f"{address}: is a page, no file of weights: give the address of the download itself (on huggingface.co and "
+            "github.com /resolve/ or /raw/ in the place of /blob/)"
+        )

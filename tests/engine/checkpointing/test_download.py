@@ -1,0 +1,115 @@
+"""Weights from an address: fetched once into a cache, verified, and refused when they are something else."""
+
+import functools
+import hashlib
+import http.server
+import threading
+
+import pytest
+import torch
+from runs import same
+
+from engine.checkpointing.download import fetch
+from engine.checkpointing.read_weights import read_weights
+from engine.errors import CheckpointError
+
+STATE = {"blocks.0.a": torch.arange(6.0)}
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """A folder over HTTP; `cut.pth` ends before its announced length, `page` is HTML."""
+
+    requests: list[str] = []  # noqa: RUF012  # of all requests, which are instances
+
+    def do_GET(self):
+        self.requests.append(self.path)
+        if self.path.endswith("cut.pth"):
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            self.wfile.write(b"x" * 10)
+        elif self.path.endswith("page"):
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.end_headers()
+            self.wfile.write(b"<html>")
+        else:
+            super().do_GET()
+
+    def log_message(self, *args):
+        """Quiet."""
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """Address of a folder, and that folder; torch.hub's cache is a new one."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    folder = tmp_path / "served"
+    (folder / "other").mkdir(parents=True)
+    torch.save({"model": STATE}, folder / "checkpoint.pth")
+    torch.save({"model": {"blocks.0.a": torch.zeros(6)}}, folder / "other" / "checkpoint.pth")
+    Handler.requests.clear()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder))) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{httpd.server_port}", folder
+        httpd.shutdown()
+
+
+def test_fetched_once_and_verified(server, caplog):
+    caplog.set_level("INFO")
+    address, folder = server
+    digest = hashlib.sha256((folder / "checkpoint.pth").read_bytes()).hexdigest()
+    for _ in range(2):
+        assert same(read_weights(f"{address}/checkpoint.pth").tensors, STATE)
+    assert Handler.requests == ["/checkpoint.pth"] and f"SHA-256 {digest}" in caplog.text
+    # the same name at another place is another file
+    assert not same(read_weights(f"{address}/other/checkpoint.pth").tensors, STATE)
+    # as a path object would write it
+    assert fetch(f"{address}/checkpoint.pth".replace("://", ":/")) == fetch(f"{address}/checkpoint.pth")
+    file = fetch(f"{address}/checkpoint.pth")
+    file.write_bytes(file.read_bytes() + b"x")
+    with pytest.raises(CheckpointError, match="differs from what was downloaded"):
+        read_weights(f"{address}/checkpoint.pth")
+
+
+def test_known_digests_are_compared(server):
+    address, folder = server
+    content = (folder / "checkpoint.pth").read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    (folder / f"a-{digest[:8]}.pth").write_bytes(content)
+    (folder / "a-01234567.pth").write_bytes(content)
+    assert same(read_weights(f"{address}/a-{digest[:8]}.pth").tensors, STATE)
+    assert same(read_weights(f"{address}/checkpoint.pth#sha256={digest}").tensors, STATE)
+    for wrong in ("a-01234567.pth", f"checkpoint.pth#sha256={'0' * 64}"):
+        with pytest.raises(CheckpointError, match=f"SHA-256 is {digest}, not 0.*: another file; removed"):
+            read_weights(f"{address}/{wrong}")
+        assert not fetch_is_cached(folder)
+
+
+def fetch_is_cached(folder):
+    return [file for file in (folder.parent / "cache").rglob("*01234567.pth") if file.is_file()]
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("absent.pth", "the server answers 404"),
+        ("page", "is a page, no file of weights"),
+        ("cut.pth", "cut off after 10 of 1000 bytes|cannot be fetched"),
+    ],
+)
+def test_what_is_no_file_is_said_and_not_kept(path, words, server):
+    address, folder = server
+    with pytest.raises(CheckpointError, match=words):
+        read_weights(f"{address}/{path}")
+    assert not [file for file in (folder.parent / "cache").rglob("*") if file.is_file()]
+
+
+def test_without_a_network(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(CheckpointError, match=r"http://127\.0\.0\.1:9/x\.pth: cannot be fetched .*give its path"):
+        read_weights("http://127.0.0.1:9/x.pth")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "file"))
+    with pytest.raises(CheckpointError, match="cannot be kept in"):
+        read_weights("http://127.0.0.1:9/x.pth")
