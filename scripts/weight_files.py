@@ -20,7 +20,7 @@ from models.classifier import Classifier
 from models.sigma import Sigma
 from models.weights.export import export_onnx, export_torch
 from models.weights.huggingface import from_huggingface, to_huggingface
-from models.weights.huggingface_config import huggingface_config, preprocessor_config
+from models.weights.huggingface_config import huggingface_config, preprocessor_config, video_preprocessor_config
 from models.weights.load import native_state, weights_hash
 from models.weights.model_card import model_card
 from models.weights.rebuild import rebuild
@@ -88,9 +88,12 @@ def write_huggingface(content: Content, folder: Path) -> dict[str, torch.Tensor]
     model = build(content)
     tensors = to_huggingface(content.state)
     dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
+    side = content.args.get("short_side_size")
+    short_side = side if isinstance(side, int) else None
     configs = {
         "config.json": huggingface_config(model, class_names=content.class_names, dtype=dtype),
-        "preprocessor_config.json": preprocessor_config(model),
+        "preprocessor_config.json": preprocessor_config(model, short_side=short_side),
+        "video_preprocessor_config.json": video_preprocessor_config(model, short_side=short_side),
     }
     names, args, licence = content.class_names, content.args, content.licence
     card = model_card(model, name=folder.name, class_names=names, args=args, licence=licence)

@@ -26,7 +26,14 @@ from scripts import weight_files
 SCRIPT = "scripts/convert_checkpoint.py"
 GOLDEN = ROOT / "tests" / "golden"
 ENDINGS = {"sigma": ".pth", "hf": "", "safetensors": ".safetensors", "deepspeed-consolidated": ".pth"}
-ARGS = {"model": "vit_mini_patch8_32", "num_frames": 4, "input_size": 32, "tubelet_size": 2, "lr": 1e-3}
+ARGS = {
+    "model": "vit_mini_patch8_32",
+    "num_frames": 4,
+    "input_size": 32,
+    "tubelet_size": 2,
+    "lr": 1e-3,
+    "short_side_size": 40,
+}
 NAMES = ["walk", "run", "jump"]
 CLIP = torch.randn(2, 3, 4, 32, 32, generator=torch.Generator().manual_seed(1)) * 1.5
 MASK = (torch.arange(32) % 8 > 1).expand(2, -1)
@@ -148,8 +155,11 @@ def test_folder_for_transformers(tmp_path):
     source, out = source_of(model, tmp_path), tmp_path / "folder"
     converted(source, out, "hf", "--licence", "CC-BY-NC-4.0")
     assert {file.name for file in out.iterdir()} == {
-        *("config.json", "model.safetensors", "preprocessor_config.json", "README.md")
+        *("config.json", "model.safetensors", "preprocessor_config.json", "video_preprocessor_config.json", "README.md")
     }
+    for name in ("preprocessor_config.json", "video_preprocessor_config.json"):
+        assert json.loads((out / name).read_text())["size"] == {"shortest_edge": 40}, name
+    assert read_weights(out).args["short_side_size"] == 40
     assert all(stat.S_IMODE(file.stat().st_mode) == stat.S_IMODE(source.stat().st_mode) for file in out.iterdir())
     loaded, report = VideoMAEForVideoClassification.from_pretrained(out, output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]

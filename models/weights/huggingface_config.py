@@ -93,14 +93,32 @@ def _check_holdable(model: Classifier | Sigma) -> None:
         )
 
 
-def preprocessor_config(model: Classifier | Sigma) -> dict[str, Any]:
-    """Content of preprocessor_config.json: frames in 0..255 to what the model takes."""
+def preprocessor_config(model: Classifier | Sigma, *, short_side: int | None = None) -> dict[str, Any]:
+    """Content of preprocessor_config.json: frames in 0..255 to what the model takes.
+
+    Args:
+        short_side: of the resized frames before the centre crop (`--short_side_size`); default: the clip's size, which
+            it must not be below.
+    """
+    return {"image_processor_type": "VideoMAEImageProcessor", **_processing(model, short_side)}
+
+
+def video_preprocessor_config(model: Classifier | Sigma, *, short_side: int | None = None) -> dict[str, Any]:
+    """Content of video_preprocessor_config.json, for AutoVideoProcessor and pipelines of transformers 5: the same."""
+    return {
+        "video_processor_type": "VideoMAEVideoProcessor",
+        "do_convert_rgb": True,
+        "do_sample_frames": False,
+        **_processing(model, short_side),
+    }
+
+
+def _processing(model: Classifier | Sigma, short_side: int | None) -> dict[str, Any]:
     encoder = model if isinstance(model, Classifier) else model.encoder
     size = encoder.clip_shape[-1]
     return {
-        "image_processor_type": "VideoMAEImageProcessor",
         "do_resize": True,
-        "size": {"shortest_edge": size},
+        "size": {"shortest_edge": max(size, short_side or 0)},
         "resample": 2,  # bilinear
         "do_center_crop": True,
         "crop_size": {"height": size, "width": size},

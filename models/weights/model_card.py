@@ -48,7 +48,7 @@ def model_card(
         _description(model, kind),
         "## Data and recipe\n\n" + _recipe(args or {}),
         "## Results\n\n" + _results(metrics or {}),
-        "## How to load\n\n" + _loading(kind),
+        "## How to load\n\n" + _loading(model, kind) + (_pipeline(model, args or {}) if kind == CLASSIFIER else ""),
         "## What comes out\n\n" + _outputs(model, kind),
         "## Licence\n\n" + terms,
     ]
@@ -109,11 +109,16 @@ def _results(metrics: Mapping[str, float]) -> str:
     return "| metric | value |\n|---|---|\n" + "\n".join(f"| {name} | {value:g} |" for name, value in metrics.items())
 
 
-def _loading(kind: str) -> str:
-    epsilon = {
+def _pools(model: Classifier | Sigma) -> bool:
+    return isinstance(model, Classifier) and model.fc_norm is not None
+
+
+def _loading(model: Classifier | Sigma, kind: str) -> str:
+    norms = {
         CLASSIFIER: "model.fc_norm.eps = 1e-6  # transformers has 1e-5 here, the weights were made with 1e-6",
         PRETRAINING: "model.decoder.norm.eps = 1e-6  # transformers has 1e-5 here, the weights were made with 1e-6",
-    }.get(kind, "")
+    }
+    epsilon = norms.get(kind, "") if kind != CLASSIFIER or _pools(model) else ""
     code = [
         f"from transformers import VideoMAEImageProcessor, {kind}",
         "",
@@ -135,6 +140,38 @@ def _loading(kind: str) -> str:
     return text
 
 
+def _pipeline(model: Classifier | Sigma, args: Mapping[str, Any]) -> str:
+    """Use in transformers 5 without a model class: the pipeline, and the processor of videos."""
+    encoder = model if isinstance(model, Classifier) else model.encoder
+    frames, stride = encoder.clip_shape[1], args.get("sampling_rate")
+    code = [
+        "import numpy as np",
+        "from transformers import AutoVideoProcessor, pipeline",
+        "",
+        'classify = pipeline("video-classification", model="THIS_FOLDER")',
+        *(["classify.model.fc_norm.eps = 1e-6"] if _pools(model) else []),
+        f"frames = np.stack(list_of_frames)  # ({frames}, height, width, 3) of a clip, 0..255, in RGB order",
+        "answers = classify(frames)  # a list of label and score",
+        "",
+        'processor = AutoVideoProcessor.from_pretrained("THIS_FOLDER")',
+        'inputs = processor(frames, return_tensors="pt")  # the same numbers as above',
+    ]
+    text = "\n\nIn transformers 5 also:\n\n```python\n" + "\n".join(code) + "\n```\n\n"
+    text += (
+        f"Given more frames, a path or an address, the pipeline takes {frames} frames spread evenly over the whole "
+        "video; paths and addresses need `pip install torchcodec`."
+    )
+    if isinstance(stride, int) and stride > 1:
+        text += (
+            f" These weights were trained on frames that are {stride} apart: for the same results choose such frames."
+        )
+    return (
+        text + " Where transformers says `Could not import module 'VideoMAEImageProcessor'`, torchvision does not fit "
+        "torch (`python -c 'import torchvision'` shows it): install matching builds, or `import sigma_video.compat` of "
+        "the project that made these weights, before or after transformers."
+    )
+
+
 def _outputs(model: Classifier | Sigma, kind: str) -> str:
     encoder = model if isinstance(model, Classifier) else model.encoder
     tokens = f"(B, {encoder.num_tokens}, {encoder.embed_dim})"
@@ -142,7 +179,7 @@ def _outputs(model: Classifier | Sigma, kind: str) -> str:
         "VideoMAE has no CLS token. Token 0 is the first tubelet, top left in the first frames, and no summary.",
         f"- `VideoMAEModel(...).last_hidden_state`: {tokens}, the tokens in the order time, row, column",
     ]
-    if isinstance(model, Classifier) and model.fc_norm is not None:
+    if _pools(model):
         lines[-1] += ", before any final norm."
         lines.append(
             f"- `forward_features(clip)` of this project: (B, {encoder.embed_dim}), the mean over all tokens, then "

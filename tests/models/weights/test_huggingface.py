@@ -1,12 +1,19 @@
 """Between our names and transformers' VideoMAE: the same numbers come out, in both directions."""
 
+import importlib.util
 import json
+import subprocess
+import sys
+import textwrap
 
 import pytest
 import torch
+import transformers
 from huggingface_hub import ModelCard
+from processes import ROOT
 from safetensors.torch import load_file, save_file
 from transformers import (
+    AutoVideoProcessor,
     VideoMAEConfig,
     VideoMAEForPreTraining,
     VideoMAEForVideoClassification,
@@ -22,7 +29,7 @@ from models.weights.huggingface import (
     is_huggingface,
     to_huggingface,
 )
-from models.weights.huggingface_config import huggingface_config, preprocessor_config
+from models.weights.huggingface_config import huggingface_config, preprocessor_config, video_preprocessor_config
 from models.weights.load import load_encoder, native_state
 from models.weights.model_card import model_card
 from models.weights.rebuild import rebuild
@@ -31,6 +38,10 @@ ARGS = {"num_frames": 4, "input_size": 32}
 SIZES = {  # width, heads, depth, decoder width, its heads
     "mini": (128, 4, 2, 64, 2),
     "small": (384, 6, 1, 192, 3),
+}
+PROCESSORS = {
+    "preprocessor_config.json": preprocessor_config,
+    "video_preprocessor_config.json": video_preprocessor_config,
 }
 EXACT = {"rtol": 0, "atol": 1e-5}
 
@@ -98,12 +109,13 @@ def swapped(clip_BCTHW):
     return clip_BCTHW.transpose(1, 2)  # transformers has frames before colours
 
 
-def export(model, folder, **facts):
+def export(model, folder, *, short_side=None, **facts):
     """What the converter writes, without the card."""
     folder.mkdir()
     save_file(to_huggingface(model.state_dict()), folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(huggingface_config(model, **facts)))
-    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor_config(model)))
+    for name, config in PROCESSORS.items():
+        (folder / name).write_text(json.dumps(config(model, short_side=short_side)))
     return folder
 
 
@@ -343,6 +355,20 @@ def test_processor(tmp_path):
     assert wide.shape == (1, 4, 3, 32, 32)
 
 
+@pytest.mark.parametrize(("short_side", "resized"), [(None, 32), (40, 40), (16, 32)])
+def test_frames_are_resized_as_in_our_test(short_side, resized, tmp_path):
+    """A ramp over the width: its middle 32 pixels of a frame whose short side is what --short_side_size says."""
+    folder = export(ours("classifier"), tmp_path / "hf", short_side=short_side)
+    ramp = torch.linspace(0, 255, 128).round().to(torch.uint8).expand(4, 3, 96, 128)
+    mean, std = IMAGENET_MEAN[0], IMAGENET_STD[0]
+    for processor in (VideoMAEImageProcessor.from_pretrained(folder), AutoVideoProcessor.from_pretrained(folder)):
+        values = processor(list(ramp.numpy()), return_tensors="pt").pixel_values
+        assert values.shape == (1, 4, 3, 32, 32)
+        row = (values[0, 0, 0, 16] * std + mean) * 255
+        slope = float(row[-1] - row[0]) / 31
+        assert slope == pytest.approx(255 / 127 * 96 / resized, rel=0.02)
+
+
 # ------------------------------------------------------------------------------------------------------ the model card
 
 
@@ -379,14 +405,20 @@ def test_card_with_a_licence_in_words():
     assert data.license == "other" and data.license_name == 'BSD: "Clear" text'
 
 
+def run_card(model, folder, block, frames):
+    """What the card's code leaves, run as it stands."""
+    code = model_card(model, name="mine").split("```python\n")[1 + block].split("```")[0]
+    scope = {"list_of_frames": frames}
+    exec(code.replace("THIS_FOLDER", str(folder)), scope)
+    return scope
+
+
 @pytest.mark.parametrize("kind", ["classifier", "pixel", "sigma"])
 @torch.no_grad()
 def test_code_of_the_card_runs(kind, tmp_path):
     model = ours(kind)
-    code = model_card(model, name="mine").split("```python\n")[1].split("```")[0]
     frames = [torch.full((3, 32, 32), i, dtype=torch.uint8).numpy() for i in range(4)]
-    scope = {"list_of_frames": frames}
-    exec(code.replace("THIS_FOLDER", str(export(model, tmp_path / "hf"))), scope)
+    scope = run_card(model, export(model, tmp_path / "hf"), 0, frames)
     values = scope["inputs"].pixel_values
     norm = {"classifier": "fc_norm", "pixel": "decoder.norm"}.get(kind)
     assert norm is None or scope["model"].get_submodule(norm).eps == 1e-6
@@ -397,3 +429,54 @@ def test_code_of_the_card_runs(kind, tmp_path):
     else:
         predicted = model(swapped(values), mask(1))["predicted"]
         torch.testing.assert_close(scope["model"](values, mask(1)).logits, predicted, **EXACT)
+
+
+needs_pipeline = pytest.mark.skipif(
+    int(transformers.__version__.partition(".")[0]) < 5, reason="the card says transformers 5"
+)
+FRAMES = list(torch.randint(256, (4, 48, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(2)).numpy())
+
+
+@needs_pipeline
+@pytest.mark.parametrize("pooled", [True, False])
+@torch.no_grad()
+def test_the_card_s_pipeline_gives_our_probabilities(pooled, tmp_path):
+    names = [f"class {i}" for i in range(5)]
+    model = ours("classifier", use_mean_pooling=pooled)
+    folder = export(model, tmp_path / "hf", class_names=names, short_side=40)
+    scope = run_card(model, folder, 1, FRAMES)
+    expected = model(swapped(scope["inputs"].pixel_values)).softmax(dim=-1)[0]
+    found = {answer["label"]: answer["score"] for answer in scope["answers"]}
+    assert sorted(found) == names and expected.std() > 0.01
+    torch.testing.assert_close(torch.tensor([found[name] for name in names]), expected, rtol=1e-4, atol=1e-5)
+    run_card(model, folder, 0, FRAMES)  # the first block, too, for a head on the first token
+
+
+@needs_pipeline
+@pytest.mark.skipif(importlib.util.find_spec("torchcodec") is None, reason="transformers reads files by torchcodec")
+@torch.no_grad()
+def test_the_pipeline_takes_a_file(data, tmp_path):
+    model = ours("classifier")
+    classify = transformers.pipeline("video-classification", model=str(export(model, tmp_path / "hf")))
+    scores = [answer["score"] for answer in classify(str(data.videos[0]))]
+    assert len(scores) == 5 and sum(scores) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_transformers_before_compat(tmp_path):
+    """Where torchvision cannot load beside a CPU build of torch, transformers' classes come once compat is there."""
+    folder = export(ours("classifier"), tmp_path / "hf")
+    code = f"""
+        import transformers
+        try:
+            transformers.VideoMAEImageProcessor
+        except (ImportError, RuntimeError) as error:
+            print("first:", error)
+        import sigma_video.compat
+        print(type(transformers.VideoMAEImageProcessor.from_pretrained({str(folder)!r})).__name__)
+        print(type(transformers.AutoVideoProcessor.from_pretrained({str(folder)!r})).__name__)
+        from models import create_model
+    """
+    finished = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.splitlines()[-2:] == ["VideoMAEImageProcessor", "VideoMAEVideoProcessor"]
