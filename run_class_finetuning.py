@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from datasets.catalogue import get_dataset_spec
-from datasets.classification import ViewConfig, build_datasets, build_loaders
+from datasets.classification import SHORT_SIDE, ViewConfig, build_datasets, build_loaders
 from datasets.decoding.open import describe_decoder
 from datasets.errors import DATA_ERRORS
 from datasets.lists.splits import LabelledData, LabelledListConfig, read_labelled
@@ -35,6 +35,8 @@ from engine.evaluation import Evaluator
 from engine.finetuning import ClassificationForward, FinetuneConfig
 from engine.monitoring.metrics import log_table
 from engine.optim import OptimConfig
+from engine.record import log_test_plan
+from engine.released_flags import FINETUNING_FLAGS
 from engine.resilience.preemption import exit_on_preemption
 from engine.resilience.watchdog import watchdog
 from engine.results import RESULTS, TestedOn, is_tested
@@ -46,50 +48,56 @@ from models.analysis.figures import clip_pictures
 from models.analysis.flops import classifier_flops
 from models.attention import describe_attention
 from models.classifier import Classifier, HeadConfig
-from models.registry import build_classifier
+from models.registry import MODEL_HELP, build_classifier, input_size_for
 from models.vit import EncoderConfig
 from models.weights.load import LoadReport, head_pools, load_encoder, native_state
-from sigma_video.options import OptionError, group, option, recorded
+from sigma_video.options import group, option, recorded
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuningConfig(TrainingConfig):
-    """Fine-tune, linearly probe or test a video classifier."""
+    """Fine-tune, linearly probe or test a video classifier. FINETUNE.md explains the flags."""
+
+    released = FINETUNING_FLAGS
 
     optim: OptimConfig = group(
         "optimization", batch_size=64, epochs=30, lr=1e-3, min_lr=1e-6, warmup_epochs=5, opt_betas=(0.9, 0.999)
     )
     checkpoint: CheckpointConfig = group("checkpoints", save_ckpt_freq=100)
     task: FinetuneConfig = group("task")
-    model: str = option("vit_base_patch16_224", "name of the model")
+    model: str = option("vit_base_patch16_224", MODEL_HELP, metavar="NAME")
     encoder: EncoderConfig = group("encoder", drop_path=0.1)
     head: HeadConfig = group("head")
     lists: LabelledListConfig = group("lists")
-    clip: ClipConfig = group("clip", num_sample=2)
-    views: ViewConfig = group("views")
+    clip: ClipConfig = group("clip", num_sample=2, input_size=None)  # None: see `completed`
+    views: ViewConfig = group("views", short_side_size=None)
     augmentation: AugmentConfig = group("augmentation")
     mixing: MixupConfig = group("mixing")
     loader: LoaderConfig = group("loading")
 
     def __post_init__(self) -> None:
-        if self.task.model_ema and self.run.zero_stage == 3:
-            raise OptionError(
-                "--model_ema averages whole weights, which no rank has in --zero_stage 3: choose stage 2, or leave it "
-                "out"
-            )
-        if self.views.short_side_size < self.clip.input_size:
-            raise OptionError(
-                f"--short_side_size {self.views.short_side_size} is smaller than --input_size {self.clip.input_size}: "
-                "a crop would not fit; choose at least as much"
-            )
-        batch, repeats = self.optim.batch_size, self.clip.num_sample
-        if self.mixing.is_on and not self.task.eval and batch * repeats % 2:
-            raise OptionError(
-                f"--batch_size {batch} x --num_sample {repeats} is odd, and clips are mixed in pairs: "
-                "choose an even --batch_size, or switch mixing off with --mixup 0 --cutmix 0"
-            )
+        self.views.check_size(self.clip.input_size)
+        if not self.task.eval:
+            self.mixing.check_batch(self.optim.batch_size, self.clip.num_sample)
+        self.task.check_run(zero_stage=self.run.zero_stage, weights=self.start.finetune or self.checkpoint.resume)
+
+    @classmethod
+    def completed(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """The values of all flags, with the sizes that the model's name says."""
+        size = input_size_for(values["model"], values["input_size"])
+        return {**values, "input_size": size, "short_side_size": values["short_side_size"] or max(size, SHORT_SIDE)}
+
+    def ignored(self) -> dict[str, str]:
+        found = super().ignored()
+        if (self.views.sampling or get_dataset_spec(self.lists.data_set).sampler) == "uniform":
+            found["sampling_rate"] = "uniform sampling takes its frames from the whole video"
+        return found
+
+    @property
+    def trains(self) -> bool:
+        return not self.task.eval
 
     def resolved(self) -> "FinetuningConfig":
         """The options with what they leave to the data set, and without the back end of a run that does not train."""
@@ -215,6 +223,7 @@ def load_for_test(
         )
         facts.licence = weights.licence
     facts.tested = {suffix: (str(path), key) for suffix, (_, key) in models.items()}
+    log_test_plan(config, world, task=config.task.describe(), model_name=config.model, tested=facts.tested)
     return {suffix: tested.to(world.device) for suffix, (tested, _) in models.items()}
 
 
@@ -293,6 +302,11 @@ def train(
         instruments=Instruments(
             flops_per_clip=classifier_flops(model),
             figure_fn=lambda batch, out: (clip_pictures(batch.clip, frame_step=config.encoder.tubelet_size), {}),
+            task={
+                "task": task.describe(),
+                "targets": f"{data.num_classes} classes, {config.mixing.describe()}",
+                "clips": config.augmentation.describe(),
+            },
             plan={
                 "attention": describe_attention(
                     stacks, device=world.device, dtype=AMP_DTYPES[config.run.amp_on(world.device)]

@@ -3,6 +3,7 @@
 import logging
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -35,6 +36,7 @@ from engine.monitoring.collapse import CollapseDetector
 from engine.monitoring.metrics import log_table
 from engine.optim import OptimConfig
 from engine.pretraining import PretrainingForward
+from engine.released_flags import PRETRAINING_FLAGS
 from engine.setup import (
     Instruments,
     TrainingSet,
@@ -52,8 +54,9 @@ from models.analysis.flops import pretraining_flops
 from models.attention import describe_attention
 from models.decoder import DecoderConfig
 from models.kernels.support import agree_on_kernels
+from models.methods import describe_method, method_name, uses_prototypes
 from models.objectives import ObjectiveConfig
-from models.registry import build_pretraining_model
+from models.registry import MODEL_HELP, build_pretraining_model, input_size_for
 from models.sigma import Sigma
 from models.sinkhorn.passes import describe_passes
 from models.targets import TARGETS, TargetConfig
@@ -67,22 +70,36 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainingConfig(TrainingConfig):
-    """Pre-train SIGMA (default) or VideoMAE (--target_type pixel)."""
+    """Pre-train SIGMA (default) or VideoMAE (--target_type pixel) on videos. PRETRAIN.md explains the flags."""
+
+    released = PRETRAINING_FLAGS
 
     optim: OptimConfig = group(
         "optimization", batch_size=16, epochs=800, lr=1.5e-4, min_lr=1e-5, warmup_epochs=40, opt_betas=(0.9, 0.95)
     )
     checkpoint: CheckpointConfig = group("checkpoints", save_ckpt_freq=50)
-    model: str = option("pretrain_videomae_base_patch16_224", "name of the model")
+    model: str = option("pretrain_videomae_base_patch16_224", MODEL_HELP, metavar="NAME")
     encoder: EncoderConfig = group("encoder", without=("drop", "attn_drop_rate"))
     decoder: DecoderConfig = group("decoder")
     targets: TargetConfig = group("targets")
     objective: ObjectiveConfig = group("objective")
     lists: PretrainListConfig = group("list")
-    clip: ClipConfig = group("clip", sampling_rate=2)
+    clip: ClipConfig = group("clip", sampling_rate=2, input_size=None)  # None: see `completed`
     augmentation: PretrainAugmentConfig = group("augmentation")
     masks: MaskConfig = group("mask")
     loader: LoaderConfig = group("loading")
+
+    @classmethod
+    def completed(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """The values of all flags, with the size that the model's name says."""
+        return {**values, "input_size": input_size_for(values["model"], values["input_size"])}
+
+    def ignored(self) -> dict[str, str]:
+        found, targets = super().ignored(), self.targets
+        if not uses_prototypes(targets, self.objective):
+            why = f"{method_name(targets, self.objective)} has no prototypes"
+            found |= dict.fromkeys(("num_prototypes", "sinkhorn_eps", "sinkhorn_iterations"), why)
+        return found
 
     def __post_init__(self) -> None:
         if self.decoder.decoder_depth < 1:
@@ -204,7 +221,7 @@ def plan_of(
     """Rows of the plan: what computes the networks and the assignments. Every rank must call it."""
     dtype = AMP_DTYPES[config.run.amp_on(world.device)]
     stacks: dict[str, tuple[nn.Module, int]] = {**model.stacks(num_masked)}
-    rows = {}
+    rows: dict[str, str] = {}
     if teacher is not None:
         stacks["teacher"] = teacher.network.blocks, teacher.num_frame_tokens
         rows["teacher"] = f"{config.targets.target_type} {config.targets.teacher}, {str(dtype).removeprefix('torch.')}"
@@ -280,6 +297,7 @@ def main(config: PretrainingConfig, world: World) -> None:
             described={"data": videos.describe(), "fingerprint": videos.fingerprint},
         ),
         instruments=Instruments(
+            task={"task": "pre-training", **describe_method(config.targets, config.objective)},
             flops_per_clip=pretraining_flops(
                 model, num_masked=dataset.num_masked, num_masks=masks.num_masks, teacher=teacher
             ),

@@ -6,6 +6,8 @@ The values are defaults: each of them but the name can be changed by a flag.
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from sigma_video.command_line import did_you_mean
+
 from .errors import AnnotationError
 
 Metric = Literal["top1", "mean_per_class", "mAP", "MAE", "mIoU"]
@@ -99,6 +101,15 @@ _ROWS = (
     DatasetSpec(name="custom", num_classes=None),
 )
 CATALOGUE = {row.name: row for row in _ROWS}
+_ALIASES = {  # what others call them
+    "K400": "Kinetics-400",
+    "Something-Something-V2": "SSV2",
+    "sthv2": "SSV2",
+    "SSv2": "SSV2",
+    "Diving48": "DIV48",
+    "FineGym99": "GYM99",
+    "image_folder": "custom",
+}
 
 
 def get_dataset_spec(name: str) -> DatasetSpec:
@@ -109,6 +120,7 @@ def get_dataset_spec(name: str) -> DatasetSpec:
     """
     if name not in CATALOGUE:
         raise AnnotationError(
-            f"unknown data set '{name}': choose from {', '.join(CATALOGUE)}. Your own videos are `--data_set custom`."
+            f"--data_set {name}: unknown.{did_you_mean(name, CATALOGUE, aliases=_ALIASES)} Choose from "
+            f"{', '.join(CATALOGUE)}; your own videos are `--data_set custom`."
         )
     return CATALOGUE[name]

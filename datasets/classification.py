@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from sigma_video.options import AT_LEAST_ONE, Options, option
+from sigma_video.options import AT_LEAST_ONE, OptionError, Options, option
 
 from .catalogue import DatasetSpec
 from .decoding.open import open_video
@@ -30,6 +30,7 @@ from .sampling import (
 from .transforms.presets import AugmentConfig, TrainTransform, ValTransform, ViewTransform
 
 SAMPLERS = ("dense", "uniform")
+SHORT_SIDE = 224
 CHUNK_BYTES = 64 << 20  # full-size frames that a test video holds at a time: 10 of 1920 x 1080, 257 of 340 x 256
 FrameTransform = Callable[[torch.Tensor], torch.Tensor]
 
@@ -40,9 +41,15 @@ class ViewConfig(Options):
 
     sampling: str | None = option(None, "how frames are drawn; default: the data set's", choices=SAMPLERS)
     flip: bool | None = option(None, "mirror clips in training; default: the data set's", switch="value")
-    short_side_size: int = option(224, "videos are resized to this for testing", rule=AT_LEAST_ONE)
-    test_num_segment: int | None = option(None, "clips per video; default: the data set's", rule=AT_LEAST_ONE)
-    test_num_crop: int | None = option(None, "crops per clip; default: the data set's", rule=AT_LEAST_ONE)
+    short_side_size: int = option(
+        SHORT_SIDE,
+        f"the short side of a video is resized to this for testing; default: {SHORT_SIDE}, or --input_size if larger",
+        rule=AT_LEAST_ONE,
+    )
+    test_num_segment: int | None = option(
+        None, "clips of each video at test; default: the data set's", rule=AT_LEAST_ONE
+    )
+    test_num_crop: int | None = option(None, "crops of each clip at test; default: the data set's", rule=AT_LEAST_ONE)
 
     def for_data_set(self, clip: ClipConfig, spec: DatasetSpec) -> tuple[ClipConfig, "ViewConfig"]:
         """Both options, with what they leave to the data set."""
@@ -54,6 +61,14 @@ class ViewConfig(Options):
             test_num_crop=self.test_num_crop or spec.test_num_crop,
         )
         return replace(clip, sampling_rate=clip.sampling_rate or spec.sampling_rate), views
+
+    def check_size(self, input_size: int) -> None:
+        """Raise OptionError where a crop would not fit."""
+        if self.short_side_size < input_size:
+            raise OptionError(
+                f"--short_side_size {self.short_side_size} is smaller than --input_size {input_size}: "
+                "a crop would not fit; choose at least as much"
+            )
 
     @property
     def num_views(self) -> int:
@@ -68,7 +83,8 @@ class ViewConfig(Options):
     def describe(self, clip: ClipConfig) -> str:
         """How videos become clips, in words."""
         flip = "on" if self.flip else "off"
-        return f"{self.sampling} sampling, stride {clip.sampling_rate}, flip {flip}, {self.describe_test()} at test"
+        stride = "" if self.sampling == "uniform" else f", stride {clip.sampling_rate}"
+        return f"{self.sampling} sampling{stride}, flip {flip}, {self.describe_test()} at test"
 
 
 def _check_sampler(sampler: str) -> None:

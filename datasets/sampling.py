@@ -25,7 +25,9 @@ class ClipConfig(Options):
     sampling_rate: int | None = option(
         None, "every n-th frame of a video is in the clip; fine-tuning: if not given, the data set's", rule=AT_LEAST_ONE
     )
-    input_size: int = option(224, "height and width of a clip", rule=AT_LEAST_ONE)
+    input_size: int = option(
+        224, "height and width of a clip in pixels; default: what the model's name says", rule=AT_LEAST_ONE
+    )
     num_sample: int = option(1, "augmented clips of each decoded training clip", rule=AT_LEAST_ONE)
 
     def describe(self) -> str:

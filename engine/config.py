@@ -3,9 +3,10 @@
 import dataclasses
 import importlib.util
 import tempfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import torch
 
@@ -17,6 +18,7 @@ from sigma_video.options import (
     Options,
     Rule,
     group,
+    ignored,
     option,
     recorded,
 )
@@ -29,15 +31,21 @@ from .errors import ConfigError
 from .optim import OptimConfig
 from .resilience.nonfinite import POLICIES
 
+C = TypeVar("C", bound="TrainingConfig")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(Options):
     """Where a run writes, what it runs on, and what ends it."""
 
-    output_dir: str = option("", "checkpoints, log.txt, run.json; empty: nothing is written")
-    log_dir: str | None = option(None, "TensorBoard events")
-    run_name: str = option("", "subfolder of --log_dir for this run's events")
-    device: str = option("auto", "auto: a GPU if there is one", choices=("auto", "cpu", "cuda"))
+    output_dir: str = option(
+        "", "folder for checkpoints, log.txt and run.json; default: nothing is written", metavar="FOLDER"
+    )
+    log_dir: str | None = option(None, "folder for TensorBoard events; default: none are written", metavar="FOLDER")
+    run_name: str = option("", "subfolder of --log_dir for this run's events", metavar="NAME")
+    device: str = option(
+        "auto", "what the run computes on; auto: a GPU if there is one", choices=("auto", "cpu", "cuda")
+    )
     amp: str | None = option(None, "mixed precision; default: bf16 on a GPU, none on a CPU", choices=tuple(AMP_DTYPES))
     enable_deepspeed: bool = option(False, "train with DeepSpeed instead of DDP")
     zero_stage: int | None = option(
@@ -57,7 +65,9 @@ class RunConfig(Options):
         "replay the blocks' kernels as CUDA graphs, where the host cannot launch them as fast as the GPU runs them",
     )
     seed: int = option(
-        0, "of every random stream", rule=Rule(lambda seed: 0 <= seed < 2**63, "must be 0 or more and below 2^63")
+        0,
+        "seed of all random numbers: weights, order, crops, masks",
+        rule=Rule(lambda seed: 0 <= seed < 2**63, "must be 0 or more and below 2^63"),
     )
     deterministic: bool = option(False, "deterministic algorithms only: the same bits every time; slower")
     on_nonfinite: str = option(
@@ -84,6 +94,14 @@ class RunConfig(Options):
     profile: int = option(0, "write a profile of N steps to --output_dir/profile", rule=NOT_NEGATIVE, metavar="N")
     # torch.distributed.launch adds this; the rank itself comes from the environment.
     local_rank: int = option(-1, "without effect", names=("--local-rank", "--local_rank"), hidden=True)
+
+    def ignored(self) -> dict[str, str]:
+        found = {}
+        if self.run_name and not self.log_dir:
+            found["run_name"] = "there is no --log_dir"
+        if self.on_nonfinite == "stop":
+            found["nonfinite_limit"] = "--on_nonfinite stop ends the run at the first one"
+        return found
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -141,10 +159,62 @@ class RunConfig(Options):
 class TrainingConfig:
     """What the options of every training run have in common; an entry script adds its own."""
 
+    essential: ClassVar[tuple[str, ...]] = (  # what the help shows first, of those that the script has
+        *("data_path", "data_set", "output_dir", "model", "finetune", "eval", "target_type", "mask_ratio"),
+        *("batch_size", "epochs", "lr", "num_workers"),
+    )
+
     run: RunConfig = group("run")
     optim: OptimConfig = group("optimization")
     checkpoint: CheckpointConfig = group("checkpoints")
     start: StartConfig = group("weights to start from")
+    notes: tuple[str, ...] = ()  # what the command line says in vain; logged as the run starts
+
+    def ignored(self) -> dict[str, str]:
+        """Flags that have no effect beside those of other option classes, and why."""
+        found: dict[str, str] = {}
+        if not self.start.finetune:
+            found |= dict.fromkeys(("model_key", "pretrained_clip"), "there is no --finetune")
+        if not self.run.output_dir:
+            writing = ("save_ckpt_freq", "save_ckpt_steps", "keep_ckpts", "auto_resume")
+            found |= dict.fromkeys(writing, "there is no --output_dir")
+        return found
+
+    def doubts(self) -> list[str]:
+        """What the command says that its user may not mean, in sentences."""
+        optim, found = self.optim, []
+        if optim.min_lr > optim.lr:
+            found.append(f"--min_lr {optim.min_lr:g} is above --lr {optim.lr:g}: after the warm-up the rate rises")
+        if optim.warmup_lr > optim.lr:
+            found.append(f"--warmup_lr {optim.warmup_lr:g} is above --lr {optim.lr:g}: the warm-up lowers the rate")
+        if self.checkpoint.resume and self.start.finetune:
+            found.append(
+                f"--resume {self.checkpoint.resume} continues that run: the weights of --finetune "
+                f"{self.start.finetune} are not used"
+            )
+        return found
+
+    @property
+    def trains(self) -> bool:
+        """False for a run that only tests: a training command that is given once more, for its result."""
+        return True
+
+    def noted(self: C, given: Collection[str]) -> C:
+        """The same options, with `notes` on them.
+
+        Args:
+            given: the flags that the command line names.
+        """
+        if not self.trains:
+            return self
+        flags_by_reason: dict[str, list[str]] = {}
+        for flag, why in ignored(self).items():
+            if flag in given:
+                flags_by_reason.setdefault(why, []).append(f"--{flag}")
+        without_effect = (
+            f"{', '.join(flags)}: without effect, because {why}" for why, flags in flags_by_reason.items()
+        )
+        return dataclasses.replace(self, notes=(*self.doubts(), *without_effect))
 
 
 @dataclass

@@ -36,13 +36,13 @@ class OptimConfig(Options):
 
     batch_size: int = option(help="clips per GPU and forward pass", rule=AT_LEAST_ONE)
     update_freq: int = option(1, "batches accumulated for one update", rule=AT_LEAST_ONE)
-    epochs: int = option(help="passes over the list", rule=AT_LEAST_ONE)
-    opt: str = option("adamw", "optimizer", choices=("adamw", "sgd"))
-    opt_eps: float = option(1e-8, "epsilon of AdamW", rule=EPSILON)
-    opt_betas: tuple[float, float] = option(help="betas of AdamW", rule=RATE, metavar="BETA")
+    epochs: int = option(help="passes over the list of videos", rule=AT_LEAST_ONE)
+    opt: str = option("adamw", "the optimizer: AdamW, or SGD with Nesterov momentum", choices=("adamw", "sgd"))
+    opt_eps: float = option(1e-8, "number that AdamW adds to its denominator", rule=EPSILON)
+    opt_betas: tuple[float, float] = option(help="decay rates of the two moments of AdamW", rule=RATE, metavar="BETA")
     momentum: float = option(0.9, "momentum of --opt sgd", rule=BETWEEN_0_AND_1)
     clip_grad: float | None = option(None, "largest gradient norm; default: not clipped", rule=POSITIVE, metavar="NORM")
-    weight_decay: float = option(0.05, "decoupled weight decay", rule=NOT_NEGATIVE)
+    weight_decay: float = option(0.05, "decoupled weight decay of matrices; vectors have none", rule=NOT_NEGATIVE)
     weight_decay_end: float | None = option(
         None, "cosine from --weight_decay to this; default: constant", rule=NOT_NEGATIVE
     )
@@ -59,6 +59,15 @@ class OptimConfig(Options):
                 f"--warmup_epochs {self.warmup_epochs} leaves nothing of --epochs {self.epochs}: choose fewer to "
                 "warm up"
             )
+
+    def ignored(self) -> dict[str, str]:
+        if self.opt == "sgd":
+            found = dict.fromkeys(("opt_eps", "opt_betas"), "--opt sgd has none")
+        else:
+            found = {"momentum": f"--opt {self.opt} has none"}
+        if self.warmup_steps > 0:
+            found["warmup_epochs"] = f"--warmup_steps {self.warmup_steps} replaces it"
+        return found
 
     def build(self, model: nn.Module, *, lr: float, layer_decay: float = 1.0) -> torch.optim.Optimizer:
         """The optimizer over a model's parameters, in the groups of `parameter_groups`; `lr` is the scaled rate."""

@@ -6,7 +6,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +52,13 @@ def log_plan(
     world: World,
     *,
     schedule: Schedule,
-    model_name: str,
+    name: str,
     model: torch.nn.Module,
     repeats: int,
+    task: Mapping[str, str],
     rows: Mapping[str, str],
 ) -> None:
-    """Show what will be trained: sizes, batches, steps, base and effective learning rate, and `rows` in between."""
+    """Show what will be trained: `task` first, sizes, `rows`, then batches, steps, base and effective learning rate."""
     run, optim = config.run, config.optim
     total_batch = optim.total_batch(world.size)
     clips = "" if repeats == 1 else f" videos, {repeats} clips of each (--num_sample): {total_batch * repeats} clips"
@@ -66,7 +67,8 @@ def log_plan(
     log_table(
         "plan",
         {
-            "model": f"{model_name}, {trainable / 1e6:.2f} M trainable parameters",
+            **task,
+            "model": f"{name}, {_count(trainable)} trainable parameters",
             "device": f"{world.size} x {world.device.type}, amp {run.amp_on(world.device)}"
             + ("" if run.stage is None else f", DeepSpeed ZeRO stage {run.stage}"),
             **rows,
@@ -77,6 +79,36 @@ def log_plan(
             f"warm-up {schedule.warmup}",
         },
     )
+
+
+def log_test_plan(
+    config: TrainingConfig, world: World, *, task: str, model_name: str, tested: Mapping[str, Sequence[str]]
+) -> None:
+    """Show what a run that only tests will do.
+
+    Args:
+        tested: suffix of the results -> file of the weights and their key in it.
+    """
+    files = ", ".join(f"{path} ({key})" for path, key in tested.values())
+    device = f"{world.size} x {world.device.type}, amp {config.run.amp_on(world.device)}"
+    log_table("plan", {"task": task, "weights": files, "model": model_name, "device": device})
+
+
+def describe_start(config: TrainingConfig, resumed: Path | None, step: int) -> str:
+    """The weights that training starts from, in words.
+
+    Args:
+        resumed: the checkpoint that the run continues, if it does.
+        step: updates done.
+    """
+    given = config.start.finetune
+    if resumed is not None:
+        return f"resumed from {resumed} after {step} steps" + (f"; {given} is not used" if given else "")
+    return f"of {given}" if given else f"random: from scratch (--seed {config.run.seed})"
+
+
+def _count(number: int) -> str:
+    return f"{number / 1e6:.2f} M" if number >= 1_000_000 else f"{number:,}"
 
 
 def computed_by(run: RunConfig, device: torch.device, *, resumed: bool) -> dict[str, str]:

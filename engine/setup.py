@@ -1,10 +1,12 @@
 """From options and a model to a trainer that stands where the last run left off."""
 
 import dataclasses
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -27,7 +29,7 @@ from .monitoring.device_peaks import model_flops
 from .monitoring.metrics import Meter, RunLog, setup_logging
 from .monitoring.monitor import FigureFn, TrainingMonitor, build_profiler
 from .monitoring.wandb import start_wandb
-from .record import computed_by, log_plan, write_run_record
+from .record import computed_by, describe_start, log_plan, write_run_record
 from .resilience.bad_videos import BadVideoLog
 from .resilience.lock import output_lock
 from .resilience.nonfinite import NonFiniteGuard
@@ -35,6 +37,7 @@ from .resilience.preemption import PreemptionHandler
 from .training import ForwardFn, Trainer
 
 R = TypeVar("R", bound=TrainingConfig)
+logger = logging.getLogger(__name__)
 
 
 def run_script(
@@ -74,6 +77,9 @@ def prepare(config: R, world: World) -> R:
     set_matmul_precision(world.device, run.amp_on(world.device))
     if run.deterministic:
         use_deterministic_algorithms()
+    if world.is_main:
+        for note in config.notes:
+            logger.warning("%s", note)
     return dataclasses.replace(config, run=run)
 
 
@@ -119,12 +125,14 @@ class Instruments:
         flops_per_clip: operations of a training step, for one clip.
         diagnostics: looks at the outputs of log steps.
         figure_fn: makes TensorBoard's pictures.
-        plan: of the networks, for the plan on the console: name -> what there is to say.
+        task: what is trained, for the first rows of the plan on the console: name -> what there is to say.
+        plan: of the networks, likewise, for its later rows.
     """
 
     flops_per_clip: float
     diagnostics: Diagnostics | None = None
     figure_fn: FigureFn | None = None
+    task: Mapping[str, str] = field(default_factory=dict)
     plan: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -191,11 +199,13 @@ def build_trainer(
     state.validated_on = data.validated_on
     resume_from = _resumer(config, world, state, args=args, data=data)
     # A command that was started again resumes from what it has saved itself; --resume was for its first start.
-    if not (saving.resume and was_restarted(os.environ) and resume_from("", True)):
-        resume_from(saving.resume, saving.auto_resume)
+    resumed = resume_from("", True) if saving.resume and was_restarted(os.environ) else None
+    resumed = resumed or resume_from(saving.resume, saving.auto_resume)
     write_run_record(run.output_dir, world, args, **data.in_record())
     rows = {**computed_by(run, world.device, resumed=state.step > 0), **instruments.plan}
-    log_plan(config, world, schedule=schedule, model_name=model_name, model=model, repeats=data.repeats, rows=rows)
+    task = {**instruments.task, "weights": describe_start(config, resumed, state.step)}
+    log_plan(config, world, schedule=schedule, name=model_name, model=model, repeats=data.repeats, task=task, rows=rows)
+    log = _open_log(run, world, state, args)
     return Trainer(
         backend=backend,
         state=state,
@@ -207,11 +217,11 @@ def build_trainer(
             clips_per_step=total_batch * data.repeats,
             flops=model_flops(instruments.flops_per_clip, world=world, amp=backend.amp),
         ),
-        log=(log := _open_log(run, world, state, args)),
+        log=log,
         **_safeguards(config, world, data, args, model=model),
         forward=forward,
         update_freq=optim.update_freq,
-        restore=lambda: resume_from("", True) or bool(saving.resume and resume_from(saving.resume, True)),
+        restore=lambda: bool(resume_from("", True) or (saving.resume and resume_from(saving.resume, True))),
         diagnostics=instruments.diagnostics,
         monitor=TrainingMonitor(
             bar=ProgressBar(world=world, first_step=state.step, total_steps=schedule.total_steps),
@@ -265,11 +275,11 @@ def _safeguards(
 
 def _resumer(
     config: TrainingConfig, world: World, state: TrainState, *, args: Mapping[str, Any], data: TrainingSet
-) -> Callable[[str, bool], bool]:
-    """(file that is named, look for one in the output folder) -> whether `state` now is that of a checkpoint."""
+) -> Callable[[str, bool], Path | None]:
+    """(file that is named, look for one in the output folder) -> the checkpoint whose state `state` now is, if any."""
 
-    def resume_from(explicit: str, auto: bool) -> bool:
-        path = resume(
+    def resume_from(explicit: str, auto: bool) -> Path | None:
+        return resume(
             state,
             explicit=explicit,
             auto=auto,
@@ -280,6 +290,5 @@ def _resumer(
             fingerprint=data.fingerprint,
             num_sample=data.repeats,
         )
-        return path is not None
 
     return resume_from

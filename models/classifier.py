@@ -19,11 +19,11 @@ class HeadConfig(Options):
     """What a classifier adds to its encoder."""
 
     num_classes: int | None = option(None, flag="nb_classes", rule=AT_LEAST_ONE)
-    fc_drop_rate: float = option(0.0, "dropout before the head", rule=RATE)
+    fc_drop_rate: float = option(0.0, "dropout rate before the head", rule=RATE)
     init_scale: float = option(0.001, "factor on the head's initial weights", rule=NOT_NEGATIVE)
     use_mean_pooling: bool | None = option(
         None,
-        "mean over all tokens; default: what the head of the weights was trained on, else the mean",
+        "give the head the mean over all tokens; default: what the head of the weights was trained on, else the mean",
         off="--use_cls",
         off_help="use the first token instead of the mean",
     )

@@ -131,10 +131,16 @@ OBJECTIVES: dict[str, type[Objective]] = {"SWAV": SwappedClusterPrediction, "L2"
 class ObjectiveConfig(Options):
     """The loss, and the balancing of the assignments."""
 
-    loss_func: str | None = option(None, "default: L2 for pixel targets, else SWAV", choices=tuple(OBJECTIVES))
-    num_prototypes: int = option(3000, "number of prototypes", rule=AT_LEAST_ONE)
-    sinkhorn_eps: float = option(0.05, "entropy regularisation of Sinkhorn-Knopp", rule=POSITIVE)
-    sinkhorn_iterations: int = option(10, "iterations of Sinkhorn-Knopp", rule=AT_LEAST_ONE)
+    loss_func: str | None = option(
+        None,
+        "swapped prediction of clusters, or squared error; default: L2 for pixel targets, else SWAV",
+        choices=tuple(OBJECTIVES),
+    )
+    num_prototypes: int = option(3000, "number of prototypes K that tokens are assigned to", rule=AT_LEAST_ONE)
+    sinkhorn_eps: float = option(
+        0.05, "entropy regularisation of Sinkhorn-Knopp: smaller gives harder assignments", rule=POSITIVE
+    )
+    sinkhorn_iterations: int = option(10, "iterations of Sinkhorn-Knopp in each step", rule=AT_LEAST_ONE)
 
     def name_for(self, target_type: str) -> str:
         """The key of OBJECTIVES for this kind of target."""

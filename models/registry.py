@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from sigma_video.command_line import did_you_mean
 from sigma_video.options import OptionError
 
 from .classifier import Classifier, HeadConfig
@@ -24,6 +25,7 @@ from .targets import TARGETS, TargetConfig
 from .vit import VARIANTS, EncoderConfig, Variant, VideoTransformer
 
 C = TypeVar("C")
+MODEL_HELP = f"kind, size, patch and clip size of the model; sizes are {', '.join(VARIANTS)}"
 _NAME = re.compile(r"(?P<kind>pretrain_(?:videomae|sigma)|vit)_(?P<variant>[a-z]+)_patch(?P<patch>\d+)_(?P<size>\d+)")
 
 # A pre-training model has these twice: its decoder's are `decoder_...`.
@@ -131,6 +133,23 @@ def build_classifier(name: str, encoder: EncoderConfig, head: HeadConfig) -> Cla
     return Classifier(named.complete(encoder), head)
 
 
+def input_size_for(name: str, given: int | None) -> int:
+    """The height and width of clips: what the model's name says, which `--input_size` must not contradict.
+
+    Raises:
+        ModelError: unknown name.
+        OptionError: `given` is another size.
+    """
+    size = _parse(name).img_size
+    if given not in (None, size):
+        fitting = re.sub(r"\d+$", str(given), name)
+        raise OptionError(
+            f"--model {name} takes clips of {size} pixels, --input_size says {given}: leave it out, or choose --model "
+            f"{fitting}"
+        )
+    return size
+
+
 @dataclass(frozen=True)
 class _Named:
     """What the name of a model says."""
@@ -152,13 +171,18 @@ class _Named:
         )
 
 
+def _usual_names() -> list[str]:
+    kinds = ("pretrain_videomae", "pretrain_sigma", "vit")
+    return [f"{kind}_{variant}_patch16_224" for kind in kinds for variant in VARIANTS]
+
+
 def _parse(name: str) -> _Named:
     match = _NAME.fullmatch(name.lower())
     if match is None or match["variant"] not in VARIANTS:
         raise ModelError(
             f"--model {name}: unknown. Names are pretrain_videomae_VARIANT_patchP_SIZE (pre-training) and "
             f"vit_VARIANT_patchP_SIZE (classification), VARIANT one of {', '.join(VARIANTS)}; "
-            f"for example pretrain_videomae_base_patch16_224"
+            f"for example pretrain_videomae_base_patch16_224.{did_you_mean(name, _usual_names())}"
         )
     return _Named(match["kind"] == "vit", VARIANTS[match["variant"]], int(match["patch"]), int(match["size"]))
 

@@ -168,10 +168,24 @@ class TargetConfig(Options):
                     "leave one of them out"
                 )
 
+    def ignored(self) -> dict[str, str]:
+        found, kind = {}, TARGETS[self.target_type]
+        if not kind.projects:
+            found["projection_dims"] = f"--target_type {self.target_type} has no projection network"
+        if not self.normalize_target and (kind.projects or self.uses_teacher):
+            found["normalize_target"] = f"False is for --target_type pixel, not {self.target_type}"
+        return found
+
     @property
     def uses_teacher(self) -> bool:
         """Whether a frozen image teacher gives the target features."""
         return TARGETS[self.target_type].features is None
+
+    @property
+    def teacher_name(self) -> str:
+        """The image teacher as its paper calls it, with its size."""
+        family = {"dino_v1": "DINO", "dino_v2": "DINOv2"}.get(self.target_type, self.target_type)
+        return f"{family} ({self.teacher})"
 
     @property
     def teacher(self) -> str:

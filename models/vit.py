@@ -53,14 +53,14 @@ class EncoderConfig(Options):
 
     img_size: int = option(224, flag="input_size", rule=AT_LEAST_ONE)
     num_frames: int = option(16, rule=AT_LEAST_ONE)
-    tubelet_size: int = option(2, "frames of a tubelet", rule=AT_LEAST_ONE)
+    tubelet_size: int = option(2, "frames of a tubelet, the piece of a clip that a token stands for", rule=AT_LEAST_ONE)
     patch_size: int | None = option(None, rule=AT_LEAST_ONE)
     embed_dim: int | None = option(None, rule=AT_LEAST_ONE)
     depth: int | None = option(None, rule=AT_LEAST_ONE)
     num_heads: int | None = option(None, rule=AT_LEAST_ONE)
     mlp_ratio: float = 4.0
-    drop_rate: float = option(0.0, "dropout in the blocks", flag="drop", rule=RATE)
-    attn_drop_rate: float = option(0.0, "attention dropout", rule=RATE)
+    drop_rate: float = option(0.0, "dropout rate of the blocks' branches", flag="drop", rule=RATE)
+    attn_drop_rate: float = option(0.0, "dropout rate of the attention weights", rule=RATE)
     drop_path_rate: float = option(0.0, "stochastic depth rate of the last block", flag="drop_path", rule=RATE)
     init_values: float = option(0.0, "initial value of layer scale; 0: no layer scale", rule=NOT_NEGATIVE)
     use_checkpoint: bool = option(False, "activation checkpointing: less memory, more time")

@@ -133,6 +133,8 @@ class Demo:
         ]
         if start == "pretrained":
             command += ["--finetune", str(self.checkpoint)]
+        elif kind == "probe":
+            command += ["--random_encoder"]
         words = {"pretrained": METHODS[self.method], "scratch": "scratch"}
         return Stage(
             f"{name}, {words[start]}",

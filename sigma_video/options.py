@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .command_line import did_you_mean
+
 
 class OptionError(ValueError):
     """A value, or a combination of values, that no run can use; the message names the flag and the remedy."""
@@ -82,6 +84,10 @@ class Options:
         for field in dataclasses.fields(self):
             self._check(field, getattr(self, field.name))
 
+    def ignored(self) -> dict[str, str]:
+        """Flags that have no effect beside the other values, and why: said where the command line has them."""
+        return {}
+
     def _check(self, field: dataclasses.Field, given: Any) -> None:
         """Raise OptionError for a value that is not allowed."""
         if given is None:
@@ -92,7 +98,9 @@ class Options:
         if not all(is_finite(value) for value in values if isinstance(value, float)):
             raise OptionError(f"{shown}: must be a number that float32 can hold")
         if choices is not None and given not in choices:
-            raise OptionError(f"{shown}: choose from {', '.join(map(str, choices))}")
+            names = [str(choice) for choice in choices]
+            near = did_you_mean(str(given), names)
+            raise OptionError(f"{shown}: choose from {', '.join(names)}{'.' + near if near else ''}")
         if rule is not None and not all(map(rule.is_valid, values)):
             raise OptionError(f"{shown}: {rule.text}")
 
@@ -113,3 +121,13 @@ def recorded(config: Any) -> dict[str, Any]:
         elif field.metadata.get("help"):
             values[flag_of(field)] = list(value) if isinstance(value, tuple) else value
     return values
+
+
+def ignored(config: Any) -> dict[str, str]:
+    """What the option classes below a configuration, and the configuration itself, say has no effect; see `Options`."""
+    parts = [getattr(config, field.name) for field in dataclasses.fields(config)]
+    found: dict[str, str] = {}
+    for part in (*(part for part in parts if isinstance(part, Options)), config):
+        if hasattr(part, "ignored"):
+            found |= part.ignored()
+    return found

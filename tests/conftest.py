@@ -86,6 +86,8 @@ class Data:
             flags |= {"data_path": self.folder, "data_set": "custom", "model": "vit_mini_patch8_32"}
             flags |= {"short_side_size": 32, "test_num_segment": 2, "test_num_crop": 2}
         flags |= changes
+        if "input_size" in changes and "model" not in changes:
+            flags["model"] = str(flags["model"]).replace("_32", f"_{changes['input_size']}")  # the name says the size
         words = []
         for name, value in flags.items():
             if value is True:

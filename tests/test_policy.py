@@ -41,7 +41,7 @@ ORDER = {
         "attention positions projection sinkhorn tokens",
         "layers objectives targets",
         "vit",
-        "classifier decoder",
+        "classifier decoder methods",
         "sigma",
         "registry",
         "weights",
@@ -56,7 +56,7 @@ ORDER = {
         "classification pretraining",
     ),
     "engine": (
-        "errors files finetuning pretraining results schedules",
+        "errors files finetuning pretraining released_flags results schedules",
         "distributed flags optim",
         "checkpointing monitoring resilience",
         "config evaluation log_steps",

@@ -8,7 +8,7 @@ from typing import Any
 
 from sigma_video.options import AT_LEAST_ONE, Options, option
 
-from ..catalogue import DatasetSpec, get_dataset_spec
+from ..catalogue import CATALOGUE, DatasetSpec, get_dataset_spec
 from ..errors import AnnotationError
 from .checks import check_files, check_labels, count_classes, count_overlap, read_class_names
 from .folders import FRAME_FOLDERS
@@ -30,11 +30,15 @@ _MAX_COMPARED = 1_000_000  # videos of the training list; longer ones are not co
 class ListConfig(Options):
     """How lists are read."""
 
-    data_root: str = option("", "folder that the lists' relative paths start from")
+    data_root: str = option(
+        "", "folder that the lists' relative paths start from; default: found by trying", metavar="FOLDER"
+    )
     list_format: str = option(
         "auto",
-        "of the lists; only mmaction (folder frames label), videomaev2 (path start length) and epic-* have to be named",
+        "format of the lists; only mmaction (folder frames label), videomaev2 (path start length) and epic-* have "
+        f"to be named. One of {', '.join(LIST_FORMATS)}",
         choices=LIST_FORMATS,
+        metavar="FORMAT",
     )
 
 
@@ -42,8 +46,10 @@ class ListConfig(Options):
 class PretrainListConfig(ListConfig):
     """The list of pre-training."""
 
-    data_path: str = option(help="list file, or a folder: all videos in it; with --data_path_csv: the videos' folder")
-    data_path_csv: str = option("", "list file")
+    data_path: str = option(
+        help="list file, or a folder: all videos in it; with --data_path_csv: the videos' folder", metavar="PATH"
+    )
+    data_path_csv: str = option("", "the list file, where --data_path is the videos' folder", metavar="FILE")
 
     def read(self) -> VideoList:
         """The list. Raises AnnotationError."""
@@ -65,10 +71,18 @@ class PretrainListConfig(ListConfig):
 class LabelledListConfig(ListConfig):
     """The lists of a classifier."""
 
-    data_path: str = option(help="folder with train.csv, val.csv and test.csv")
-    eval_data_path: str | None = option(None, "folder with val.csv and test.csv, if another")
-    data_set: str = option("Kinetics-400", "row of datasets/catalogue.py, or custom")
-    nb_classes: int | None = option(None, "default: what the data set or the list says", rule=AT_LEAST_ONE)
+    data_path: str = option(help="folder with train.csv, val.csv and test.csv", metavar="FOLDER")
+    eval_data_path: str | None = option(
+        None, "folder with val.csv and test.csv; default: that of --data_path", metavar="FOLDER"
+    )
+    data_set: str = option(
+        "Kinetics-400",
+        f"whose classes, sampling and test views: custom for own videos, or one of {', '.join(CATALOGUE)}",
+        metavar="NAME",
+    )
+    nb_classes: int | None = option(
+        None, "number of classes; default: what the data set or the list says", rule=AT_LEAST_ONE
+    )
 
 
 def find_list(folder: Path, part: str, list_format: str = "auto") -> Path:

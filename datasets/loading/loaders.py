@@ -26,7 +26,9 @@ _LEAST_TIMEOUT = 5.0  # seconds; workers have to start before they can give a ba
 class LoaderConfig(Options):
     """How batches come about."""
 
-    decoder: str = option("auto", "video decoder", choices=("auto", "decord", "pyav", "torchcodec"))
+    decoder: str = option(
+        "auto", "library that decodes the videos; auto: PyAV", choices=("auto", "decord", "pyav", "torchcodec")
+    )
     num_workers: int = option(10, "loader processes per rank", rule=NOT_NEGATIVE)
     decode_timeout: float = option(
         60.0,

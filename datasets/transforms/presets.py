@@ -49,9 +49,9 @@ class PretrainAugmentConfig(Options):
 class AugmentConfig(Options):
     """The augmentation of fine-tuning, clip by clip."""
 
-    aa: str = option("rand-m7-n4-mstd0.5-inc1", "RandAugment; none: off")
+    aa: str = option("rand-m7-n4-mstd0.5-inc1", "settings of RandAugment in timm's notation; none: off")
     train_interpolation: str = option(
-        "bicubic", "interpolation of RandAugment", choices=("bicubic", "bilinear", "random")
+        "bicubic", "interpolation of RandAugment's turns and shifts", choices=("bicubic", "bilinear", "random")
     )
     finetuning_crops: bool = option(
         True, "crops of at least 25 %% of the area (SIGMA), else 8 %% (VideoMAE)", switch="value"
@@ -59,9 +59,29 @@ class AugmentConfig(Options):
     min_crop_area: float | None = option(
         None, "smallest part of the area that a crop covers; overrides --finetuning_crops", rule=FRACTION
     )
-    reprob: float = option(0.25, "probability of random erasing", rule=FRACTION)
-    remode: str = option("pixel", "fill of random erasing", choices=ERASE_MODES)
-    recount: int = option(1, "largest number of erased boxes", rule=AT_LEAST_ONE)
+    reprob: float = option(0.25, "probability that boxes of a clip are erased", rule=FRACTION)
+    remode: str = option("pixel", "what random erasing fills its boxes with", choices=ERASE_MODES)
+    recount: int = option(1, "largest number of erased boxes, in all frames of the clip", rule=AT_LEAST_ONE)
+
+    def ignored(self) -> dict[str, str]:
+        found = {}
+        if self.min_crop_area is not None:
+            found["finetuning_crops"] = "--min_crop_area replaces it"
+        if self.reprob == 0:
+            found |= dict.fromkeys(("remode", "recount"), "--reprob 0 erases nothing")
+        if self.aa in ("", "none"):
+            found["train_interpolation"] = "RandAugment is off: --aa none"
+        return found
+
+    def describe(self) -> str:
+        """What is done to a training clip, in words; which part of a frame crops keep decides results."""
+        share = f"crops of at least {self.min_area:.0%} of the frame"
+        if self.min_crop_area is None:
+            note = "as SIGMA; VideoMAE takes 8%: --finetuning_crops False" if self.finetuning_crops else "as VideoMAE"
+            share += f" ({note})"
+        augmented = f"RandAugment {self.aa}" if self.aa not in ("", "none") else "no RandAugment"
+        erased = f"random erasing {self.reprob:g}" if self.reprob else "no random erasing"
+        return f"{share}, {augmented}, {erased}"
 
     @property
     def min_area(self) -> float:

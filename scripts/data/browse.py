@@ -111,7 +111,8 @@ def parser() -> argparse.ArgumentParser:
     finetuning.add_argument("--num_sample", type=positive, help="augmentations of each clip")
     finetuning.add_argument("--aa")
     finetuning.add_argument("--reprob", type=float)
-    shared = ("seed", "num_frames", "input_size", "tubelet_size", "sampling_rate", "mask_ratio", "augmentation")
+    options.set_defaults(input_size=ClipConfig().input_size)
+    shared = ("seed", "num_frames", "tubelet_size", "sampling_rate", "mask_ratio", "augmentation")
     for cls, names in ((PretrainingConfig, shared), (FinetuningConfig, ("num_sample", "aa", "reprob"))):
         theirs = build_parser(cls)
         options.set_defaults(**{name: theirs.get_default(name) for name in names})

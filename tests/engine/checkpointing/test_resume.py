@@ -11,7 +11,7 @@ CHANGES = {
     PRETRAIN: {"drop_path": 0.5},
     FINETUNE: {"drop_path": 0.5, "fc_drop_rate": 0.5, "num_sample": 2, "batch_size": 2},  # mixup and erasing are on
 }
-PROBING = {"linear_probing": True, "opt": "sgd", "lr": 1}
+PROBING = {"linear_probing": True, "random_encoder": True, "opt": "sgd", "lr": 1}
 TIMES = ("step_time", "data_time", "clips_per_second", "tflops", "mfu", "memory_gib")
 
 

@@ -352,7 +352,7 @@ def test_a_dry_run_in_stage_3_with_a_rank_that_has_nothing_to_test(data, tmp_pat
 
 def test_a_single_process_needs_no_launcher(data, tmp_path):
     flags = {"enable_deepspeed": True, "zero_stage": 1, "linear_probing": True, "epochs": 1, "warmup_epochs": 0}
-    finished = run_script(FINETUNE, *data.flags(FINETUNE, tmp_path / "run", **flags))
+    finished = run_script(FINETUNE, *data.flags(FINETUNE, tmp_path / "run", **flags, random_encoder=True))
     assert finished.code == 0 and finished.stdout == "", finished.stderr
     assert (tmp_path / "run" / "test.json").is_file()
 
