@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from datasets.catalogue import get_dataset_spec
+from datasets.class_balance import BalanceConfig
 from datasets.classification import SHORT_SIDE, ViewConfig, build_datasets, build_loaders
 from datasets.decoding.open import describe_decoder
 from datasets.errors import DATA_ERRORS
@@ -32,7 +34,7 @@ from engine.distributed.world import World, main_process_first, on_main_process
 from engine.dry_run import evaluation_passes, rehearse, rehearse_test
 from engine.errors import as_config_error
 from engine.evaluation import Evaluator
-from engine.finetuning import ClassificationForward, FinetuneConfig
+from engine.finetuning import FinetuneConfig
 from engine.monitoring.metrics import log_table
 from engine.optim import OptimConfig
 from engine.record import log_test_plan
@@ -41,8 +43,19 @@ from engine.resilience.preemption import exit_on_preemption
 from engine.resilience.watchdog import watchdog
 from engine.results import RESULTS, TestedOn, is_tested
 from engine.setup import Instruments, TrainingSet, build_trainer, model_init_context, place_model, prepare, run_script
+from engine.tasks.regression import scale_of
+from engine.tasks.table import TASKS, TaskInputs
+from engine.tasks.task import Task
 from engine.training import fit
-from engine.weights import load_weights, names_of_weights, other_class, read_weights_once, weights_to_test
+from engine.weights import (
+    best_weights,
+    check_task,
+    load_weights,
+    names_of_weights,
+    other_class,
+    read_weights_once,
+    weights_to_test,
+)
 from models import ModelError
 from models.analysis.figures import clip_pictures
 from models.analysis.flops import classifier_flops
@@ -51,7 +64,7 @@ from models.classifier import Classifier, HeadConfig
 from models.registry import MODEL_HELP, build_classifier, input_size_for
 from models.vit import EncoderConfig
 from models.weights.load import LoadReport, head_pools, load_encoder, native_state
-from sigma_video.options import group, option, recorded
+from sigma_video.options import OptionError, group, option, recorded
 
 logger = logging.getLogger(__name__)
 
@@ -75,12 +88,14 @@ class FinetuningConfig(TrainingConfig):
     views: ViewConfig = group("views", short_side_size=None)
     augmentation: AugmentConfig = group("augmentation")
     mixing: MixupConfig = group("mixing")
+    balance: BalanceConfig = group("classes of unequal size")
     loader: LoaderConfig = group("loading")
 
     def __post_init__(self) -> None:
         self.views.check_size(self.clip.input_size)
+        self.check_task()
         if not self.task.eval:
-            self.mixing.check_batch(self.optim.batch_size, self.clip.num_sample)
+            self.mixing_of_task().check_batch(self.optim.batch_size, self.clip.num_sample)
         self.task.check_run(zero_stage=self.run.zero_stage, weights=self.start.finetune or self.checkpoint.resume)
 
     @classmethod
@@ -99,23 +114,56 @@ class FinetuningConfig(TrainingConfig):
     def trains(self) -> bool:
         return not self.task.eval
 
+    def check_task(self) -> None:
+        """Raise OptionError for options that do not fit the task."""
+        task, flag = self.task, self.balance.flag
+        if flag and not task.kind.has_classes:
+            raise OptionError(f"{flag} needs one class for every video, which --task {task.task} has not: leave it out")
+        if task.kind.labels == "value" and self.lists.nb_classes is not None:
+            raise OptionError(
+                f"--nb_classes {self.lists.nb_classes}: --task {task.task} has one number a video and no classes: "
+                "leave it out"
+            )
+        if task.test_best and not self.run.output_dir:
+            raise OptionError("--test_best tests checkpoint-best.pth in --output_dir: give one")
+        if task.test_best and task.eval and self.checkpoint.resume:
+            raise OptionError("--test_best and --resume both name the weights that --eval tests: give one of them")
+        if task.test_best and self.run.stage == 3:
+            raise OptionError("--test_best is not for --zero_stage 3: choose stage 2, or test the file with --eval")
+        starts = self.start.finetune or self.checkpoint.resume or task.eval
+        if task.freeze_blocks and not starts:
+            raise OptionError(
+                f"--freeze_blocks {task.freeze_blocks} without --finetune would keep random weights: give the weights "
+                "to start from"
+            )
+
+    def mixing_of_task(self) -> MixupConfig:
+        """How clips are mixed, with what is left to the task."""
+        return self.mixing.for_task(self.task.task, has_classes=self.task.kind.has_classes)
+
     def resolved(self) -> "FinetuningConfig":
-        """The options with what they leave to the data set, and without the back end of a run that does not train."""
+        """The options with what they leave to data set and task, without the back end of a run that does not train."""
         clip, views = self.views.for_data_set(self.clip, get_dataset_spec(self.lists.data_set))
         run = dataclasses.replace(self.run, enable_deepspeed=False, zero_stage=None) if self.task.eval else self.run
-        return dataclasses.replace(self, clip=clip, views=views, run=run)
+        return dataclasses.replace(self, clip=clip, views=views, run=run, mixing=self.mixing_of_task())
 
 
 def read_data(config: FinetuningConfig, world: World, facts: RunFacts) -> LabelledData:
     """The lists that this run needs, checked."""
-    names: dict[str, Any] = {"names_of_weights": partial(names_of_weights, config, world)} if config.task.eval else {}
+    task = config.task
+    find = partial(names_of_weights, config, world, find_tested(config))
+    names: dict[str, Any] = {"names_of_weights": find} if task.eval else {}
     data = read_labelled(
         config.lists,
-        config.task.parts(),
+        task.parts(),
         once=partial(on_main_process, world),
         in_turn=partial(main_process_first, world),
+        labels=task.kind.labels,
+        chosen_on_val=task.test_best,
         **names,
     )
+    if task.task == "regression" and not task.eval:
+        facts.target_scale = scale_of(data.lists["train"].labels)
     with as_config_error("--decoder"):
         facts.decoder_used = describe_decoder(config.loader.decoder)
     clips = f"{config.lists.data_set}: {config.views.describe(config.clip)}"
@@ -140,7 +188,7 @@ def choose_pooling(config: FinetuningConfig, world: World, weights: Weights | No
     path: str | Path = config.start.finetune
     first = weights is not None and reads_first_token(path, weights)
     if config.task.eval:
-        path, key = weights_to_test(config, world)
+        path, key = find_tested(config)(config, world)
         trust = config.start.trust_checkpoint
         first = on_main_process(world, lambda: reads_first_token(path, read_weights(path, model_key=key, trust=trust)))
     if first:
@@ -168,6 +216,9 @@ def build_model(
     facts.position_grid = list(model.position_grid)  # whoever loads the result has to know
     if task.linear_probing:
         model.freeze_backbone()
+    if task.freeze_blocks:
+        with as_config_error("--freeze_blocks"):
+            model.freeze_blocks(task.freeze_blocks)
     if config.run.compile:
         compile_blocks(model.blocks)
     place_model(config, world, model)
@@ -195,19 +246,19 @@ def load_to_train(model: Classifier, config: FinetuningConfig, data: LabelledDat
     return report
 
 
-def load_for_test(
-    config: FinetuningConfig, world: World, data: LabelledData, model: Classifier, facts: RunFacts
-) -> dict[str, nn.Module]:
-    """The models that `--eval` tests, by the suffix of their results.
+def find_tested(config: FinetuningConfig) -> Callable[[TrainingConfig, World], tuple[str | Path, str]]:
+    """What finds the weights that are tested."""
+    return best_weights if config.task.test_best else weights_to_test
 
-    With --model_ema the average in the file of the weights is tested as well, under '_ema'.
-    """
-    path, key = weights_to_test(config, world)
-    models = {"": (model, key)}
-    if config.task.model_ema:
-        models["_ema"] = copy.deepcopy(model), "model_ema"
+
+def load_for_test(
+    config: FinetuningConfig, world: World, data: LabelledData, models: dict[str, Any], facts: RunFacts
+) -> None:
+    """Load the weights that are tested into the models, by the suffix of their results: '_ema' is the average."""
+    path, key = find_tested(config)(config, world)
 
     def load_all(tested: Classifier, weights: Weights) -> LoadReport:
+        facts.target_scale = check_task(weights, config.task.task, path)
         report = load(tested, config, weights)
         if report.missing or report.mismatched:
             raise ValueError(
@@ -217,17 +268,34 @@ def load_for_test(
         return report
 
     names = data.class_names if data.is_named else ()
-    for tested, its_key in models.values():
+    keys = {suffix: "model_ema" if suffix else key for suffix in models}
+    for suffix, tested in models.items():
         weights = load_weights(
-            path, config.start, partial(load_all, tested), world=world, key=its_key, class_names=names
+            path, config.start, partial(load_all, tested), world=world, key=keys[suffix], class_names=names
         )
         facts.licence = weights.licence
-    facts.tested = {suffix: (str(path), key) for suffix, (_, key) in models.items()}
-    log_test_plan(config, world, task=config.task.describe(), model_name=config.model, tested=facts.tested)
-    return {suffix: tested.to(world.device) for suffix, (tested, _) in models.items()}
+        tested.to(world.device)
+    facts.tested = {suffix: (str(path), its_key) for suffix, its_key in keys.items()}
+    if config.task.eval:
+        log_test_plan(config, world, task=config.task.describe(), model_name=config.model, tested=facts.tested)
 
 
-def build_evaluator(config: FinetuningConfig, world: World, data: LabelledData) -> Evaluator:
+def build_task(config: FinetuningConfig, data: LabelledData, facts: RunFacts) -> Task:
+    """What the model learns, and how it is judged."""
+    train = data.lists.get("train")
+    return TASKS[config.task.task].build(
+        TaskInputs(
+            class_names=data.class_names,
+            mixup=build_mixup(config.mixing, num_classes=data.num_classes),
+            smoothing=config.mixing.smoothing or 0.0,
+            class_weights=config.balance.weights(train.labels, data.class_names) if train else None,
+            regression_loss=config.task.regression_loss,
+            target_scale=facts.target_scale or (0.0, 1.0),
+        )
+    )
+
+
+def build_evaluator(config: FinetuningConfig, world: World, data: LabelledData, task: Task) -> Evaluator:
     """What evaluates models on the lists, with a loader for each of them."""
     run, batch_size = config.run, config.optim.batch_size
     with as_config_error():  # --aa
@@ -236,6 +304,7 @@ def build_evaluator(config: FinetuningConfig, world: World, data: LabelledData) 
         )
     return Evaluator(
         world,
+        task=task,
         loaders=build_loaders(
             datasets,
             config.loader,
@@ -245,8 +314,9 @@ def build_evaluator(config: FinetuningConfig, world: World, data: LabelledData) 
             rank=world.rank,
             world_size=world.size,
             device=world.device,
+            balanced=config.balance.balanced_sampling,
         ),
-        num_videos={part: len(videos) for part, videos in data.lists.items()},
+        lists=data.lists,
         autocast=autocast(world.device, run.amp_on(world.device)),
         clips_at_once=batch_size,
         in_step=run.stage == 3,
@@ -279,17 +349,17 @@ def train(
         The trained model under '' and, with `--model_ema`, the average of its weights under '_ema'.
     """
     task, loaders, videos = config.task, evaluator.loaders, data.lists["train"]
+    n = task.freeze_blocks
     ema = build_ema(task, model)
     stacks = {"encoder": (model.blocks, model.num_tokens)}
     clips = config.optim.batch_size * config.clip.num_sample
     capture_stacks(config, world, stacks, clips=clips, use_checkpoint=config.encoder.use_checkpoint)
-    mixup = build_mixup(config.mixing, num_classes=data.num_classes)
     trainer = build_trainer(
         config,
         world,
         model_name=config.model,
         model=model,
-        forward=ClassificationForward(mixup, config.mixing.smoothing),
+        forward=evaluator.task,
         data=TrainingSet(
             videos.paths,
             num_batches=len(loaders["train"]),
@@ -308,9 +378,10 @@ def train(
                 "clips": config.augmentation.describe(),
             },
             plan={
+                **({"frozen": f"patch embedding, {n} of {len(model.blocks)} blocks"} if n else {}),
                 "attention": describe_attention(
                     stacks, device=world.device, dtype=AMP_DTYPES[config.run.amp_on(world.device)]
-                )
+                ),
             },
         ),
         facts=facts,
@@ -339,12 +410,10 @@ def tested_on(config: FinetuningConfig, world: World, data: LabelledData, facts:
     """What the results of the test depend on, besides the weights."""
     listed, decoder = data.lists["test"], (facts.decoder_used or "").partition(" ")[0]
     options = recorded(config.clip) | recorded(config.views)
-    names = ("num_frames", "sampling_rate", "input_size", "sampling", "short_side_size")
+    names = ("num_frames", "sampling_rate", "fps", "input_size", "sampling", "short_side_size")
     settings = {name: options[name] for name in (*names, "test_num_segment", "test_num_crop")}
-    amp = config.run.amp_on(world.device)
-    return TestedOn(
-        str(listed.file), listed.fingerprint, {**settings, "amp": amp, "decoder": decoder, "data_root": listed.root}
-    )
+    settings |= {"task": config.task.task, "amp": config.run.amp_on(world.device)}
+    return TestedOn(str(listed.file), listed.fingerprint, {**settings, "decoder": decoder, "data_root": listed.root})
 
 
 def is_done(config: FinetuningConfig, world: World, data: LabelledData, facts: RunFacts) -> bool:
@@ -370,7 +439,8 @@ def is_done(config: FinetuningConfig, world: World, data: LabelledData, facts: R
         trust=config.start.trust_checkpoint,
     )
     on = tested_on(config, world, data, facts)
-    weights = trained_weights(config.task, finished)
+    tested = Path(best_weights(config, world)[0]) if config.task.test_best else finished
+    weights = trained_weights(config.task, tested)
     return on_main_process(world, lambda: is_tested(run.output_dir, on.origin(weights)))
 
 
@@ -385,11 +455,15 @@ def main(config: FinetuningConfig, world: World) -> None:
         return
     config = with_compilation(config, world)
     config, model = build_model(config, world, data, facts)
-    evaluator = build_evaluator(config, world, data)
+    models: dict[str, nn.Module] = {"": model}
     if task.eval:
-        models = load_for_test(config, world, data, model, facts)
-    else:
+        models |= {"_ema": copy.deepcopy(model)} if task.model_ema else {}
+        load_for_test(config, world, data, models, facts)
+    evaluator = build_evaluator(config, world, data, build_task(config, data, facts))
+    if not task.eval:
         models = train(config, world, data, model, evaluator=evaluator, facts=facts)
+    if task.test_best and not task.eval and not run.dry_run:
+        load_for_test(config, world, data, models, facts)
     if not run.dry_run:
         on, weights = tested_on(config, world, data, facts), facts.tested or {}
         with exit_on_preemption(world), watchdog(run.stall_timeout):

@@ -1,5 +1,6 @@
 """Pre-train SIGMA or VideoMAE: `python run_sigma_pretraining.py --data_path train.csv --output_dir output/run`."""
 
+import dataclasses
 import logging
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +20,7 @@ from datasets.masks.flow_guided import MotionGuide, flow_model
 from datasets.masks.masks import MaskConfig
 from datasets.masks.motion_vectors import check_motion_vectors
 from datasets.pretraining import PretrainDataset
-from datasets.sampling import ClipConfig
+from datasets.sampling import PRETRAINING_RATE, ClipConfig
 from datasets.transforms.presets import PretrainAugmentConfig, PretrainTransform
 from engine.checkpointing.checkpoint import CheckpointConfig
 from engine.checkpointing.read_weights import Weights
@@ -84,7 +85,7 @@ class PretrainingConfig(TrainingConfig):
     targets: TargetConfig = group("targets")
     objective: ObjectiveConfig = group("objective")
     lists: PretrainListConfig = group("list")
-    clip: ClipConfig = group("clip", sampling_rate=2, input_size=None)  # None: see `completed`
+    clip: ClipConfig = group("clip", input_size=None)  # None: see `completed`
     augmentation: PretrainAugmentConfig = group("augmentation")
     masks: MaskConfig = group("mask")
     loader: LoaderConfig = group("loading")
@@ -109,6 +110,10 @@ class PretrainingConfig(TrainingConfig):
             raise OptionError(f"--mask_type {mask_type}: --num_frames {self.clip.num_frames} is a clip without motion")
         if mask_type == "motion_vectors" and self.loader.decoder == "decord":
             raise OptionError("--mask_type motion_vectors: decord does not give them; use --decoder pyav")
+
+    def resolved(self) -> "PretrainingConfig":
+        """The options, with every second frame where neither --sampling_rate nor --fps is given."""
+        return dataclasses.replace(self, clip=self.clip.with_rate(PRETRAINING_RATE))
 
 
 def build_model(config: PretrainingConfig, world: World, facts: RunFacts) -> Sigma:
@@ -266,7 +271,7 @@ def is_done(config: PretrainingConfig, world: World) -> bool:
 
 def main(config: PretrainingConfig, world: World) -> None:
     """One run, from the options to the last checkpoint."""
-    config = prepare(config, world)
+    config = prepare(config.resolved(), world)
     run, optim, masks = config.run, config.optim, config.masks
     if is_done(config, world):
         logger.info("training is finished already: all %d epochs are done", optim.epochs)
@@ -279,6 +284,7 @@ def main(config: PretrainingConfig, world: World) -> None:
         dataset,
         batch_size=optim.batch_size,
         seed=run.seed,
+        order=config.loader.order(len(dataset), seed=run.seed),
         **config.loader.kwargs(rank=world.rank, world_size=world.size, device=world.device),
     )
     teacher, guide = build_target_network(config, world, model), build_guide(config, world, model)

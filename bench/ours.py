@@ -15,9 +15,9 @@ from engine.compilation import compile_blocks
 from engine.cuda_graphs import capture_blocks
 from engine.distributed.ddp import Backend, set_matmul_precision
 from engine.distributed.world import World
-from engine.finetuning import ClassificationForward
 from engine.optim import build_optimizer, parameter_groups
 from engine.pretraining import PretrainingForward
+from engine.tasks.classification import Classification
 from models import create_model
 from models.targets import TEACHERS
 from models.teachers import ImageTeacher
@@ -71,7 +71,7 @@ class OurStep:
             teacher = teacher.to(torch.bfloat16 if amp == "bf16" else torch.float32)
             self.clock.watch("teacher", teacher)
         if cell.task == "finetune":
-            self.forward: Callable[..., dict[str, torch.Tensor]] = ClassificationForward(None, 0.1)
+            self.forward: Callable[..., dict[str, torch.Tensor]] = Classification(None, 0.1)
             stacks = [self.model.blocks]
             self.clock.watch("encoder", self.model)
         else:

@@ -13,11 +13,11 @@ from sigma_video.options import AT_LEAST_ONE, OptionError, Options, option
 from .catalogue import DatasetSpec
 from .decoding.open import open_video
 from .decoding.reader import VideoReader
-from .lists.spans import frames_within
+from .lists.spans import frames_within, times_within
 from .lists.video_list import Span, VideoList
 from .loading.loaders import LoaderConfig, build_eval_loader, build_train_loader
 from .loading.workers import reading
-from .samples import read_or_replace, sample_rng
+from .samples import read_or_replace, sample_rngs
 from .sampling import (
     ClipConfig,
     dense_test_indices,
@@ -27,6 +27,7 @@ from .sampling import (
     uniform_test_indices,
     uniform_train_indices,
 )
+from .sampling_by_time import draw_timed_clip, timed_clips
 from .transforms.presets import AugmentConfig, TrainTransform, ValTransform, ViewTransform
 
 SAMPLERS = ("dense", "uniform")
@@ -60,7 +61,12 @@ class ViewConfig(Options):
             test_num_segment=self.test_num_segment or spec.test_num_segment,
             test_num_crop=self.test_num_crop or spec.test_num_crop,
         )
-        return replace(clip, sampling_rate=clip.sampling_rate or spec.sampling_rate), views
+        if clip.fps is not None and views.sampling == "uniform":
+            raise OptionError(
+                f"--fps {clip.fps:g}: --sampling uniform spreads the frames over the whole video, however long it is: "
+                "give --sampling dense, or leave --fps out"
+            )
+        return clip.with_rate(spec.sampling_rate), views
 
     def check_size(self, input_size: int) -> None:
         """Raise OptionError where a crop would not fit."""
@@ -83,11 +89,13 @@ class ViewConfig(Options):
     def describe(self, clip: ClipConfig) -> str:
         """How videos become clips, in words."""
         flip = "on" if self.flip else "off"
-        stride = "" if self.sampling == "uniform" else f", stride {clip.sampling_rate}"
-        return f"{self.sampling} sampling{stride}, flip {flip}, {self.describe_test()} at test"
+        distance = "" if self.sampling == "uniform" else f", {clip.distance}"
+        return f"{self.sampling} sampling{distance}, flip {flip}, {self.describe_test()} at test"
 
 
-def _check_sampler(sampler: str) -> None:
+def _check_sampler(sampler: str, sampling_rate: int | None, fps: float | None) -> None:
+    if sampler == "dense" and not sampling_rate and fps is None:
+        raise ValueError("dense clips need --sampling_rate or --fps")
     if sampler not in SAMPLERS:
         raise ValueError(f"frame sampler '{sampler}': choose from {', '.join(SAMPLERS)}")
 
@@ -103,6 +111,7 @@ class TrainDataset(Dataset):
         sampler: "dense": frames `sampling_rate` apart; "uniform": one frame from each part of the whole video.
         num_frames: T, frames of a clip.
         sampling_rate: distance between frames; not used by "uniform".
+        fps: frames a second in place of `sampling_rate`; not for "uniform".
         num_repeats: R, augmentations of each decoded clip.
         seed: of the run; at least 0.
         decoder: back end, see `open_video`.
@@ -115,16 +124,17 @@ class TrainDataset(Dataset):
         transform: Callable[[torch.Tensor, np.random.Generator], torch.Tensor],
         sampler: str,
         num_frames: int,
-        sampling_rate: int,
+        sampling_rate: int | None = None,
+        fps: float | None = None,
         num_repeats: int = 1,
         seed: int,
         decoder: str = "auto",
     ) -> None:
-        _check_sampler(sampler)
+        _check_sampler(sampler, sampling_rate, fps)
         if num_repeats < 1:
             raise ValueError(f"--num_sample {num_repeats}: at least one augmentation of each clip")
         self.videos, self.transform, self.sampler = videos, transform, sampler
-        self.num_frames, self.sampling_rate = num_frames, sampling_rate
+        self.num_frames, self.sampling_rate, self.fps = num_frames, sampling_rate or 0, fps
         self.num_repeats, self.seed, self.decoder = num_repeats, seed, decoder
 
     def __len__(self) -> int:
@@ -134,26 +144,28 @@ class TrainDataset(Dataset):
         """The frames of one clip, uint8 (T, 3, H, W)."""
         with open_video(path, decoder=self.decoder) as video:
             frames = frames_within(video, path, span)
-            return video.get_frames(frames.start + self._draw(len(frames), rng))
+            if self.fps is not None:
+                drawn = draw_timed_clip(times_within(video, path, frames), self.num_frames, self.fps, rng)
+            else:
+                drawn = self._draw(len(frames), rng)
+            return video.get_frames(frames.start + drawn)
 
     def _draw(self, length: int, rng: np.random.Generator) -> np.ndarray:
         if self.sampler == "uniform":
             return uniform_train_indices(length, self.num_frames, rng)
         return draw_dense_train_clip(length, self.num_frames, self.sampling_rate, rng)
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        """The sample of `index` in `epoch`.
+    def __getitem__(self, key: tuple[int, ...]) -> dict[str, Any]:
+        """The sample of (epoch, index), or of (epoch, index, occurrence).
 
         Returns:
             "clip" uint8 (R, T, 3, size, size); "label" and "index" of the video shown, which is another than the one
             asked for where that could not be decoded; "failures": (path, reason, worker) of those that could not.
         """
-        epoch, asked = key
-        rng = sample_rng(self.seed, epoch, asked)
+        rngs = sample_rngs(self.seed, key, self.num_repeats)
         frames, index, failures = read_or_replace(
-            self.videos, asked, rng=rng, read=lambda path, span: self._read(path, span, rng)
+            self.videos, key[1], rng=rngs[0], read=lambda path, span: self._read(path, span, rngs[0])
         )
-        rngs = [rng] + [sample_rng(self.seed, epoch, asked, repeat) for repeat in range(1, self.num_repeats)]
         clips = [self.transform(frames, rng) for rng in rngs]
         joined = clips[0][None] if len(clips) == 1 else torch.stack(clips)  # no copy of a single one
         return {"clip": joined, "label": self.videos.labels[index], "index": index, "failures": failures}
@@ -173,6 +185,7 @@ class ViewDataset(Dataset):
         sampler: "dense" or "uniform", as in training.
         num_frames: T, frames of a clip.
         sampling_rate: distance between frames; not used by "uniform".
+        fps: frames a second in place of `sampling_rate`; not for "uniform".
         num_clips: clips spread over the video.
         decoder: back end, see `open_video`.
     """
@@ -184,16 +197,17 @@ class ViewDataset(Dataset):
         transform: FrameTransform,
         sampler: str,
         num_frames: int,
-        sampling_rate: int,
+        sampling_rate: int | None = None,
+        fps: float | None = None,
         num_clips: int,
         decoder: str = "auto",
     ) -> None:
-        _check_sampler(sampler)
+        _check_sampler(sampler, sampling_rate, fps)
         if num_clips < 1:
             raise ValueError(f"--test_num_segment {num_clips}: at least one clip of each video")
         self.videos, self.transform, self.sampler = videos, transform, sampler
-        self.num_frames, self.sampling_rate, self.num_clips = num_frames, sampling_rate, num_clips
-        self.decoder = decoder
+        self.num_frames, self.sampling_rate, self.num_clips = num_frames, sampling_rate or 0, num_clips
+        self.fps, self.decoder = fps, decoder
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -231,7 +245,13 @@ class ViewDataset(Dataset):
 
     def _views(self, video: VideoReader, frames: range) -> torch.Tensor:
         """uint8 (G, T, 3, size, size), channels last in memory; `frames` are those that are meant, as if alone."""
-        indices_CT = frames.start + np.stack(self.clip_indices(len(frames)))
+        if self.fps is not None:
+            clips: Sequence[np.ndarray] = timed_clips(
+                times_within(video, video.path, frames), self.num_frames, self.fps, self.num_clips
+            )
+        else:
+            clips = self.clip_indices(len(frames))
+        indices_CT = frames.start + np.stack(clips)
         distinct, places = np.unique(indices_CT, return_inverse=True)
         shown_at: list[list[tuple[int, int]]] = [[] for _ in distinct]  # of each distinct frame: (clip, time)
         for (clip, time), place in zip(np.ndindex(indices_CT.shape), places.flat, strict=True):
@@ -263,7 +283,8 @@ class ValDataset(ViewDataset):
         transform: FrameTransform,
         sampler: str,
         num_frames: int,
-        sampling_rate: int,
+        sampling_rate: int | None = None,
+        fps: float | None = None,
         decoder: str = "auto",
     ) -> None:
         super().__init__(
@@ -272,6 +293,7 @@ class ValDataset(ViewDataset):
             sampler=sampler,
             num_frames=num_frames,
             sampling_rate=sampling_rate,
+            fps=fps,
             num_clips=1,
             decoder=decoder,
         )
@@ -304,12 +326,13 @@ def build_datasets(
     Raises:
         ValueError: a RandAugment string that cannot be read.
     """
-    assert views.sampling and clip.sampling_rate and views.test_num_segment and views.test_num_crop
+    assert views.sampling and (clip.sampling_rate or clip.fps) and views.test_num_segment and views.test_num_crop
     size, short_side = clip.input_size, views.short_side_size
     sampling: Any = {
         "sampler": views.sampling,
         "num_frames": clip.num_frames,
         "sampling_rate": clip.sampling_rate,
+        "fps": clip.fps,
         "decoder": decoder,
     }
     datasets: dict[str, Dataset] = {}
@@ -337,6 +360,7 @@ def build_loaders(
     rank: int,
     world_size: int,
     device: torch.device,
+    balanced: bool = False,
 ) -> dict[str, DataLoader]:
     """A loader of one rank for each data set of `build_datasets`.
 
@@ -344,12 +368,15 @@ def build_loaders(
         batch_size: clips of a forward pass.
         num_views: clips of a test video: a batch of them holds fewer videos.
         device: where the batches go.
+        balanced: train on as many videos of one class as of another.
     """
     kwargs = config.kwargs(rank=rank, world_size=world_size, device=device)
     loaders = {}
     for part, dataset in datasets.items():
-        if part == "train":
-            loaders[part] = build_train_loader(dataset, batch_size=batch_size, seed=seed, **kwargs)
+        if isinstance(dataset, TrainDataset):
+            labels = dataset.videos.labels if balanced else None
+            order = config.order(len(dataset), seed=seed, labels=labels)
+            loaders[part] = build_train_loader(dataset, batch_size=batch_size, seed=seed, order=order, **kwargs)
         else:
             num_videos = max(batch_size // num_views, 1) if part == "test" else batch_size
             loaders[part] = build_eval_loader(dataset, batch_size=num_videos, **kwargs)

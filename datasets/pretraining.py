@@ -7,14 +7,16 @@ import torch
 from torch.utils.data import Dataset
 
 from .decoding.open import open_video, resolve_decoder
-from .lists.spans import frames_within
+from .decoding.reader import VideoReader
+from .lists.spans import frames_within, times_within
 from .lists.video_list import Span, VideoList
 from .masks.flow_guided import guided_mask, neighbour_pairs
 from .masks.masks import Grid, MaskConfig
 from .masks.motion_fields import crop_motion
 from .masks.motion_vectors import MotionReader
-from .samples import read_or_replace, sample_rng
+from .samples import read_or_replace, sample_rngs
 from .sampling import ClipConfig, draw_pretrain_clip
+from .sampling_by_time import draw_timed_clip
 from .transforms.presets import PretrainTransform
 
 _CELLS_PER_PATCH = 4  # along a side: resolution at which motion vectors carry a mask
@@ -52,19 +54,19 @@ class PretrainDataset(Dataset):
         motion = masks.mask_type == "motion_vectors"
         if motion and resolve_decoder(decoder) != "pyav":
             raise ValueError("motion vectors come from PyAV: use `--decoder pyav` or another --mask_type")
-        assert clip.sampling_rate is not None
+        assert clip.sampling_rate or clip.fps
         self.pairs = neighbour_pairs(clip.num_frames) if motion else None
         self.videos, self.transform, self.masks, self.grid = videos, transform, masks, grid
         self.num_repeats, self.num_masks = clip.num_sample, masks.num_masks
-        self.num_frames, self.sampling_rate = clip.num_frames, clip.sampling_rate
+        self.clip = clip
         self.seed, self.decoder = seed, decoder
         self.num_masked = masks.num_masked(grid)  # of N tokens, in every sample
 
     def __len__(self) -> int:
         return len(self.videos)
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        """The sample of `index` in `epoch`.
+    def __getitem__(self, key: tuple[int, ...]) -> dict[str, Any]:
+        """The sample of (epoch, index), or of (epoch, index, occurrence).
 
         Returns:
             "clip" uint8 (T, 3, size, size) and "mask" bool (N,), with several repeats (R, T, 3, size, size) and (R, N),
@@ -72,12 +74,10 @@ class PretrainDataset(Dataset):
             "index": the video shown, which is another than the one asked for where that could not be decoded;
             "failures": (path, reason, worker) of those that could not.
         """
-        epoch, asked = key
-        rng = sample_rng(self.seed, epoch, asked)
+        rngs = sample_rngs(self.seed, key, self.num_repeats)
         decoded, index, failures = read_or_replace(
-            self.videos, asked, rng=rng, read=lambda path, span: self._read(path, span, rng)
+            self.videos, key[1], rng=rngs[0], read=lambda path, span: self._read(path, span, rngs[0])
         )
-        rngs = [rng] + [sample_rng(self.seed, epoch, asked, repeat) for repeat in range(1, self.num_repeats)]
         clips, masks = zip(*(self._crop_and_mask(*decoded, rng) for rng in rngs), strict=True)
         clip, mask = (clips[0], masks[0]) if self.num_repeats == 1 else (torch.stack(clips), torch.stack(masks))
         return {"clip": clip, "mask": mask, "index": index, "failures": failures}
@@ -86,12 +86,16 @@ class PretrainDataset(Dataset):
         """The frames of a clip, and the motion towards its middle frame where masks follow it; else None."""
         if self.pairs is None:
             with open_video(path, decoder=self.decoder) as video:
-                return video.get_frames(self._draw(frames_within(video, path, span), rng)), None
+                return video.get_frames(self._draw(video, path, span, rng)), None
         with MotionReader(path) as video:
-            return video.get_frames_and_motion(self._draw(frames_within(video, path, span), rng), self.pairs)
+            return video.get_frames_and_motion(self._draw(video, path, span, rng), self.pairs)
 
-    def _draw(self, frames: range, rng: np.random.Generator) -> np.ndarray:
-        return frames.start + draw_pretrain_clip(len(frames), self.num_frames, self.sampling_rate, rng)
+    def _draw(self, video: VideoReader, path: str, span: Span | None, rng: np.random.Generator) -> np.ndarray:
+        frames, clip = frames_within(video, path, span), self.clip
+        if clip.fps is not None:
+            return frames.start + draw_timed_clip(times_within(video, path, frames), clip.num_frames, clip.fps, rng)
+        assert clip.sampling_rate is not None
+        return frames.start + draw_pretrain_clip(len(frames), clip.num_frames, clip.sampling_rate, rng)
 
     def _crop_and_mask(
         self, frames: torch.Tensor, motion: np.ndarray | None, rng: np.random.Generator

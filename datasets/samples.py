@@ -1,6 +1,6 @@
 """Shared by all training samples: the random stream of a sample, and replacements for videos that cannot be decoded."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -19,6 +19,17 @@ T = TypeVar("T")
 def sample_rng(seed: int, epoch: int, index: int, repeat: int = 0) -> np.random.Generator:
     """The random stream of one sample: no other state decides what a sample looks like."""
     return np.random.default_rng([seed, epoch, index, repeat])
+
+
+def sample_rngs(seed: int, key: Sequence[int], num_repeats: int) -> list[np.random.Generator]:
+    """A stream for each repeat of a sample, none of which another sample of the run has.
+
+    Args:
+        key: (epoch, index), and where the epoch shows the video again, its occurrence: see `loading.orders`.
+    """
+    epoch, index, *occurrence = key
+    first = sum(occurrence) * num_repeats
+    return [sample_rng(seed, epoch, index, repeat) for repeat in range(first, first + num_repeats)]
 
 
 def read_or_replace(

@@ -10,11 +10,13 @@ The functions give the frames of the released code, which published numbers were
 crash or freeze a clip are not kept, and each docstring says so.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sigma_video.options import AT_LEAST_ONE, Options, option
+from sigma_video.options import AT_LEAST_ONE, OptionError, Options, Rule, option
+
+PRETRAINING_RATE = 2  # --sampling_rate of pre-training; in fine-tuning it is the data set's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,16 +25,42 @@ class ClipConfig(Options):
 
     num_frames: int = option(16, "frames of a clip", rule=AT_LEAST_ONE)
     sampling_rate: int | None = option(
-        None, "every n-th frame of a video is in the clip; fine-tuning: if not given, the data set's", rule=AT_LEAST_ONE
+        None,
+        f"every n-th frame of a video is in the clip; default: {PRETRAINING_RATE} in pre-training, the data set's in "
+        "fine-tuning",
+        rule=AT_LEAST_ONE,
+    )
+    fps: float | None = option(
+        None,
+        "frames a second in the clip, by the times of the video's frames; in place of --sampling_rate",
+        rule=Rule(lambda fps: 0 < fps < float("inf"), "must be a positive number"),
+        metavar="RATE",
     )
     input_size: int = option(
         224, "height and width of a clip in pixels; default: what the model's name says", rule=AT_LEAST_ONE
     )
     num_sample: int = option(1, "augmented clips of each decoded training clip", rule=AT_LEAST_ONE)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.fps is not None and self.sampling_rate is not None:
+            raise OptionError(
+                f"--fps {self.fps:g} and --sampling_rate {self.sampling_rate} both say how far apart frames are: give "
+                "one of them"
+            )
+
+    def with_rate(self, sampling_rate: int) -> "ClipConfig":
+        """The options with this distance between frames where none is given."""
+        return self if self.sampling_rate or self.fps else replace(self, sampling_rate=sampling_rate)
+
+    @property
+    def distance(self) -> str:
+        """How far apart frames are, in words."""
+        return f"stride {self.sampling_rate}" if self.fps is None else f"{self.fps:g} a second"
+
     def describe(self) -> str:
         """In words, for logs."""
-        return f"{self.num_frames} frames at stride {self.sampling_rate}, {self.input_size}x{self.input_size}"
+        return f"{self.num_frames} frames at {self.distance}, {self.input_size}x{self.input_size}"
 
 
 def _check_counts(**counts: int) -> None:

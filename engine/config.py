@@ -223,6 +223,7 @@ class RunFacts:
 
     decoder_used: str | None = None  # the back end that `--decoder` stands for here, with its version
     position_grid: list[int] | None = None  # token grid whose position table is in use
+    target_scale: list[float] | None = None  # of --task regression: mean and standard deviation that outputs stand for
     licence: str | None = None  # of the weights that training started from: it goes on with what is made of them
     tested: dict[str, tuple[str, str]] | None = None  # suffix of the results -> file and key of the weights
 

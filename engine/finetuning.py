@@ -1,22 +1,24 @@
-"""Fine-tuning and linear probing: classification losses."""
+"""Fine-tuning, linear probing and testing: their options."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-import torch
-import torch.nn.functional as F
-from torch import nn
+from sigma_video.options import BETWEEN_0_AND_1, NOT_NEGATIVE, OptionError, Options, Rule, option
 
-from sigma_video.options import BETWEEN_0_AND_1, OptionError, Options, Rule, option
-
-Mixup = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+from .tasks.regression import LOSSES
+from .tasks.table import TASKS
+from .tasks.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig(Options):
     """What is done with a classifier: fine-tuning, linear probing, or testing alone."""
 
+    task: str = option(
+        "classification",
+        "what the lists say of a video: a class, any number of classes, a number",
+        choices=tuple(TASKS),
+    )
+    regression_loss: str = option("mse", "of --task regression, over standardised numbers", choices=tuple(LOSSES))
     model_ema: bool = option(False, "average the weights over the updates, test both")
     model_ema_decay: float = option(0.9999, "decay of the moving average in an update", rule=BETWEEN_0_AND_1)
     model_ema_force_cpu: bool = option(False, "keep the average in host memory")
@@ -27,9 +29,28 @@ class FinetuneConfig(Options):
     )
     linear_probing: bool = option(False, "train only fc_norm and head")
     random_encoder: bool = option(False, "let --linear_probing probe random weights, as a baseline")
+    freeze_blocks: int = option(
+        0, "the patch embedding and the first N blocks are not trained", rule=NOT_NEGATIVE, metavar="N"
+    )
     eval: bool = option(False, "only test the given weights")
+    test_best: bool = option(
+        False, "test the weights with the best validation, checkpoint-best.pth, in place of the last ones"
+    )
     disable_eval_during_finetuning: bool = option(False, "no validation after each epoch")
     dist_eval: bool = option(False, "implied: testing is always split over the ranks")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.freeze_blocks and self.linear_probing:
+            raise OptionError(
+                f"--freeze_blocks {self.freeze_blocks}: --linear_probing freezes all blocks already: leave one out"
+            )
+        if self.regression_loss != "mse" and self.task != "regression":
+            raise OptionError(f"--regression_loss {self.regression_loss} is for --task regression: give both or none")
+        if self.test_best and self.disable_eval_during_finetuning and not self.eval:
+            raise OptionError(
+                "--test_best needs a validation after each epoch: leave out --disable_eval_during_finetuning"
+            )
 
     def ignored(self) -> dict[str, str]:
         found: dict[str, str] = {}
@@ -49,6 +70,8 @@ class FinetuneConfig(Options):
         encoder = "random and frozen" if self.random_encoder else "frozen"
         if self.linear_probing:
             return f"linear probe: fc_norm and head are trained, the encoder is {encoder}"
+        if self.freeze_blocks:
+            return f"fine-tuning: the patch embedding and the first {self.freeze_blocks} blocks are frozen"
         return "fine-tuning: all weights are trained"
 
     def check_run(self, *, zero_stage: int | None, weights: str) -> None:
@@ -71,32 +94,13 @@ class FinetuneConfig(Options):
         if self.random_encoder and weights and not self.eval:
             raise OptionError(f"--random_encoder probes random weights, not those of {weights}: leave one of them out")
 
+    @property
+    def kind(self) -> type[Task]:
+        """The class of the task."""
+        return TASKS[self.task].cls
+
     def parts(self) -> list[str]:
         """The lists that are needed."""
         if self.eval:
             return ["test"]
         return ["train", "test"] if self.disable_eval_during_finetuning else ["train", "val", "test"]
-
-
-class ClassificationForward:
-    """Cross-entropy in float32, with mixup or with label smoothing.
-
-    Args:
-        mixup: (clips, labels) -> (mixed clips, soft targets (B, K)); None to disable.
-        smoothing: label smoothing without mixup (mixup smooths its own targets).
-    """
-
-    def __init__(self, mixup: Mixup | None, smoothing: float) -> None:
-        self.mixup = mixup
-        self.smoothing = smoothing
-
-    def __call__(self, model: nn.Module, batch: Any) -> dict[str, torch.Tensor]:
-        """`loss`, and without mixup also `top1`: accuracy in percent."""
-        if self.mixup is not None:
-            clips, targets = self.mixup(batch.clip, batch.label)
-            return {"loss": F.cross_entropy(model(clips).float(), targets)}
-        logits = model(batch.clip).float()
-        return {
-            "loss": F.cross_entropy(logits, batch.label, label_smoothing=self.smoothing),
-            "top1": 100 * (logits.argmax(dim=1) == batch.label).float().mean(),
-        }

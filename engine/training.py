@@ -21,12 +21,13 @@ from .resilience.nonfinite import NonFiniteGuard, RollbackRequested
 from .resilience.preemption import Preempted, PreemptionHandler
 from .resilience.watchdog import heartbeat, watchdog
 from .schedules import Schedule
+from .tasks.task import Selection
 
 logger = logging.getLogger(__name__)
 
 # (model, possibly wrapped, and batch) -> outputs with a scalar "loss". All scalar outputs are averaged and logged.
 ForwardFn = Callable[[nn.Module, Any], dict[str, torch.Tensor]]
-# -> metrics of the current model, with "val/top1" in percent.
+# -> metrics of the current model, with `Selection.metric` under "val/".
 ValidateFn = Callable[[], dict[str, float]]
 
 
@@ -35,7 +36,7 @@ def fit(trainer: "Trainer", loader: Any, *, validate: ValidateFn | None = None) 
 
     Args:
         loader: this rank's data loader; its `sampler` has `set_epoch`, `state_dict` and `load_state_dict`.
-        validate: the best `val/top1` is kept in the state.
+        validate: the best value of the metric that `trainer.selection` names is kept in the state.
 
     Raises:
         Preempted: the process received a signal to stop and saved; the same command resumes.
@@ -86,6 +87,11 @@ class Trainer:
     stall_timeout: float = 0.0
     diagnostics: Diagnostics | None = None
     monitor: TrainingMonitor | None = None
+
+    @property
+    def selection(self) -> Selection:
+        """Which validation is the best one: a task says so."""
+        return getattr(self.forward, "selection", Selection())
 
     @cached_property
     def step_log(self) -> StepLog:
@@ -196,11 +202,12 @@ class Trainer:
                     results = validate()
             except Preempted as request:
                 self.exit_preempted(request.signum, all_ranks=False)
-            improved = results["val/top1"] > state.best
-            state.best = max(state.best, results["val/top1"])
+            value = results[f"val/{self.selection.metric}"]
+            improved = self.selection.improves(value, state.best)
+            state.best = value if improved else state.best
             record = {**record, **results}
-            metrics = "  ".join(f"{name} {value:.2f}" for name, value in results.items())
-            logger.info("epoch %d  %s  best %.2f", state.epoch, metrics, state.best)
+            metrics = "  ".join(f"{name} {_short(value)}" for name, value in results.items())
+            logger.info("epoch %d  %s  best %s", state.epoch, metrics, _short(state.best))
         self.log.write(state.step, **record)
         signum = self.preemption.poll_blocking(save_failed=self.checkpointer.failed)
         is_last = state.epoch + 1 == self.schedule.epochs
@@ -250,7 +257,8 @@ class Trainer:
             )
         if "validate" in (self.state.unfinished or {}):  # that validation has been done and logged since
             self.state.unfinished = None
-        self.state.best = max(best, self.state.best)
+        if best >= 0 and self.selection.improves(best, self.state.best):
+            self.state.best = best
         self.log.rewind(self.state.step)
         self.meter.restart_epoch()
 
@@ -276,6 +284,11 @@ class Trainer:
         if self.monitor is not None:
             self.monitor.close()
         self.log.close()
+
+
+def _short(value: float) -> str:
+    """A metric for the console: two digits behind the point, or where that is not enough four that count."""
+    return f"{value:.2f}" if value == 0 or abs(value) >= 0.1 else f"{value:.4g}"
 
 
 def mean_of(outputs: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

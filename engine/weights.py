@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from .checkpointing.files import newest_valid
+from .checkpointing.files import BEST, newest_valid
 from .checkpointing.read_weights import StartConfig, Weights, read_weights
 from .config import TrainingConfig
 from .distributed.world import World, on_main_process
@@ -104,9 +104,42 @@ def weights_to_test(config: TrainingConfig, world: World) -> tuple[str | Path, s
     return path, f"{start.model_key}|model" if start.finetune and path != start.finetune else start.model_key
 
 
-def names_of_weights(config: TrainingConfig, world: World) -> tuple[Sequence[str], Path]:
-    """The names of the classes of the weights that `--eval` tests, and their file. Every rank must call it."""
-    path, key = weights_to_test(config, world)
+def best_weights(config: TrainingConfig, world: World) -> tuple[Path, str]:
+    """The file that `--test_best` tests, and the key of the weights in it. Every rank must call it.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    path = Path(config.run.output_dir) / BEST
+    if not on_main_process(world, path.is_file):
+        raise ConfigError(
+            f"--test_best: {path} is not there: no epoch of a run in this folder has been validated, or none was "
+            "better than the file of --resume; leave --test_best out, or name the weights with --eval --finetune"
+        )
+    return path, "model"
+
+
+def check_task(weights: Weights, task: str, path: str | Path) -> list[float] | None:
+    """Refuse weights that were trained for another task; returns the scale of their targets, if that task has one.
+
+    Raises:
+        ConfigError: so they were; or the scale is not known.
+    """
+    # Before there was --task, and elsewhere, training with class labels was classification.
+    made_for = weights.args.get("task", "classification" if "data_set" in weights.args else None)
+    if made_for is not None and made_for != task:
+        raise ConfigError(f"{path}: trained with --task {made_for}, not {task}: give --task {made_for}")
+    scale = weights.args.get("target_scale")
+    if task == "regression" and not scale:
+        raise ConfigError(f"{path}: does not say what its outputs stand for (target_scale): test a checkpoint of ours")
+    return scale
+
+
+def names_of_weights(
+    config: TrainingConfig, world: World, find: Callable[[TrainingConfig, World], tuple[str | Path, str]]
+) -> tuple[Sequence[str], Path]:
+    """The names of the classes of the weights that `find` gives, and their file. Every rank must call it."""
+    path, key = find(config, world)
     trust = config.start.trust_checkpoint
     names = on_main_process(world, lambda: read_weights(path, model_key=key, trust=trust).class_names)
     return names, Path(path)

@@ -43,6 +43,7 @@ class Classifier(VideoTransformer):
         self.fc_norm = nn.LayerNorm(self.embed_dim, eps=1e-6) if pools else None
         self.fc_dropout = nn.Dropout(head.fc_drop_rate)
         self.head = nn.Linear(self.embed_dim, head.num_classes)
+        self.num_frozen_blocks = 0
         self.backbone_frozen = False
         self.apply(_truncated_normal)
         # By `apply` too: inside it DeepSpeed gathers the parameters that ZeRO-3 has sharded.
@@ -67,11 +68,26 @@ class Classifier(VideoTransformer):
         self.backbone_frozen = True
         self.train(self.training)
 
+    def freeze_blocks(self, number: int) -> None:
+        """Train neither the patch embedding nor the first `number` blocks; they stay in evaluation mode too.
+
+        Raises:
+            ValueError: the model has fewer blocks.
+        """
+        if number > len(self.blocks):
+            raise ValueError(f"the model has {len(self.blocks)} blocks, {number} of them cannot be frozen")
+        for part in (self.patch_embed, *self.blocks[:number]):
+            part.requires_grad_(False)
+        self.num_frozen_blocks = number
+        self.train(self.training)
+
     def train(self, mode: bool = True) -> "Classifier":
         super().train(mode)
         if self.backbone_frozen:
             for part in (self.patch_embed, self.blocks, self.norm):
                 part.eval()
+        for block in self.blocks[: self.num_frozen_blocks]:
+            block.eval()
         return self
 
     def no_weight_decay(self) -> set[str]:

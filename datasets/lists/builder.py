@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import AnnotationError
 from .columns import Columns
-from .entries import LABEL_LIMIT, MAX_CLASSES, NO_LABEL, Entry
+from .entries import LABEL_LIMIT, MAX_CLASSES, NO_LABEL, Entry, Label
 from .text_files import at
 
 _INTEGER = re.compile(r"[+-]?[0-9]+")
@@ -25,18 +25,20 @@ class ListBuilder:
         file: the list, for messages.
         class_names: names in label order that the labels have to agree with; none: names get numbers in sorted order.
         source: what these names come from, for messages.
+        labels: what a label is, one of LABELS.
     """
 
-    def __init__(self, file: Path, class_names: Sequence[str] = (), source: str = "") -> None:
-        self.file, self.source, self.unit = file, source, "line"
+    def __init__(self, file: Path, class_names: Sequence[str] = (), source: str = "", *, labels: str = "class") -> None:
+        self.file, self.source, self.unit, self.labels_are = file, source, "line", labels
         self.names: tuple[str, ...] = ()
         self.numbers: dict[str, int] = {}
         self.propose_names(class_names)
         self.given = bool(class_names)
-        self.kind: str | None = None  # "number", "name" or "set"
+        self.kind: str | None = None  # "number", "name", "set" (of numbers), "set of names" or "value"
         self.first_line = self.first_unlabelled = self.num_unlabelled = 0
         self.paths, self.path_ends, self.labels, self.lines = bytearray(), array("q"), array("q"), array("q")
         self.set_values, self.set_ends, self.spans = array("q"), array("q"), array("d")
+        self.values = array("d")
         self.label_names: dict[int, str] = {}
         self.digest = hashlib.sha256()
 
@@ -86,7 +88,13 @@ class ListBuilder:
             self.first_unlabelled = self.first_unlabelled or entry.line
             self.num_unlabelled += 1
             return NO_LABEL
-        kind = "number" if isinstance(label, int) else "name" if isinstance(label, str) else "set"
+        if self.labels_are == "classes" and not isinstance(label, tuple):
+            label = (label,)  # type: ignore[assignment]  # of a list with one class a video
+        kind = self._kind_of(label)
+        if kind == "set" and not label and self.kind == "set of names":
+            return NO_LABEL  # none of the names
+        if kind == "set of names" and self.kind == "set" and not self.set_values:
+            self.kind = kind  # so far no video had any
         if self.kind not in (None, kind):
             raise AnnotationError(
                 f"{self.at(entry)}: label {label!r} is a {kind}, that of {self.unit} {self.first_line} a "
@@ -95,13 +103,23 @@ class ListBuilder:
         if self.kind is None:
             self.kind, self.first_line = kind, entry.line
         if isinstance(label, tuple):
-            self.set_values.extend(label)
+            self.set_values.extend(self._number_of(x, entry) if isinstance(x, str) else x for x in label)
+            return NO_LABEL
+        if isinstance(label, float) or kind == "value":
+            self.values.append(float(label))
             return NO_LABEL
         if isinstance(label, str):
             return self._number_of(label, entry)
         if entry.label_name:
             self._check_name(label, entry)
         return label
+
+    def _kind_of(self, label: Label) -> str:
+        if isinstance(label, tuple):
+            return "set of names" if label and isinstance(label[0], str) else "set"
+        if isinstance(label, str):
+            return "name"
+        return "value" if self.labels_are == "value" else "number"
 
     def _number_of(self, name: str, entry: Entry) -> int:
         if self.names and name not in self.numbers:
@@ -136,21 +154,23 @@ class ListBuilder:
             self.refuse_unlabelled()
         if self.kind == "name" and not self.names and all(map(_INTEGER.fullmatch, self.numbers)):
             self._take_names_as_numbers()
+        labels = np.frombuffer(self.labels, np.int64)
         arrays: dict[str, np.ndarray] = {
             "paths": np.frombuffer(self.paths, np.uint8),
             "path_ends": np.frombuffer(self.path_ends, np.int64),
-            "labels": self._sorted_labels() if self.kind == "name" else np.frombuffer(self.labels, np.int64),
+            "labels": self._sorted(labels) if self.kind == "name" else labels,
             "lines": np.frombuffer(self.lines, np.int64),
         }
-        if self.kind == "set":
-            arrays |= {
-                "set_values": np.array(self.set_values, np.int64),
-                "set_ends": np.frombuffer(self.set_ends, np.int64),
-            }
+        if self.kind in ("set", "set of names"):
+            values = np.array(self.set_values, np.int64)
+            arrays["set_values"] = self._sorted(values) if self.kind == "set of names" else values
+            arrays["set_ends"] = np.frombuffer(self.set_ends, np.int64)
+        if self.kind == "value":
+            arrays["values"] = np.frombuffer(self.values, np.float64)
         spans = np.frombuffer(self.spans, np.float64).reshape(-1, 2)
         if not np.isnan(spans).all():
             arrays["spans"] = spans
-        labels = arrays.get("set_values", arrays["labels"])
+        labels = arrays.get("set_values", labels)
         highest = int(labels.max()) if len(labels) else NO_LABEL
         names = self._class_names(highest)
         facts = {
@@ -185,17 +205,17 @@ class ListBuilder:
         self.labels = array("q", (values[number] for number in self.labels))
         self.kind = "number"
 
-    def _sorted_labels(self) -> np.ndarray:
-        labels = np.frombuffer(self.labels, np.int64)
+    def _sorted(self, labels: np.ndarray) -> np.ndarray:
+        """Numbers of names in order of appearance -> those in sorted order, unless the names were given."""
         if self.names:
             return labels
         rank = {name: number for number, name in enumerate(sorted(self.numbers))}
-        return np.array([rank[name] for name in self.numbers], np.int64)[labels]  # numbers are in order of appearance
+        return np.array([rank[name] for name in self.numbers], np.int64)[labels]
 
     def _class_names(self, highest: int) -> list[str]:
         if self.names:
             return list(self.names)
-        if self.kind == "name":
+        if self.kind in ("name", "set of names"):
             return sorted(self.numbers)
         if not self.label_names:
             return []

@@ -3,7 +3,7 @@
 import itertools
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -76,25 +76,42 @@ def count_classes(videos: VideoList) -> int:
     return videos.num_classes
 
 
-def check_labels(videos: VideoList, num_classes: int) -> None:
-    """Refuse a list that does not fit a classifier of `num_classes` classes.
+def check_labels(videos: VideoList, num_classes: int, *, labels: str = "class") -> None:
+    """Refuse a list that does not fit a model of `num_classes` classes.
+
+    Args:
+        labels: what the list was read for, one of LABELS.
 
     Raises:
-        AnnotationError: the list has no labels or several a video, or a label is outside 0..num_classes - 1.
+        AnnotationError: the list has no labels, or several a video where one is wanted, or a label is outside
+            0..num_classes - 1.
     """
-    if videos.label_sets is not None:
-        raise AnnotationError(f"{videos.file} has several labels for a video; a classifier of one class takes one.")
+    if labels == "value":
+        return
+    if videos.label_sets is not None and labels == "class":
+        raise AnnotationError(
+            f"{videos.file} has several labels for a video; a classifier of one class takes one: --task multilabel "
+            "learns all of them."
+        )
     if videos.num_classes == 0:
         raise AnnotationError(f"{videos.file} has no labels. Write one `path label` a line.")
-    if videos.lowest_label >= 0 and videos.num_classes <= num_classes:
+    lowest_is_fine = videos.lowest_label >= 0 or videos.label_sets is not None
+    if lowest_is_fine and videos.num_classes <= num_classes:
         return
-    for place, label in enumerate(videos.labels):
+    for place, label in _placed_labels(videos):
         if not 0 <= label < num_classes:
             raise AnnotationError(
                 f"{videos.where(place)}: label {label} does not fit {num_classes} classes "
                 f"(0..{num_classes - 1}); the list has {videos.num_classes}. Labels count from 0; check the list and "
                 "`--nb_classes`."
             )
+
+
+def _placed_labels(videos: VideoList) -> Iterator[tuple[int, int]]:
+    """Every label with the place of its video in the list."""
+    sets = videos.label_sets if videos.label_sets is not None else ((label,) for label in videos.labels)
+    for place, labels in enumerate(sets):
+        yield from ((place, label) for label in labels)
 
 
 def check_files(videos: VideoList, *, handful: int | None = None, at_most: int | None = None) -> list[str]:
@@ -137,6 +154,24 @@ def _refuse_windows(videos: VideoList, missing: Sequence[str]) -> None:
 def count_overlap(videos: VideoList, others: VideoList) -> int:
     """How many of `others` are in `videos` as well, by their paths and spans."""
     return len(set(others.samples()).intersection(videos.samples()))
+
+
+def refuse_same_videos(chosen_on: VideoList, test: VideoList) -> int:
+    """How many test videos are in the list that the tested weights are chosen on.
+
+    Raises:
+        AnnotationError: all videos of one list are in the other, so that the test would not be one.
+    """
+    first, second = (
+        {(os.path.normpath(path), span) for path, span in videos.samples()} for videos in (chosen_on, test)
+    )
+    common = len(first & second)
+    if common == min(len(first), len(second)):
+        raise AnnotationError(
+            f"--test_best: {chosen_on.file} and {test.file} hold the same videos ({common}), so the weights would be "
+            "chosen on the test: give a val list of other videos than the test's, or leave --test_best out"
+        )
+    return common
 
 
 def _missing(paths: Sequence[str]) -> list[str]:

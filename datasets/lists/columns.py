@@ -40,7 +40,8 @@ class Columns:
 
     Attributes:
         arrays: "paths" uint8, all paths one after another, and "path_ends" int64 (N,); "labels" int64 (N,); "lines"
-            int64 (N,); for several labels a video "set_values" int64 and "set_ends" int64 (N,); "spans" float64 (N, 2).
+            int64 (N,); for several labels a video "set_values" int64 and "set_ends" int64 (N,); "values" float64 (N,),
+            of lists of numbers; "spans" float64 (N, 2).
         facts: "class_names", "names_from", "fingerprint", "num_classes", "lowest_label",
             "notes", and what the caller adds.
     """
@@ -225,8 +226,8 @@ class PathColumn(Column[str]):
         return [path if "://" in path else os.path.join(self.root, path) for path in paths]
 
 
-class NumberColumn(Column[int]):
-    """Whole numbers of the column `name`."""
+class NumberColumn(Column[Any]):
+    """Numbers of the column `name`, whole ones or floats as they are stored."""
 
     def __init__(self, source: Columns | ColumnFile, name: str) -> None:
         super().__init__(source)

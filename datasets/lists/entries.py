@@ -1,15 +1,22 @@
 """What the readers of all list formats return: one entry per video."""
 
+import math
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..decoding.media_names import has_extension
+from ..errors import AnnotationError
 
 NO_LABEL = -1
 LABEL_LIMIT = 10**18  # above all labels, which have to fit 64 bits
 MAX_CLASSES = 100_000  # more than any list of videos has: a larger label is a typing error
+
+# What the lists say of a video: one class, any number of classes, or a value.
+LABELS = ("class", "classes", "value")
+Label = int | float | str | tuple[int, ...] | tuple[str, ...] | None
 
 
 class Entry(NamedTuple):
@@ -18,7 +25,7 @@ class Entry(NamedTuple):
     Attributes:
         line: where the list names it, from 1; its place in the list for formats without lines.
         path: its path, absolute or relative to the root.
-        label: a class number, a class name, a tuple of numbers for a video with several labels, None without a label.
+        label: a class number, a class name, a tuple of these for a video with several labels, a value, None without.
         label_name: the name of class `label`, if the list gives both.
         span: (start, end) in seconds of a part of the video; None for the whole video.
         written: what the list says in place of `path`, for the fingerprint; "" if `path` itself.
@@ -31,7 +38,7 @@ class Entry(NamedTuple):
 
     line: int
     path: str
-    label: int | str | tuple[int, ...] | None = None
+    label: Label = None
     label_name: str = ""
     span: tuple[float, float] | None = None
     written: str = ""
@@ -70,16 +77,36 @@ class ListPart:
     Attributes:
         part: "train", "val" or "test"; "" if the list is a single part.
         split: number of the split, from 1.
+        labels: what a label is, one of LABELS.
     """
 
     part: str = ""
     split: int = 1
+    labels: str = "class"
+
+
+def value_of(place: str, label: Any) -> float:
+    """A number, as a target of regression. Raises AnnotationError."""
+    try:
+        value = math.nan if isinstance(label, bool) else float(label)
+    except (TypeError, ValueError, OverflowError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise AnnotationError(f"{place}: label {label!r:.60} is not a number, which --task regression learns.")
+    return value
+
+
+def classes_of(cell: str) -> tuple[int, ...] | tuple[str, ...]:
+    """The classes in a cell: `3;7` or `3|7`, numbers or names; numbers may have blanks or commas between them."""
+    separator = r"[;|,\s]" if re.fullmatch(r"[\d;|,\s]*", cell) else r"[;|]"
+    words = [word.strip() for word in re.split(separator, cell) if word.strip()]
+    return tuple(map(int, words)) if all(word.isdecimal() for word in words) else tuple(words)
 
 
 def entry_with_search(
     line: int,
     path: str,
-    label: int | str | tuple[int, ...] | None,
+    label: Label,
     *,
     label_name: str = "",
     span: tuple[float, float] | None = None,

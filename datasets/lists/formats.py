@@ -15,7 +15,7 @@ from ..decoding.media_names import TWO_FILES, has_extension
 from ..errors import AnnotationError
 from . import formats_community as community
 from . import formats_official as official
-from .entries import Entry, ListPart, Parsed, entry_with_search
+from .entries import Entry, ListPart, Parsed, entry_with_search, value_of
 from .folders import read_folder, read_videos
 from .formats_columns import (
     COLUMNS,
@@ -41,12 +41,13 @@ _QUOTED = re.compile(r'"(?:[^"]|"")*"\s+\S+')
 def read_videomae(file: Path, part: ListPart) -> Parsed:
     """`path label` or `path`: any white space between, the label last, so a path may hold spaces."""
     first = list(islice(numbered_lines(file), SAMPLE))
-    labelled = bool(first) and _videomae_line(file, *first[0]).label is not None
+    labels = part.labels
+    labelled = bool(first) and _videomae_line(file, *first[0], labels=labels).label is not None
     peculiar = sum(_is_peculiar(line) for _, line in first) * 2 > len(first)
 
     def entries() -> Iterator[Entry]:
         for number, line in numbered_lines(file):
-            entry = _videomae_line(file, number, line)
+            entry = _videomae_line(file, number, line, labels=labels)
             if not peculiar and _is_peculiar(line):
                 raise AnnotationError(
                     f"{at(file, number)}: '{line:.200}' is not like the other lines: two paths, two numbers or a quote "
@@ -65,9 +66,11 @@ def _is_peculiar(line: str) -> bool:
     return _BLANK_INSIDE.search(path) is not None and TWO_FILES.search(path) is not None
 
 
-def _videomae_line(file: Path, number: int, line: str) -> Entry:
+def _videomae_line(file: Path, number: int, line: str, *, labels: str) -> Entry:
     *before, last = line.rsplit(maxsplit=1)
     path = before[0] if before else ""
+    if labels == "value" and path and not path.endswith(","):
+        return entry_with_search(number, path, value_of(at(file, number), last))
     if path and not path.endswith(",") and INTEGER.fullmatch(last):
         if last.startswith("-"):
             raise AnnotationError(

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ..decoding.media_names import has_extension
 from ..errors import AnnotationError
-from .entries import LABEL_LIMIT, Entry, ListPart, Parsed, entry_with_search
+from .entries import LABEL_LIMIT, Entry, ListPart, Parsed, classes_of, entry_with_search, value_of
 from .text_files import at, csv_rows
 
 INTEGER = re.compile(r"[+-]?[0-9]{1,18}")  # stricter than `int`, which also takes `1_0`
@@ -79,11 +79,15 @@ def read_csv(file: Path, part: ListPart) -> Parsed:
             _check_width(file, number, row, layout=layout)
             record: dict[str, Any] = {name: row[place].strip() for name, place in layout.columns.items()}
             label = record.pop("label", "")
-            if label:
+            if part.labels == "classes" and "label" in layout.columns:
+                record["label"] = list(classes_of(label))  # an empty cell: none of them
+            elif label and part.labels == "value":
+                record["label"] = value_of(at(file, number), label)
+            elif label:
                 _refuse_fraction(file, number, label)
                 has_numbers = bool(INTEGER.fullmatch(label)) if has_numbers is None else has_numbers
                 record["label"] = _integer(file, number, label) if has_numbers else label
-            yield entry_of(at(file, number), number, record)
+            yield entry_of(at(file, number), number, record, labels=part.labels)
 
     header = "with" if layout.has_header else "no"
     kind = f"csv, '{layout.shown_delimiter}' between columns, {header} header: {' '.join(layout.columns)}"
@@ -229,12 +233,13 @@ def _is_path_and_label(rows: Sequence[Sequence[str]]) -> bool:
     )
 
 
-def entry_of(place: str, number: int, record: dict[str, Any]) -> Entry:
+def entry_of(place: str, number: int, record: dict[str, Any], *, labels: str) -> Entry:
     """The entry of a csv row or a JSON object, given by the meanings of COLUMNS.
 
     Args:
         place: file and line, for messages.
         number: the line.
+        labels: see `ListPart`.
     """
     path = record.get("path")
     if not isinstance(path, str) or not path:
@@ -246,7 +251,10 @@ def entry_of(place: str, number: int, record: dict[str, Any]) -> Entry:
     if label is None and name:
         label = name  # names alone are enough
     label = tuple(label) if isinstance(label, list) else label
-    _check_label(place, label)
+    if labels == "value" and label is not None:
+        label = value_of(place, label)
+    else:
+        _check_label(place, label)
     is_number = not isinstance(label, tuple | str | None)
     span = seconds_of(place, start=record.get("start"), end=record.get("end"))
     return entry_with_search(number, path, label, label_name=name if is_number else "", span=span)
@@ -257,6 +265,8 @@ def _check_label(place: str, label: Any) -> None:
     if label is None or isinstance(label, str):
         return
     values = label if isinstance(label, tuple) else (label,)
+    if values and isinstance(label, tuple) and all(isinstance(value, str) and value for value in values):
+        return
     if not all(type(value) is int for value in values):
         raise AnnotationError(f"{place}: label {label!r:.60} is neither a whole number nor a class name.")
     if not all(0 <= value < LABEL_LIMIT for value in values):

@@ -36,6 +36,7 @@ def read_list(
     names_from: str = "labels.txt",
     part: str = "",
     split: int = 1,
+    labels: str = "class",
 ) -> VideoList:
     """Read a list of videos.
 
@@ -52,6 +53,7 @@ def read_list(
             them the names are numbered as the data set says, else in sorted order.
         names_from: the file that `class_names` come from, for messages.
         part, split: "train", "val" or "test" and the number of the split, for formats that hold several.
+        labels: what a label is, one of LABELS.
 
     Raises:
         AnnotationError: the list is missing, empty or not UTF-8 text; a line cannot be read; some lines have a label
@@ -61,17 +63,17 @@ def read_list(
         raise AnnotationError(f"--list_format {list_format}: choose from {', '.join(LIST_FORMATS)}")
     refuse_no_file(Path(file))
     file, root = _metadata_in(Path(file), root)
-    settings = [root, os.getcwd(), list_format, list(class_names), names_from, part, split]
+    settings = [root, os.getcwd(), list_format, list(class_names), names_from, part, split, labels]
     key = index_key(file, settings)
     source: Columns | ColumnFile | None = find_index(file, key)
     if source is None:
         before = identity(file) if file.is_file() else None
-        builder = ListBuilder(file, class_names, names_from)
-        source = _parse(file, builder, root=root, list_format=list_format, part=ListPart(part, split))
+        builder = ListBuilder(file, class_names, names_from, labels=labels)
+        source = _parse(file, builder, root=root, list_format=list_format, part=ListPart(part, split, labels))
         if before is not None and source.length >= INDEX_FROM and not source.facts["num_lost"]:
             source = save_index(file, key, columns=source, before=before) or source
     videos = _video_list(file, source, root)
-    if require_labels and videos.num_classes == 0:
+    if require_labels and videos.num_classes == 0 and videos.values is None:
         raise AnnotationError(
             f"{videos.where(0)}: no label ({len(videos)} of {len(videos)} {videos.unit}s have none; read as "
             f"{videos.format}). Write `path label` on every line."
@@ -128,6 +130,7 @@ def _video_list(file: Path, source: Columns | ColumnFile, root: str) -> VideoLis
         num_classes=facts["num_classes"],
         class_names=tuple(facts["class_names"]),
         label_sets=None if source.array("set_ends") is None else kept(SetColumn(source)),
+        values=None if source.array("values") is None else kept(NumberColumn(source, "values")),
         spans=None if source.array("spans") is None else kept(SpanColumn(source)),
         names_from=facts["names_from"],
         lowest_label=facts["lowest_label"],

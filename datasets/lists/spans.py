@@ -31,17 +31,28 @@ def frames_within(video: VideoReader, path: str, span: Span | None) -> range:
     return range(first, last)
 
 
-def _times(video: VideoReader, path: str, span: Span) -> np.ndarray:
+def times_within(video: VideoReader, path: str, frames: range) -> np.ndarray:
+    """Seconds from the first frame of the video to each of these; for `--fps`.
+
+    Raises:
+        DecodeError: nothing tells when frames are shown, as of pictures.
+    """
+    return _times(video, path)[frames.start : frames.stop]
+
+
+def _times(video: VideoReader, path: str, span: Span | None = None) -> np.ndarray:
     """Seconds from the first frame to each one; those of PyAV, which the other back ends agree with."""
+    why = "--fps" if span is None else describe_span(span)
     if video.decoder == "frames":
-        raise DecodeError(path, f"{describe_span(span)}: pictures have no times; leave out start and end")
+        remedy = "give --sampling_rate instead" if span is None else "leave out start and end"
+        raise DecodeError(path, f"{why}: pictures have no times; {remedy}")
     if isinstance(video, PyAVReader):
         times = video.clock.seconds()
     else:
         with PyAVReader(path) as reader:
             times = reader.clock.seconds()
     if times is None:
-        raise DecodeError(path, f"{describe_span(span)}: the file does not say when its frames are shown")
+        raise DecodeError(path, f"{why}: the file does not say when its frames are shown")
     if len(times) != video.num_frames:
         raise DecodeError(path, f"{video.decoder} counts {video.num_frames} frames, PyAV {len(times)}")
     return times

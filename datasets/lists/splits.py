@@ -10,7 +10,14 @@ from sigma_video.options import AT_LEAST_ONE, Options, option
 
 from ..catalogue import CATALOGUE, DatasetSpec, get_dataset_spec
 from ..errors import AnnotationError
-from .checks import check_files, check_labels, count_classes, count_overlap, read_class_names
+from .checks import (
+    check_files,
+    check_labels,
+    count_classes,
+    count_overlap,
+    read_class_names,
+    refuse_same_videos,
+)
 from .folders import FRAME_FOLDERS
 from .formats import LIST_FORMATS, detect
 from .read import METADATA, read_list
@@ -125,6 +132,7 @@ def read_parts(
     once: Callable[[Callable[[], int]], int] = on_this_process,
     in_turn: Callable[[Callable[[], VideoList]], VideoList] = on_this_process,
     names_of_weights: Callable[[], tuple[Sequence[str], Path]] = no_names,
+    labels: str = "class",
 ) -> tuple[dict[str, VideoList], dict[str, int]]:
     """The lists of some parts, all with labels, and how many videos of each are missing.
 
@@ -140,6 +148,7 @@ def read_parts(
             others only read that.
         names_of_weights: class names that weights were trained with, in label order, and the file that holds them;
             called where a list of another part than "train" is alone in naming its classes.
+        labels: what a label is, one of LABELS.
 
     Returns:
         part -> its list; part -> how many of its videos are missing.
@@ -152,7 +161,7 @@ def read_parts(
     known = ClassNames(read_class_names(labels_file) if labels_file.exists() else (), labels_file)
 
     def read(file: Path, part: str) -> VideoList:
-        return in_turn(functools.partial(_read_part, file, part, config, names=known))
+        return in_turn(functools.partial(_read_part, file, part, config, names=known, labels=labels))
 
     lists, missing = {}, {}
     for part, folder in folders.items():
@@ -171,7 +180,7 @@ def read_parts(
     return lists, missing
 
 
-def _read_part(file: Path, part: str, config: ListConfig, *, names: ClassNames) -> VideoList:
+def _read_part(file: Path, part: str, config: ListConfig, *, names: ClassNames, labels: str) -> VideoList:
     return read_list(
         file,
         root=config.data_root,
@@ -180,6 +189,7 @@ def _read_part(file: Path, part: str, config: ListConfig, *, names: ClassNames) 
         class_names=names.names,
         names_from=str(names.source),
         part=part,
+        labels=labels,
     )
 
 
@@ -265,8 +275,8 @@ class LabelledData:
     """The lists of a data set that a run needs, and what they mean.
 
     Attributes:
-        lists: by part.
-        num_classes: K.
+        lists: by part, with what is learnt of each video as labels: see `VideoList.with_targets`.
+        num_classes: K; 1 where the lists have numbers.
         class_names: in label order; the labels themselves where no list names its classes.
         is_named: whether one does.
         described: for logs: what is known of each list, and how many videos they share.
@@ -286,18 +296,22 @@ def read_labelled(
     once: Callable[[Callable[[], Any]], Any] = on_this_process,
     in_turn: Callable[[Callable[[], Any]], Any] = on_this_process,
     names_of_weights: Callable[[], tuple[Sequence[str], Path]] = no_names,
+    labels: str = "class",
+    chosen_on_val: bool = False,
 ) -> LabelledData:
     """Read and check the lists of some parts, "train", "val" or "test".
 
     Args:
-        once, in_turn, names_of_weights: see `read_parts`.
+        once, in_turn, names_of_weights, labels: see `read_parts`.
+        chosen_on_val: the tested weights are chosen on the list "val", which then must have other videos than "test".
 
     Raises:
         AnnotationError: a list cannot be read, or does not agree with the others, the data set or `--nb_classes`.
     """
     spec = get_dataset_spec(config.data_set)
     others = config.eval_data_path or config.data_path
-    folders = {part: Path(config.data_path if part == "train" else others) for part in parts}
+    needed = [*parts, *(["val"] if chosen_on_val and "val" not in parts else [])]
+    folders = {part: Path(config.data_path if part == "train" else others) for part in needed}
     lists, missing = read_parts(
         folders,
         config,
@@ -305,18 +319,21 @@ def read_labelled(
         once=once,
         in_turn=in_turn,
         names_of_weights=names_of_weights,
+        labels=labels,
     )
-    num_classes = choose_num_classes(spec, config.nb_classes, lists)
+    num_classes = 1 if labels == "value" else choose_num_classes(spec, config.nb_classes, lists)
     for videos in lists.values():
-        check_labels(videos, num_classes)
+        check_labels(videos, num_classes, labels=labels)
     names = next((videos.class_names for videos in lists.values() if videos.class_names), ())
     described = {
         part: describe_part(listed, spec, part=part, num_missing=missing[part]) for part, listed in lists.items()
     }
     if overlap := once(lambda: describe_overlap(lists)):
         described["overlap"] = overlap
+    if chosen_on_val and (common := once(lambda: refuse_same_videos(lists["val"], lists["test"]))):
+        described["chosen on val"] = f"{common} videos of test are in val as well, where the tested weights are chosen"
     return LabelledData(
-        lists,
+        {part: lists[part].with_targets(num_classes) for part in parts},
         num_classes,
         class_names=list(names) or [str(label) for label in range(num_classes)],
         is_named=bool(names),

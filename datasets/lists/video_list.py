@@ -2,8 +2,9 @@
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from .entries import NO_LABEL
 from .text_files import at
@@ -27,6 +28,23 @@ def counted(number: int, one: str, more: str = "") -> str:
 
 
 @dataclass(frozen=True)
+class MultiHot(Sequence[list[int]]):
+    """Sets of classes as 0 or 1 for each of K classes, made when they are asked for."""
+
+    sets: Sequence[tuple[int, ...]]
+    num_classes: int
+
+    def __len__(self) -> int:
+        return len(self.sets)
+
+    def __getitem__(self, index: Any) -> Any:
+        row = [0] * self.num_classes
+        for label in self.sets[index]:
+            row[label] = 1
+        return row
+
+
+@dataclass(frozen=True)
 class VideoList:
     """Videos of one list, in its order. Columns of a large list are read from its index when asked for.
 
@@ -34,7 +52,8 @@ class VideoList:
         file: the list.
         format: how its lines were read, in words.
         paths: absolute, or joined with `root`: a file, a folder of frames, or `SHARD.tar#MEMBER`.
-        labels: one for each path; all -1 when the list has none, or several a video.
+        labels: one for each path; all -1 when the list has none, or several a video. In what `with_targets` gives, what
+            is learnt of each video.
         root: the folder that relative paths were joined with; "" when all are absolute.
         fingerprint: start of the SHA-256 of the lines `path<TAB>label`, with the paths as written in the list, and
             `<TAB>start<TAB>end` where a line has a span.
@@ -42,6 +61,7 @@ class VideoList:
         num_classes: highest label + 1, or as many as there are names; 0 for a list without labels.
         class_names: in label order; () if neither the list nor `read_list`'s caller names them.
         label_sets: all labels of each video; None unless the list has several a video.
+        values: the number of each video; None unless the list was read for numbers.
         spans: the part of each video that is meant, None for a whole one; None if the list says nothing of it.
         names_from: the file that `class_names` come from.
         lowest_label: the smallest label; -1 for a list without labels, or with several a video.
@@ -52,13 +72,14 @@ class VideoList:
     file: Path
     format: str
     paths: Sequence[str]
-    labels: Sequence[int]
+    labels: Sequence[Any]
     root: str
     fingerprint: str
     line_numbers: Sequence[int]
     num_classes: int
     class_names: tuple[str, ...] = ()
     label_sets: Sequence[tuple[int, ...]] | None = None
+    values: Sequence[float] | None = None
     spans: Sequence[Span | None] | None = None
     names_from: str = ""
     lowest_label: int = NO_LABEL
@@ -78,21 +99,38 @@ class VideoList:
 
     def describe(self) -> str:
         """One line for the start of a run."""
-        size = f"{counted(len(self), 'video')}, {counted(self.num_classes, 'class', 'classes')}"
+        size = f"{counted(len(self), 'video')}, {self._describe_labels()}"
         return f"{self.file}: format '{self.format}', {size}, fingerprint {self.fingerprint}"
 
     def where(self, index: int) -> str:
         """Where the list names a video, for messages: "/d/train.csv, line 3"."""
         return at(self.file, self.line_numbers[index], self.unit)
 
+    def _label(self, place: int) -> Any:
+        """As the list has it."""
+        columns = (self.label_sets, self.values, self.labels)
+        return next(column for column in columns if column is not None)[place]
+
+    def _describe_labels(self) -> str:
+        if self.values is None:
+            return counted(self.num_classes, "class", "classes")
+        return f"numbers from {min(self.values):g} to {max(self.values):g}"
+
+    def with_targets(self, num_classes: int) -> "VideoList":
+        """The list with what is learnt of each video in `labels`: 0 or 1 for each class where a video has several, its
+        number where the list has numbers, else its class as it was."""
+        if self.values is not None:
+            return replace(self, labels=self.values)
+        return self if self.label_sets is None else replace(self, labels=MultiHot(self.label_sets, num_classes))
+
     def describe_lines(self, count: int = 3) -> list[str]:
         """How the first lines were read, and the notes."""
         lines = []
         for place in range(min(count, len(self))):
-            label = self.label_sets[place] if self.label_sets is not None else self.labels[place]
+            label = self._label(place)
             name = f" ({self.class_names[label]})" if self.class_names and isinstance(label, int) and label >= 0 else ""
             span = self.span(place)
             part = f", {describe_span(span)}" if span else ""
-            meaning = "no label" if label == NO_LABEL else f"label {label}{name}"
+            meaning = "no label" if label == NO_LABEL and self.values is None else f"label {label}{name}"
             lines.append(f"{self.unit} {self.line_numbers[place]}: {self.paths[place]}, {meaning}{part}")
         return lines + list(self.notes)

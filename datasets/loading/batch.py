@@ -22,7 +22,7 @@ class Batch:
             of a video follow one another.
         index: (B,) int64, positions in the list; in evaluation (B / views,), one for each video.
         mask: bool (B, N), True = masked, or (G * B, N): G masks of each clip in a row; None outside pre-training.
-        label: int64, as many as `index`; None in pre-training.
+        label: as many as `index`: int64 (B,) classes, int64 (B, K) of 0 and 1, or float64 (B,); None in pre-training.
         views: clips in a row that belong to one video: repeats in training, views in evaluation.
         failures: (path, reason, worker) of the videos that could not be decoded and were replaced.
         reused: whether the clip's memory goes back to its worker with `pin_memory`.
@@ -90,10 +90,15 @@ def collate(items: Sequence[dict[str, Any]], *, new_memory: Callable[[int], torc
         clip=clip,
         index=torch.tensor([item["index"] for item in items]).repeat_interleave(repeats),
         mask=join([item["mask"] for item in items]).flatten(0, -2) if "mask" in first else None,
-        label=torch.tensor([item["label"] for item in items]).repeat_interleave(repeats) if "label" in first else None,
+        label=_labels([item["label"] for item in items], repeats) if "label" in first else None,
         views=views,
         failures=[failure for item in items for failure in item["failures"]],
     )
+
+
+def _labels(labels: Sequence[Any], repeats: int) -> torch.Tensor:
+    dtype = torch.float64 if isinstance(labels[0], float) else torch.int64
+    return torch.tensor(labels, dtype=dtype).repeat_interleave(repeats, dim=0)
 
 
 def _join(clips: Sequence[torch.Tensor], new_memory: Callable[[int], torch.Tensor] | None) -> torch.Tensor:

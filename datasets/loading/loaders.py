@@ -5,15 +5,17 @@ of workers, and a global batch the same whatever the number of ranks it is split
 """
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from sigma_video.options import NOT_NEGATIVE, Options, option
+from sigma_video.options import AT_LEAST_ONE, NOT_NEGATIVE, Options, option
 
 from .batch import WorkerCollate
+from .orders import BalancedOrder, Order, ShuffledOrder
 from .prefetch import DevicePrefetcher
 from .samplers import EvalSampler, TrainSampler
 from .workers import DECODE_TIMEOUT, SeededByEpoch, init_worker, set_timeout, stop_signals_blocked, watch_folder
@@ -42,6 +44,9 @@ class LoaderConfig(Options):
         switch="pair",
         off="--no_gpu_prefetch",
     )
+    samples_per_epoch: int | None = option(
+        None, "videos of an epoch; default: those of the list", rule=AT_LEAST_ONE, metavar="N"
+    )
     pin_mem: bool = option(True, "page-locked host memory for batches", switch="pair", off="--no_pin_mem")
 
     def kwargs(self, *, rank: int, world_size: int, device: torch.device) -> dict[str, Any]:
@@ -53,6 +58,12 @@ class LoaderConfig(Options):
             "pin_memory": self.pin_mem and device.type == "cuda",
             "decode_timeout": self.decode_timeout,
         }
+
+    def order(self, num_videos: int, *, seed: int, labels: Sequence[int] | None = None) -> Order:
+        """The order of the training videos; with `labels`, their classes, all classes come equally often."""
+        if labels is None:
+            return ShuffledOrder(num_videos, length=self.samples_per_epoch, seed=seed)
+        return BalancedOrder(labels, length=self.samples_per_epoch, seed=seed)
 
     def prefetched(self, loader: DataLoader, device: torch.device) -> DataLoader | DevicePrefetcher:
         """`loader`, with its batches copied ahead to a GPU where that is not switched off."""
@@ -108,11 +119,13 @@ def build_train_loader(
     num_workers: int = 0,
     pin_memory: bool = False,
     decode_timeout: float = DECODE_TIMEOUT,
+    order: Order | None = None,
 ) -> DataLoader:
     """The training loader of one rank; `loader.sampler` is its TrainSampler.
 
     Args:
         batch_size: videos of one rank.
+        order: see `TrainSampler`.
         decode_timeout: seconds after which a worker that reads one clip counts as stuck; 0: never.
     """
     sampler = TrainSampler(
@@ -121,6 +134,7 @@ def build_train_loader(
         rank=rank,
         world_size=world_size,
         seed=seed,
+        order=order,
     )
     return _build_loader(
         SeededByEpoch(dataset, seed=seed, rank=rank),

@@ -6,38 +6,51 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from ..errors import AnnotationError
-from .permutation import KeyedPermutation
+from .orders import Order, ShuffledOrder
 
-_ORDER_STREAM = 1  # last word of the order's key; samples have (seed, epoch, index, repeat)
 _STEPS_AT_ONCE = 64  # whose order is computed in one go
 
 
-class TrainSampler(Sampler[tuple[int, int]]):
+class TrainSampler(Sampler[tuple[int, ...]]):
     """The samples of one rank, (epoch, index), in a seeded random order of the videos.
 
     Step g of an epoch uses videos g*B .. (g+1)*B of the epoch's order, B = batch_size * world_size, and rank r the r-th
     part of them: the global batch depends on B only. Videos that do not fill a last global batch are left out of that
-    epoch. The order is computed as it is needed: neither time nor memory grow with the list.
+    epoch. The order is computed as it is needed: neither time nor memory grow with the list. What an epoch shows again
+    is (epoch, index, occurrence), see `Order`.
 
     Args:
         num_samples: videos in the list.
         batch_size: of one rank.
         rank, world_size: of this process.
         seed: of the run; at least 0.
+        order: of the videos; default: shuffled, each once.
 
     Raises:
-        AnnotationError: fewer videos than one global batch.
+        AnnotationError: an epoch has fewer videos than one global batch.
     """
 
-    def __init__(self, num_samples: int, *, batch_size: int, rank: int = 0, world_size: int = 1, seed: int = 0) -> None:
+    def __init__(
+        self,
+        num_samples: int,
+        *,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        seed: int = 0,
+        order: Order | None = None,
+    ) -> None:
+        self.order = order or ShuffledOrder(num_samples, seed=seed)
         self.global_batch = batch_size * world_size
-        if num_samples < self.global_batch:
+        length = self.order.length
+        if length < self.global_batch:
+            what = "the list has" if length == num_samples else f"--samples_per_epoch {length}:"
             raise AnnotationError(
-                f"the list has {num_samples} videos, fewer than the {self.global_batch} of one batch over all ranks "
+                f"{what} {length} videos, fewer than the {self.global_batch} of one batch over all ranks "
                 f"(--batch_size {batch_size} x {world_size} ranks): lower --batch_size"
             )
         self.num_samples, self.batch_size, self.rank, self.seed = num_samples, batch_size, rank, seed
-        self.num_steps = num_samples // self.global_batch
+        self.num_steps = length // self.global_batch
         self.epoch = 0
         self.start_step = 0
 
@@ -57,7 +70,14 @@ class TrainSampler(Sampler[tuple[int, int]]):
             "position": finished_steps * self.global_batch,
             "num_samples": self.num_samples,
             "seed": self.seed,
+            **self._of_order(),
         }
+
+    def _of_order(self) -> dict[str, int]:
+        """What is special of the order: nothing where every video comes once."""
+        order = self.order
+        length = {} if order.length == self.num_samples else {"samples_per_epoch": order.length}
+        return length | ({"balanced_sampling": 1} if order.is_balanced else {})
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Resume after the videos that a `state_dict` has finished, on any number of ranks.
@@ -72,6 +92,13 @@ class TrainSampler(Sampler[tuple[int, int]]):
                     f"cannot resume the order of the samples: {name} was {state[name]} and is now "
                     f"{getattr(self, name)}; keep {flag}"
                 )
+        for name in ("samples_per_epoch", "balanced_sampling"):
+            before, now = state.get(name, 0), self._of_order().get(name, 0)
+            if before != now:
+                raise ValueError(
+                    f"cannot resume the order of the samples: --{name} was {before or 'off'} and is now "
+                    f"{now or 'off'}; keep it"
+                )
         position = state["position"]
         if position % self.global_batch or not 0 <= position <= self.num_steps * self.global_batch:
             raise ValueError(
@@ -84,14 +111,14 @@ class TrainSampler(Sampler[tuple[int, int]]):
         """Samples of a whole epoch on this rank, also when this one starts in the middle."""
         return self.num_steps * self.batch_size
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def __iter__(self) -> Iterator[tuple[int, ...]]:
         epoch = self.epoch
-        order = KeyedPermutation(self.num_samples, [self.seed, epoch, 0, 0, _ORDER_STREAM])
         own = self.rank * self.batch_size + np.arange(self.batch_size)
         for first in range(self.start_step, self.num_steps, _STEPS_AT_ONCE):
             steps = np.arange(first, min(first + _STEPS_AT_ONCE, self.num_steps))
-            for index in order((steps[:, None] * self.global_batch + own).ravel()).tolist():
-                yield epoch, index
+            videos, occurrences = self.order(epoch, (steps[:, None] * self.global_batch + own).ravel())
+            for index, occurrence in zip(videos.tolist(), occurrences.tolist(), strict=True):
+                yield (epoch, index, occurrence) if occurrence else (epoch, index)
 
 
 class EvalSampler(Sampler[int]):

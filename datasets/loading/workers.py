@@ -108,7 +108,7 @@ def seed_worker(seed: int, *, rank: int, worker: int, epoch: int) -> None:
 
 
 class SeededByEpoch(Dataset):
-    """A data set indexed by (epoch, index) that reseeds its worker at every epoch.
+    """A data set indexed by (epoch, index, ...) that reseeds its worker at every epoch.
 
     Persistent workers outlive an epoch, so seeding at their start is not enough.
     """
@@ -120,7 +120,7 @@ class SeededByEpoch(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
 
-    def __getitem__(self, key: tuple[int, int]) -> Any:
+    def __getitem__(self, key: tuple[int, ...]) -> Any:
         worker = worker_number()
         if worker != MAIN_PROCESS and key[0] != self.epoch:
             self.epoch = key[0]

@@ -1,7 +1,8 @@
 """Mixup and CutMix on batches of clips, by timm's `Mixup`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from timm.data import Mixup
@@ -11,13 +12,25 @@ from sigma_video.options import FRACTION, NOT_NEGATIVE, RATE, OptionError, Optio
 MixFunction = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
+SMOOTHING, MIXUP, CUTMIX = 0.1, 0.8, 1.0
+_NOT = "0 where --task is not classification"
+
+
 @dataclass(frozen=True, kw_only=True)
 class MixupConfig(Options):
     """Mixing of clips and labels within a batch."""
 
-    smoothing: float = option(0.1, "label smoothing: this share of a label is spread over all classes", rule=RATE)
-    mixup: float = option(0.8, "alpha of Mixup's beta distribution; 0: off", rule=NOT_NEGATIVE)
-    cutmix: float = option(1.0, "alpha of CutMix's beta distribution; 0: off", rule=NOT_NEGATIVE)
+    smoothing: float | None = option(
+        None,
+        f"label smoothing: this share of a label is spread over all classes; default: {SMOOTHING}, {_NOT}",
+        rule=RATE,
+    )
+    mixup: float | None = option(
+        None, f"alpha of Mixup's beta distribution; 0: off; default: {MIXUP}, {_NOT}", rule=NOT_NEGATIVE
+    )
+    cutmix: float | None = option(
+        None, f"alpha of CutMix's beta distribution; 0: off; default: {CUTMIX}, {_NOT}", rule=NOT_NEGATIVE
+    )
     cutmix_minmax: tuple[float, float] | None = option(
         None, "smallest and largest side of CutMix's box as parts of the frame's; overrides the alpha", rule=FRACTION
     )
@@ -35,10 +48,10 @@ class MixupConfig(Options):
 
     def ignored(self) -> dict[str, str]:
         found: dict[str, str] = {}
-        cuts = self.cutmix > 0 or self.cutmix_minmax is not None
-        if not self.is_on:
+        mixes, cuts = self.mixup != 0, self.cutmix != 0 or self.cutmix_minmax is not None  # None: left to the task
+        if not (mixes or cuts):
             found |= dict.fromkeys(("mixup_prob", "mixup_mode"), "mixing is off: --mixup 0 --cutmix 0")
-        if not (self.mixup > 0 and cuts):
+        if not (mixes and cuts):
             found["mixup_switch_prob"] = "it chooses between Mixup and CutMix, and one of them is off"
         if self.cutmix_minmax is not None:
             found["cutmix"] = "--cutmix_minmax replaces it"
@@ -54,18 +67,39 @@ class MixupConfig(Options):
 
     def describe(self) -> str:
         """What is done to the labels of a batch, in words."""
-        mixed = [f"Mixup {self.mixup:g}"] if self.mixup > 0 else []
+        mixed = [f"Mixup {self.mixup:g}"] if self.mixup else []
         if self.cutmix_minmax is not None:
             mixed.append("CutMix {:g} to {:g}".format(*self.cutmix_minmax))
-        elif self.cutmix > 0:
+        elif self.cutmix:
             mixed.append(f"CutMix {self.cutmix:g}")
         mixing = f"mixed by {' and '.join(mixed)}" if mixed else "not mixed"
-        return f"labels smoothed by {self.smoothing:g}, {mixing}"
+        return f"labels smoothed by {self.smoothing or 0:g}, {mixing}"
+
+    def for_task(self, task: str, *, has_classes: bool) -> "MixupConfig":
+        """The options with what they leave to the task.
+
+        Args:
+            task: its name, for messages.
+            has_classes: whether every video has one class. Only then can labels be mixed and smoothed.
+
+        Raises:
+            OptionError: they shall be, and cannot.
+        """
+        if has_classes:
+            defaults: dict[str, Any] = {"smoothing": SMOOTHING, "mixup": MIXUP, "cutmix": CUTMIX}
+        else:
+            defaults = dict.fromkeys(("smoothing", "mixup", "cutmix"), 0.0)
+            wanted = [name for name in (*defaults, "cutmix_minmax") if getattr(self, name)]
+            if wanted:
+                raise OptionError(
+                    f"--{wanted[0]} needs one class for every video, which --task {task} has not: leave it out"
+                )
+        return replace(self, **{name: value for name, value in defaults.items() if getattr(self, name) is None})
 
     @property
     def is_on(self) -> bool:
-        """Whether clips are mixed at all."""
-        return self.mixup > 0 or self.cutmix > 0 or self.cutmix_minmax is not None
+        """Whether clips are mixed at all; of options that `for_task` has completed."""
+        return bool(self.mixup or self.cutmix or self.cutmix_minmax is not None)
 
 
 def build_mixup(config: MixupConfig, *, num_classes: int) -> MixFunction | None:
@@ -81,6 +115,7 @@ def build_mixup(config: MixupConfig, *, num_classes: int) -> MixFunction | None:
     Raises:
         ValueError: at the call, an odd batch.
     """
+    config = config.for_task("classification", has_classes=True)
     if not config.is_on:
         return None
     mix_images = Mixup(

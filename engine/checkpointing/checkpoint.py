@@ -61,7 +61,7 @@ class TrainState:
     ema: Ema | None = None
     epoch: int = -1  # last finished epoch
     step: int = 0  # optimizer steps done
-    best: float = -1.0  # best validation accuracy so far, in percent; below 0 before the first
+    best: float = -1.0  # best value of the selecting metric so far; below 0 before the first validation
     validated_on: str = ""  # fingerprint of the list that `best` is of; "": there is none
     scaler_skips: int = 0  # of these, skipped by the fp16 loss scaler: the schedule does not advance on them
     steps_per_epoch: int = 0
@@ -96,7 +96,7 @@ class Checkpointer:
     """Saves checkpoints asynchronously into the output folder.
 
     - `checkpoint-E.pth` after epoch E, every `save_every` epochs and after the last one; never removed.
-    - `checkpoint-best.pth`: the best validation accuracy so far.
+    - `checkpoint-best.pth`: the best validation so far.
     - `checkpoint-E-stepS.pth` after S steps of epoch E; the newest `keep` of them remain. Saved every `save_steps`
       optimizer steps, on preemption, and before validation. At the last step of an epoch it is named step 0 of the
       next epoch, unless there is a `checkpoint-E.pth`.
@@ -120,7 +120,7 @@ class Checkpointer:
         """Save if due. Every rank must call this: the file holds the random state of each.
 
         Args:
-            improved: this epoch has the best validation accuracy so far.
+            improved: this epoch has the best validation so far.
             stopping: the run is about to exit before its last epoch.
         """
         if last or (state.epoch + 1) % self.save_every == 0:

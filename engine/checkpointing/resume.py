@@ -28,6 +28,9 @@ _MODEL_OPTIONS = {
     "tubelet_size",
     "position_grid",
     "linear_probing",
+    "freeze_blocks",
+    "task",
+    "target_scale",
     "use_mean_pooling",
     "opt",
 }

@@ -54,11 +54,14 @@ def teacher_flops(teacher: ImageTeacher) -> float:
 
 
 def classifier_flops(model: Classifier) -> float:
-    """Operations of one clip in training: of a frozen backbone those of its forward pass alone."""
+    """Operations of one clip in training: of frozen parts those of their forward pass alone."""
     embedding = _linear(model.num_tokens, math.prod(model.tubelet) * 3, model.embed_dim)
     blocks = _blocks(model.blocks, model.num_tokens, model.embed_dim)
     head = 3 * _linear(1, model.embed_dim, model.head.out_features)
-    return head + (embedding + blocks if model.backbone_frozen else 2 * embedding + 3 * blocks)
+    if model.backbone_frozen:
+        return head + embedding + blocks
+    frozen = model.num_frozen_blocks / len(model.blocks)
+    return head + (1 if frozen else 2) * embedding + (3 - 2 * frozen) * blocks
 
 
 def _linear(num_rows: int, in_dim: int, out_dim: int) -> float:

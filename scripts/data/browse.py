@@ -29,7 +29,7 @@ from datasets.lists.video_list import VideoList, sample_name
 from datasets.masks.masks import MASKS, MaskConfig
 from datasets.masks.motion_vectors import has_motion_vectors
 from datasets.pretraining import PretrainDataset
-from datasets.sampling import ClipConfig
+from datasets.sampling import PRETRAINING_RATE, ClipConfig
 from datasets.transforms.presets import PretrainTransform, TrainTransform
 from engine.errors import ConfigError, as_config_error, user_errors
 from engine.flags import build_parser
@@ -103,7 +103,7 @@ def parser() -> argparse.ArgumentParser:
     clip.add_argument("--tubelet_size", type=positive)
     clip.add_argument("--patch_size", type=positive, default=16, help="of the model (default: 16)")
     pretraining = options.add_argument_group("as in run_sigma_pretraining.py")
-    pretraining.add_argument("--sampling_rate", type=positive)
+    pretraining.add_argument("--sampling_rate", type=positive, default=PRETRAINING_RATE)
     pretraining.add_argument("--mask_ratio", type=float)
     pretraining.add_argument("--augmentation", choices=PretrainTransform.AUGMENTATIONS)
     finetuning = options.add_argument_group("as in run_class_finetuning.py")
@@ -112,7 +112,7 @@ def parser() -> argparse.ArgumentParser:
     finetuning.add_argument("--aa")
     finetuning.add_argument("--reprob", type=float)
     options.set_defaults(input_size=ClipConfig().input_size)
-    shared = ("seed", "num_frames", "tubelet_size", "sampling_rate", "mask_ratio", "augmentation")
+    shared = ("seed", "num_frames", "tubelet_size", "mask_ratio", "augmentation")
     for cls, names in ((PretrainingConfig, shared), (FinetuningConfig, ("num_sample", "aa", "reprob"))):
         theirs = build_parser(cls)
         options.set_defaults(**{name: theirs.get_default(name) for name in names})

@@ -16,9 +16,13 @@ from datasets.transforms.normalization import normalize_clips
 from datasets.transforms.presets import ViewTransform
 from engine.distributed.ddp import autocast
 from engine.distributed.world import World
-from engine.evaluation import VideoPredictions, predict
+from engine.evaluation import predict
+from engine.tasks.classification import Classification
+from engine.tasks.scores import top_k
+from engine.tasks.task import VideoPredictions
 from models import create_model
 
+CLASSES = Classification()
 HERE = World(0, 1, 0, torch.device("cpu"))
 MODEL = {"img_size": 32, "num_frames": 4, "num_classes": 3, "depth": 1, "init_scale": 1.0}
 
@@ -87,7 +91,13 @@ def predict_share(world, dataset, num_videos):
     model = create_model("vit_mini_patch8_32", **MODEL)
     loader = build_eval_loader(dataset, batch_size=2, rank=world.rank, world_size=world.size)
     return predict(
-        model, loader, world=world, num_videos=num_videos, autocast=autocast(world.device, "none"), clips_at_once=3
+        model,
+        loader,
+        world=world,
+        num_videos=num_videos,
+        autocast=autocast(world.device, "none"),
+        clips_at_once=3,
+        scores=CLASSES.scores,
     )
 
 
@@ -97,7 +107,7 @@ def test_more_ranks_than_videos(data, tmp_path):
     dataset = views_of(data, tmp_path / "two.csv")
     alone = predict_share(HERE, dataset, 2)
     predictions, *others = gloo_world(predict_share, dataset, 2, size=3)
-    np.testing.assert_allclose(predictions.probabilities, alone.probabilities, atol=1e-6)
+    np.testing.assert_allclose(predictions.scores, alone.scores, atol=1e-6)
     assert predictions.num_views == alone.num_views == 4 and others == [None, None]
 
 
@@ -116,11 +126,11 @@ def test_the_mode_of_the_model_is_kept_and_no_gradients_are(data):
     torch.manual_seed(0)
     model = create_model("vit_mini_patch8_32", **MODEL, drop_path_rate=0.9, fc_drop_rate=0.9)
     loader = build_eval_loader(views_of(data), batch_size=4)
-    options = {"world": HERE, "num_videos": 7, "clips_at_once": 16}
+    options = {"world": HERE, "num_videos": 7, "clips_at_once": 16, "scores": CLASSES.scores}
     results = []
     for mode in (True, False):
         model.train(mode)
-        results.append(predict(model, loader, autocast=autocast(HERE.device, "none"), **options).probabilities)
+        results.append(predict(model, loader, autocast=autocast(HERE.device, "none"), **options).scores)
         assert model.training is mode
     np.testing.assert_array_equal(*results)
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -133,31 +143,27 @@ def uneven():
     labels = np.concatenate([np.zeros(40, int), np.repeat(np.arange(1, 6), 4)])
     scores = rng.random((60, 6)) + np.where(np.arange(6) == 0, 0.3, 0)
     scores[np.arange(60), labels] += 0.25
-    return VideoPredictions((scores / scores.sum(1, keepdims=True)).astype(np.float32), labels, num_views=1)
+    return of_one_view((scores / scores.sum(1, keepdims=True)).astype(np.float32), labels)
+
+
+def of_one_view(probabilities, labels):
+    return VideoPredictions(probabilities, labels, probabilities[:, None])
 
 
 def test_metrics_equal_scikit_learn(uneven):
-    p, y = uneven.probabilities, uneven.labels
+    p, y = uneven.scores, uneven.targets
     for k in (1, 2, 5):
-        assert uneven.top(k) == pytest.approx(100 * top_k_accuracy_score(y, p, k=k))
-    assert uneven.mean_per_class() == pytest.approx(100 * balanced_accuracy_score(y, p.argmax(1)))
-    assert abs(uneven.mean_per_class() - uneven.top(1)) > 10
-    metrics = uneven.metrics("val")
-    assert metrics["val/top1"] == uneven.top(1) and metrics["val/top5"] == uneven.top(5)
-    assert metrics["val/loss"] == pytest.approx(-np.log(p[np.arange(60), y]).mean(), rel=1e-5)
+        assert top_k(p, y, k) == pytest.approx(100 * top_k_accuracy_score(y, p, k=k))
+    metrics = CLASSES.metrics(uneven)
+    assert metrics["mean_per_class"] == pytest.approx(100 * balanced_accuracy_score(y, p.argmax(1)))
+    assert abs(metrics["mean_per_class"] - metrics["top1"]) > 10
+    assert metrics["top1"] == top_k(p, y, 1) and metrics["top5"] == top_k(p, y, 5)
+    assert metrics["loss"] == pytest.approx(-np.log(p[np.arange(60), y]).mean(), rel=1e-5)
 
 
 def test_metrics_with_few_classes_and_absent_ones():
-    predictions = VideoPredictions(np.array([[0.9, 0.1, 0], [0.6, 0.4, 0]], np.float32), np.array([0, 1]), num_views=1)
-    assert predictions.top(5) == 100  # of three classes
-    assert predictions.mean_per_class() == 50  # class 2 does not occur
-    certain_and_wrong = VideoPredictions(np.array([[1, 0]], np.float32), np.array([1]), num_views=1)
-    assert np.isfinite(certain_and_wrong.metrics("test")["test/loss"])
-
-
-def test_saved_predictions(uneven, tmp_path):
-    uneven.save(tmp_path / "p.npz")
-    saved = np.load(tmp_path / "p.npz")
-    np.testing.assert_array_equal(saved["probabilities"], uneven.probabilities)
-    np.testing.assert_array_equal(saved["labels"], uneven.labels)
-    assert saved["num_views"] == 1
+    metrics = CLASSES.metrics(of_one_view(np.array([[0.9, 0.1, 0], [0.6, 0.4, 0]], np.float32), np.array([0, 1])))
+    assert metrics["top5"] == 100  # of three classes
+    assert metrics["mean_per_class"] == 50  # class 2 does not occur
+    certain_and_wrong = of_one_view(np.array([[1, 0]], np.float32), np.array([1]))
+    assert np.isfinite(CLASSES.metrics(certain_and_wrong)["loss"])

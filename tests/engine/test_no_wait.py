@@ -16,13 +16,13 @@ from torch.utils._pytree import tree_leaves
 
 from engine.distributed.ddp import Backend
 from engine.distributed.world import World
-from engine.finetuning import ClassificationForward
 from engine.monitoring.collapse import CollapseDetector
 from engine.monitoring.metrics import Meter, RunLog
 from engine.optim import build_optimizer, parameter_groups
 from engine.pretraining import PretrainingForward
 from engine.resilience.bad_videos import BadVideoLog
 from engine.resilience.nonfinite import NonFiniteGuard
+from engine.tasks.classification import Classification
 from engine.training import Trainer
 from models import create_model
 from models.teachers import ImageTeacher
@@ -110,7 +110,7 @@ def loop_of(case, device):
         checkpointer=None,
         guard=NonFiniteGuard("stop", limit=0, output_dir="", world=backend.world, paths=[]),
         preemption=None,
-        forward=ClassificationForward(None, 0.1) if case == "finetune" else PretrainingForward(teacher=teacher),
+        forward=Classification(None, 0.1) if case == "finetune" else PretrainingForward(teacher=teacher),
         update_freq=1,
         restore=None,
         diagnostics=None if case == "finetune" else CollapseDetector(10 if case != "pixel" else None),

@@ -9,8 +9,8 @@ from runs import series
 
 from datasets.loading.batch import Batch
 from datasets.transforms.mixup import MixupConfig, build_mixup
-from engine.finetuning import ClassificationForward
 from engine.pretraining import PretrainingForward
+from engine.tasks.classification import Classification
 
 
 def test_every_epoch_shows_other_samples(data, tmp_path):
@@ -30,13 +30,11 @@ def test_classification_loss(smoothing):
     logits, labels = torch.randn(6, 4, generator=generator), torch.tensor([0, 1, 2, 3, 0, 1])
     logits[0, 0] += 9
     batch = Batch(clip=logits, index=torch.arange(6), label=labels)
-    out = ClassificationForward(None, smoothing)(torch.nn.Identity(), batch)
+    out = Classification(None, smoothing)(torch.nn.Identity(), batch)
     targets = (1 - smoothing) * F.one_hot(labels, 4) + smoothing / 4
     torch.testing.assert_close(out["loss"], -(targets * logits.log_softmax(dim=1)).sum(dim=1).mean())
     torch.testing.assert_close(out["top1"], 100 * (logits.argmax(1) == labels).float().mean())
-    half = ClassificationForward(None, smoothing)(
-        torch.nn.Identity(), Batch(logits.bfloat16(), batch.index, label=labels)
-    )
+    half = Classification(None, smoothing)(torch.nn.Identity(), Batch(logits.bfloat16(), batch.index, label=labels))
     assert half["loss"].dtype == torch.float32
 
 
@@ -48,7 +46,7 @@ def test_classification_loss_with_mixup():
     np.random.seed(0)  # noqa: NPY002
     mixed, targets = mixup(clips.clone(), labels)
     np.random.seed(0)  # noqa: NPY002
-    out = ClassificationForward(mixup, 0.1)(head, Batch(clips.clone(), torch.arange(4), label=labels))
+    out = Classification(mixup, 0.1)(head, Batch(clips.clone(), torch.arange(4), label=labels))
     assert out.keys() == {"loss"}
     torch.testing.assert_close(out["loss"], -(targets * head(mixed).log_softmax(dim=1)).sum(dim=1).mean())
 

@@ -10,9 +10,9 @@ from runs import load, records, same
 
 from engine.distributed.world import World
 from engine.errors import NonFiniteError
-from engine.finetuning import ClassificationForward
 from engine.pretraining import PretrainingForward
 from engine.resilience.nonfinite import NonFiniteGuard, RollbackRequested
+from engine.tasks.classification import Classification
 
 BAD_STEP = 7  # of 12
 STEPS_OF_EPOCH = 2  # of fine-tuning
@@ -90,14 +90,14 @@ def test_rolling_back_to_a_checkpoint_before_a_validation(data, tmp_path):
     script = script_target(FINETUNE, *data.flags(FINETUNE, tmp_path, epochs=3, on_nonfinite="rollback"))
 
     def target():
-        forward, calls = ClassificationForward.__call__, []
+        forward, calls = Classification.__call__, []
 
         def spoiled(self, model, batch):
             out = forward(self, model, batch)
             calls.append(None)
             return {**out, "loss": out["loss"] * math.nan} if len(calls) == STEPS_OF_EPOCH + 1 else out
 
-        ClassificationForward.__call__ = spoiled
+        Classification.__call__ = spoiled
         script()
 
     (ended,) = run_in_processes(target)
