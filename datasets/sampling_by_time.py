@@ -10,6 +10,7 @@ In a video of constant rate r, `fps` r / n gives every n-th frame.
 
 import numpy as np
 
+_TICK = 1e-3  # seconds: some files round times to it
 _MARGIN = 1e-6  # seconds: sums of times are not exact
 
 
@@ -33,7 +34,7 @@ def _num_starts(times: np.ndarray, clip_len: int, fps: float) -> int:
     if len(times) == 1:
         return 1
     end = times[-1] + (times[-1] - times[0]) / (len(times) - 1)
-    return max(int(np.searchsorted(times, end - clip_len / fps + _MARGIN, side="right")), 1)
+    return max(int(np.searchsorted(times, end - clip_len / fps + _TICK, side="right")), 1)
 
 
 def _clip_from(times: np.ndarray, start: float, clip_len: int, fps: float) -> np.ndarray:

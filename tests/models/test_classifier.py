@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from engine.optim import parameter_groups
 from models import create_model
 from models.layers import DropPath
 
@@ -103,3 +104,24 @@ def test_dropout_before_the_head(clip):
 def test_wrong_clip(clip):
     with pytest.raises(ValueError, match=r"\(3, 4, 32, 32\), got \(3, 2, 32, 32\)"):
         classifier()(clip[:, :, :2])
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_frozen_blocks_do_not_train_and_take_no_dropout(number, clip):
+    model = classifier(drop_rate=0.5, drop_path_rate=0.5, init_scale=1.0)
+    model.freeze_blocks(number)
+    model.train()
+    assert [block.training for block in model.blocks] == [i >= number for i in range(3)]
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    expected = ("patch_embed.", *(f"blocks.{i}." for i in range(number)))
+    assert frozen == {name for name, _ in model.named_parameters() if name.startswith(expected)}
+    model(clip).sum().backward()
+    assert {name for name, parameter in model.named_parameters() if parameter.grad is None} == frozen
+    scales = {group["name"]: group["lr_scale"] for group in parameter_groups(model, weight_decay=0.1, layer_decay=0.5)}
+    whole = parameter_groups(classifier(), weight_decay=0.1, layer_decay=0.5)
+    assert scales == {g["name"]: g["lr_scale"] for g in whole if int(g["name"].split("_")[1]) > number}
+
+
+def test_more_blocks_than_there_are_cannot_be_frozen():
+    with pytest.raises(ValueError, match="the model has 3 blocks, 4 of them cannot be frozen"):
+        classifier().freeze_blocks(4)

@@ -84,6 +84,14 @@ def test_teacher_against_the_counter():
     assert both == pretraining_flops(plain, num_masked=8) + teacher_flops(teacher)
 
 
+@pytest.mark.parametrize("number", [1, 4])
+def test_frozen_blocks_against_the_counter(number):
+    model = create_model("vit_mini_patch8_32", num_frames=4, num_classes=5)
+    model.freeze_blocks(number)
+    found = counted(lambda: {"loss": model(torch.randn(3, 3, 4, 32, 32)).sum()})
+    assert found == 3 * classifier_flops(model)
+
+
 @pytest.mark.parametrize("frozen", [False, True])
 def test_classifier_against_the_counter(frozen):
     model = create_model("vit_mini_patch8_32", num_frames=4, num_classes=5)
