@@ -258,7 +258,7 @@ def load_for_test(
     path, key = find_tested(config)(config, world)
 
     def load_all(tested: Classifier, weights: Weights) -> LoadReport:
-        facts.target_scale = check_task(weights, config.task.task, path)
+        facts.target_scale = check_task(weights, config.task.task)
         report = load(tested, config, weights)
         if report.missing or report.mismatched:
             raise ValueError(

@@ -10,7 +10,7 @@ import numpy as np
 from sigma_video.options import OptionError, Options, option
 
 from .errors import AnnotationError
-from .lists.text_files import at, numbered_lines, refuse_no_file
+from .lists.text_files import at, numbered_lines
 
 BALANCED = "balanced"
 
@@ -76,9 +76,11 @@ def read_weights(file: Path, class_names: Sequence[str]) -> np.ndarray:
         float64 (K,).
 
     Raises:
-        AnnotationError: a line that is none of these, or not one weight of at least 0 for every class.
+        AnnotationError: there is no such file; a line that is none of these; not one weight of at least 0 for every
+            class.
     """
-    refuse_no_file(file)
+    if not file.is_file():
+        raise AnnotationError(f"--class_weights {file}: no such file; give a file of weights, or `{BALANCED}`")
     numbers = {name: number for number, name in enumerate(class_names)}
     found: dict[int, float] = {}
     for place, (line_number, line) in enumerate(numbered_lines(file)):

@@ -119,19 +119,19 @@ def best_weights(config: TrainingConfig, world: World) -> tuple[Path, str]:
     return path, "model"
 
 
-def check_task(weights: Weights, task: str, path: str | Path) -> list[float] | None:
+def check_task(weights: Weights, task: str) -> list[float] | None:
     """Refuse weights that were trained for another task; returns the scale of their targets, if that task has one.
 
     Raises:
-        ConfigError: so they were; or the scale is not known.
+        ValueError: so they were; or the scale is not known.
     """
     # Before there was --task, and elsewhere, training with class labels was classification.
     made_for = weights.args.get("task", "classification" if "data_set" in weights.args else None)
     if made_for is not None and made_for != task:
-        raise ConfigError(f"{path}: trained with --task {made_for}, not {task}: give --task {made_for}")
+        raise ValueError(f"trained with --task {made_for}, not {task}: give --task {made_for}")
     scale = weights.args.get("target_scale")
     if task == "regression" and not scale:
-        raise ConfigError(f"{path}: does not say what its outputs stand for (target_scale): test a checkpoint of ours")
+        raise ValueError("does not say what its outputs stand for (target_scale): test a checkpoint of ours")
     return scale
 
 

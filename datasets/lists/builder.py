@@ -179,7 +179,7 @@ class ListBuilder:
             "num_classes": max(highest + 1, len(names)) if self.kind else 0,
             "lowest_label": int(arrays["labels"].min()),
             "fingerprint": self.digest.hexdigest()[:12],
-            "notes": _notes(arrays, names, highest),
+            "notes": _notes(arrays, names, highest) + (_note_on_names(names) if self.kind == "name" else []),
         }
         return Columns(arrays, facts)
 
@@ -220,6 +220,12 @@ class ListBuilder:
         if not self.label_names:
             return []
         return [self.label_names.get(label, str(label)) for label in range(highest + 1)]
+
+
+def _note_on_names(names: Sequence[str]) -> list[str]:
+    """On names that look like several: with --task multilabel they would be."""
+    joined = [name for name in names if re.search(r"[;|]", name)]
+    return [f"'{joined[0]}' is one class here; several classes a video take --task multilabel"] if joined else []
 
 
 def _notes(arrays: dict[str, np.ndarray], names: Sequence[str], highest: int) -> list[str]:

@@ -128,7 +128,9 @@ def write_whole(label: str) -> str:
 
 def _refuse_fraction(file: Path, number: int, label: str) -> None:
     if FRACTION.fullmatch(label):
-        raise AnnotationError(f"{at(file, number)}: label '{label}': {write_whole(label)}")
+        raise AnnotationError(
+            f"{at(file, number)}: label '{label}': {write_whole(label)} Numbers to predict take --task regression."
+        )
 
 
 def _integer(file: Path, number: int, label: str) -> int:

@@ -44,10 +44,12 @@ class TrainSampler(Sampler[tuple[int, ...]]):
         self.global_batch = batch_size * world_size
         length = self.order.length
         if length < self.global_batch:
-            what = "the list has" if length == num_samples else f"--samples_per_epoch {length}:"
+            what = (
+                f"the list has {length} videos" if length == num_samples else f"--samples_per_epoch {length}: that is"
+            )
             raise AnnotationError(
-                f"{what} {length} videos, fewer than the {self.global_batch} of one batch over all ranks "
-                f"(--batch_size {batch_size} x {world_size} ranks): lower --batch_size"
+                f"{what}, fewer than the {self.global_batch} of one batch over all ranks "
+                f"(--batch_size {batch_size} x {world_size} ranks): lower --batch_size, or raise --samples_per_epoch"
             )
         self.num_samples, self.batch_size, self.rank, self.seed = num_samples, batch_size, rank, seed
         self.num_steps = length // self.global_batch

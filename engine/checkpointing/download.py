@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError
+from ..results import hash_of
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ def fetch(address: str) -> Path:
     record = file.with_name(f"{name}.sha256")
     try:
         if file.is_file() and record.is_file():
-            digest = _digest(file)
+            digest = hash_of(file)
             if digest != record.read_text(encoding="ascii", errors="replace").strip():
                 raise CheckpointError(f"{file}: differs from what was downloaded from {address}: remove it")
         else:
@@ -64,11 +65,6 @@ def _check_digest(address: str, fragment: str, name: str, digest: str, file: Pat
     if not digest.startswith(wanted):
         file.unlink(missing_ok=True)
         raise CheckpointError(f"{address}: the file's SHA-256 is {digest}, not {wanted}: another file; removed")
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _download(address: str, file: Path) -> str:

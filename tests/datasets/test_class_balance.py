@@ -49,7 +49,7 @@ def test_files_that_are_refused(tmp_path, text, words):
 
 
 def test_options():
-    with pytest.raises(AnnotationError, match=r"gone\.txt"):
+    with pytest.raises(AnnotationError, match=r"--class_weights gone\.txt: no such file"):
         BalanceConfig(class_weights="gone.txt").weights([0], NAMES)
     assert BalanceConfig().weights([0], NAMES) is None
     with pytest.raises(OptionError, match="leave one out"):
