@@ -19,6 +19,7 @@ torch.set_num_threads(1)  # also because a pool's threads do not survive the for
 NUM_CLASSES = 3
 LONG_FILES = [  # they take the most time, the longest first; below tests/
     "test_entry_scripts.py",
+    "test_effects.py",
     "test_bad_input.py",
     "engine/distributed/test_deepspeed.py",
     "test_variants.py",

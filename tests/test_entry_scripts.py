@@ -3,7 +3,6 @@
 import json
 import re
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -140,59 +139,6 @@ def test_every_flag_is_read(data, frozen_weights, tmp_path):
         known = {action.dest for action in build_parser(CONFIGS[script])._actions} - {"help", "device"}
         known = {name for name in known if not name.startswith("released_")}  # tests/test_options.py
         assert known - read == WITHOUT_EFFECT & known
-
-
-PRETRAIN_EFFECTS = {  # flag -> a value that must lead to other weights than the run without it
-    "seed": 1, "sampling_rate": 3, "augmentation": "resize", "mask_type": "random", "mask_ratio": 0.5,
-    "decoder_depth": 2, "drop_path": 0.5, "target_type": "pixel", "num_prototypes": 13, "sinkhorn_eps": 0.5,
-    "sinkhorn_iterations": 1, "projection_dims": "16|16", "decoder_num_classes": 16, "opt": "sgd", "opt_eps": 1e-3,
-    "opt_betas": "0.5|0.9", "clip_grad": 1e-6, "weight_decay": 0.5, "weight_decay_end": 0.5, "lr": 1e-2,
-    "warmup_lr": 1e-4, "min_lr": 1e-3, "warmup_steps": 1, "update_freq": 2, "amp": "bf16", "batch_size": 3,
-    "tubelet_size": 4, "num_frames": 6, "num_sample": 2, "init_values": 0.1, "num_masks": 2, "decoder_mask_ratio": 0.5,
-}  # fmt: skip
-FINETUNE_EFFECTS = {
-    "seed": 1, "sampling_rate": 1, "num_sample": 4, "nb_classes": 4, "fc_drop_rate": 0.5, "drop": 0.5,
-    "attn_drop_rate": 0.5, "drop_path": 0.9, "layer_decay": 0.5, "init_scale": 1, "use_cls": True, "aa": "none",
-    "train_interpolation": "bilinear", "smoothing": 0.5, "finetuning_crops": "False", "reprob": 1, "mixup": 0,
-    "cutmix": 0, "cutmix_minmax": "0.2|0.8", "mixup_prob": 0, "mixup_switch_prob": 1, "mixup_mode": "elem",
-    "linear_probing": True, "data_set": "SSV2", "init_values": 0.1, "flip": "False", "sampling": "uniform",
-    "min_crop_area": 0.9,
-}  # fmt: skip
-ON_TOP_OF = {
-    "warmup_lr": "warmup_steps",
-    "cutmix_minmax": "mixup",
-    "linear_probing": "finetune",
-}  # flags that mean something with another only
-
-
-def weights_after(world, script, command_lines):
-    """The sum of every tensor that each command line's run ends with, all runs in this process."""
-    sums = []
-    for argv in command_lines:
-        config = parse(CONFIGS[script], [str(word) for word in argv])
-        script.main(config, world)
-        (file,) = sorted(Path(config.run.output_dir).glob("*.pth"))
-        sums.append([float(value.double().sum()) for value in load(file)["model"].values()])
-    return sums
-
-
-@pytest.mark.parametrize(
-    ("name", "script", "effects"),
-    [(PRETRAIN, run_sigma_pretraining, PRETRAIN_EFFECTS), (FINETUNE, run_class_finetuning, FINETUNE_EFFECTS)],
-    ids=["pretrain", "finetune"],
-)
-def test_flags_have_their_effect(name, script, effects, data, pretrained, tmp_path):
-    common = {"epochs": 1, "warmup_epochs": 0}
-    if name == FINETUNE:
-        effects = {**effects, "finetune": pretrained / "checkpoint-0.pth"}
-        common |= {"disable_eval_during_finetuning": True, "test_num_crop": 1, "nb_classes": 3}
-    lines = [data.flags(name, tmp_path / "none", **common)]
-    for flag, value in effects.items():
-        other = {ON_TOP_OF[flag]: effects[ON_TOP_OF[flag]]} if flag in ON_TOP_OF else {}
-        lines.append(data.flags(name, tmp_path / flag, **{**common, **other, flag: value}))
-    (sums,) = gloo_world(weights_after, script, lines, size=1)
-    found = dict(zip(["none", *effects], sums, strict=True))
-    assert [flag for flag in effects if found[flag] == found[ON_TOP_OF.get(flag, "none")]] == []
 
 
 # ------------------------------------------------------------------------------------------------ what a run leaves

@@ -5,7 +5,6 @@ import torch
 
 from models import create_model
 from models.analysis.figures import DARKENED, NUM_CLIPS, clip_pictures, pretraining_pictures
-from models.targets import IMAGENET_MEAN, IMAGENET_STD
 
 T, SIZE = 4, 32
 
@@ -14,7 +13,7 @@ def batch():
     """Six clips of random 8-bit pixels (B, 3, T, H, W), as they are and normalised, and their masks (B, N)."""
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (6, 3, T, SIZE, SIZE), generator=generator, dtype=torch.uint8)
-    mean, std = (torch.tensor(values)[:, None, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = (torch.tensor(values)[:, None, None, None] for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     masks = torch.stack([torch.randperm(32, generator=generator) < 20 for _ in range(6)])
     return pixels, (pixels / 255 - mean) / std, masks
 

@@ -5,11 +5,12 @@ import torch
 from einops import rearrange
 
 from models.kernels import support
-from models.targets import IMAGENET_MEAN, IMAGENET_STD, PixelTarget
+from models.targets import PixelTarget
 
 pytest.importorskip("triton", reason="Triton is not installed (pip install triton)")
 from models.kernels.pixels import pixel_targets
 
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, red first
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -20,7 +21,7 @@ def kernels_on_this_device(monkeypatch):
 
 def naive(clip, index, tubelet, normalize):
     """In float64: un-normalised, cut into tubelets, standardised with torch's own mean and standard deviation."""
-    mean, std = (torch.tensor(v, dtype=torch.float64).reshape(3, 1, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = (torch.tensor(v, dtype=torch.float64).reshape(3, 1, 1, 1) for v in (MEAN, STD))
     pt, ph, pw = tubelet
     pixels = rearrange(
         clip.cpu().double() * std + mean, "b c (t pt) (h ph) (w pw) -> b (t h w) (pt ph pw) c", pt=pt, ph=ph, pw=pw
