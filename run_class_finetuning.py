@@ -334,6 +334,29 @@ def build_ema(task: FinetuneConfig, model: Classifier) -> Ema | None:
     return ModelEmaV3(model, decay=task.model_ema_decay, device=device)
 
 
+def instruments_of(config: FinetuningConfig, world: World, data: LabelledData, model: Classifier) -> Instruments:
+    """What is shown of a training run."""
+    task, n = config.task, config.task.freeze_blocks
+    frozen = {"frozen": f"patch embedding, {n} of {len(model.blocks)} blocks"} if n else {}
+    stacks = {"encoder": (model.blocks, model.num_tokens)}
+    dtype = AMP_DTYPES[config.run.amp_on(world.device)]
+    targets = {
+        "class": f"{data.num_classes} classes, {config.mixing.describe()}",
+        "classes": f"any number of {data.num_classes} classes for each video",
+        "value": "a number for each video",
+    }
+    return Instruments(
+        flops_per_clip=classifier_flops(model),
+        figure_fn=lambda batch, out: (clip_pictures(batch.clip, frame_step=config.encoder.tubelet_size), {}),
+        task={
+            "task": task.describe(),
+            "targets": targets[task.kind.labels],
+            "clips": config.augmentation.describe(),
+        },
+        plan={**frozen, "attention": describe_attention(stacks, device=world.device, dtype=dtype)},
+    )
+
+
 def train(
     config: FinetuningConfig,
     world: World,
@@ -349,7 +372,6 @@ def train(
         The trained model under '' and, with `--model_ema`, the average of its weights under '_ema'.
     """
     task, loaders, videos = config.task, evaluator.loaders, data.lists["train"]
-    n = task.freeze_blocks
     ema = build_ema(task, model)
     stacks = {"encoder": (model.blocks, model.num_tokens)}
     clips = config.optim.batch_size * config.clip.num_sample
@@ -369,21 +391,7 @@ def train(
             described={name: listed.describe() for name, listed in data.lists.items()},
             class_names=data.class_names,
         ),
-        instruments=Instruments(
-            flops_per_clip=classifier_flops(model),
-            figure_fn=lambda batch, out: (clip_pictures(batch.clip, frame_step=config.encoder.tubelet_size), {}),
-            task={
-                "task": task.describe(),
-                "targets": f"{data.num_classes} classes, {config.mixing.describe()}",
-                "clips": config.augmentation.describe(),
-            },
-            plan={
-                **({"frozen": f"patch embedding, {n} of {len(model.blocks)} blocks"} if n else {}),
-                "attention": describe_attention(
-                    stacks, device=world.device, dtype=AMP_DTYPES[config.run.amp_on(world.device)]
-                ),
-            },
-        ),
+        instruments=instruments_of(config, world, data, model),
         facts=facts,
         layer_decay=1.0 if task.linear_probing else task.layer_decay,
         ema=ema,

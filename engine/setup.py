@@ -205,7 +205,6 @@ def build_trainer(
     rows = {**computed_by(run, world.device, resumed=state.step > 0), **instruments.plan}
     task = {**instruments.task, "weights": describe_start(config, resumed, state.step)}
     log_plan(config, world, schedule=schedule, name=model_name, model=model, repeats=data.repeats, task=task, rows=rows)
-    log = _open_log(run, world, state, args)
     return Trainer(
         backend=backend,
         state=state,
@@ -217,7 +216,7 @@ def build_trainer(
             clips_per_step=total_batch * data.repeats,
             flops=model_flops(instruments.flops_per_clip, world=world, amp=backend.amp),
         ),
-        log=log,
+        log=(log := _open_log(run, world, state, args)),
         **_safeguards(config, world, data, args, model=model),
         forward=forward,
         update_freq=optim.update_freq,

@@ -206,6 +206,17 @@ def test_log_lines(outputs):
     assert best["epoch"] == accuracies.index(max(accuracies))
 
 
+def test_logged_rates_are_base_rates_times_the_batch_over_256(outputs):
+    """As numbers: the batch is 4 in pre-training, in fine-tuning 4 x 2 accumulated; an epoch of warm-up from 0."""
+    folder, _ = outputs
+    top, bottom = 1.5e-4 * 4 / 256, 1e-5 * 4 / 256
+    cosine = [bottom + (top - bottom) * share for share in (1, 0.9330127, 0.75, 0.5, 0.25, 0.0669873)]
+    rates = [row["train/lr"] for row in records(folder / "p")]
+    assert rates == pytest.approx([0, top / 2, top, *cosine], rel=1e-6)
+    assert top == pytest.approx(2.34375e-6) and bottom == pytest.approx(1.5625e-7)
+    assert [row["train/lr"] for row in records(folder / "f")] == pytest.approx([0, 3.125e-5])
+
+
 def test_tensorboard_events(outputs):
     folder, _ = outputs
     events = EventAccumulator(str(folder / "events" / "one"))

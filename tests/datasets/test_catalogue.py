@@ -27,6 +27,23 @@ def test_number_of_classes():
         assert get_dataset_spec(name).num_classes == num_classes
 
 
+PROTOCOLS = {  # sampler, stride, mirrored, clips and crops at test
+    "SSV2": ("uniform", 2, False, 2, 3),
+    "Charades": ("dense", 16, True, 10, 3),
+    "UCFRep": ("dense", 4, True, 1, 1),
+    **dict.fromkeys(IMAGES, ("dense", 1, True, 1, 1)),
+    **dict.fromkeys(OBJECTS, ("dense", 1, False, 1, 1)),
+    "Synthetic": ("dense", 1, False, 2, 3),
+}
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_protocols(name):
+    row = get_dataset_spec(name)
+    found = row.sampler, row.sampling_rate, row.flip, row.test_num_segment, row.test_num_crop
+    assert found == PROTOCOLS.get(name, ("dense", 4, True, 5, 3))
+
+
 def test_only_something_something_is_uniform():
     for name in RELEASED | {"custom"}:
         row = CATALOGUE[name]

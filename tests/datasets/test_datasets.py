@@ -19,7 +19,13 @@ from datasets.loading.batch import collate
 from datasets.masks.masks import MASKS, MaskConfig, tube_mask
 from datasets.pretraining import PretrainDataset
 from datasets.samples import MAX_REPLACEMENTS, sample_rng
-from datasets.sampling import ClipConfig, dense_test_indices, draw_pretrain_clip, uniform_test_indices
+from datasets.sampling import (
+    ClipConfig,
+    dense_test_indices,
+    draw_dense_train_clip,
+    draw_pretrain_clip,
+    uniform_test_indices,
+)
 from datasets.transforms.presets import PretrainTransform, TrainTransform, ValTransform, ViewTransform
 
 NUM_VIDEOS, NUM_FRAMES = 6, 40
@@ -274,6 +280,17 @@ def test_train_item_decodes_once_and_augments_each_repeat(videos):
     assert not torch.equal(item["clip"][0], item["clip"][1])
     # the first repeat is the sample without repeats
     assert torch.equal(train_dataset(videos)[(0, 4)]["clip"][0], item["clip"][0])
+
+
+def test_every_repeat_of_training_has_its_own_stream(videos):
+    dataset = train_dataset(videos, num_repeats=5)
+    clips = dataset[(2, 1)]["clip"]
+    assert len({clip.numpy().tobytes() for clip in clips}) > 3  # two may draw the same of so plain a picture
+    first = sample_rng(0, 2, 1)
+    with open_video(videos.paths[1]) as video:
+        frames = video.get_frames(draw_dense_train_clip(video.num_frames, 4, 3, first))
+    streams = [first, *(sample_rng(0, 2, 1, repeat) for repeat in range(1, 5))]
+    assert all(torch.equal(clip, dataset.transform(frames, rng)) for clip, rng in zip(clips, streams, strict=True))
 
 
 def test_uniform_sampler_covers_the_video(videos):

@@ -11,12 +11,13 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, top_k_accur
 
 from datasets.classification import ViewDataset
 from datasets.lists.read import read_list
+from datasets.loading.batch import Batch
 from datasets.loading.loaders import build_eval_loader
 from datasets.transforms.normalization import normalize_clips
 from datasets.transforms.presets import ViewTransform
 from engine.distributed.ddp import autocast
 from engine.distributed.world import World
-from engine.evaluation import predict
+from engine.evaluation import Evaluator, predict, predict_batch
 from engine.tasks.classification import Classification
 from engine.tasks.scores import top_k
 from engine.tasks.task import VideoPredictions
@@ -109,6 +110,44 @@ def test_more_ranks_than_videos(data, tmp_path):
     predictions, *others = gloo_world(predict_share, dataset, 2, size=3)
     np.testing.assert_allclose(predictions.scores, alone.scores, atol=1e-6)
     assert predictions.num_views == alone.num_views == 4 and others == [None, None]
+
+
+def test_probabilities_are_computed_in_float32():
+    """Whatever the model computes in: in bf16 they would be right to three digits, and not sum to 1."""
+    logits = torch.randn(12, 40, generator=torch.Generator().manual_seed(0)).bfloat16() * 3
+    batch = Batch(clip=logits, index=torch.arange(4), label=torch.zeros(4, dtype=torch.int64), views=3)
+    found = predict_batch(
+        torch.nn.Identity(), batch, autocast=autocast(HERE.device, "bf16"), clips_at_once=5, scores=CLASSES.scores
+    )
+    expected = logits.double().softmax(dim=1).reshape(4, 3, 40)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-8)
+
+
+def test_written_results_are_those_of_the_metrics(data, tmp_path):
+    """`test.json` has each metric by its name: top-1, top-5 and mean per class are three numbers here."""
+    labels = torch.tensor([0, 0, 0, 0, 1, 2])
+    logits = torch.eye(7)[[0, 0, 0, 1, 1, 6]] + torch.tensor([[0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0]])
+    logits[5, 2] = -1  # its class comes last
+    batches = [Batch(clip=logits, index=torch.arange(6), label=labels)]
+    listed = tmp_path / "test.csv"
+    listed.write_text("".join(f"{number}.mp4 {label}\n" for number, label in enumerate(labels.tolist())))
+    evaluator = Evaluator(
+        HERE,
+        task=CLASSES,
+        loaders={"test": batches},
+        lists={"test": read_list(listed)},
+        autocast=autocast(HERE.device, "none"),
+        clips_at_once=4,
+        in_step=False,
+    )
+    evaluator.test({"": torch.nn.Identity()}, output_dir=str(tmp_path), views_are="1 clip", origin=lambda: {"more": 1})
+    result = json.loads((tmp_path / "test.json").read_text())
+    assert result["test/top1"] == pytest.approx(100 * 4 / 6) and result["test/top5"] == pytest.approx(100 * 5 / 6)
+    assert result["test/mean_per_class"] == pytest.approx(100 * (3 / 4 + 1 + 0) / 3)
+    own = logits.double().log_softmax(dim=1)[torch.arange(6), labels]
+    assert result["test/loss"] == pytest.approx(-own.mean().item(), rel=1e-5)
+    assert (result["videos"], result["views"], result["views_are"], result["more"]) == (6, 1, "1 clip", 1)
 
 
 def test_a_video_too_many_or_too_few_is_an_error(data):

@@ -3,8 +3,19 @@
 import pytest
 import torch
 
-from engine.optim import build_optimizer, layer_index, parameter_groups
+from engine.optim import OptimConfig, build_optimizer, layer_index, parameter_groups
 from models import create_model
+
+
+def test_rates_are_scaled_by_the_batch_of_all_ranks_over_256():
+    """Published: 1.5e-4, at 32 clips on each of 8 x 4 GPUs a rate of 6e-4 (arXiv 1706.02677 for the rule)."""
+    rates = {"lr": 1.5e-4, "min_lr": 1e-5, "warmup_lr": 1e-6}
+    config = OptimConfig(batch_size=16, update_freq=2, epochs=800, warmup_epochs=40, opt_betas=(0.9, 0.95), **rates)
+    schedule = config.schedule(num_batches=201, world_size=32)
+    assert config.total_batch(32) == 1024 and schedule.steps_per_epoch == 100
+    assert (schedule.lr, schedule.min_lr, schedule.warmup_lr) == pytest.approx((6e-4, 4e-5, 4e-6))
+    assert (schedule.weight_decay, schedule.weight_decay_end) == (0.05, 0.05)
+    assert schedule.lr_at(0) == pytest.approx(4e-6) and schedule.lr_at(3999) == pytest.approx(6e-4)
 
 
 @pytest.mark.parametrize(
