@@ -26,6 +26,22 @@ def test_contract_names(variant):
     assert classifier.head.out_features == 7
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("pretrain_videomae_base_patch16_224", {}),
+        ("vit_base_patch16_224", {"num_classes": 7}),
+        ("vit_base_patch16_224", {"num_classes": 7, "use_mean_pooling": False}),
+    ],
+)
+def test_norms_have_the_published_epsilon(name, options):
+    """1e-6, as modeling_pretrain.py and modeling_finetune.py of VideoMAE; torch's default is 1e-5."""
+    with torch.device("meta"):
+        norms = [part for part in create_model(name, **options).modules() if isinstance(part, torch.nn.LayerNorm)]
+    assert len(norms) == (24 + 1 + 8 + 1 if "pretrain" in name else 24 + 1)
+    assert {norm.eps for norm in norms} == {1e-6}
+
+
 def test_timm_s_model_of_the_same_name_is_left_alone():
     assert not isinstance(timm.create_model("vit_small_patch16_224", depth=1), Classifier)
 

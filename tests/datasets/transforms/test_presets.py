@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from datasets.transforms.presets import (
+    AugmentConfig,
     PretrainTransform,
     RandomErasing,
     TrainTransform,
@@ -176,8 +177,32 @@ def test_flip_is_switched_by_the_flag_alone():
         assert reference[0, 0, 0, 0] < reference[0, 0, 0, -1]
         is_flipped = bool(out[0, 0, 0, 0] > out[0, 0, 0, -1])
         assert torch.equal(out, reference.flip(-1) if is_flipped else reference)
+        rng = np.random.default_rng(seed)
+        random_crop_box(60, 80, rng, min_area=0.25)
+        assert is_flipped == (rng.random() < 0.5)
         flipped += is_flipped
     assert 15 < flipped < 45
+
+
+def test_smallest_crops():
+    """25 % of the area in SIGMA's fine-tuning, 8 % in VideoMAE's."""
+    assert (AugmentConfig().min_area, AugmentConfig(finetuning_crops=False).min_area) == (0.25, 0.08)
+    assert AugmentConfig(min_crop_area=0.5).min_area == 0.5
+    assert TrainTransform.from_config(AugmentConfig(), size=32, flip=False).min_area == 0.25
+
+
+def test_training_erases_last():
+    """With the draws that follow those of crop and flip."""
+    frames = smooth_frames(60, 80)
+    rng = np.random.default_rng(3)
+    random_crop_box(60, 80, rng, min_area=0.25)
+    flipped = TrainTransform(32, flip=True)(frames, np.random.default_rng(3))
+    rng.random()  # for the flip
+    erased = RandomErasing(1.0, mode="const", count=2)(flipped, rng)
+    out = TrainTransform(32, flip=True, erase_prob=1.0, erase_mode="const", erase_count=2)(
+        frames, np.random.default_rng(3)
+    )
+    assert torch.equal(out, erased) and not torch.equal(out, flipped)
 
 
 def test_train_resize_has_no_antialias_filter():

@@ -11,7 +11,7 @@ import time
 
 import pytest
 import torch
-from processes import LIMIT, PRETRAIN, run_in_processes, run_script, running, script_target
+from processes import FINETUNE, LIMIT, PRETRAIN, run_in_processes, run_script, running, script_target
 from runs import load, same
 
 from engine.checkpointing import files as checkpoint_files
@@ -23,6 +23,7 @@ from engine.checkpointing.resume import resume
 from engine.distributed.ddp import Backend
 from engine.distributed.world import World
 from engine.errors import CheckpointError
+from engine.evaluation import Evaluator
 from engine.optim import build_optimizer, parameter_groups
 
 CPU = World(0, 1, 0, torch.device("cpu"))
@@ -188,6 +189,28 @@ def test_a_disk_that_stays_full_stops_all_ranks_with_one_line(size, number, data
     assert load(newest_valid(tmp_path))["step"] == 2
     go_on = run_script(PRETRAIN, *data.flags(PRETRAIN, tmp_path, save_ckpt_steps=1, epochs=4))
     assert go_on.code == 0 and "0 epochs and 2 steps" in go_on.stderr
+
+
+def test_the_best_epoch_is_kept(data, tmp_path):
+    """Of accuracies that rise and fall; an epoch that is equally good does not take its place."""
+    found = iter([10.0, 30.0, 30.0, 20.0])
+    script = script_target(FINETUNE, *data.flags(FINETUNE, tmp_path, epochs=4, save_ckpt_freq=1))
+
+    def target():
+        evaluate = Evaluator.evaluate
+
+        def evaluate_as_found(self, models, name):
+            metrics, predictions = evaluate(self, models, name)
+            return (metrics | {"val/top1": next(found)} if name == "val" else metrics), predictions
+
+        Evaluator.evaluate = evaluate_as_found
+        script()
+
+    (ended,) = run_in_processes(target)
+    assert ended.code == 0, ended.stderr[-3000:]
+    assert [load(tmp_path / f"checkpoint-{epoch}.pth")["best"] for epoch in range(4)] == [10, 30, 30, 30]
+    best = load(tmp_path / "checkpoint-best.pth")
+    assert (best["epoch"], best["best"]) == (1, 30)
 
 
 def test_best_is_the_best_and_is_never_resumed_from(tmp_path):
