@@ -393,7 +393,7 @@ def train(
         ),
         instruments=instruments_of(config, world, data, model),
         facts=facts,
-        layer_decay=1.0 if task.linear_probing else task.layer_decay,
+        layer_decay=task.layer_decay,  # without effect on a probe: the head has the full rate
         ema=ema,
     )
     models: dict[str, nn.Module] = {"": model} | ({"_ema": ema.module} if ema else {})
