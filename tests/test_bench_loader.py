@@ -59,6 +59,7 @@ def test_end_to_end_without_decoders(tmp_path):
     check_rows(json.loads((tmp_path / "report.json").read_text())["rows"], "pixel ViT-mini", "random frames")
 
 
+@pytest.mark.slow
 def test_end_to_end_with_videos(tmp_path):
     videos = [write_video(tmp_path / f"{number}.mp4", 24, width=48, height=48, gop=4) for number in range(4)]
     (tmp_path / "list.csv").write_text("".join(f"{video} 0\n" for video in videos))

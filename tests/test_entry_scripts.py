@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from conftest import Data, write_list
 from processes import FINETUNE, PRETRAIN, gloo_world, run_script
 from runs import load, records, series
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -93,8 +94,8 @@ WITHOUT_EFFECT = {
 NOT_USING = ("dataclasses", "sigma_video.options", "engine.flags")
 
 
-def flags_read(world, script, argv):
-    """Flags whose options `script.main` read."""
+def flags_read(world, runs):
+    """Flags whose options each run of `script.main` read; runs are (script, command line), all in this process."""
     read = set()
 
     def watch(options, name):
@@ -104,39 +105,46 @@ def flags_read(world, script, argv):
             read.add(name if field is None else flag_of(field))
         return object.__getattribute__(options, name)
 
-    config = parse(CONFIGS[script], [str(word) for word in argv])
-    Options.__getattribute__ = TrainingConfig.__getattribute__ = watch  # this process ends with the run
-    script.main(config, world)
-    return read
+    found = []
+    for script, argv in runs:
+        config = parse(CONFIGS[script], [str(word) for word in argv])
+        read.clear()
+        Options.__getattribute__ = TrainingConfig.__getattribute__ = watch
+        script.main(config, world)
+        del Options.__getattribute__, TrainingConfig.__getattribute__
+        found.append(set(read))
+    return found
 
 
-def test_every_flag_is_read(data, frozen_weights, tmp_path):
-    teacher = {"target_type": "dino_v1", "distillation_teacher": "dino_s"}
-    teacher |= {"teacher_weights": frozen_weights / "dino_v1.pth"}
-    motion = {"mask_type": "motion", "flow_weights": frozen_weights / "raft.pth"}
-    with_networks = data.flags(PRETRAIN, tmp_path / "p2", epochs=1, warmup_epochs=0, **teacher, **motion)
-    read_with_networks = gloo_world(flags_read, run_sigma_pretraining, with_networks, size=1)[0]
-    runs = [
-        (run_sigma_pretraining, data.flags(PRETRAIN, tmp_path / "p", epochs=1)),
-        (run_class_finetuning, data.flags(FINETUNE, tmp_path / "f", epochs=1)),
-    ]
-    for script, flags in runs:
-        flags += ["--warmup_epochs", "0", "--log_dir", str(tmp_path / "events")]
-        (read,) = gloo_world(flags_read, script, flags, size=1)
-        if script is run_sigma_pretraining:
-            read |= read_with_networks
-            flags += ["--finetune", str(tmp_path / "p" / "checkpoint-0.pth"), "--output_dir", str(tmp_path / "p3")]
-            read |= gloo_world(flags_read, script, flags, size=1)[0]
-        if script is run_class_finetuning:
-            flags += ["--model_ema"]
-            flags += ["--finetune", str(tmp_path / "p" / "checkpoint-0.pth")]
-            flags += ["--output_dir", str(tmp_path / "f2")]
-            read |= gloo_world(flags_read, script, flags, size=1)[0]
-            flags = [flag for flag in flags if flag != "--model_ema"]
-        sharded = ["--enable_deepspeed", "--output_dir", str(tmp_path / "sharded" / script.__name__)]
-        read |= gloo_world(flags_read, script, [*flags, *sharded], size=1)[0]
+@pytest.fixture(scope="module")
+def small(data, tmp_path_factory):
+    """Lists for two updates of pre-training an epoch, one of fine-tuning, and short tests."""
+    folder = tmp_path_factory.mktemp("small")
+    write_list(folder / "pretrain.csv", data.videos[:8])
+    for name, number in (("train", 4), ("val", 3), ("test", 3)):
+        write_list(folder / f"{name}.csv", data.videos[:number])
+    return Data(folder, data.videos[:8])
+
+
+def test_every_flag_is_read(small, frozen_weights, tmp_path):
+    networks = {"target_type": "dino_v1", "distillation_teacher": "dino_s", "mask_type": "motion"}
+    networks |= {"teacher_weights": frozen_weights / "dino_v1.pth", "flow_weights": frozen_weights / "raft.pth"}
+    weights = {"finetune": tmp_path / "s0" / "checkpoint-0.pth"}
+    sharded = {"enable_deepspeed": True}
+    runs = []
+    for script, name, kinds in (
+        (run_sigma_pretraining, PRETRAIN, ({}, networks, weights, {**weights, **sharded})),
+        (run_class_finetuning, FINETUNE, ({}, {**weights, "model_ema": True}, {**weights, **sharded})),
+    ):
+        for number, changes in enumerate(kinds):
+            common = {"epochs": 1, "warmup_epochs": 0, "log_dir": tmp_path / "events"}
+            output = tmp_path / f"{name[4]}{number}"
+            runs.append((script, small.flags(name, output, **{**common, **changes})))
+    (found,) = gloo_world(flags_read, runs, size=1)
+    for script, config in CONFIGS.items():
+        read = set().union(*(flags for (ran, _), flags in zip(runs, found, strict=True) if ran is script))
         # `distributed(config.run.device)` is outside of main
-        known = {action.dest for action in build_parser(CONFIGS[script])._actions} - {"help", "device"}
+        known = {action.dest for action in build_parser(config)._actions} - {"help", "device"}
         known = {name for name in known if not name.startswith("released_")}  # tests/test_options.py
         assert known - read == WITHOUT_EFFECT & known
 

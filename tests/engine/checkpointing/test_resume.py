@@ -87,9 +87,17 @@ def test_a_finished_run_is_not_trained_again(runs, resumed):
     assert without_times(straight) == without_times(resumed[0])
 
 
-def test_damaged_checkpoint_is_passed_over_and_explicit_one_is_refused(data, tmp_path):
+@pytest.fixture(scope="module")
+def two_epochs(data, tmp_path_factory):
+    """The folder of a pre-training of two epochs with a checkpoint of each. Tests copy it."""
+    folder = tmp_path_factory.mktemp("two") / "epochs"
+    assert run_script(PRETRAIN, *data.flags(PRETRAIN, folder, save_ckpt_freq=1)).code == 0
+    return folder
+
+
+def test_damaged_checkpoint_is_passed_over_and_explicit_one_is_refused(data, two_epochs, tmp_path):
+    shutil.copytree(two_epochs, tmp_path, dirs_exist_ok=True)
     flags = data.flags(PRETRAIN, tmp_path, save_ckpt_freq=1)
-    assert run_script(PRETRAIN, *flags).code == 0
     whole = load(tmp_path / "checkpoint-1.pth")
     last = tmp_path / "checkpoint-1.pth"
     last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
@@ -110,18 +118,17 @@ def test_workers_change_nothing(data, tmp_path):
     assert all(same(a[key], b[key]) for key in STATE)
 
 
-def test_starting_anew_among_the_checkpoints_of_another_run_is_refused(data, tmp_path):
+def test_starting_anew_among_the_checkpoints_of_another_run_is_refused(data, two_epochs, tmp_path):
+    shutil.copytree(two_epochs, tmp_path, dirs_exist_ok=True)
     flags = data.flags(PRETRAIN, tmp_path)
-    assert run_script(PRETRAIN, *flags).code == 0
     before = (tmp_path / "log.txt").read_text()
     again = run_script(PRETRAIN, *flags, "--no_auto_resume")
     assert again.code == 2 and "--no_auto_resume" in again.errors[0] and "checkpoint-1.pth" in again.errors[0]
     assert (tmp_path / "log.txt").read_text() == before
 
 
-def test_checkpoint_of_another_run_is_refused(data, tmp_path):
-    pretrained = tmp_path / "pretrained"
-    assert run_script(PRETRAIN, *data.flags(PRETRAIN, pretrained)).code == 0
+def test_checkpoint_of_another_run_is_refused(data, two_epochs, tmp_path):
+    pretrained = shutil.copytree(two_epochs, tmp_path / "pretrained")
     for changes in ({"resume": pretrained / "checkpoint-1.pth"}, {"output_dir": pretrained}):
         finished = run_script(FINETUNE, *data.flags(FINETUNE, **{"output_dir": tmp_path / "other", **changes}))
         assert finished.code == 2 and "Traceback" not in finished.stderr
@@ -129,11 +136,11 @@ def test_checkpoint_of_another_run_is_refused(data, tmp_path):
         assert finished.stderr.splitlines()[-1] == finished.errors[0]
 
 
-def test_a_command_that_was_started_again_goes_on_from_its_own_file(data, tmp_path, monkeypatch):
+def test_a_command_that_was_started_again_goes_on_from_its_own_file(data, two_epochs, tmp_path, monkeypatch):
     """`--resume` tells where to begin; after a requeue the run has newer files of its own."""
     first, second = tmp_path / "first", tmp_path / "second"
-    assert run_script(PRETRAIN, *data.flags(PRETRAIN, first, save_ckpt_freq=1)).code == 0
-    shutil.copytree(first, second)
+    for folder in (first, second):
+        shutil.copytree(two_epochs, folder)
     (second / "checkpoint-0.pth").unlink()
     flags = data.flags(PRETRAIN, second, resume=first / "checkpoint-0.pth", save_ckpt_freq=1, epochs=3)
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
