@@ -69,9 +69,17 @@ def _redirect(folder):
         setattr(sys, name, os.fdopen(number, "w", buffering=1, closefd=False))
 
 
+def _own_temporary_folder(folder):
+    """Variables for a process whose temporary files go with `folder`: one that is killed does not remove them itself."""
+    (folder / "tmp").mkdir()
+    compiled = os.environ.get("TORCHINDUCTOR_CACHE_DIR", os.path.join(tempfile.gettempdir(), "torchinductor_of_tests"))
+    return {"TMPDIR": str(folder / "tmp"), "TORCHINDUCTOR_CACHE_DIR": compiled}  # what is compiled stays for the next
+
+
 def _child(target, folder, cwd, environment):
     gc.freeze()  # else each collection goes through all that the parent has imported: half a second a time
     os.environ.update(environment)
+    tempfile.tempdir = None  # ask the environment again
     os.chdir(cwd)
     _redirect(folder)
     torch.set_num_threads(1)
@@ -126,6 +134,7 @@ def running(target, *, size=1, cwd="."):
                 environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
             folder = Path(scratch) / str(rank)
             folder.mkdir()
+            environment |= _own_temporary_folder(folder)
             processes.append(context.Process(target=_child, args=(target, folder, cwd, environment)))
         for process in processes:
             process.start()
@@ -188,12 +197,14 @@ def torchrun(script, *argv, size=2, cwd="."):
 def fresh(*command, cwd="."):
     """Run a command as from a shell; its CompletedProcess."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("RANK", "WORLD", "LOCAL"))}
-    return subprocess.run(
-        [str(word) for word in command],
-        cwd=cwd,
-        env=environment | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-        check=False,
-    )
+    with tempfile.TemporaryDirectory() as scratch:
+        environment |= {"OMP_NUM_THREADS": "1", **_own_temporary_folder(Path(scratch))}
+        return subprocess.run(
+            [str(word) for word in command],
+            cwd=cwd,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=LIMIT,
+            check=False,
+        )

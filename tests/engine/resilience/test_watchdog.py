@@ -1,10 +1,12 @@
 """A process that stalls ends with the stacks of its threads, and so do those that wait for it."""
 
 import time
+import types
 
 import torch
 from processes import run_in_processes
 
+import engine.resilience.watchdog
 from engine.distributed.collectives import all_reduce_sum
 from engine.distributed.world import distributed
 from engine.resilience.watchdog import EXIT_CODE, heartbeat, watchdog
@@ -29,15 +31,20 @@ def test_a_rank_that_sleeps_ends_all_ranks_with_their_stacks():
 
 
 def test_progress_and_no_watchdog_are_left_alone():
+    """By a clock of its own: on a busy machine real seconds pass between two beats."""
+
     def target():
-        with watchdog(2.0):  # on a busy machine a beat may come late
-            for _ in range(11):
-                time.sleep(0.2)
+        now = [time.monotonic()]
+        engine.resilience.watchdog.time = types.SimpleNamespace(monotonic=lambda: now[0])
+        with watchdog(1.0):
+            for _ in range(6):
+                now[0] += 0.9
+                time.sleep(0.2)  # it looks every 0.1 s
                 heartbeat()
-        with watchdog(0.5):
-            heartbeat()
-        time.sleep(0.8)  # outside
+        now[0] += 99
+        time.sleep(0.3)  # outside
         with watchdog(0):
+            now[0] += 99
             time.sleep(0.2)
 
     (ended,) = run_in_processes(target)
