@@ -70,7 +70,7 @@ def _redirect(folder):
 
 
 def _own_temporary_folder(folder):
-    """Variables for a process whose temporary files go with `folder`: one that is killed does not remove them itself."""
+    """Variables for a process whose temporary files go with `folder`: one that is killed removes none itself."""
     (folder / "tmp").mkdir()
     compiled = os.environ.get("TORCHINDUCTOR_CACHE_DIR", os.path.join(tempfile.gettempdir(), "torchinductor_of_tests"))
     return {"TMPDIR": str(folder / "tmp"), "TORCHINDUCTOR_CACHE_DIR": compiled}  # what is compiled stays for the next
