@@ -25,9 +25,10 @@ _SYSTEM = frozenset(  # in lower case; names that begin with a dot need no row
     [
         *("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "__pycache__", "lost+found"),
         *("$recycle.bin", "system volume information", "@eadir", "@tmp", "@recycle", "@recently-snapshot"),
-        *("#recycle", "#snapshot"),
+        *("#recycle", "#snapshot", "~snapshot", "recycler", "network trash folder", "temporary items"),
     ]
 )
+_FOUND = re.compile(r"found\.\d{3}")  # folders of what a check of a Windows disk saved
 _UNFINISHED = (".part", ".ytdl", ".crdownload", ".tmp", ".temp", ".download", ".aria2", ".filepart", ".partial", "~")
 _IN_TEXT = "|".join(re.escape(suffix) for suffix in SUFFIXES)
 TWO_FILES = re.compile(rf"(?:{_IN_TEXT})\s+(?:\S*/\S*(?:{_IN_TEXT})|[+-]?\d+)(?:\s|$)", re.IGNORECASE)
@@ -56,4 +57,6 @@ def has_extension(path: str) -> bool:
 
 def is_left_out(name: str) -> bool:
     """Whether the name of a file or folder is a hidden or a system one, or that of a download that has not ended."""
-    return name.startswith((".", "~$")) or name.lower() in _SYSTEM or name.lower().endswith(_UNFINISHED)
+    lower = name.lower()
+    is_system = lower in _SYSTEM or _FOUND.fullmatch(lower) is not None
+    return is_system or name.startswith((".", "~$")) or lower.endswith(_UNFINISHED)

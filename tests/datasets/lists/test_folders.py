@@ -35,7 +35,18 @@ def read(folder, **settings):
 
 
 SYSTEM = [
-    *("__MACOSX", ".ipynb_checkpoints", "@eaDir", "lost+found", "#recycle", "$RECYCLE.BIN", "$Recycle.Bin", "@Recycle"),
+    *(
+        "__MACOSX",
+        ".ipynb_checkpoints",
+        "@eaDir",
+        "lost+found",
+        "FOUND.000",
+        "RECYCLER",
+        "#recycle",
+        "$RECYCLE.BIN",
+        "$Recycle.Bin",
+        "@Recycle",
+    ),
     *("System Volume Information", ".Trash-1000", ".git", ".snapshot", ".Spotlight-V100", ".fseventsd", ".AppleDouble"),
 ]
 
