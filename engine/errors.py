@@ -2,10 +2,14 @@
 
 import contextlib
 import errno
+import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
 
 from sigma_video.options import OptionError
+from sigma_video.terminal import PrintableStream, printable
 
 
 class ConfigError(OptionError):
@@ -41,24 +45,47 @@ def as_config_error(flag: str = "") -> Iterator[None]:
         raise ConfigError(f"{flag}: {error}" if flag else str(error)) from error
 
 
+def _name(error: OSError) -> str:
+    """The file of an error; the temporary one that a file is written to first is called by its final name."""
+    name = error.filename
+    return os.fsdecode(name).removesuffix(".tmp") if isinstance(name, str | bytes | os.PathLike) else "a file"
+
+
+def _exit_with(text: str) -> NoReturn:
+    sys.stderr.write(f"error: {printable(text)}\n")
+    sys.stderr.flush()
+    sys.exit(2)
+
+
 @contextlib.contextmanager
-def user_errors(*types: type[Exception]) -> Iterator[None]:
-    """Turn `USER_ERRORS` and the given types into one line on stderr and exit code 2; Ctrl-C into exit code 130."""
+def naming(path: str | Path) -> Iterator[None]:
+    """Around work on an open file: an error of it, such as a full disk, gets the file's name."""
     try:
         yield
-    except (*USER_ERRORS, *types) as error:
-        text = " ".join(line.strip() for line in str(error).splitlines())
-        sys.stderr.write(f"error: {text}\n")
-        sys.stderr.flush()
-        sys.exit(2)
     except OSError as error:
-        if error.errno not in _DISK_FULL:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextlib.contextmanager
+def user_errors(*types: type[Exception]) -> Iterator[None]:
+    """Turn errors that a user can mend into one line on stderr and exit code 2; Ctrl-C into exit code 130.
+
+    These are `USER_ERRORS`, the given types, and those of files and folders. What is printed meanwhile is shown with
+    its control characters escaped.
+    """
+    try:
+        with contextlib.redirect_stdout(PrintableStream(sys.stdout)):
+            yield
+    except (*USER_ERRORS, *types) as error:
+        _exit_with(" ".join(line.strip() for line in str(error).splitlines()))
+    except OSError as error:
+        if error.errno in _DISK_FULL:
+            _exit_with(f"{_name(error)} could not be written: {error.strerror}. Free some space")
+        if error.filename is None or error.errno is None:
             raise
-        sys.stderr.write(
-            f"error: {error.filename or 'a file'} could not be written: {error.strerror}. Free some space\n"
-        )
-        sys.stderr.flush()
-        sys.exit(2)
+        _exit_with(f"{_name(error)}: {error.strerror}")
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; the same command resumes from the last checkpoint\n")
         sys.stderr.flush()

@@ -6,12 +6,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .errors import naming
+
 
 def replace_text(path: Path, text: str) -> None:
     """Write a text file atomically: a process killed while writing leaves the old file intact."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    try:
+        with naming(path):
+            temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def without_nan(value: Any) -> Any:

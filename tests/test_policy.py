@@ -56,9 +56,9 @@ ORDER = {
         "classification pretraining",
     ),
     "engine": (
-        "errors files pretraining released_flags results schedules",
-        "distributed flags optim tasks",
-        "checkpointing monitoring resilience",
+        "errors pretraining released_flags results schedules",
+        "distributed files flags optim",
+        "checkpointing monitoring resilience tasks",
         "config evaluation finetuning log_steps",
         "training",
         "compilation cuda_graphs dry_run record weights",

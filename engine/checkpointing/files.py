@@ -122,7 +122,22 @@ def find_damage(path: Path) -> str:
                 legacy = file.read(2) == b"\x80\x02"  # torch's format before 1.6: no archive, no checksums
             return "" if legacy else "not a checkpoint, or cut off"
         with zipfile.ZipFile(path) as archive:
+            if oversize := _unpacks_to_more(archive, path.stat().st_size):
+                return oversize
             broken = archive.testzip()
     except _ARCHIVE_ERRORS as error:
         return f"damaged ({error})"
     return f"damaged: {broken} fails its checksum" if broken else ""
+
+
+def _unpacks_to_more(archive: zipfile.ZipFile, size: int) -> str:
+    """Describe an archive that is larger in memory than on disk, '' if it is not. torch stores without compression."""
+    members = archive.infolist()
+    compressed = next((member for member in members if member.compress_type != zipfile.ZIP_STORED), None)
+    total = sum(member.file_size for member in members)
+    if compressed is not None:
+        return (
+            f"refused: {compressed.filename} is compressed, and all would unpack to {total / 2**30:.3g} GiB. "
+            "torch.save does not compress; unpack it and save it anew if you trust it"
+        )
+    return f"refused: its members are {total / 2**30:.3g} GiB in a smaller file" if total > size else ""

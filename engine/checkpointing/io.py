@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -17,6 +17,7 @@ from .files import describe_missing, find_damage, remove_leftovers
 
 logger = logging.getLogger(__name__)
 
+MAX_REPEATED = 1 << 28  # bytes of a tensor that is larger than its storage
 RETRY_DELAYS = (1.0, 5.0)  # seconds before retrying a write: network file systems fail temporarily
 _REFUSED_GLOBAL = re.compile(r"\bGLOBAL (\S+)")  # in torch's error for a pickle with other objects than tensors
 
@@ -30,13 +31,35 @@ def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
     remove_leftovers(path.parent)
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("wb") as file:
-        torch.save(dict(content), file)
+        recorder = _Recorder(file)
+        try:
+            torch.save(dict(content), recorder)
+        except RuntimeError as error:  # of torch's archive writer, which does not pass the reason on
+            raise recorder.error or error from error
         file.flush()
         os.fsync(file.fileno())
     if damage := find_damage(temporary):
         raise OSError(f"{temporary}: {damage}, though it was just written")
     os.replace(temporary, path)
     _sync_folder(path.parent)
+
+
+class _Recorder:
+    """A file that remembers why a write failed."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, content: bytes) -> int:
+        try:
+            return self.file.write(content)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
 
 
 class AsyncWriter:
@@ -138,7 +161,22 @@ def read_checkpoint(path: str | Path, *, trust: bool = False) -> dict[str, Any]:
         raise CheckpointError(f"{path}: {_explain_load_error(error)}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a dictionary")
+    _check_sizes(content, path)
     return content
+
+
+def _check_sizes(content: Any, path: Path) -> None:
+    """Raise CheckpointError for a tensor that repeats a small storage: copied, it would fill the memory."""
+    if isinstance(content, torch.Tensor):
+        size = content.numel() * content.element_size()
+        if size > MAX_REPEATED and content.layout == torch.strided and size > content.untyped_storage().nbytes():
+            raise CheckpointError(
+                f"{path}: refused: a tensor of shape {tuple(content.shape)}, {size / 2**30:.3g} GiB, which "
+                "repeats fewer numbers"
+            )
+    elif isinstance(content, Mapping | list | tuple):
+        for item in content.values() if isinstance(content, Mapping) else content:
+            _check_sizes(item, path)
 
 
 def _explain_load_error(error: Exception) -> str:

@@ -5,12 +5,39 @@ import math
 import os
 import sys
 import time
+from pathlib import Path
+
+from sigma_video.terminal import printable
 
 from ..distributed.world import World
+
+logger = logging.getLogger(__name__)
 
 BAR_WIDTH = 24
 MIN_REDRAW_INTERVAL = 0.2  # seconds: a slow remote terminal must not slow down training
 _ERASE = "\r\x1b[2K"  # carriage return, erase line
+
+
+class PrintableFormatter(logging.Formatter):
+    """Shows control characters as escapes: names of files and classes come from outside."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
+class LogFileHandler(logging.FileHandler):
+    """A log file that a run can go on without: once it cannot be written, that is said and it stays as it is."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, encoding="utf-8")
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        logging.getLogger().removeHandler(self)
+        logger.warning("%s could not be written: %s. The run goes on without it", self.baseFilename, error.strerror)
 
 
 class ConsoleHandler(logging.StreamHandler):

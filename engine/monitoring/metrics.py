@@ -2,8 +2,9 @@
 
 import json
 import logging
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,8 +14,9 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ..distributed.readout import Readout
 from ..distributed.world import World
+from ..errors import naming
 from ..files import replace_text, without_nan
-from .console import ConsoleHandler, format_seconds
+from .console import ConsoleHandler, LogFileHandler, PrintableFormatter, format_seconds
 from .device_peaks import ModelFlops
 
 logger = logging.getLogger(__name__)
@@ -52,6 +54,8 @@ class RunLog:
             self._truncate_after(resumed_step)
         writes_events = log_dir and world.is_main
         self.writer = SummaryWriter(log_dir, purge_step=resumed_step + 1) if writes_events else None
+        if writes_events:
+            threading.excepthook = _report_thread_error
 
     def _truncate_after(self, step: int) -> None:
         """Drop records logged after the last checkpoint of an interrupted run: those steps are redone."""
@@ -72,26 +76,49 @@ class RunLog:
         if self.path is not None and self.path.exists():
             self._truncate_after(step)
         if self.writer is not None:
-            self.writer.close()
+            self.add_events(SummaryWriter.close)
+        if self.writer is not None:
             self.writer = SummaryWriter(self.writer.log_dir, purge_step=step + 1)
 
     def write(self, step: int, **values: float) -> None:
         """Write one record; `step` counts optimizer steps done."""
         if self.path is not None:
-            with self.path.open("a") as file:
+            with naming(self.path), self.path.open("a") as file:
                 file.write(json.dumps(without_nan({"step": step, **values})) + "\n")
-        if self.writer is not None:
+
+        def add(writer: SummaryWriter) -> None:
             for name, value in values.items():
-                self.writer.add_scalar(name, value, step)
+                writer.add_scalar(name, value, step)
+
+        self.add_events(add)
         if self.sink is not None:
             self.sink.write(step, values)
 
+    def add_events(self, add: Callable[[SummaryWriter], object]) -> None:
+        """Let `add` write events, if there are any. The run goes on without them once they cannot be written."""
+        if self.writer is None:
+            return
+        try:
+            add(self.writer)
+        except OSError as error:
+            logger.warning(
+                "--log_dir %s: events could not be written: %s. The run goes on without them",
+                self.writer.log_dir,
+                error.strerror or error,
+            )
+            self.writer = None
+
     def close(self) -> None:
         """Flush and close the event file and the sink."""
-        if self.writer is not None:
-            self.writer.close()
+        self.add_events(SummaryWriter.close)
         if self.sink is not None:
             self.sink.close()
+
+
+def _report_thread_error(error: threading.ExceptHookArgs) -> None:
+    """The hook for errors of threads, without those of TensorBoard's writer: `add_events` reports them."""
+    if not (isinstance(error.exc_value, OSError) and type(error.thread).__name__ == "_AsyncWriterThread"):
+        threading.__excepthook__(error)
 
 
 @dataclass(frozen=True)
@@ -283,14 +310,11 @@ def setup_logging(world: World, output_dir: str) -> None:
     """Log INFO to the console and `console.txt` on rank 0, warnings on the other ranks."""
     handlers: list[logging.Handler] = [ConsoleHandler()]
     if world.is_main and output_dir:
-        handlers.append(logging.FileHandler(Path(output_dir) / "console.txt"))
-    logging.basicConfig(
-        level=logging.INFO if world.is_main else logging.WARNING,
-        format="%(asctime)s %(message)s" if world.is_main else f"%(asctime)s [rank {world.rank}] %(message)s",
-        datefmt="%H:%M:%S",
-        handlers=handlers,
-        force=True,
-    )
+        handlers.append(LogFileHandler(Path(output_dir) / "console.txt"))
+    who = "" if world.is_main else f"[rank {world.rank}] "
+    for handler in handlers:
+        handler.setFormatter(PrintableFormatter(f"%(asctime)s {who}%(message)s", datefmt="%H:%M:%S"))
+    logging.basicConfig(level=logging.INFO if world.is_main else logging.WARNING, handlers=handlers, force=True)
 
 
 def log_table(title: str, rows: dict[str, Any]) -> None:

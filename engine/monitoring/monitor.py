@@ -55,9 +55,10 @@ class TrainingMonitor:
             batch, out: of this rank's last forward pass.
             step: optimizer steps done before this one.
         """
-        writer = self.log.writer
-        if writer is None or (step + 1) % self.steps_per_epoch:
-            return
+        if self.log.writer is not None and (step + 1) % self.steps_per_epoch == 0:
+            self.log.add_events(lambda writer: self._draw(writer, batch, out, step))
+
+    def _draw(self, writer: SummaryWriter, batch: Any, out: Mapping[str, torch.Tensor], step: int) -> None:
         images, values = self.figure_fn(batch, out) if self.figure_fn else ({}, {})
         for name, image in images.items():
             writer.add_image(name, image.cpu(), step + 1)

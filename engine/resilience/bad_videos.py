@@ -7,9 +7,11 @@ from pathlib import Path
 
 import torch
 
+from sigma_video.terminal import printable
+
 from ..distributed.collectives import gather_objects
 from ..distributed.world import World
-from ..errors import BadVideosError
+from ..errors import BadVideosError, naming
 
 logger = logging.getLogger(__name__)
 
@@ -72,10 +74,12 @@ def _append(file: Path, line: str) -> None:
     """Append a line in a single write call, so that lines of several ranks do not interleave."""
     descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     try:
-        os.write(descriptor, line.encode(errors="surrogateescape"))
+        with naming(file):
+            os.write(descriptor, line.encode(errors="surrogateescape"))
     finally:
         os.close(descriptor)
 
 
 def _one_field(text: str) -> str:
-    return " ".join(text.split()) if any(mark in text for mark in "\t\n\r") else text
+    one_line = " ".join(text.split()) if any(mark in text for mark in "\t\n\r") else text
+    return printable(one_line, keep_bytes=True)

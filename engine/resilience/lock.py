@@ -82,6 +82,8 @@ class RunLock:
         """Take the lock. Raises ConfigError if another run holds it."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self.path.is_dir():
+                raise ConfigError(f"--output_dir {self.path.parent}: {self.path} is in the way: remove that folder")
             while not self._create():
                 holder = self._read()
                 if not self._is_gone(holder):

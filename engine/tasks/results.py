@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..files import replace_text
+from ..files import naming, replace_text
 from .task import Table, Task, VideoPredictions
 
 
@@ -35,7 +35,8 @@ def write_results(task: Task, predictions: VideoPredictions, videos: Listed, ste
     rows = ((*first, *row) for first, row in zip(before, table.rows, strict=True))
     tables = {"predictions": Table((*header, *table.header), rows), **task.class_tables(predictions)}
     npz = stem.with_name(f"{stem.name}_predictions.npz")
-    np.savez_compressed(npz, **(named | task.arrays(predictions)))
+    with naming(npz):
+        np.savez_compressed(npz, **(named | task.arrays(predictions)))
     files = [npz.name]
     for ending, content in tables.items():
         files.append(f"{stem.name}_{ending}.csv")
