@@ -35,6 +35,7 @@ from engine.dry_run import evaluation_passes, rehearse, rehearse_test
 from engine.errors import as_config_error
 from engine.evaluation import Evaluator
 from engine.finetuning import FinetuneConfig
+from engine.memory import Need, check_memory
 from engine.monitoring.metrics import log_table
 from engine.optim import OptimConfig
 from engine.record import log_test_plan
@@ -62,6 +63,7 @@ from models.analysis.flops import classifier_flops
 from models.attention import describe_attention
 from models.classifier import Classifier, HeadConfig
 from models.registry import MODEL_HELP, build_classifier, input_size_for
+from models.sizes import classifier_parts
 from models.vit import EncoderConfig
 from models.weights.load import LoadReport, head_pools, load_encoder, native_state
 from sigma_video.options import OptionError, group, option, recorded
@@ -171,6 +173,27 @@ def read_data(config: FinetuningConfig, world: World, facts: RunFacts) -> Labell
     return data
 
 
+def needs(config: FinetuningConfig, world: World, num_classes: int) -> list[Need]:
+    """Memory that the run takes at least, by the options that decide it."""
+    task, clip, views, batch_size = config.task, config.clip, config.views, config.optim.batch_size
+    trained = not (task.eval or task.linear_probing)
+    head = dataclasses.replace(config.head, num_classes=num_classes)
+    shown = f"--batch_size {batch_size}, --input_size {clip.input_size}, --num_frames {clip.num_frames}"
+    clips = batch_size * (clip.num_sample if trained else 1)
+    return [
+        *(
+            Need(part.flags, part.name, config.run.bytes_of(part.weights, part.table, world.size, trained=trained))
+            for part in classifier_parts(config.model, config.encoder, head)
+        ),
+        Need(f"{shown}, --num_sample {clip.num_sample}", f"{clips} clips of a batch", clips * clip.bytes_per_clip),
+        Need(
+            f"{shown}, --test_num_segment {views.test_num_segment}, --test_num_crop {views.test_num_crop}",
+            f"{views.num_views} views of a batch's videos",
+            batch_size * views.num_views * clip.bytes_per_clip // 5,  # in host memory: one byte a value
+        ),
+    ]
+
+
 def reads_first_token(path: str | Path, weights: Weights) -> bool:
     """Whether a file's head was trained on the first token."""
     with as_config_error(str(path)):
@@ -201,6 +224,7 @@ def build_model(
 ) -> tuple[FinetuningConfig, Classifier]:
     """The classifier, with the weights it starts from, frozen for probing; and the options as these weights ask."""
     start, task = config.start, config.task
+    check_memory(needs(config, world, data.num_classes), world.device)
     starts = bool(start.finetune) and not task.eval
     trust = start.trust_checkpoint
     weights = read_weights_once(start.finetune, world, model_key=start.model_key, trust=trust) if starts else None

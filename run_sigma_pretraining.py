@@ -33,6 +33,7 @@ from engine.distributed.ddp import AMP_DTYPES
 from engine.distributed.world import World, main_process_first, on_main_process
 from engine.dry_run import rehearse
 from engine.errors import ConfigError, as_config_error
+from engine.memory import Need, check_memory
 from engine.monitoring.collapse import CollapseDetector
 from engine.monitoring.metrics import log_table
 from engine.optim import OptimConfig
@@ -60,6 +61,7 @@ from models.objectives import ObjectiveConfig
 from models.registry import MODEL_HELP, build_pretraining_model, input_size_for
 from models.sigma import Sigma
 from models.sinkhorn.passes import describe_passes
+from models.sizes import pretraining_parts
 from models.targets import TARGETS, TargetConfig
 from models.teachers import ImageTeacher, build_teacher, with_teacher_dim
 from models.vit import EncoderConfig
@@ -116,10 +118,23 @@ class PretrainingConfig(TrainingConfig):
         return dataclasses.replace(self, clip=self.clip.with_rate(PRETRAINING_RATE))
 
 
+def needs(config: PretrainingConfig, world: World, targets: TargetConfig) -> list[Need]:
+    """Memory that the run takes at least, by the options that decide it."""
+    optim, clip = config.optim, config.clip
+    parts = pretraining_parts(config.model, config.encoder, config.decoder, targets, config.objective)
+    clips = optim.batch_size * clip.num_sample
+    flags = f"--batch_size {optim.batch_size}, --num_sample {clip.num_sample}, --input_size {clip.input_size}"
+    return [
+        *(Need(part.flags, part.name, config.run.bytes_of(part.weights, part.table, world.size)) for part in parts),
+        Need(f"{flags}, --num_frames {clip.num_frames}", f"{clips} clips of a batch", clips * clip.bytes_per_clip),
+    ]
+
+
 def build_model(config: PretrainingConfig, world: World, facts: RunFacts) -> Sigma:
     """The model, the same on every rank, with the weights that training starts from."""
     torch.manual_seed(config.run.seed)
     start, targets = config.start, with_teacher_dim(config.targets)
+    check_memory(needs(config, world, targets), world.device)
     with model_init_context(config, world, loads=bool(start.finetune or targets.mlp_preloading)):
         model = build_pretraining_model(
             config.model, config.encoder, config.decoder, targets, config.objective, all_reduce=all_reduce_sum

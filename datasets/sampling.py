@@ -58,6 +58,11 @@ class ClipConfig(Options):
         """How far apart frames are, in words."""
         return f"stride {self.sampling_rate}" if self.fps is None else f"{self.fps:g} a second"
 
+    @property
+    def bytes_per_clip(self) -> int:
+        """Memory of a clip: as uint8, and as the float32 that the model takes."""
+        return 5 * 3 * self.num_frames * self.input_size**2
+
     def describe(self) -> str:
         """In words, for logs."""
         return f"{self.num_frames} frames at {self.distance}, {self.input_size}x{self.input_size}"

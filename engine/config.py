@@ -29,6 +29,7 @@ from .checkpointing.read_weights import StartConfig
 from .distributed.ddp import AMP_DTYPES, check_amp
 from .distributed.deepspeed import DEFAULT_STAGE, STAGES
 from .errors import ConfigError
+from .memory import LEARNED, SHARDED
 from .optim import OptimConfig
 from .resilience.nonfinite import POLICIES
 
@@ -134,6 +135,11 @@ class RunConfig(Options):
         if not self.enable_deepspeed:
             return None
         return DEFAULT_STAGE if self.zero_stage is None else self.zero_stage
+
+    def bytes_of(self, weights: int, table: int, world_size: int, *, trained: bool = True) -> int:
+        """Memory on a rank, at least, of so many numbers that are learned and so many that are constant."""
+        size = LEARNED if trained and self.stage is None else SHARDED
+        return weights * size // (world_size if self.stage == 3 else 1) + 4 * table
 
     def amp_on(self, device: torch.device) -> str:
         """A key of AMP_DTYPES: `--amp`, or its default. Raises ConfigError where the device cannot train in it."""

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from sigma_video.options import AT_LEAST_ONE, NOT_NEGATIVE, RATE, OptionError, Options, option
+from sigma_video.options import AT_LEAST_ONE, RATE, OptionError, Options, Rule, option
 
 from .layers import Block
 from .positions import Grid, resampled_table
 from .tokens import gather_tokens
 from .vit import run_blocks
+
+DEPTH = Rule(lambda value: 0 <= value <= 1000, "must be between 0 and 1000")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +23,7 @@ class DecoderConfig(Options):
     """Size of the decoder, and how many of the masked tokens it predicts. None: what goes with the encoder."""
 
     decoder_embed_dim: int | None = option(None, rule=AT_LEAST_ONE)
-    decoder_depth: int = option(4, "transformer blocks of the decoder", rule=NOT_NEGATIVE)
+    decoder_depth: int = option(4, "transformer blocks of the decoder", rule=DEPTH)
     decoder_num_heads: int | None = option(None, rule=AT_LEAST_ONE)
     decoder_mask_ratio: float = option(0.0, "part of the masked tokens that is not decoded", rule=RATE)
 

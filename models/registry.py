@@ -91,11 +91,7 @@ def build_pretraining_model(
     if named.is_classifier:
         raise ModelError(f"--model {name} is a classifier: pre-training models are called pretrain_videomae_...")
     video_encoder = VideoTransformer(named.complete(encoder))
-    decoder = _fill(
-        decoder,
-        decoder_embed_dim=named.sizes.decoder_embed_dim,
-        decoder_num_heads=named.sizes.decoder_num_heads,
-    )
+    decoder = complete_decoder(name, decoder)
     kind = TARGETS[targets.target_type]
     # The MLP is defined on standardised tubelets; only where features are compared directly are raw values a choice.
     normalize = targets.normalize_target or kind.projects
@@ -148,6 +144,17 @@ def input_size_for(name: str, given: int | None) -> int:
             f"{fitting}"
         )
     return size
+
+
+def complete_encoder(name: str, encoder: EncoderConfig) -> EncoderConfig:
+    """The encoder's options, with what the model's name says where they leave it open. Raises ModelError."""
+    return _parse(name).complete(encoder)
+
+
+def complete_decoder(name: str, decoder: DecoderConfig) -> DecoderConfig:
+    """The decoder's options, with what goes with the model's name where they leave it open. Raises ModelError."""
+    sizes = _parse(name).sizes
+    return _fill(decoder, decoder_embed_dim=sizes.decoder_embed_dim, decoder_num_heads=sizes.decoder_num_heads)
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ ORDER = {
         "classifier decoder methods",
         "sigma",
         "registry",
-        "weights",
+        "sizes weights",
         "teachers",
         "analysis",
     ),
@@ -57,7 +57,7 @@ ORDER = {
     ),
     "engine": (
         "errors pretraining released_flags results schedules",
-        "distributed files flags optim",
+        "distributed files flags memory optim",
         "checkpointing monitoring resilience tasks",
         "config evaluation finetuning log_steps",
         "training",

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sigma_video.options import AT_LEAST_ONE, Options, option
+from sigma_video.options import Options, Rule, option
 
 from ..catalogue import CATALOGUE, DatasetSpec, get_dataset_spec
 from ..errors import AnnotationError
@@ -28,6 +28,8 @@ _OFFICIAL = {  # names that data sets give their lists; none publishes test labe
     "train": ("something-something-v2-train.json", "trainlist01.txt", "gym99_train.txt"),
     "val": ("something-something-v2-validation.json", "testlist01.txt", "gym99_val.txt", "validate.csv"),
 }
+MOST_CLASSES = 1_000_000
+CLASSES = Rule(lambda number: 1 <= number <= MOST_CLASSES, f"must be between 1 and {MOST_CLASSES:,}")
 _MAX_CHECKED = 50_000  # training videos whose files are looked for: the time does not grow with the list
 _GIVE_LABELS = "give labels.txt of the training in --data_path"
 _MAX_COMPARED = 1_000_000  # videos of the training list; longer ones are not compared with others
@@ -88,7 +90,7 @@ class LabelledListConfig(ListConfig):
         metavar="NAME",
     )
     nb_classes: int | None = option(
-        None, "number of classes; default: what the data set or the list says", rule=AT_LEAST_ONE
+        None, "number of classes; default: what the data set or the list says", rule=CLASSES
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from sigma_video.options import AT_LEAST_ONE, NOT_NEGATIVE, Options, option
+from sigma_video.options import AT_LEAST_ONE, NOT_NEGATIVE, Options, Rule, option
 
 from .batch import WorkerCollate
 from .orders import BalancedOrder, Order, ShuffledOrder
@@ -24,6 +24,9 @@ _TIMEOUTS_PER_BATCH = 10  # of a clip: after so long without a batch the loader 
 _LEAST_TIMEOUT = 5.0  # seconds; workers have to start before they can give a batch
 
 
+WORKERS = Rule(lambda number: 0 <= number <= 1024, "must be between 0 and 1024")
+
+
 @dataclass(frozen=True, kw_only=True)
 class LoaderConfig(Options):
     """How batches come about."""
@@ -31,7 +34,7 @@ class LoaderConfig(Options):
     decoder: str = option(
         "auto", "library that decodes the videos; auto: PyAV", choices=("auto", "decord", "pyav", "torchcodec")
     )
-    num_workers: int = option(10, "loader processes per rank", rule=NOT_NEGATIVE)
+    num_workers: int = option(10, "loader processes per rank", rule=WORKERS)
     decode_timeout: float = option(
         60.0,
         "end the run, naming the video, when reading a clip takes longer; 0: no limit",

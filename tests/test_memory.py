@@ -1,0 +1,62 @@
+"""A run that cannot fit is refused in one line that names the option, before any memory is taken."""
+
+import time
+
+import pytest
+import torch
+from conftest import write_list
+from processes import FINETUNE, PRETRAIN, run_script
+
+from engine.errors import ConfigError
+from engine.memory import GIB, Need, check_memory, memory_of
+
+CPU = torch.device("cpu")
+HUGE = [
+    (PRETRAIN, {"num_prototypes": 10**9}, "--num_prototypes 1000000000: prototypes"),
+    (PRETRAIN, {"num_prototypes": 10**30}, "--num_prototypes 1000000000000000000000000000000"),
+    (PRETRAIN, {"projection_dims": 10**7}, "--projection_dims 10000000: projection network"),
+    (PRETRAIN, {"projection_dims": "32|100000|100000"}, "--projection_dims 32 100000 100000"),
+    (PRETRAIN, {"decoder_num_classes": 10**9}, "at least"),
+    (PRETRAIN, {"input_size": 100_000}, "--input_size 100000"),
+    (PRETRAIN, {"num_frames": 1_000_000}, "--num_frames 1000000"),
+    (PRETRAIN, {"decoder_depth": 10_000}, "--decoder_depth 10000: must be between 0 and 1000"),
+    (PRETRAIN, {"batch_size": 10**9}, "--batch_size 1000000000"),
+    (PRETRAIN, {"num_sample": 10**9}, "--num_sample 1000000000"),
+    (PRETRAIN, {"num_workers": 10**6}, "--num_workers 1000000: must be between 0 and 1024"),
+    (FINETUNE, {"nb_classes": 10**9}, "--nb_classes 1000000000: must be between 1 and 1,000,000"),
+    (FINETUNE, {"input_size": 100_000, "short_side_size": 100_000}, "--input_size 100000"),
+    (FINETUNE, {"num_frames": 1_000_000}, "--num_frames 1000000"),
+    (FINETUNE, {"test_num_segment": 10**9}, "--test_num_segment 1000000000"),
+    (FINETUNE, {"test_num_crop": 10**9}, "--test_num_crop 1000000000"),
+]
+
+
+@pytest.mark.parametrize(("script", "changes", "words"), HUGE, ids=lambda value: str(value)[:50])
+def test_what_is_too_large_is_refused_at_once(script, changes, words, data, tmp_path):
+    began = time.monotonic()
+    ended = run_script(script, *data.flags(script, tmp_path, **changes))
+    assert ended.code == 2 and words in ended.errors[0] and len(ended.errors) == 1, ended.stderr
+    assert "Traceback" not in ended.stderr and time.monotonic() - began < 40  # a busy machine; alone one second
+
+
+def test_a_label_that_is_too_large(data, tmp_path):
+    write_list(tmp_path / "train.csv", data.videos)
+    with (tmp_path / "train.csv").open("a") as listed:
+        listed.write(f"{data.videos[0]} 999999999\n")
+    for name in ("val", "test"):
+        write_list(tmp_path / f"{name}.csv", data.videos)
+    ended = run_script(FINETUNE, *data.flags(FINETUNE, tmp_path / "out", data_path=tmp_path))
+    assert ended.code == 2 and "line 13: label 999999999 would make" in ended.errors[0]
+
+
+def test_the_largest_part_is_named():
+    needs = [Need("--a 1", "first", 3 * GIB), Need("--b 2", "second", 5 * GIB)]
+    check_memory(needs, CPU, available=8 * GIB)
+    with pytest.raises(ConfigError, match=r"^--b 2: second: at least 5\.0 GiB of 8\.0 GiB .* cpu memory is 7\.9 GiB"):
+        check_memory(needs, CPU, available=int(7.9 * GIB))
+
+
+def test_the_memory_of_this_machine():
+    with open("/proc/meminfo") as info:
+        total = next(int(line.split()[1]) * 1024 for line in info if line.startswith("MemTotal"))
+    assert 0.1 * total < memory_of(CPU) <= 1.01 * total
