@@ -159,6 +159,8 @@ def read_checkpoint(path: str | Path, *, trust: bool = False) -> dict[str, Any]:
             content = torch.load(path, map_location="cpu", weights_only=not trust)
     except Exception as error:  # torch raises many types for a file that is no checkpoint
         raise CheckpointError(f"{path}: {_explain_load_error(error)}") from error
+    if isinstance(content, torch.nn.Module):  # only with trust
+        content = content.state_dict()
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a dictionary")
     _check_sizes(content, path)
@@ -187,4 +189,8 @@ def _explain_load_error(error: Exception) -> str:
             "the file: --trust_checkpoint"
         )
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if "TorchScript" in reason:
+        return "a TorchScript program, no checkpoint: give the file of weights that it was made of"
+    if "inline_container" in reason or "PytorchStreamReader" in reason:
+        return "an archive of another kind, such as an exported program or a .npz, no checkpoint"
     return f"cannot be read as a checkpoint of tensors and plain values: {reason}"

@@ -21,12 +21,14 @@ from .weight_folders import check_whole, has_weights, read_facts, read_safetenso
 
 logger = logging.getLogger(__name__)
 
+_NETWORK = re.compile(r"(^|[._])(model|state_dict|net|network|encoder|backbone|student)$")
+
 Tensors = dict[str, torch.Tensor]
 
 DEFAULT_KEY = "model|module"
 # Entries of checkpoint files that are no weights, and those that are second ones.
 _NO_WEIGHTS = re.compile(r"optim|sched|scaler|rng|random|callback|loops|hyper|hparams|grad|queue|(^|_)args|config")
-_COPIES = re.compile(r"(^|[._])(ema|teacher|momentum|target|averaged|average|shadow|swa|old)([._]|$)")
+_COPIES = re.compile(r"(^|[._])(ema|teacher|momentum|target|averaged|average|shadow|swa|old|k|key)([._]|$)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +176,8 @@ def _select_state_dict(content: Mapping[str, Any], model_key: str, path: Path) -
         if own:
             return own, ""
         main = [key for key in entries if not _COPIES.search(key)] if len(entries) > 1 else list(entries)
+        if len(main) > 1:  # V-JEPA: encoder, predictor
+            main = [key for key in main if _NETWORK.search(key)]
         if len(main) == 1:
             return entries[main[0]], f"key {main[0]}"
         if entries:

@@ -20,7 +20,7 @@ MIN_MATCHED = 0.95  # of the encoder's tensors; below this it is another archite
 _HEAD = ("fc_norm.", "head.", "norm.")
 # What changes an encoder's outputs; heads, decoders and losses beside it do not.
 _OF_AN_ENCODER = re.compile(
-    r"(encoder\.)?(blocks\.|layers?\.|patch_embed\.|embeddings\.|videomae\.|(norm|ln)_pre\.|[a-z]+_tokens?$|[a-z]+_token\."
+    r"(encoder\.)?(blocks\.|layers?\.|patch_embed\.|embeddings\.|videomae\.|(norm|ln)_pre\.|[a-z]+_tokens?$|[a-z]+_token\.|[a-z_]*prompt"
     r"|([a-z]+_)*(pos|position|temporal|spatial|time|rope)[a-z_]*_(embed|embedding|embeddings|emb)([._]|$))"
 )
 
@@ -257,7 +257,7 @@ def _check_foreign(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Te
             f"{f' and {len(foreign) - 3} more' if len(foreign) > 3 else ''}, the model has not; without them it would "
             f"compute something else{remedy}"
         )
-    packed = [name for name, value in state.items() if name in own and not value.is_floating_point()]
+    packed = [n for n, v in state.items() if n in own and not (v.is_floating_point() and v.element_size() > 1)]
     if packed:
         raise ModelError(f"{packed[0]} is of {state[packed[0]].dtype}: quantised weights have to be unpacked first")
 

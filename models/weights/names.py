@@ -19,28 +19,42 @@ from .huggingface import dropped_names, from_huggingface, is_huggingface, zero_b
 State = dict[str, torch.Tensor]
 
 # Components that wrappers put into names, at their start or inside: DDP, torch.compile, Lightning's DeepSpeed, FSDP,
-# activation checkpointing.
+# activation checkpointing, PEFT.
 _WRAPPERS = re.compile(
-    r"(?:(?<=\.)|^)(?:(?:module|_orig_mod|_forward_module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.)+"
+    r"(?:(?<=\.)|^)(?:(?:module|_orig_mod|_forward_module|_fsdp_wrapped_module|_checkpoint_wrapped_module|modules_to_save\.default)"
+    r"\.)+"
 )
 _EMBEDDING = re.compile(
     r"(?P<root>(?:.+\.)?)(?:patch_embed\.proj|patch_embed\.projection|(?P<theirs>embeddings\.patch_embeddings\.projection))"
     r"\.weight"
 )
 # Second networks in a file: averages of the weights and teachers.
-_COPIES = re.compile(r"(^|[._])(ema|teacher|momentum|target|averaged|average|shadow|swa|old)([._]|$)")
+_COPIES = re.compile(r"(^|[._])(ema|teacher|momentum|target|averaged|average|shadow|swa|old|k|key)([._]|$)")
 _DECODERS = ("decoder.", "mask_token", "encoder_to_decoder.")
-_HEADS = ("head", "cls_head.fc_cls", "cls_head.fc", "fc_cls", "classifier", "classification_head", "head.fc", "fc")
+_HEADS = (
+    "head",
+    "cls_head.fc_cls",
+    "cls_head.fc",
+    "fc_cls",
+    "classifier",
+    "classification_head",
+    "head.fc",
+    "head.1",
+    "fc",
+)
 _OF_A_CLASSIFIER = (*(f"{name}." for name in _HEADS), "fc_norm.", "norm.")  # beside its backbone
 _OF_PRETRAINING = (*_DECODERS, "prototypes", "head.", "pos_embed")  # beside its encoder
-_RENAMED = [  # in order; mmcv's FFN and embedding, mmpretrain's norms, timm's and DINOv2's layer scale
+_RENAMED = [  # in order; mmcv's FFN and embedding, mmpretrain's norms, timm's layer scale, lucidrains' attention
     (re.compile(r"(^|\.)patch_embed\.projection\."), r"\1patch_embed.proj."),
     (re.compile(r"^((?:encoder\.|decoder\.)?)layers\.(\d+)\."), r"\1blocks.\2."),
-    (re.compile(r"(blocks\.\d+\.)(?:mlp|ffn)\.layers\.0\.0\."), r"\1mlp.fc1."),
-    (re.compile(r"(blocks\.\d+\.)(?:mlp|ffn)\.layers\.1\."), r"\1mlp.fc2."),
+    (re.compile(r"(blocks\.\d+\.)(?:attention|self_attn)\."), r"\1attn."),
+    (re.compile(r"(blocks\.\d+\.)(?:mlp|ffn)\.(?:layers\.0\.0|0)\."), r"\1mlp.fc1."),
+    (re.compile(r"(blocks\.\d+\.)(?:mlp|ffn)\.(?:layers\.1|[23])\."), r"\1mlp.fc2."),
     (re.compile(r"(blocks\.\d+\.)ln_?([12])\."), r"\1norm\2."),
     (re.compile(r"(blocks\.\d+\.)ls([12])\.gamma$"), r"\1gamma_\2"),
-    (re.compile(r"(blocks\.\d+\.attn\.)out_proj\."), r"\1proj."),
+    (re.compile(r"(blocks\.\d+\.attn\.)(?:out_proj|to_out\.0)\."), r"\1proj."),
+    (re.compile(r"(blocks\.\d+\.attn\.)to_qkv\."), r"\1qkv."),
+    (re.compile(r"(blocks\.\d+\.attn\.)to_([qkv])\."), r"\1\2."),
     (re.compile(r"(blocks\.\d+\.attn\.)in_proj_(weight|bias)$"), r"\1qkv.\2"),
 ]
 _THIRD = re.compile(r"(?P<attn>.*blocks\.\d+\.attn\.)(?P<part>[qkv]|[qkv]_proj|query|key|value)\.(?P<kind>weight|bias)")
@@ -73,6 +87,8 @@ def recognize(tensors: Mapping[str, torch.Tensor]) -> Recognized:
     root = _network(roots)
     inner, beside = _without_root(state, root)
     if is_huggingface(inner):
+        for name in [name for name in inner if name.endswith("position_embeddings")]:
+            _check_positions(name, inner[name])
         named, dropped, whose = from_huggingface(inner), dropped_names(inner), "transformers' names"
         anchor = next(name for name in inner if _EMBEDDING.fullmatch(name))
     else:
@@ -86,6 +102,8 @@ def recognize(tensors: Mapping[str, torch.Tensor]) -> Recognized:
 def _unwrapped(tensors: Mapping[str, torch.Tensor]) -> State:
     state: State = {}
     for name, value in tensors.items():
+        if ".original_module." in name:  # PEFT's copy of a part before training; the trained one is beside it
+            continue
         bare = _WRAPPERS.sub("", name)
         if bare in state:
             wrapper = next(m[0] for other in (name, *tensors) if (m := _WRAPPERS.search(other)))

@@ -4,6 +4,7 @@ import argparse
 import json
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 import pytest
 import torch
 from runs import same
@@ -225,9 +226,10 @@ OTHER = {name: value + 1 for name, value in STATE.items()}
         ({"meta": {"epoch": 3}, "state_dict": STATE, "optimizer": {"state": {}, "x": torch.ones(1)}}, "key state_dict"),
         ({"net": STATE, "net_ema": OTHER}, "key net"),
         ({"model": {"state_dict": STATE}, "step": 1}, "key model.state_dict"),
+        ({"encoder": STATE, "predictor": OTHER, "target_encoder": OTHER}, "key encoder"),  # V-JEPA
         ({"student": STATE, "teacher": OTHER, "scaler": {"scale": torch.ones(1)}}, "key student"),
     ],
-    ids=["Lightning", "mmaction", "average", "nested", "teacher"],
+    ids=["Lightning", "mmaction", "average", "nested", "V-JEPA", "teacher"],
 )
 def test_files_of_other_programs(content, kind, tmp_path):
     weights = read_weights(save(tmp_path / "a.ckpt", **content))
@@ -240,8 +242,8 @@ def test_names_of_classes_of_openmmlab(tmp_path):
 
 
 def test_one_of_several_networks(tmp_path):
-    path = save(tmp_path / "a.pth", encoder=STATE, predictor=OTHER)
-    with pytest.raises(CheckpointError, match=r"several state dicts \(encoder, predictor\): choose with --model_key"):
+    path = save(tmp_path / "a.pth", video=STATE, predictor=OTHER)
+    with pytest.raises(CheckpointError, match=r"several state dicts \(video, predictor\): choose with --model_key"):
         read_weights(path)
     assert same(read_weights(path, model_key="predictor").tensors, OTHER)
     flat = {f"{prefix}.{name}": value for prefix, s in (("a", STATE), ("b.c", OTHER)) for name, value in s.items()}
@@ -338,3 +340,21 @@ def test_folders_of_folders(tmp_path):
         read_weights(tmp_path)
     with pytest.raises(CheckpointError, match=r"there is no folder .*absent either"):
         read_weights(tmp_path / "absent" / "a.pth")
+
+
+def test_programs_and_archives_are_no_checkpoints(tmp_path):
+    network = torch.nn.Linear(2, 2)
+    torch.jit.save(torch.jit.trace(network, torch.ones(1, 2)), tmp_path / "script.pt")
+    torch.export.save(torch.export.export(network, (torch.ones(1, 2),)), tmp_path / "program.pt2")
+    np.savez(tmp_path / "arrays.npz", a=np.ones(3))
+    for name, words in (
+        ("script.pt", "a TorchScript program"),
+        ("program.pt2", "archive of another kind"),
+        ("arrays.npz", "archive of another kind"),
+    ):
+        with pytest.raises(CheckpointError, match=words):
+            read_weights(tmp_path / name)
+    torch.save(network, tmp_path / "module.pth")
+    with pytest.raises(CheckpointError, match="--trust_checkpoint"):
+        read_weights(tmp_path / "module.pth")
+    assert same(read_weights(tmp_path / "module.pth", trust=True).tensors, dict(network.state_dict()))

@@ -109,6 +109,28 @@ LAYOUTS = {
     "queries, keys, values apart": (apart, "other names"),
     "short names": (lambda s: apart(s, "q", "k", "v"), "other names"),
     "MultiheadAttention": (multihead, "other names"),
+    "lucidrains' attention": (
+        lambda s: renamed(apart(s, "to_q", "to_k", "to_v"), ("attn.proj", "attn.to_out.0")),
+        "other names",
+    ),
+    "a Sequential for the MLP and for the head": (
+        lambda s: renamed(s, ("mlp.fc1", "mlp.0"), ("mlp.fc2", "mlp.2"), ("head.", "head.1.")),
+        "other names",
+    ),
+    "PEFT with a trained head": (
+        lambda s: behind(
+            "base_model.model.",
+            {
+                **renamed(s, ("head.", "head.modules_to_save.default.")),
+                "head.original_module.weight": torch.zeros(3, WIDTH),
+            },
+        ),
+        "native names behind base_model.model.",
+    ),
+    "MoCo's queries and keys": (
+        lambda s: {**behind("encoder_q.", s), **behind("encoder_k.", {n: v + 1 for n, v in s.items()})},
+        "native names behind encoder_q.",
+    ),
     "Lightning's DeepSpeed": (
         lambda s: behind("_forward_module.model.", s),
         "native names behind _forward_module.model.",
@@ -231,6 +253,15 @@ def test_transformers_behind_a_prefix(prefix):
             "2.norm1",
         ),
         (lambda s: {**s, "blocks.0.mlp.fc1.weight": s["blocks.0.mlp.fc1.weight"].to(torch.int8)}, "is of torch.int8"),
+        (
+            lambda s: {**s, "blocks.0.mlp.fc1.weight": s["blocks.0.mlp.fc1.weight"].to(torch.float8_e4m3fn)},
+            "float8_e4m3fn",
+        ),
+        (lambda s: {**s, "prompt_embeddings": torch.ones(1, 5, WIDTH)}, "its encoder has prompt_embeddings"),
+        (
+            lambda s: {**to_huggingface(s), "videomae.embeddings.position_embeddings": torch.randn(1, TOKENS, WIDTH)},
+            "of its own",
+        ),
         (lambda s: {**behind("a.", s), **behind("b.", s)}, "it holds 2 networks .a, b.: choose one with --model_key"),
         (lambda s: {n: v for n, v in apart(s).items() if "0.attn.k_proj" not in n}, "only q, v have a weight"),
     ],
