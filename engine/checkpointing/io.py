@@ -146,7 +146,8 @@ def read_checkpoint(path: str | Path, *, trust: bool = False) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"{path}: {'not a file' if path.exists() else describe_missing(path)}")
+        reason = "no such checkpoint file, but a folder" if path.is_dir() else describe_missing(path)
+        raise CheckpointError(f"{path}: {reason}")
     if not os.access(path, os.R_OK):
         raise CheckpointError(f"{path}: not readable by this user")
     if damage := find_damage(path):
