@@ -20,12 +20,17 @@ logger = logging.getLogger(__name__)
 
 TIMEOUT = 30.0  # seconds without a byte
 _CHUNK = 1 << 20
-_HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.[^.]*$")  # torch.hub's: name-DIGITS.pth
+_HASH_IN_NAME = re.compile(r"-(?=\d*[a-f])([0-9a-f]{8,64})\.[^.]*$")  # torch.hub's: name-DIGITS.pth; no dates
 
 
 def is_address(path: object) -> bool:
-    """Whether this is an address, not a path."""
-    return re.match(r"https?:/", str(path)) is not None
+    """Whether this is an address that can be fetched, not a path. Raises CheckpointError for addresses of other kinds."""
+    found = re.match(r"([a-z][a-z0-9+.-]+):/", str(path))
+    if found and found[1] not in ("http", "https") and not Path(str(path)).exists():
+        raise CheckpointError(
+            f"{path}: only https:// is fetched, not {found[1]}://; download the file and give its path"
+        )
+    return found is not None and found[1] in ("http", "https")
 
 
 def fetch(address: str) -> Path:
@@ -40,7 +45,10 @@ def fetch(address: str) -> Path:
     """
     address, _, fragment = address.partition("#")
     address = re.sub(r"^(https?):/+", r"\1://", address)  # a path object merges the slashes
-    name = Path(urllib.parse.unquote(urllib.parse.urlsplit(address).path)).name or "weights"
+    try:
+        name = Path(urllib.parse.unquote(urllib.parse.urlsplit(address).path)).name or "weights"
+    except ValueError as error:
+        raise CheckpointError(f"{address}: no address ({error})") from error
     key = hashlib.sha256(address.encode()).hexdigest()[:16]
     file = Path(torch.hub.get_dir()) / "checkpoints" / "sigma" / key / name
     record = file.with_name(f"{name}.sha256")

@@ -77,17 +77,19 @@ def test_known_digests_are_compared(server):
     content = (folder / "checkpoint.pth").read_bytes()
     digest = hashlib.sha256(content).hexdigest()
     (folder / f"a-{digest[:8]}.pth").write_bytes(content)
-    (folder / "a-01234567.pth").write_bytes(content)
-    assert same(read_weights(f"{address}/a-{digest[:8]}.pth").tensors, STATE)
+    (folder / "a-0123456a.pth").write_bytes(content)
+    (folder / "a-20221013.pth").write_bytes(content)
+    for name in (f"a-{digest[:8]}.pth", "a-20221013.pth"):  # a date is no digest
+        assert same(read_weights(f"{address}/{name}").tensors, STATE)
     assert same(read_weights(f"{address}/checkpoint.pth#sha256={digest}").tensors, STATE)
-    for wrong in ("a-01234567.pth", f"checkpoint.pth#sha256={'0' * 64}"):
+    for wrong in ("a-0123456a.pth", f"checkpoint.pth#sha256={'0' * 64}"):
         with pytest.raises(CheckpointError, match=f"SHA-256 is {digest}, not 0.*: another file; removed"):
             read_weights(f"{address}/{wrong}")
         assert not fetch_is_cached(folder)
 
 
 def fetch_is_cached(folder):
-    return [file for file in (folder.parent / "cache").rglob("*01234567.pth") if file.is_file()]
+    return [file for file in (folder.parent / "cache").rglob("*0123456a.pth") if file.is_file()]
 
 
 @pytest.mark.parametrize(
@@ -113,3 +115,11 @@ def test_without_a_network(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "file"))
     with pytest.raises(CheckpointError, match="cannot be kept in"):
         read_weights("http://127.0.0.1:9/x.pth")
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/x.pth", "hf://owner/name", "ftp://host/x.pth", "https://[bad/x.pth"])
+def test_other_addresses_are_said(address):
+    with pytest.raises(
+        CheckpointError, match=r"only https:// is fetched, not (s3|hf|ftp)://|no address \(Invalid IPv6"
+    ):
+        read_weights(address)
