@@ -24,7 +24,7 @@ _HASH_IN_NAME = re.compile(r"-(?=\d*[a-f])([0-9a-f]{8,64})\.[^.]*$")  # torch.hu
 
 
 def is_address(path: object) -> bool:
-    """Whether this is an address that can be fetched, not a path. Raises CheckpointError for addresses of other kinds."""
+    """Whether this is an address, not a path. Raises CheckpointError for addresses that cannot be fetched."""
     found = re.match(r"([a-z][a-z0-9+.-]+):/", str(path))
     if found and found[1] not in ("http", "https") and not Path(str(path)).exists():
         raise CheckpointError(
