@@ -1,5 +1,13 @@
 """Fine-tune, probe or test: `python run_class_finetuning.py --data_set custom --data_path lists --finetune FILE`."""
 
+import signal
+import sys
+
+if __name__ == "__main__":
+    sys.path.insert(0, __file__.rpartition("/")[0] or ".")  # `python -I` leaves it out
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports: no traceback; see `user_errors`
+
 import copy
 import dataclasses
 import logging
@@ -169,7 +177,8 @@ def read_data(config: FinetuningConfig, world: World, facts: RunFacts) -> Labell
     with as_config_error("--decoder"):
         facts.decoder_used = describe_decoder(config.loader.decoder)
     clips = f"{config.lists.data_set}: {config.views.describe(config.clip)}"
-    log_table("data", {"data set": clips, **data.described, "decoder": facts.decoder_used})
+    rows = {"data set": clips, **data.described, "decoder": facts.decoder_used, "workers": config.loader.describe()}
+    log_table("data", rows)
     return data
 
 

@@ -1,5 +1,13 @@
 """Pre-train SIGMA or VideoMAE: `python run_sigma_pretraining.py --data_path train.csv --output_dir output/run`."""
 
+import signal
+import sys
+
+if __name__ == "__main__":
+    sys.path.insert(0, __file__.rpartition("/")[0] or ".")  # `python -I` leaves it out
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports: no traceback; see `user_errors`
+
 import dataclasses
 import logging
 from dataclasses import dataclass
@@ -228,6 +236,7 @@ def build_data(
             "list": "\n      ".join([videos.describe(), *videos.describe_lines()]),
             "missing files": len(missing),
             "decoder": facts.decoder_used,
+            "workers": config.loader.describe(),
             "clip": config.clip.describe(),
             "mask": f"{config.masks.mask_type}, {dataset.num_masked} of {model.encoder.num_tokens} tokens masked",
         },

@@ -59,5 +59,10 @@ def read_or_replace(
         except DecodeError as error:
             failures.append((sample_name(path, span), error.reason, worker_number()))
             if len(failures) > MAX_REPLACEMENTS:
-                raise
+                others = len({failed for failed, *_ in failures}) - 1
+                raise DecodeError(
+                    path,
+                    f"{error.reason}; nor can {others} other videos of {videos.file} be decoded that were tried before "
+                    "it. scripts/data/check.py tests all of them",
+                ) from error
         index = int(rng.integers(len(videos)))

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,7 @@ class NonFiniteError(RuntimeError):
 
 
 USER_ERRORS: tuple[type[Exception], ...] = (OptionError, CheckpointError, BadVideosError, NonFiniteError)
+LONGEST = 2000  # characters of a message; what a file holds may be quoted in it
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # full disk, quota, read-only, file size limit
 
 
@@ -43,6 +45,14 @@ def as_config_error(flag: str = "") -> Iterator[None]:
         yield
     except (ValueError, ImportError) as error:
         raise ConfigError(f"{flag}: {error}" if flag else str(error)) from error
+
+
+def one_line(text: str) -> str:
+    """A message as one line; the middle of one longer than LONGEST is left out."""
+    line = " ".join(part.strip() for part in text.splitlines())
+    if len(line) <= LONGEST:
+        return line
+    return f"{line[: LONGEST // 2]} [...] {line[-LONGEST // 2 :]}"
 
 
 def _name(error: OSError) -> str:
@@ -75,11 +85,13 @@ def user_errors(*types: type[Exception]) -> Iterator[None]:
     These are `USER_ERRORS`, the given types, and those of files and folders. What is printed meanwhile is shown with
     its control characters escaped.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # by an entry script, for the time of its imports
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with contextlib.redirect_stdout(PrintableStream(sys.stdout)):
             yield
     except (*USER_ERRORS, *types) as error:
-        _exit_with(" ".join(line.strip() for line in str(error).splitlines()))
+        _exit_with(one_line(str(error)))
     except OSError as error:
         if error.errno in _DISK_FULL:
             _exit_with(f"{_name(error)} could not be written: {error.strerror}. Free some space")

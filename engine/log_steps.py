@@ -11,6 +11,7 @@ from .distributed.readout import Readout
 from .monitoring.metrics import COUNT, Interval, Meter, RunLog, means_over_ranks
 from .resilience.bad_videos import BadVideoLog
 from .resilience.nonfinite import NonFiniteGuard
+from .schedules import Schedule
 
 # Prefixes and names of what is read together.
 _MEAN, _DIAGNOSTIC = "mean/", "diagnostic/"
@@ -36,6 +37,7 @@ class _LogStep:
     step: int
     epoch: int
     lr: float
+    settings: dict[str, float]  # of the optimizer, in that update
     after_warmup: bool
     is_written: bool
     interval: Interval
@@ -102,7 +104,8 @@ class StepLog:
                 _SKIPPED: self.backend.num_skipped_updates,
             },
         )
-        self._started = _LogStep(step, epoch, lr, after_warmup, is_written, interval, readout)
+        settings = Schedule.in_use(self.backend.optimizer)
+        self._started = _LogStep(step, epoch, lr, settings, after_warmup, is_written, interval, readout)
 
     def finish(self) -> dict[str, float]:
         """The record of the log step that was started, after its checks; {} if none was.
@@ -130,6 +133,7 @@ class StepLog:
             step=started.step,
             epoch=started.epoch,
             lr=started.lr,
+            settings={**started.settings, "loss_scale": self.backend.scaler.get_scale()},
             diagnostics=diagnostics,
         )
         if started.is_written:

@@ -119,6 +119,11 @@ class OptimConfig(Options):
         )
 
 
+def num_trainable(model: nn.Module) -> int:
+    """Trainable parameters. In ZeRO stage 3 one is empty outside a forward pass, and DeepSpeed notes its size."""
+    return sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters() if p.requires_grad)
+
+
 def layer_index(name: str, num_blocks: int) -> int:
     """Layer index for layer-wise decay: 0 for the embedding, k + 1 for block k, num_blocks + 1 for the rest."""
     block = _BLOCK.match(name)

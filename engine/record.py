@@ -17,6 +17,7 @@ from .config import RunConfig, TrainingConfig
 from .distributed.world import World
 from .files import replace_text, without_nan
 from .monitoring.metrics import log_table
+from .optim import num_trainable
 from .schedules import Schedule
 
 logger = logging.getLogger(__name__)
@@ -62,13 +63,11 @@ def log_plan(
     run, optim = config.run, config.optim
     total_batch = optim.total_batch(world.size)
     clips = "" if repeats == 1 else f" videos, {repeats} clips of each (--num_sample): {total_batch * repeats} clips"
-    # In ZeRO stage 3 a parameter is empty outside a forward pass; DeepSpeed notes how large it is.
-    trainable = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters() if p.requires_grad)
     log_table(
         "plan",
         {
             **task,
-            "model": f"{name}, {_count(trainable)} trainable parameters",
+            "model": f"{name}, {_count(num_trainable(model))} trainable parameters",
             "device": f"{world.size} x {world.device.type}, amp {run.amp_on(world.device)}"
             + ("" if run.stage is None else f", DeepSpeed ZeRO stage {run.stage}"),
             **rows,

@@ -70,6 +70,13 @@ class Schedule:
             start=self.warmup_lr,
         )
 
+    @staticmethod
+    def in_use(optimizer: torch.optim.Optimizer) -> dict[str, float]:
+        """What `apply` has set, by the names of the released code's log: lowest learning rate, weight decay."""
+        groups = optimizer.param_groups
+        decays = [group["weight_decay"] for group in groups if group["decayed"]]
+        return {"min_lr": min(group["lr"] for group in groups), "weight_decay": max(decays, default=0.0)}
+
     def apply(self, optimizer: torch.optim.Optimizer, step: int) -> float:
         """Set every group's learning rate and weight decay; returns the unscaled learning rate."""
         lr = self.lr_at(step)

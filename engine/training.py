@@ -16,6 +16,7 @@ from .errors import CheckpointError, NonFiniteError
 from .log_steps import Diagnostics, StepLog
 from .monitoring.metrics import Meter, RunLog
 from .monitoring.monitor import TrainingMonitor
+from .optim import num_trainable
 from .resilience.bad_videos import BadVideoLog
 from .resilience.nonfinite import NonFiniteGuard, RollbackRequested
 from .resilience.preemption import Preempted, PreemptionHandler
@@ -196,6 +197,7 @@ class Trainer:
     def finish_epoch(self, record: dict[str, float], validate: ValidateFn | None) -> None:
         """Validate, log and save after an epoch with the metrics `record`; exit if a signal has arrived."""
         state, improved = self.state, False
+        record = {**record, "n_parameters": num_trainable(self.backend.module)}
         if validate is not None:
             try:
                 with self.preemption.interruptible():

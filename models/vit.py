@@ -148,8 +148,13 @@ class VideoTransformer(nn.Module):
 
     def check_clip(self, clip_BCTHW: torch.Tensor) -> None:
         """Raise ValueError, with both shapes, for a clip of another size than the model was built for."""
-        if tuple(clip_BCTHW.shape[1:]) != self.clip_shape:
-            raise ValueError(f"the model takes clips of shape {self.clip_shape}, got {tuple(clip_BCTHW.shape[1:])}")
+        shape = tuple(clip_BCTHW.shape)
+        if shape == self.clip_shape:
+            raise ValueError(f"the model takes a batch of clips, (B, *{self.clip_shape}), got one clip: clip[None]")
+        if len(shape) != 5:
+            raise ValueError(f"the model takes a batch of clips, (B, *{self.clip_shape}), got shape {shape}")
+        if shape[1:] != self.clip_shape:
+            raise ValueError(f"the model takes clips of shape {self.clip_shape}, got {shape[1:]}")
 
 
 def run_blocks(blocks: nn.ModuleList, x_BND: torch.Tensor, *, use_checkpoint: bool) -> torch.Tensor:

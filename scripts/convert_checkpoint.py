@@ -23,6 +23,7 @@ from models import ModelError
 from models.weights.names import recognize
 from models.weights.rebuild import describe
 from scripts.weight_files import EXPORTERS, Content, export, new_place, summary, write
+from sigma_video.command_line import CommandLine
 
 FORMATS = {  # --to: endings of OUT
     "sigma": (".pth", ".pt"),
@@ -50,7 +51,7 @@ class Given:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    options = argparse.ArgumentParser(allow_abbrev=False, description="Convert weights between formats.")
+    options = CommandLine(allow_abbrev=False, description="Convert weights between formats.")
     options.add_argument("input", metavar="IN", help="file or folder")
     options.add_argument("output", metavar="OUT", help="file, or folder for hf; must not exist")
     options.add_argument("--to", required=True, choices=list(FORMATS))

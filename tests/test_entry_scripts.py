@@ -202,7 +202,8 @@ def test_log_lines(outputs):
     rows = records(folder / "p")
     assert [row["step"] for row in rows] == list(range(1, 10))
     assert [row["epoch"] for row in rows] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
-    keys = {"train/loss", "train/video_loss", "train/target_loss", "train/grad_norm", "train/lr"}
+    keys = {"train/loss", "train/video_loss", "train/target_loss", "train/grad_norm", "train/lr", "train/min_lr"}
+    keys |= {"train/weight_decay", "train/loss_scale"}
     assert all(row.keys() >= keys for row in rows)
     parts = series(folder / "p", "train/video_loss", "train/target_loss").sum(dim=1)
     torch.testing.assert_close(series(folder / "p", "train/loss")[:, 0], parts)

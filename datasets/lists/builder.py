@@ -188,7 +188,7 @@ class ListBuilder:
         place = at(self.file, self.first_unlabelled, self.unit)
         raise AnnotationError(
             f"{place}: no label ({self.num_unlabelled} of {len(self.lines)} lines have none). Write `path label` on "
-            "every line."
+            "every line, or for pre-training the path alone on every line."
         )
 
     def _take_names_as_numbers(self) -> None:

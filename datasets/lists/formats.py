@@ -74,7 +74,8 @@ def _videomae_line(file: Path, number: int, line: str, *, labels: str) -> Entry:
     if path and not path.endswith(",") and INTEGER.fullmatch(last):
         if last.startswith("-"):
             raise AnnotationError(
-                f"{at(file, number)}: label {last} is negative. Write `path label`, or on every line the path only."
+                f"{at(file, number)}: label {last} is negative, and labels count from 0. A list without labels, "
+                "for pre-training, has the path alone on every line."
             )
         return entry_with_search(number, path, int(last))
     if _COMMA.search(line):

@@ -76,7 +76,8 @@ def read_list(
     if require_labels and videos.num_classes == 0 and videos.values is None:
         raise AnnotationError(
             f"{videos.where(0)}: no label ({len(videos)} of {len(videos)} {videos.unit}s have none; read as "
-            f"{videos.format}). Write `path label` on every line."
+            f"{videos.format}). To train or test a classifier every video needs one: `path label`. Without labels a "
+            "list is for pre-training."
         )
     return videos
 

@@ -183,6 +183,11 @@ def read_parts(
 
 
 def _read_part(file: Path, part: str, config: ListConfig, *, names: ClassNames, labels: str) -> VideoList:
+    if part == "val" and not file.exists() and file.parent.is_dir():
+        raise AnnotationError(
+            f"{file}: no such file. Give a list of videos for validation, or train without: "
+            "--disable_eval_during_finetuning."
+        )
     return read_list(
         file,
         root=config.data_root,

@@ -5,6 +5,8 @@ of workers, and a global batch the same whatever the number of ranks it is split
 """
 
 import functools
+import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +22,8 @@ from .prefetch import DevicePrefetcher
 from .samplers import EvalSampler, TrainSampler
 from .workers import DECODE_TIMEOUT, SeededByEpoch, init_worker, set_timeout, stop_signals_blocked, watch_folder
 
+# Said twice for each loader, over two lines; `LoaderConfig.describe` says it in the table of the data.
+warnings.filterwarnings("ignore", message="This DataLoader will create")
 _TIMEOUTS_PER_BATCH = 10  # of a clip: after so long without a batch the loader gives up
 _LEAST_TIMEOUT = 5.0  # seconds; workers have to start before they can give a batch
 
@@ -51,6 +55,12 @@ class LoaderConfig(Options):
         None, "videos of an epoch; default: those of the list", rule=AT_LEAST_ONE, metavar="N"
     )
     pin_mem: bool = option(True, "page-locked host memory for batches", switch="pair", off="--no_pin_mem")
+
+    def describe(self) -> str:
+        """The workers of a process, in words."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        more = f", more than this machine's {cores} cores: see --num_workers" if self.num_workers > cores else ""
+        return f"{self.num_workers} per process{more}"
 
     def kwargs(self, *, rank: int, world_size: int, device: torch.device) -> dict[str, Any]:
         """Keyword arguments of `build_train_loader` and `build_eval_loader` for one rank."""

@@ -11,6 +11,7 @@ import random
 import re
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -255,7 +256,14 @@ def loader_errors() -> Iterator[None]:
         reason = explain(f"{error}\n{handler or ''}")
         if reason is None:
             raise
+        sys.unraisablehook = _without_half_made_iterators
         raise LoaderError(reason) from error
+
+
+def _without_half_made_iterators(unraisable: Any) -> None:
+    """As Python's own hook; torch's iterator, if it could not be made, fails once more as it is deleted."""
+    if "_MultiProcessingDataLoaderIter" not in repr(unraisable.object):
+        sys.__unraisablehook__(unraisable)
 
 
 def _wait_for_signal_handler() -> RuntimeError | None:

@@ -1,4 +1,4 @@
-"""Affine moves of whole clips, as PIL makes them of one frame: the geometric operations of RandAugment.
+"""Affine moves of whole clips, as PIL makes them of one frame but rounded: the geometric operations of RandAugment.
 
 Pixels whose source lies outside the frame get the fill colour, with no blending along the border.
 

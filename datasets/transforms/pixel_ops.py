@@ -1,11 +1,13 @@
-"""Picture operations on whole clips, frame by frame what PIL does: the operations of RandAugment, and memory layouts.
+"""Picture operations on whole clips: those of RandAugment, equal to PIL's of one frame up to a level; memory layouts.
 
 Decoders give frames with the channels last in memory ("pixels"); the operations here work on one plane after another
 ("planes") and convert what comes in another layout. Large intermediates are made in pieces that stay in a processor's
 cache, in buffers that are used again: fresh memory of a megabyte costs more time than the arithmetic on it.
 
 Operations that look at the picture (auto_contrast, equalize, contrast) take their statistics per frame, and the first
-two per channel. Values between two levels are cut off, not rounded, except in `affine`.
+two per channel. Values between two levels are cut off, as PIL does; only in `affine` they are rounded: a quarter to a
+half of its values are one level higher than PIL's. `contrast` and `saturation` mix with a grey that is not rounded to a
+level first: 6 to 46 % of their values are one level off, and 1 % of `auto_contrast`'s. The others equal PIL's.
 
 Shapes: T frames, C = 3 channels, H W pixels, all uint8.
 """

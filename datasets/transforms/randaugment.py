@@ -2,7 +2,7 @@
 
 timm's own RandAugment works on single PIL images and draws for each; a clip needs the same operation, sign and level
 on every frame. The operations themselves are those of `pixel_ops` and `affine`, which give what PIL gives for one
-frame at a time.
+frame at a time, but for single levels: see there.
 
 Shapes: T frames, C = 3 channels, H W pixels.
 """

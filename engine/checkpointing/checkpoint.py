@@ -187,7 +187,10 @@ class Checkpointer:
         if not self.world.is_main:
             return
         path = state.file = Path(self.output_dir) / name
-        position = f"epoch {state.epoch}, step {state.step}"
+        position = f"{state.epoch + 1} epochs"
+        if state.step_in_epoch > 0:
+            position += f" and {state.step_in_epoch} of {state.steps_per_epoch} steps of the next"
+        position += f", {state.step} steps in all"
 
         def when_written() -> None:
             logger.info("saved %s (%s)", path, position)

@@ -21,6 +21,7 @@ from .device_peaks import ModelFlops
 
 logger = logging.getLogger(__name__)
 
+ON_CONSOLE = ("loss", "top1", "grad_norm")  # the others are in log.txt and in TensorBoard
 COUNT = "count"  # of finite steps, beside the names of metrics
 
 
@@ -236,13 +237,16 @@ class Meter:
         step: int,
         epoch: int,
         lr: float,
+        settings: Mapping[str, float],
         diagnostics: Mapping[str, float],
     ) -> dict[str, float]:
-        """Log and return the metrics of an interval. Call it when the device has done its last update, `step`.
+        """Return the metrics of an interval, and log those of ON_CONSOLE in a line that fits a terminal.
+
+        Call it when the device has done its last update, `step`.
 
         Args:
             means: over the interval and over ranks.
-            diagnostics: metrics of this step only, logged and returned too.
+            settings, diagnostics: of this step only, returned too.
         """
         now = time.perf_counter()
         seconds, self.flushed_at = now - self.flushed_at, now
@@ -259,20 +263,16 @@ class Meter:
         if torch.cuda.is_available():
             rates["memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
         logger.info(
-            "epoch %d  step %d/%d  %s  lr %.3g  %s  left %s",
+            "epoch %d  step %d/%d  %slr %.3g  %s left %s",
             epoch,
             step + 1,
             self.total_steps,
-            "  ".join(f"{name} {value:.4f}" for name, value in means.items()),
+            "".join(f"{name} {means[name]:.4g} " for name in ON_CONSOLE if name in means),
             lr,
             _format_rates(rates),
             format_seconds(remaining),
         )
-        if diagnostics:
-            logger.info(
-                "step %d  %s", step + 1, "  ".join(f"{name} {value:.4g}" for name, value in diagnostics.items())
-            )
-        found = {**means, **diagnostics, **rates}
+        found = {**means, **diagnostics, **rates, **settings}
         return {"epoch": epoch, **{f"{self.prefix}/{name}": value for name, value in found.items()}}
 
     def epoch_means(self, world: World) -> dict[str, float]:
@@ -286,10 +286,9 @@ class Meter:
 
 def _format_rates(rates: Mapping[str, float]) -> str:
     """Step time, throughput and peak allocated GPU memory for the console."""
-    words = "{step_time:.3f} s/step (data {data_time:.3f})  {clips_per_second:.1f} clips/s"
-    words += "  {tflops:.3g} TFLOP/s" if "tflops" in rates else ""
-    words += " (MFU {mfu:.1%})" if "mfu" in rates else ""
-    words += "  {memory_gib:.1f} GiB" if "memory_gib" in rates else ""
+    words = "{step_time:.3f} s/step (data {data_time:.3f}) {clips_per_second:.1f} clips/s"
+    words += " MFU {mfu:.0%}" if "mfu" in rates else ""
+    words += " {memory_gib:.1f} GiB" if "memory_gib" in rates else ""
     return words.format_map(rates)
 
 

@@ -78,7 +78,7 @@ class Classification(Task):
             "top1": top_k(probabilities, labels, 1),
             "top5": top_k(probabilities, labels, 5),
             "mean_per_class": mean_per_class(probabilities, labels),
-            "loss": float(-np.log(np.maximum(own, 1e-12)).mean()),
+            "loss": float(-np.log(np.clip(own, 1e-12, 1)).mean()) + 0.0,  # never -0.0
         }
 
     def describe(self, metrics: Mapping[str, float], predictions: VideoPredictions) -> str:

@@ -37,6 +37,7 @@ from run_class_finetuning import FinetuningConfig
 from run_sigma_pretraining import PretrainingConfig
 from scripts.data.jobs import positive
 from scripts.data.lists import class_names_of
+from sigma_video.command_line import CommandLine
 
 MASK_TYPES = [name for name in MASKS if name != "motion"]  # that needs a network and the training device
 _HIDDEN = 110  # grey level of a hidden token
@@ -85,9 +86,7 @@ def clip_options(args: argparse.Namespace) -> ClipOptions:
 
 def parser() -> argparse.ArgumentParser:
     """The command line; what it shares with training has training's defaults."""
-    options = argparse.ArgumentParser(
-        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    options = CommandLine(allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("list", metavar="LIST", help="list of videos")
     options.add_argument("out", metavar="PNG", help="the picture")
     options.add_argument("--data_root", default="", metavar="FOLDER", help="what the list's relative paths start from")

@@ -40,6 +40,7 @@ from scripts.data.media import CLIP_FRAMES, CLIP_STRIDE, clip_seconds, decode_al
 from scripts.data.processes import Result, Task, run_tasks
 from scripts.data.reencode import Recipe, encode
 from scripts.data.reports import by_reason, failures, shares, sibling, spread, write_failures
+from sigma_video.command_line import CommandLine
 
 _SEEKS = 7  # by which frames are reached in a full check
 _PAYS = 1.5  # times faster that decoding has to become for the advice to re-encode
@@ -62,9 +63,7 @@ class Work(NamedTuple):
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    options = argparse.ArgumentParser(
-        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    options = CommandLine(allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_list_flags(options)
     options.add_argument("--out", metavar="FOLDER", help="default: `checked` beside the first list")
     options.add_argument("--full", action="store_true", help="decode every frame, not three of each video")

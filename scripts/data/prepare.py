@@ -54,6 +54,7 @@ from scripts.data.reports import sibling
 from scripts.data.sources import PARTS, find_lists, read_parts
 from scripts.data.split import GROUPS, read_groups, shares_of
 from scripts.data.split import split as split_videos
+from sigma_video.command_line import CommandLine
 
 FEW = "1000"  # of --subset
 _DRAWN_FROM = {"ucf101": "UCF101", "gym": "GYM99"}
@@ -62,9 +63,7 @@ _SHOWN = 3  # examples of a fault
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    options = argparse.ArgumentParser(
-        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    options = CommandLine(allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("source", metavar="ANNOTATIONS", nargs="?", help="folder of the annotation files, or one list")
     options.add_argument(
         "--from", dest="form", required=True, choices=[name for name in LIST_FORMATS if name != "auto"]

@@ -43,6 +43,7 @@ from scripts.data.names import distinct_names, output_names
 from scripts.data.processes import Result, Task
 from scripts.data.reports import tell_failures, write_failures
 from scripts.data.upright import Source, Uprighter, examine
+from sigma_video.command_line import CommandLine
 
 # Groups I BBBBB P BBBB P: no frame is built from a B-frame, so a reader decodes two P-frames besides those it wants
 _GROUPS = "bframes=5:b-adapt=0:b-pyramid=none"
@@ -79,9 +80,7 @@ class Work(NamedTuple):
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    options = argparse.ArgumentParser(
-        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    options = CommandLine(allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_list_flags(options)
     options.add_argument("out", metavar="OUT", help="folder for the videos, the new lists and the report")
     recipe = Recipe()

@@ -32,6 +32,7 @@ from scripts.data.lists import add_list_flags, read_lists, unique_paths, write_l
 from scripts.data.names import output_names
 from scripts.data.processes import Result, Task
 from scripts.data.reports import tell_failures, write_failures
+from sigma_video.command_line import CommandLine
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 _THREADS = 16  # that ask for sizes: a network file system answers one in about a millisecond
@@ -54,9 +55,7 @@ def parse_size(text: str) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    options = argparse.ArgumentParser(
-        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    options = CommandLine(allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_list_flags(options)
     options.add_argument("out", metavar="OUT", help="folder for the shards and the new lists")
     options.add_argument("--shard_size", type=parse_size, default=10**9, metavar="SIZE", help="default: 1G")

@@ -63,6 +63,10 @@ def test_values_of_the_published_recipe():
     assert values["TranslateY"] == pytest.approx(0.315)
 
 
+MOVES = ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY")
+OFF_BY_ONE = {"Color": 0.5, "Contrast": 0.25, "AutoContrast": 0.01}  # largest share of values; else equal
+
+
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("name", OPS)
@@ -73,10 +77,13 @@ def test_operations_equal_pil(name, sign, interpolation, monkeypatch):
         args = timm_args(TIMM_INCREASING[name], level, sign, monkeypatch)
         expected = per_frame_pil(frames, TIMM_INCREASING[name], args, resample)
         value = level_value(name, level, sign=sign, increasing=True)
-        difference = (OPS[name](frames, value, interpolation).int() - expected.int()).abs()
-        # PIL cuts fractions off; a pixel whose source lies on the very border may fall on either side of it
-        assert (difference > 1).float().mean() < 1e-3
-        assert difference.float().mean() < 0.7
+        difference = OPS[name](frames, value, interpolation).int() - expected.int()
+        # a pixel whose source lies on the very border may fall on either side of it
+        assert (difference.abs() > 1).float().mean() < 1e-3
+        if name in MOVES:  # PIL cuts fractions off, which are rounded here
+            assert (difference < 0).float().mean() < 1e-3 and difference.clamp(0, 1).float().mean() < 0.5
+        else:
+            assert difference.abs().float().mean() <= OFF_BY_ONE.get(name, 0)
 
 
 @pytest.mark.parametrize("name", sorted(set(OPS) - SIGNED))

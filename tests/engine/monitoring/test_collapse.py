@@ -177,7 +177,7 @@ def test_regression_onto_a_trained_projection_collapses_and_sinkhorn_does_not(ca
 
 
 def test_in_a_run(data, tmp_path):
-    """At log steps the statistics are in log.txt with the losses, and on the console."""
+    """At log steps the statistics are in log.txt with the losses; the console has the warnings."""
     flags = data.flags(PRETRAIN, tmp_path, print_freq=2)
     finished = run_script(PRETRAIN, *flags)
     assert finished.code == 0, finished.stderr
@@ -188,6 +188,5 @@ def test_in_a_run(data, tmp_path):
         assert 0 < row["train/entropy_target"] <= math.log(12) + 1e-6
         assert 1 <= row["train/prototypes_used_video"] <= 12
         assert -1 <= row["train/cosine_predicted"] <= 1
-    assert finished.stderr.count("prototypes_used_target") == 4
     warned = re.findall(r"step (\d+): \w+_loss sits at ln K", finished.stderr)
     assert warned and min(map(int, warned)) >= 3  # an untrained model stands there, but not before the warm-up is over

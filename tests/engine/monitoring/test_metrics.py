@@ -26,7 +26,7 @@ def flush(m, step, world=CPU, epoch=0):
     interval = m.end_interval()
     values = Readout(interval.means, {"count": interval.count}).read()
     means = means_over_ranks({name: values[name] for name in interval.means}, values["count"], num_ranks=world.size)
-    return m.report(interval, means, step=step, epoch=epoch, lr=0.1, diagnostics={})
+    return m.report(interval, means, step=step, epoch=epoch, lr=0.1, settings={}, diagnostics={})
 
 
 @pytest.mark.parametrize("cut", [1, 2, 3])
