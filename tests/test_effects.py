@@ -258,7 +258,9 @@ def found(folders, name, rows, tolerance=0.0):
 
 @pytest.mark.parametrize("name", TABLES)
 def test_every_flag_has_a_row(name):
-    table, listed = TABLES[name], LISTED[SCRIPT_OF[name]]
+    table = TABLES[name]
+    # Released flags without a place in the options, which are accepted for the value that they had, have no default.
+    listed = {flag: row for flag, row in LISTED[SCRIPT_OF[name]].items() if row["default"] != "==SUPPRESS=="}
     rows = [key for column in table.values() for key in column]
     assert len(rows) == len(set(rows))
     assert {flag_in(key) for key in rows} | ({"eval"} if name == "testing" else set()) == listed.keys()
