@@ -58,7 +58,7 @@ def test_regression_tests_the_best_checkpoint_in_the_unit_of_the_list(regression
     validated = [row["val/mae"] for row in records(regression) if "val/mae" in row]
     assert len(validated) == 2 and best["best"] == min(validated) == validated[best["epoch"]]
     result = json.loads((regression / "test.json").read_text())
-    assert result["weights"] == {"": [str(regression / "checkpoint-best.pth"), "model"]}
+    assert result["weights"][""]["file"] == str(regression / "checkpoint-best.pth")
     rows = rows_of(regression / "test_predictions.csv")
     assert [row["path"] for row in rows] == [str(video) for video in data.videos[9:]]
     errors = [abs(float(row["predicted"]) - float(row["target"])) for row in rows]
