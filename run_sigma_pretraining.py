@@ -69,7 +69,7 @@ from models.objectives import ObjectiveConfig
 from models.registry import MODEL_HELP, build_pretraining_model, input_size_for
 from models.sigma import Sigma
 from models.sinkhorn.passes import describe_passes
-from models.sizes import pretraining_parts
+from models.sizes import pretraining_parts, tokens_of
 from models.targets import TARGETS, TargetConfig
 from models.teachers import ImageTeacher, build_teacher, with_teacher_dim
 from models.vit import EncoderConfig
@@ -130,11 +130,14 @@ def needs(config: PretrainingConfig, world: World, targets: TargetConfig) -> lis
     """Memory that the run takes at least, by the options that decide it."""
     optim, clip = config.optim, config.clip
     parts = pretraining_parts(config.model, config.encoder, config.decoder, targets, config.objective)
-    clips = optim.batch_size * clip.num_sample
+    clips, num_masks = optim.batch_size * clip.num_sample, config.masks.num_masks
+    num_tokens = tokens_of(config.model, config.encoder)
     flags = f"--batch_size {optim.batch_size}, --num_sample {clip.num_sample}, --input_size {clip.input_size}"
     return [
         *(Need(part.flags, part.name, config.run.bytes_of(part.weights, part.table, world.size)) for part in parts),
         Need(f"{flags}, --num_frames {clip.num_frames}", f"{clips} clips of a batch", clips * clip.bytes_per_clip),
+        # A mask is a byte a token, and a position is int64.
+        Need(f"{flags}, --num_masks {num_masks}", f"{clips * num_masks} masks", 9 * clips * num_masks * num_tokens),
     ]
 
 

@@ -59,6 +59,11 @@ def hash_of(path: Path) -> str:
     return found.hexdigest()
 
 
+def predictions_name(suffix: str) -> str:
+    """File name of the predictions that belong to the results of a suffix."""
+    return f"test{suffix}_predictions.npz"
+
+
 def is_tested(output_dir: str | Path, origin: Mapping[str, Any]) -> bool:
     """Whether the results in a folder are of this origin; if there are others, the log says what differs."""
     path = Path(output_dir) / RESULTS
@@ -70,6 +75,10 @@ def is_tested(output_dir: str | Path, origin: Mapping[str, Any]) -> bool:
         found = None
     if not isinstance(found, dict):
         logger.warning("%s: not readable, testing again", path)
+        return False
+    missing = [name for suffix in origin["weights"] if not (path.with_name(name := predictions_name(suffix))).exists()]
+    if missing:
+        logger.info("%s: without %s beside it, testing again", path, ", ".join(missing))
         return False
     different = [part for part, ours in _comparable(origin).items() if _comparable(found).get(part) != ours]
     if different:

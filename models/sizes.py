@@ -40,10 +40,11 @@ def pretraining_parts(
     feature_dim = 3 * _tubelet(encoder) if kind.features else width
     embedding_dim = targets.decoder_num_classes or kind.embedding_dim or feature_dim
     blocks = decoder.decoder_depth * _block(narrow, 4 * narrow)
-    others = width * narrow + narrow + 2 * narrow + narrow * embedding_dim + embedding_dim
+    others = width * narrow + narrow + 2 * narrow
     parts = [
         *_encoder_parts(name, encoder, norms=1, other_table_width=narrow),
         Part(f"--decoder_depth {decoder.decoder_depth}", "decoder", blocks + others),
+        Part(f"--decoder_num_classes {embedding_dim}", "the decoder's last layer", (narrow + 1) * embedding_dim),
     ]
     if kind.projects:
         widths = (feature_dim, *targets.projection_dims, embedding_dim)
@@ -67,15 +68,25 @@ def classifier_parts(name: str, encoder: EncoderConfig, head: HeadConfig) -> lis
 
 def _encoder_parts(name: str, encoder: EncoderConfig, *, norms: int, other_table_width: int = 0) -> list[Part]:
     """The encoder with its final norm, and the tables of positions: its own and that of a decoder."""
-    width, depth, patch = encoder.embed_dim or 0, encoder.depth or 0, encoder.patch_size or 1
+    width, depth = encoder.embed_dim or 0, encoder.depth or 0
     block = _block(width, int(width * encoder.mlp_ratio), scales=encoder.init_values > 0)
     embedding = 3 * _tubelet(encoder) * width + width
-    num_tokens = encoder.num_frames // encoder.tubelet_size * (encoder.img_size // patch) ** 2
+    num_tokens = tokens_of(name, encoder)
     clip = f"--input_size {encoder.img_size}, --num_frames {encoder.num_frames}"
     return [
-        Part(f"--model {name}", "encoder", depth * block + embedding + norms * 2 * width),
+        Part(
+            f"--model {name}, --tubelet_size {encoder.tubelet_size}",
+            "encoder",
+            depth * block + embedding + norms * 2 * width,
+        ),
         Part(clip, f"positions of {num_tokens} tokens", 0, num_tokens * (width + other_table_width)),
     ]
+
+
+def tokens_of(name: str, encoder: EncoderConfig) -> int:
+    """N, the tokens of a clip."""
+    encoder = complete_encoder(name, encoder)
+    return encoder.num_frames // encoder.tubelet_size * (encoder.img_size // (encoder.patch_size or 1)) ** 2
 
 
 def _tubelet(encoder: EncoderConfig) -> int:

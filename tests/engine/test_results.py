@@ -24,6 +24,7 @@ def weights(tmp_path):
 
 
 def write_result(folder, origin, **changes):
+    (folder / "test_predictions.npz").touch()
     (folder / "test.json").write_text(json.dumps({"test/top1": 50.0, **origin, **changes}))
 
 
@@ -58,6 +59,9 @@ def test_done_means_that_weights_list_and_views_agree(weights, tmp_path):
         assert not is_tested(tmp_path, other.origin({"": (str(weights), "model")}))
     average = {"": (str(weights), "model"), "_ema": (str(weights), "model_ema")}
     assert not is_tested(tmp_path, ON.origin(average))  # the results of the average are missing
+    (tmp_path / "test_predictions.npz").unlink()
+    assert not is_tested(tmp_path, origin)
+    write_result(tmp_path, origin)
     weights.write_bytes(b"other weights")
     assert not is_tested(tmp_path, ON.origin({"": (str(weights), "model")}))
 
