@@ -111,7 +111,7 @@ class FinetuningConfig(TrainingConfig):
     @classmethod
     def completed(cls, values: dict[str, Any]) -> dict[str, Any]:
         """The values of all flags, with the sizes that the model's name says."""
-        size = input_size_for(values["model"], values["input_size"])
+        size = input_size_for(values["model"], values["input_size"], classifies=True)
         return {**values, "input_size": size, "short_side_size": values["short_side_size"] or max(size, SHORT_SIDE)}
 
     def ignored(self) -> dict[str, str]:

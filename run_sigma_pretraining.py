@@ -103,7 +103,7 @@ class PretrainingConfig(TrainingConfig):
     @classmethod
     def completed(cls, values: dict[str, Any]) -> dict[str, Any]:
         """The values of all flags, with the size that the model's name says."""
-        return {**values, "input_size": input_size_for(values["model"], values["input_size"])}
+        return {**values, "input_size": input_size_for(values["model"], values["input_size"], classifies=False)}
 
     def ignored(self) -> dict[str, str]:
         found, targets = super().ignored(), self.targets

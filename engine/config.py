@@ -203,7 +203,7 @@ class TrainingConfig:
         if not self.start.finetune:
             found |= dict.fromkeys(("model_key", "pretrained_clip"), "there is no --finetune")
         if not self.run.output_dir:
-            writing = ("save_ckpt_freq", "save_ckpt_steps", "keep_ckpts", "auto_resume")
+            writing = ("save_ckpt_freq", "save_ckpt_steps", "keep_ckpts")
             found |= dict.fromkeys(writing, "there is no --output_dir")
         return found
 

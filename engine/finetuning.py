@@ -58,7 +58,7 @@ class FinetuneConfig(Options):
             found |= dict.fromkeys(("model_ema_decay", "model_ema_force_cpu"), "there is no --model_ema")
         if self.linear_probing:
             why = "--linear_probing trains only fc_norm and head"
-            found |= dict.fromkeys(("layer_decay", "drop", "attn_drop_rate", "drop_path"), why)
+            found |= dict.fromkeys(("layer_decay", "drop", "attn_drop_rate", "drop_path", "use_checkpoint"), why)
         else:
             found["random_encoder"] = "there is no --linear_probing"
         return found

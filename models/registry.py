@@ -87,9 +87,7 @@ def build_pretraining_model(
     Raises:
         ModelError, OptionError: no such pre-training model, or options that do not fit together.
     """
-    named = _parse(name)
-    if named.is_classifier:
-        raise ModelError(f"--model {name} is a classifier: pre-training models are called pretrain_videomae_...")
+    named = _parse(name, classifies=False)
     video_encoder = VideoTransformer(named.complete(encoder))
     decoder = complete_decoder(name, decoder)
     kind = TARGETS[targets.target_type]
@@ -100,7 +98,8 @@ def build_pretraining_model(
     embedding_dim = targets.decoder_num_classes or kind.embedding_dim or feature_dim
     if target_network and not kind.projects and embedding_dim != feature_dim:
         raise ModelError(
-            f"--target_type {targets.target_type} predicts {feature_dim} values a tubelet, not {embedding_dim}"
+            f"--target_type {targets.target_type} predicts {feature_dim} values a tubelet: leave --decoder_num_classes "
+            f"{embedding_dim} out"
         )
     return Sigma(
         encoder=video_encoder,
@@ -121,22 +120,23 @@ def build_classifier(name: str, encoder: EncoderConfig, head: HeadConfig) -> Cla
     Raises:
         ModelError, OptionError: no such classifier, or options that do not fit together.
     """
-    named = _parse(name)
-    if not named.is_classifier:
-        raise ModelError(f"--model {name} is for pre-training: classifiers are called vit_...")
+    named = _parse(name, classifies=True)
     if head.num_classes is None:
         raise ModelError("a classifier needs its number of classes: give num_classes (--nb_classes)")
     return Classifier(named.complete(encoder), head)
 
 
-def input_size_for(name: str, given: int | None) -> int:
+def input_size_for(name: str, given: int | None, *, classifies: bool) -> int:
     """The height and width of clips: what the model's name says, which `--input_size` must not contradict.
 
     Raises:
-        ModelError: unknown name.
-        OptionError: `given` is another size.
+        ModelError: unknown name, or one of the other kind.
+        OptionError: `given` is another size, or the size is not a multiple of the patch.
     """
-    size = _parse(name).img_size
+    named = _parse(name, classifies=classifies)
+    size, patch = named.img_size, named.patch_size
+    if not size or not patch or size % patch:
+        raise OptionError(f"--model {name}: {size} pixels are not a multiple of a patch of {patch}")
     if given not in (None, size):
         fitting = re.sub(r"\d+$", str(given), name)
         raise OptionError(
@@ -183,7 +183,8 @@ def _usual_names() -> list[str]:
     return [f"{kind}_{variant}_patch16_224" for kind in kinds for variant in VARIANTS]
 
 
-def _parse(name: str) -> _Named:
+def _parse(name: str, *, classifies: bool | None = None) -> _Named:
+    """What a name says. Raises ModelError for an unknown one, and for one of the kind that is not asked for."""
     match = _NAME.fullmatch(name.lower())
     if match is None or match["variant"] not in VARIANTS:
         raise ModelError(
@@ -191,7 +192,12 @@ def _parse(name: str) -> _Named:
             f"vit_VARIANT_patchP_SIZE (classification), VARIANT one of {', '.join(VARIANTS)}; "
             f"for example pretrain_videomae_base_patch16_224.{did_you_mean(name, _usual_names())}"
         )
-    return _Named(match["kind"] == "vit", VARIANTS[match["variant"]], int(match["patch"]), int(match["size"]))
+    is_classifier = match["kind"] == "vit"
+    if is_classifier and classifies is False:
+        raise ModelError(f"--model {name} is a classifier: pre-training models are called pretrain_videomae_...")
+    if not is_classifier and classifies:
+        raise ModelError(f"--model {name} is for pre-training: classifiers are called vit_...")
+    return _Named(is_classifier, VARIANTS[match["variant"]], int(match["patch"]), int(match["size"]))
 
 
 def _fill(config: C, **values: Any) -> C:

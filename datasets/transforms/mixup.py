@@ -51,6 +51,8 @@ class MixupConfig(Options):
         mixes, cuts = self.mixup != 0, self.cutmix != 0 or self.cutmix_minmax is not None  # None: left to the task
         if not (mixes or cuts):
             found |= dict.fromkeys(("mixup_prob", "mixup_mode"), "mixing is off: --mixup 0 --cutmix 0")
+        if self.mixup_prob == 0:
+            found |= dict.fromkeys(("mixup", "cutmix", "cutmix_minmax", "mixup_mode"), "--mixup_prob 0 mixes nothing")
         if not (mixes and cuts):
             found["mixup_switch_prob"] = "it chooses between Mixup and CutMix, and one of them is off"
         if self.cutmix_minmax is not None:

@@ -7,7 +7,7 @@ cache, in buffers that are used again: fresh memory of a megabyte costs more tim
 Operations that look at the picture (auto_contrast, equalize, contrast) take their statistics per frame, and the first
 two per channel. Values between two levels are cut off, as PIL does; only in `affine` they are rounded: a quarter to a
 half of its values are one level higher than PIL's. `contrast` and `saturation` mix with a grey that is not rounded to a
-level first: 6 to 46 % of their values are one level off, and 1 % of `auto_contrast`'s. The others equal PIL's.
+level first: 6 to 46 % of their values are one level off, and up to 2 % of `auto_contrast`'s. The others equal PIL's.
 
 Shapes: T frames, C = 3 channels, H W pixels, all uint8.
 """

@@ -64,7 +64,7 @@ def test_values_of_the_published_recipe():
 
 
 MOVES = ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY")
-OFF_BY_ONE = {"Color": 0.5, "Contrast": 0.25, "AutoContrast": 0.01}  # largest share of values; else equal
+OFF_BY_ONE = {"Color": 0.5, "Contrast": 0.25, "AutoContrast": 0.02}  # largest share of values; else equal
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
