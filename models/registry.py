@@ -136,7 +136,7 @@ def input_size_for(name: str, given: int | None, *, classifies: bool) -> int:
     named = _parse(name, classifies=classifies)
     size, patch = named.img_size, named.patch_size
     if not size or not patch or size % patch:
-        raise OptionError(f"--model {name}: {size} pixels are not a multiple of a patch of {patch}")
+        raise OptionError(f"--model {name}: --input_size {size} is not a multiple of patch_size {patch}")
     if given not in (None, size):
         fitting = re.sub(r"\d+$", str(given), name)
         raise OptionError(

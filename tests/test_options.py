@@ -243,7 +243,7 @@ def test_a_blank_behind_a_backslash(capsys):
         ("--data_set K400", AnnotationError, "Did you mean Kinetics-400?"),
         ("--data_set nonsense", AnnotationError, "unknown. Choose from Kinetics-400, SSV2"),
         ("--model pretrain_videomae_base_patch16_224", ModelError, "is for pre-training: classifiers are called vit_"),
-        ("--model vit_base_patch16_100", OptionError, "100 pixels are not a multiple of a patch of 16"),
+        ("--model vit_base_patch16_100", OptionError, "--input_size 100 is not a multiple of patch_size 16"),
         ("--model vit_bas_patch16_224", ModelError, "Did you mean vit_base_patch16_224"),
         ("--model vit-base-patch16-224", ModelError, "Did you mean vit_base_patch16_224?"),
     ],

@@ -34,7 +34,7 @@ def test_a_table_of_what_has_changed(pretrained, data):
     ("changes", "words"),
     [
         ({"target_type": "pixel"}, "target_type mlp, now pixel"),
-        ({"model": "pretrain_videomae_small_patch16_224"}, "model pretrain_videomae_mini_patch8_32, now"),
+        ({"model": "pretrain_videomae_small_patch16_32"}, "model pretrain_videomae_mini_patch8_32, now"),
         ({"num_frames": 6}, "num_frames 4, now 6"),
         ({"input_size": 64}, "input_size 32, now 64"),
         ({"opt": "sgd"}, "opt adamw, now sgd"),
