@@ -252,3 +252,9 @@ def test_copies_are_independent():
     other = copy.deepcopy(model)
     other(*inputs())
     assert (model.prototypes.norm(dim=1) - 1).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_the_projection_always_sees_standardised_tubelets(normalize):
+    model = create_model("pretrain_videomae_mini_patch8_32", num_frames=4, normalize_target=normalize)
+    assert model.targets.normalize
