@@ -31,12 +31,12 @@ from datasets.loading.workers import loader_errors
 from datasets.sampling import ClipConfig
 from datasets.transforms.mixup import MixupConfig, build_mixup
 from datasets.transforms.presets import AugmentConfig
+from engine.acceleration.compilation import compile_blocks, with_compilation
+from engine.acceleration.cuda_graphs import capture_stacks
 from engine.checkpointing.checkpoint import CheckpointConfig, Ema
 from engine.checkpointing.read_weights import Weights, read_weights
 from engine.checkpointing.resume import check_finished, finished_checkpoint
-from engine.compilation import compile_blocks, with_compilation
 from engine.config import RunFacts, TrainingConfig
-from engine.cuda_graphs import capture_stacks
 from engine.distributed.ddp import AMP_DTYPES, autocast
 from engine.distributed.world import World, main_process_first, on_main_process
 from engine.dry_run import evaluation_passes, rehearse, rehearse_test

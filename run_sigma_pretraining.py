@@ -30,12 +30,12 @@ from datasets.masks.motion_vectors import check_motion_vectors
 from datasets.pretraining import PretrainDataset
 from datasets.sampling import PRETRAINING_RATE, ClipConfig
 from datasets.transforms.presets import PretrainAugmentConfig, PretrainTransform
+from engine.acceleration.compilation import compile_blocks, with_compilation
+from engine.acceleration.cuda_graphs import capture_stacks
 from engine.checkpointing.checkpoint import CheckpointConfig
 from engine.checkpointing.read_weights import Weights
 from engine.checkpointing.resume import check_finished, finished_checkpoint
-from engine.compilation import compile_blocks, with_compilation
 from engine.config import RunFacts, TrainingConfig
-from engine.cuda_graphs import capture_stacks
 from engine.distributed.collectives import all_reduce_sum
 from engine.distributed.ddp import AMP_DTYPES
 from engine.distributed.world import World, main_process_first, on_main_process
@@ -209,7 +209,7 @@ def build_guide(config: PretrainingConfig, world: World, model: Sigma) -> Motion
 def read_network(path: str, config: PretrainingConfig, world: World) -> dict[str, torch.Tensor]:
     """Tensors of a frozen network's file; its makers keep them under one of these keys, or under none."""
     trust = config.start.trust_checkpoint
-    return read_weights_once(path, world, model_key="teacher|model|module|state_dict", trust=trust).tensors
+    return read_weights_once(path, world, model_key="teacher|model|module|state_dict|", trust=trust).tensors
 
 
 def build_data(

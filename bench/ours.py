@@ -11,8 +11,8 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.common import NUM_CLASSES, NUM_PROTOTYPES, Cell, Clock
-from engine.compilation import compile_blocks
-from engine.cuda_graphs import capture_blocks
+from engine.acceleration.compilation import compile_blocks
+from engine.acceleration.cuda_graphs import capture_blocks
 from engine.distributed.ddp import Backend, set_matmul_precision
 from engine.distributed.world import World
 from engine.optim import build_optimizer, parameter_groups

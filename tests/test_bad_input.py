@@ -218,7 +218,7 @@ def test_file_that_is_no_checkpoint(data, tmp_path):
 
 
 def test_diverging_run_stops_with_one_line(data, tmp_path):
-    finished = run_script(FINETUNE, *data.flags(FINETUNE, tmp_path, lr=1e30, warmup_epochs=0))
+    finished = run_script(FINETUNE, *data.flags(FINETUNE, tmp_path, init_values=1e38, warmup_epochs=0))
     check_refused(finished, "not finite", "--lr", trained=True)
     assert not list(tmp_path.glob("*.pth"))
 

@@ -46,12 +46,10 @@ WEIGHTS = {
     "pretrained_clip": ("--finetune {folder}/begun/checkpoint-1.pth", "--pretrained_clip 8 32"),
     "trust_checkpoint": ("--finetune {folder}/pickled.pth", "--trust_checkpoint"),
     "dry_run": "--dry_run",
-    # a layer scale so large that no loss is finite
-    "on_nonfinite": ("--init_values 1e38", "--on_nonfinite skip"),
 }
 REFUSED = {  # the flag decides whether there is a result
     "auto_resume": ("--epochs 2 --output_dir {folder}/begun", "--no_auto_resume"),
-    "nonfinite_limit": ("--init_values 1e38 --on_nonfinite skip", "--nonfinite_limit 1"),
+    "cuda_graphs": "--cuda_graphs",  # there is no GPU
 }
 NOTHING = {
     "output_dir": "--output_dir {folder}/elsewhere",
@@ -67,6 +65,9 @@ NOTHING = {
     "profile": "--profile 1",
     "local_rank": "--local_rank 0",
     "use_checkpoint": "--use_checkpoint",
+    # tests/engine/resilience/test_nonfinite.py has what they do where a loss is not finite
+    "on_nonfinite": "--on_nonfinite skip",
+    "nonfinite_limit": "--nonfinite_limit 1",
     "decoder": "--decoder pyav",
     "num_workers": "--num_workers 1",
     "decode_timeout": "--decode_timeout 0",
@@ -88,7 +89,9 @@ TABLES = {
             "data_path": "--data_path {folder}/more",
             "data_path_csv": ("--data_path {folder}/others", "--data_path_csv {folder}/named"),
             "model": "--model pretrain_videomae_nano_patch16_32",
-            "input_size": "--model pretrain_videomae_nano_patch8_48 --input_size 48",
+            "model: size": "--model pretrain_videomae_nano_patch8_48 --input_size 48",
+            "fps": "--fps 10",
+            "samples_per_epoch": "--samples_per_epoch 2",
             "augmentation": "--augmentation resize",
             "mask_type": "--mask_type random",
             "mask_type: motion": MOTION,
@@ -109,7 +112,11 @@ TABLES = {
             "decoder_num_classes": "--decoder_num_classes 16",
             "normalize_target": ("--target_type pixel", "--normalize_target False"),
         },
-        "refused": {**REFUSED, "distillation_teacher": (DINO, "--distillation_teacher dino_b")},
+        "refused": {
+            **REFUSED,
+            "input_size": "--input_size 48",
+            "distillation_teacher": (DINO, "--distillation_teacher dino_b"),
+        },
         "nothing": NOTHING,
     },
     "fine-tuning": {
@@ -119,7 +126,13 @@ TABLES = {
             "data_set": "--data_set SSV2 --nb_classes 3",
             "nb_classes": "--nb_classes 4",
             "model": "--model vit_nano_patch16_32",
-            "input_size": ("--short_side_size 48", "--model vit_nano_patch8_48 --input_size 48"),
+            "model: size": ("--short_side_size 48", "--model vit_nano_patch8_48 --input_size 48"),
+            "task": "--task multilabel",
+            "fps": "--fps 20",
+            "samples_per_epoch": "--samples_per_epoch 2",
+            "freeze_blocks": ("--finetune {folder}/begun/checkpoint-1.pth", "--freeze_blocks 1"),
+            "class_weights": ("--mixup 0 --cutmix 0", "--class_weights balanced"),
+            "balanced_sampling": "--balanced_sampling",
             "sampling": "--sampling uniform",
             "sampling: of SSv2": ("--data_set SSV2 --nb_classes 3", "--sampling dense"),
             "flip": "--flip False",
@@ -155,8 +168,14 @@ TABLES = {
             "short_side_size": "--short_side_size 40",
             "test_num_segment": "--test_num_segment 3",
             "test_num_crop": "--test_num_crop 3",
+            "test_best": ("--epochs 4 --lr 30 --init_scale 1", "--test_best"),
         },
-        "refused": REFUSED,
+        "refused": {
+            **REFUSED,
+            "input_size": "--input_size 48",
+            "regression_loss": "--regression_loss smooth_l1",
+            "random_encoder": ("--finetune {folder}/begun/checkpoint-1.pth --linear_probing", "--random_encoder"),
+        },
         "nothing": {
             **NOTHING,
             "disable_eval_during_finetuning": "--disable_eval_during_finetuning",
@@ -184,7 +203,8 @@ TABLES = {
             "num_frames": "--num_frames 6",
             "sampling_rate": "--sampling_rate 1",
             "sampling": "--sampling uniform",
-            "input_size": "--short_side_size 48 --input_size 48",
+            "fps": "--fps 20",
+            "test_best": ("--output_dir {folder}/begun", "--test_best"),
             "short_side_size": "--short_side_size 40",
             "test_num_segment": "--test_num_segment 3",
             "test_num_crop": "--test_num_crop 3",
@@ -193,6 +213,9 @@ TABLES = {
         },
         "refused": {
             "model": "--model vit_nano_patch16_32",
+            "input_size": "--input_size 48",
+            "task": "--task multilabel",
+            "regression_loss": "--regression_loss smooth_l1",
             "nb_classes": "--nb_classes 4",
             "tubelet_size": "--tubelet_size 4",
             "init_values": "--init_values 0.1",
@@ -205,13 +228,15 @@ TABLES["testing"]["nothing"] = {  # what only training reads
     key: split(row)[1]
     for column in (*TABLES["fine-tuning"].values(), LONG)
     for key, row in column.items()
-    if flag_in(key) not in DECIDING | {"compile", "wandb", "eval"}
+    if flag_in(key) not in DECIDING | {"compile", "cuda_graphs", "wandb", "eval"}
 } | {
     "output_dir": "--output_dir {folder}/tested",
     "warmup_epochs": "--epochs 2 --warmup_epochs 1",
     "zero_stage": "--enable_deepspeed --zero_stage 2",
+    "balanced_sampling": ("", "--balanced_sampling"),
+    "random_encoder": "--linear_probing --random_encoder",
 }
-TABLES["testing"]["long"] = {"compile": "--compile", "wandb": LONG["wandb"]}
+TABLES["testing"]["long"] = {"compile": "--compile", "cuda_graphs": "--cuda_graphs", "wandb": LONG["wandb"]}
 TABLES["pre-training"]["long"] = TABLES["fine-tuning"]["long"] = LONG
 SCRIPT_OF = {"pre-training": PRETRAIN, "fine-tuning": FINETUNE, "testing": FINETUNE}
 

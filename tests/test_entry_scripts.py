@@ -72,11 +72,11 @@ def test_normlize_target_is_a_real_switch(words, value):
 
 def test_defaults_are_the_released_ones():
     """The published recipe, for what a command does not name: values of QUVA-Lab/SIGMA 9876f09, scripts and flags."""
-    args = recorded(parse(PretrainingConfig, ["--data_path", "x"]))
+    args = recorded(parse(PretrainingConfig, ["--data_path", "x"]).resolved())
     expected = {"epochs": 800, "lr": 1.5e-4, "min_lr": 1e-5, "warmup_epochs": 40, "mask_ratio": 0.9}
     expected |= {"weight_decay": 0.05, "decoder_depth": 4, "num_frames": 16, "sampling_rate": 2, "opt": "adamw"}
     assert {name: args[name] for name in expected} == expected
-    args = recorded(parse(FinetuningConfig, ["--data_path", "x"]))
+    args = recorded(parse(FinetuningConfig, ["--data_path", "x"]).resolved())
     expected = {"lr": 1e-3, "min_lr": 1e-6, "layer_decay": 0.75, "drop_path": 0.1, "mixup": 0.8, "cutmix": 1.0}
     expected |= {"reprob": 0.25, "smoothing": 0.1, "aa": "rand-m7-n4-mstd0.5-inc1", "num_sample": 2, "epochs": 30}
     assert {name: args[name] for name in expected} == expected

@@ -55,7 +55,7 @@ def built(data, lists, finetune, *flags, evaluate=False):
     listed = read_data(config, world, facts)
     config, model = build_model(config, world, listed, facts)
     if evaluate:
-        model = load_for_test(config, world, listed, model, facts)[""]
+        load_for_test(config, world, listed, {"": model}, facts)
     return config, model.eval()
 
 

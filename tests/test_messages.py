@@ -25,9 +25,10 @@ from engine.checkpointing.checkpoint import Checkpointer, TrainState
 from engine.distributed.ddp import Backend
 from engine.distributed.world import World
 from engine.errors import LONGEST, CheckpointError, user_errors
-from engine.evaluation import VideoPredictions
 from engine.optim import build_optimizer, parameter_groups
 from engine.record import _count
+from engine.tasks.classification import Classification
+from engine.tasks.task import VideoPredictions
 from models import create_model
 
 CPU = World(0, 1, 0, torch.device("cpu"))
@@ -104,7 +105,7 @@ def test_lists_without_labels_get_one_answer(data, tmp_path):
     """A classifier needs labels; a list for pre-training may have none: no message says that they are optional here."""
     lines = [line.rsplit(maxsplit=1)[0] for line in (data.folder / "test.csv").read_text().splitlines()]
     (tmp_path / "test.csv").write_text("".join(f"{line}\n" for line in lines))
-    with pytest.raises(AnnotationError, match="To train or test a classifier every line needs one: `path label`"):
+    with pytest.raises(AnnotationError, match="To train or test a classifier every video needs one: `path label`"):
         labelled(tmp_path, ["test"])
     (tmp_path / "test.csv").write_text("".join(f"{line} -1\n" for line in lines))
     with pytest.raises(AnnotationError, match=r"labels count from 0\. A list without labels, for pre-training"):
@@ -147,8 +148,9 @@ def test_an_iterator_that_could_not_be_made_says_nothing_more(monkeypatch):
 
 
 def test_a_loss_of_zero_is_not_negative():
-    sure = VideoPredictions(np.array([[1.0000001, 0.0]], np.float32), np.array([0]), num_views=1)
-    assert f"{sure.metrics('val')['val/loss']:.2f}" == "0.00"
+    scores = np.array([[1.0000001, 0.0]], np.float32)
+    sure = VideoPredictions(scores, np.array([0]), views=scores[:, None])
+    assert f"{Classification().metrics(sure)['loss']:.2f}" == "0.00"
 
 
 def test_few_trainable_parameters_are_counted():

@@ -61,7 +61,7 @@ ORDER = {
         "checkpointing monitoring resilience tasks",
         "config evaluation finetuning log_steps",
         "training",
-        "compilation cuda_graphs dry_run record weights",
+        "acceleration dry_run record weights",
         "setup",
     ),
 }

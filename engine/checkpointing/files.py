@@ -133,6 +133,8 @@ def find_damage(path: Path) -> str:
 def _unpacks_to_more(archive: zipfile.ZipFile, size: int) -> str:
     """Describe an archive that is larger in memory than on disk, '' if it is not. torch stores without compression."""
     members = archive.infolist()
+    if any("/code/__torch__" in member.filename for member in members):
+        return "a TorchScript program, no checkpoint: give the file of weights that it was made of"
     compressed = next((member for member in members if member.compress_type != zipfile.ZIP_STORED), None)
     total = sum(member.file_size for member in members)
     if compressed is not None:

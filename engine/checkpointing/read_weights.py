@@ -166,15 +166,18 @@ def _tensors_of(content: Mapping[str, Any]) -> Tensors:
 
 
 def _select_state_dict(content: Mapping[str, Any], model_key: str, path: Path) -> tuple[Tensors, str]:
-    """The tensors that `--model_key` asks for, and the key they lie under if it is not among its default ones."""
+    """The tensors that `--model_key` asks for, and the key they lie under if it is not among its default ones.
+
+    An empty key among those asked for stands for the tensors that lie under none.
+    """
     entries, own = dict(_entries(content)), _tensors_of(content)
     asked = model_key.split("|")
     for key in asked:
         if key in entries:
             return entries[key], "" if key in DEFAULT_KEY.split("|") else f"key {key}"
+    if own and ("" in asked or model_key == DEFAULT_KEY):
+        return own, ""
     if model_key == DEFAULT_KEY:
-        if own:
-            return own, ""
         main = [key for key in entries if not _COPIES.search(key)] if len(entries) > 1 else list(entries)
         if len(main) > 1:  # V-JEPA: encoder, predictor
             main = [key for key in main if _NETWORK.search(key)]

@@ -87,7 +87,7 @@ def test_rows_cannot_be_changed():
 
 
 def test_unknown_name_lists_the_known_ones():
-    with pytest.raises(AnnotationError, match=r"'ssv2'.*SSV2.*custom"):
+    with pytest.raises(AnnotationError, match=r"ssv2: unknown. Did you mean SSV2.*custom"):
         get_dataset_spec("ssv2")
 
 

@@ -13,7 +13,7 @@ from processes import FINETUNE, PRETRAIN, gloo_world, run_script
 from runs import load, same, series
 
 import run_class_finetuning
-from engine.compilation import compile_blocks
+from engine.acceleration.compilation import compile_blocks
 from engine.distributed.ddp import Backend
 from engine.errors import ConfigError
 from engine.flags import parse

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from engine.cuda_graphs import capture_stacks
+from engine.acceleration.cuda_graphs import capture_stacks
 from engine.distributed.world import World
 from engine.errors import ConfigError
 from engine.flags import parse

@@ -6,7 +6,7 @@ import pytest
 import torch
 from processes import FINETUNE, gloo_world
 
-from engine.compilation import compiles_by_default, with_compilation
+from engine.acceleration.compilation import compiles_by_default, with_compilation
 from engine.distributed.world import World
 from engine.errors import ConfigError
 from engine.flags import parse

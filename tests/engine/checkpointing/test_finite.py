@@ -118,7 +118,7 @@ def test_probabilities_that_are_not_finite_are_no_answers(finetuned, data, tmp_p
     torch.save(content, tmp_path / "large.pth")
     flags = data.flags(FINETUNE, tmp_path / "out", eval=True, resume=tmp_path / "large.pth")
     ended = run_script(FINETUNE, *flags)
-    assert ended.code == 2 and "test: the probabilities of 7 of 7 videos are NaN" in ended.errors[0]
+    assert ended.code == 2 and "test: the predictions for 7 of 7 videos are NaN" in ended.errors[0]
     assert not (tmp_path / "out" / "test.json").exists()
 
 

@@ -10,11 +10,11 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from .config import RunConfig, TrainingConfig
-from .distributed.collectives import gather_objects
-from .distributed.world import World
-from .errors import ConfigError
-from .resilience.preemption import SIGNALS
+from ..config import RunConfig, TrainingConfig
+from ..distributed.collectives import gather_objects
+from ..distributed.world import World
+from ..errors import ConfigError
+from ..resilience.preemption import SIGNALS
 
 logger = logging.getLogger(__name__)
 

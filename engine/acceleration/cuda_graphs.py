@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from .config import TrainingConfig
-from .distributed.ddp import AMP_DTYPES
-from .distributed.world import World
-from .errors import ConfigError
+from ..config import TrainingConfig
+from ..distributed.ddp import AMP_DTYPES
+from ..distributed.world import World
+from ..errors import ConfigError
 
 WARM_UP_PASSES = 3  # before a capture: torch compiles, libraries choose their kernels
 
