@@ -223,12 +223,13 @@ TABLES = {
         },
     },
 }
+ALONE = {"compile", "cuda_graphs", "freeze_blocks", "wandb"}  # not together with all others
 DECIDING = {flag_in(key) for column in TABLES["testing"].values() for key in column}
 TABLES["testing"]["nothing"] = {  # what only training reads
     key: split(row)[1]
     for column in (*TABLES["fine-tuning"].values(), LONG)
     for key, row in column.items()
-    if flag_in(key) not in DECIDING | {"compile", "cuda_graphs", "wandb", "eval"}
+    if flag_in(key) not in DECIDING | ALONE | {"eval"}
 } | {
     "output_dir": "--output_dir {folder}/tested",
     "warmup_epochs": "--epochs 2 --warmup_epochs 1",
@@ -236,7 +237,12 @@ TABLES["testing"]["nothing"] = {  # what only training reads
     "balanced_sampling": ("", "--balanced_sampling"),
     "random_encoder": "--linear_probing --random_encoder",
 }
-TABLES["testing"]["long"] = {"compile": "--compile", "cuda_graphs": "--cuda_graphs", "wandb": LONG["wandb"]}
+TABLES["testing"]["long"] = {
+    "compile": "--compile",
+    "cuda_graphs": "--cuda_graphs",
+    "freeze_blocks": "--freeze_blocks 1",
+    "wandb": LONG["wandb"],
+}
 TABLES["pre-training"]["long"] = TABLES["fine-tuning"]["long"] = LONG
 SCRIPT_OF = {"pre-training": PRETRAIN, "fine-tuning": FINETUNE, "testing": FINETUNE}
 
