@@ -3,7 +3,7 @@
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-ENTRY_SCRIPTS = ("run_class_finetuning", "run_sigma_pretraining")
+ENTRY_SCRIPTS = ("run_class_finetuning", "run_segmentation", "run_sigma_pretraining")
 NOT_INSTALLED = ("demo", "figures")  # what begins so of scripts/: the demo writes into its checkout
 
 

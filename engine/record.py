@@ -31,7 +31,7 @@ def write_run_record(output_dir: str, world: World, args: Mapping[str, Any], **f
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": sys.argv,
         "args": dict(args),
-        "commit": _commit(),
+        "commit": code_commit(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
@@ -121,7 +121,7 @@ def computed_by(run: RunConfig, device: torch.device, *, resumed: bool) -> dict[
     return rows
 
 
-def _commit() -> str:
+def code_commit() -> str:
     """Commit of this code, `+` behind it if files were changed; '' outside a checkout, as when it is installed."""
     try:
         root = Path(__file__).resolve().parents[1]

@@ -6,7 +6,7 @@ from types import ModuleType
 
 from . import __path__ as _places
 
-FOLDER = Path(_places[-1])  # holds models, datasets, engine and the scripts
+FOLDER = Path(_places[-1])  # holds models, datasets, engine, evaluation and the scripts
 
 
 def pretrain() -> None:
@@ -17,6 +17,11 @@ def pretrain() -> None:
 def finetune() -> None:
     """`sigma-finetune`: fine-tuning, linear probing, testing."""
     _run("run_class_finetuning.py")
+
+
+def segment() -> None:
+    """`sigma-segment`: video object segmentation with frozen weights."""
+    _run("run_segmentation.py")
 
 
 def convert() -> None:

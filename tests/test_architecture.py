@@ -9,7 +9,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 from processes import ROOT
 
-PACKAGES = ("models", "datasets", "engine")
+PACKAGES = ("models", "datasets", "engine", "evaluation")
 WRITE = ".venv/bin/python docs/architecture.py --write"
 
 

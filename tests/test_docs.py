@@ -8,13 +8,15 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from processes import FINETUNE, PRETRAIN, ROOT
+from processes import FINETUNE, PRETRAIN, ROOT, SEGMENT
 
 from engine.flags import build_parser
 from run_class_finetuning import FinetuningConfig
+from run_segmentation import SegmentationConfig
 from run_sigma_pretraining import PretrainingConfig
 
 PARSERS = {PRETRAIN: build_parser(PretrainingConfig), FINETUNE: build_parser(FinetuningConfig)}
+PARSERS[SEGMENT] = build_parser(SegmentationConfig)
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "bench").glob("*.md")])
 SCRIPTS = sorted((ROOT / "scripts").rglob("*.sh")) + sorted((ROOT / "scripts").rglob("*.sbatch"))
 SCRIPTS += sorted((ROOT / "scripts").rglob("*.yaml"))
@@ -161,7 +163,12 @@ def test_names_in_files_exist(page):
 def test_imports_in_python_examples_work(page):
     for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
         for node in ast.walk(ast.parse(block)):
-            if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] in ("models", "datasets", "engine"):
+            if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] in (
+                "models",
+                "datasets",
+                "engine",
+                "evaluation",
+            ):
                 module = importlib.import_module(node.module)
                 assert all(hasattr(module, alias.name) for alias in node.names), ast.unparse(node)
 

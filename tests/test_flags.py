@@ -1,12 +1,13 @@
-"""The command lines of the two entry scripts: every flag with its spellings, default, choices and number of values."""
+"""The command lines of the entry scripts: every flag with its spellings, default, choices and number of values."""
 
 import json
 
 import pytest
-from processes import FINETUNE, PRETRAIN, ROOT
+from processes import FINETUNE, PRETRAIN, ROOT, SEGMENT
 
 from engine.flags import build_parser
 from run_class_finetuning import FinetuningConfig
+from run_segmentation import SegmentationConfig
 from run_sigma_pretraining import PretrainingConfig
 
 LISTED = json.loads((ROOT / "tests" / "golden" / "flags.json").read_text())  # of the released flags and our own
@@ -30,7 +31,9 @@ def described(parser):
     return rows
 
 
-@pytest.mark.parametrize(("script", "cls"), [(PRETRAIN, PretrainingConfig), (FINETUNE, FinetuningConfig)])
+@pytest.mark.parametrize(
+    ("script", "cls"), [(PRETRAIN, PretrainingConfig), (FINETUNE, FinetuningConfig), (SEGMENT, SegmentationConfig)]
+)
 def test_flags_are_those_of_the_list(script, cls):
     found, listed = described(build_parser(cls)), LISTED[script]
     assert found.keys() == listed.keys()

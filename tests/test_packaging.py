@@ -35,7 +35,11 @@ HEAVY = (".git", ".venv", "output", "tests", "bench", "docs", "build", "dist", "
 
 
 def test_packages_are_the_folders():
-    files = [file for name in ("models", "datasets", "engine", "scripts") for file in (ROOT / name).rglob("*.py")]
+    files = [
+        file
+        for name in ("models", "datasets", "engine", "evaluation", "scripts")
+        for file in (ROOT / name).rglob("*.py")
+    ]
     folders = {file.parent.relative_to(ROOT) for file in files}
     assert len(PACKAGES) == len(set(PACKAGES))
     assert set(PACKAGES) == {"sigma_video"} | {f"sigma_video.{'.'.join(folder.parts)}" for folder in folders}
@@ -173,7 +177,8 @@ def test_distributions_hold_what_runs_and_nothing_else(distributions):
     archive, wheel = distributions
     with zipfile.ZipFile(wheel) as file:
         names = {name for name in file.namelist() if ".dist-info/" not in name}
-    expected = {"sigma_video/run_class_finetuning.py", "sigma_video/run_sigma_pretraining.py"}
+    scripts = ("run_class_finetuning", "run_segmentation", "run_sigma_pretraining")
+    expected = {f"sigma_video/{script}.py" for script in scripts}
     for package in PACKAGES:
         inside = Path(*package.split(".")[1:])
         folder = ROOT / (inside if inside.parts else "sigma_video")

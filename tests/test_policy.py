@@ -12,11 +12,11 @@ import pytest
 from processes import ROOT, fresh
 
 SOURCES = sorted(
-    path for folder in ("models", "datasets", "engine") for path in (ROOT / folder).rglob("*.py")
+    path for folder in ("models", "datasets", "engine", "evaluation") for path in (ROOT / folder).rglob("*.py")
 ) + sorted(ROOT.glob("run_*.py"))
 CHECKED = [*SOURCES, *sorted((ROOT / "sigma_video").glob("*.py")), ROOT / "hubconf.py"]
 
-PACKAGES = ("models", "datasets", "engine")
+PACKAGES = ("models", "datasets", "engine", "evaluation")
 MAY_IMPORT = {  # besides the standard library and the package itself
     "datasets": {
         "torch",
@@ -33,6 +33,7 @@ MAY_IMPORT = {  # besides the standard library and the package itself
     },
     "models": {"torch", "einops", "timm", "numpy", "sigma_video", "onnx", "onnxruntime", "onnxscript", "triton"},
     "engine": {"torch", "numpy", "safetensors", "wandb", "deepspeed", "sigma_video"},
+    "evaluation": {"torch", "numpy", "scipy", "sklearn", "PIL", "sigma_video"},
 }
 # Rooms of a package, files and folders at its top, from bottom to top: each may import those of the rows below its own.
 ORDER = {
@@ -50,7 +51,7 @@ ORDER = {
     ),
     "datasets": (
         "errors sampling sampling_by_time synthetic",
-        "catalogue decoding transforms",
+        "catalogue decoding segmentation transforms",
         "lists loading",
         "class_balance masks samples",
         "classification pretraining",
@@ -64,6 +65,7 @@ ORDER = {
         "acceleration dry_run record weights",
         "setup",
     ),
+    "evaluation": ("records segmentation",),
 }
 MOST_FILES = 20  # in a folder
 MOST_LINES = 60  # of a function
@@ -193,7 +195,7 @@ def test_third_party_imports_are_required():
     """Whatever the code imports is in requirements.txt, under its distribution's name."""
     required = set(re.findall(r"^[A-Za-z0-9_-]+", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
     required = {name.lower().replace("_", "-") for name in required}
-    ours = {"models", "datasets", "engine", "sigma_video"}
+    ours = {"models", "datasets", "engine", "evaluation", "sigma_video"}
     roots = (
         {name.split(".")[0] for path in CHECKED for name in imports(path)}
         - set(sys.stdlib_module_names)

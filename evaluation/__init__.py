@@ -1,0 +1,1 @@
+"""Measures of what a trained model has learned. Models and clips arrive as arguments."""
