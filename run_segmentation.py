@@ -2,7 +2,7 @@
 
 import logging
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from datasets.errors import DATA_ERRORS
-from datasets.segmentation import MaskedVideo, MaskedVideosConfig, find_masked_videos
+from datasets.segmentation import MaskedVideosConfig, find_masked_videos
 from datasets.transforms.normalization import normalize_clips
 from engine.checkpointing.read_weights import StartConfig, Weights
 from engine.distributed.collectives import gather_objects
@@ -25,9 +25,9 @@ from engine.weights import load_weights
 from evaluation.records import Record, hash_of_file
 from evaluation.segmentation.clips import ClipJob, check_clips, evaluate_clips
 from evaluation.segmentation.clustering import ClusteringConfig
-from evaluation.segmentation.masked_video import MaskError
+from evaluation.segmentation.masked_video import MaskedVideo, MaskError
 from evaluation.segmentation.pictures import write_sheet
-from evaluation.segmentation.propagation import PropagationConfig
+from evaluation.segmentation.propagation import PropagationConfig, size_for
 from evaluation.segmentation.sequences import SequenceJob, check_sequences, evaluate_sequence
 from models import ModelError
 from models.analysis.frames import frame_tokens
@@ -135,7 +135,9 @@ def tokens_of_frames(model: Classifier, video: MaskedVideo, size: tuple[int, int
         yield frame_tokens(model, normalize_clips(pixels)[:, :, 0])[0]
 
 
-def cluster(config: SegmentationConfig, world: World, model: Classifier, videos: list[MaskedVideo]) -> dict[str, Any]:
+def cluster(
+    config: SegmentationConfig, world: World, model: Classifier, videos: Sequence[MaskedVideo]
+) -> dict[str, Any]:
     """Scores of all clips by metric, seed and name; clips that share a fit stay on one rank."""
     job = ClipJob(
         config.clustering,
@@ -152,9 +154,11 @@ def cluster(config: SegmentationConfig, world: World, model: Classifier, videos:
 
 
 def propagate_all(
-    config: SegmentationConfig, world: World, model: Classifier, videos: list[MaskedVideo]
+    config: SegmentationConfig, world: World, model: Classifier, videos: Sequence[MaskedVideo]
 ) -> dict[str, Any]:
     """J and F of every object, by metric and name."""
+    for video in videos:  # before work: whether patches divide the frames
+        size_for(*video.image_size(), config.propagation.frame_size, patch=model.tubelet[1])
     job = SequenceJob(
         config.propagation.resolved(),
         patch=model.tubelet[1],
@@ -215,7 +219,7 @@ def mean_over(by_seed: dict[str, dict[str, float]], key: Callable[[str], Any]) -
     return {"value": sum(per_seed) / len(per_seed), "per_seed": per_seed, "per_clip": per_clip}
 
 
-def check(config: SegmentationConfig) -> tuple[list[MaskedVideo], Path]:
+def check(config: SegmentationConfig) -> tuple[Sequence[MaskedVideo], Path]:
     """The sequences, with every mask that will be used looked at."""
     videos, listed = find_masked_videos(config.data)
     void = config.data.void_label

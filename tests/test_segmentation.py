@@ -146,7 +146,11 @@ def test_masks_that_cannot_be_scored(tmp_path):
     assert "dog/00001.png: label 3 is not in the first mask" in errors(*propagation)
     write_mask(np.zeros((64, 64), np.uint8), folder / "00000.png")
     assert "dog/00000.png: no object to follow" in errors(*propagation)
-    assert "--frame_size 60 is not a multiple of the patch size 8" in errors(*propagation[:-1], 60)
+
+
+def test_frames_that_patches_do_not_divide(replica):
+    data = ["--data_root", replica, "--random_weights", 0, *MODEL, "--task", "propagation"]
+    assert "--frame_size 60 is not a multiple of the patch size 8: choose one" in errors(*data, "--frame_size", 60)
 
 
 def test_every_flag_has_a_help():

@@ -8,13 +8,14 @@ Letters: C frames of context, h w token grid, n = h * w, D width, L labels, H W 
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from sigma_video.options import AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE, OptionError, Options, option
 
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "dino": {"context": 7, "topk": 5, "radius": 12, "shape": "square", "temperature": 0.1},
     "vjepa2.1": {"context": 15, "topk": 5, "radius": 12, "shape": "disk", "temperature": 0.2},
 }
