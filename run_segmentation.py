@@ -130,7 +130,7 @@ def clip_tokens(model: Classifier, clip: Any, device: torch.device) -> Any:
 
 def tokens_of_frames(model: Classifier, video: MaskedVideo, size: tuple[int, int], device: torch.device) -> Any:
     """(h, w, D) of every frame, one after the other."""
-    for frame in range(len(video.images)):
+    for frame in range(len(video.masks)):
         pixels = torch.from_numpy(video.read_images([frame], size)).to(device).movedim(-1, 1)[None]
         yield frame_tokens(model, normalize_clips(pixels)[:, :, 0])[0]
 
