@@ -30,10 +30,9 @@ def test_all_clusters_in_one_label_give_its_share_of_the_area():
     truth = np.zeros((1, 10, 20), int)
     truth[:, :4, :10] = 1  # 40 of 200 pixels, at most 4 of the 10 in any cluster's column pair
     clusters = np.tile(np.arange(20) // 2, (1, 10, 1))
-    for by in ("precision", "iou"):
-        matched = match_many_to_one(clusters, truth, by="precision")
-        assert matched.ious == {0: 160 / 200, 1: 0.0}, by
-        assert matched.miou == 0.4
+    matched = match_many_to_one(clusters, truth)
+    assert matched.ious == {0: 160 / 200, 1: 0.0}
+    assert matched.miou == 0.4
 
 
 def test_hungarian_equals_the_best_of_all_assignments(truth):
