@@ -21,6 +21,10 @@ class CheckpointError(ValueError):
     """An unusable checkpoint; the message names the file and the reason."""
 
 
+class NewerFormatError(CheckpointError):
+    """A checkpoint in a format that later code writes; the message names both versions."""
+
+
 class BadVideosError(RuntimeError):
     """More undecodable videos than `--max_bad_fraction` allows; the message names some, and the file with all."""
 

@@ -12,11 +12,13 @@ from typing import Any, BinaryIO
 
 import torch
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, NewerFormatError
 from .files import describe_missing, find_damage, remove_leftovers
 
 logger = logging.getLogger(__name__)
 
+FORMAT_KEY = "format_version"  # files without it, older ones and those of other programs, are read as ever
+FORMAT_VERSION = 1  # to be raised when a file would be misread by code that does not know of the change
 MAX_REPEATED = 1 << 28  # bytes of a tensor that is larger than its storage
 RETRY_DELAYS = (1.0, 5.0)  # seconds before retrying a write: network file systems fail temporarily
 _REFUSED_GLOBAL = re.compile(r"\bGLOBAL (\S+)")  # in torch's error for a pickle with other objects than tensors
@@ -33,7 +35,7 @@ def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
     with temporary.open("wb") as file:
         recorder = _Recorder(file)
         try:
-            torch.save(dict(content), recorder)
+            torch.save({FORMAT_KEY: FORMAT_VERSION, **content}, recorder)
         except RuntimeError as error:  # of torch's archive writer, which does not pass the reason on
             raise recorder.error or error from error
         file.flush()
@@ -143,6 +145,7 @@ def read_checkpoint(path: str | Path, *, trust: bool = False) -> dict[str, Any]:
 
     Raises:
         CheckpointError: missing, damaged, or contains other objects without `trust`.
+        NewerFormatError: of a later format.
     """
     path = Path(path)
     if not path.is_file():
@@ -164,6 +167,12 @@ def read_checkpoint(path: str | Path, *, trust: bool = False) -> dict[str, Any]:
         content = content.state_dict()
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a dictionary")
+    version = content.get(FORMAT_KEY, FORMAT_VERSION)
+    if version not in range(1, FORMAT_VERSION + 1):
+        raise NewerFormatError(
+            f"{path}: has format version {version}, and this code reads versions up to {FORMAT_VERSION}: update this "
+            "code to the one that wrote the file"
+        )
     _check_sizes(content, path)
     return content
 

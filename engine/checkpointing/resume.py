@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..distributed.world import World, on_main_process
-from ..errors import CheckpointError
+from ..errors import CheckpointError, NewerFormatError
 from .checkpoint import STATE_KEYS, TrainState
 from .files import epoch_name, newest_valid, valid_checkpoints
 from .finite import find_nonfinite
@@ -126,19 +126,23 @@ def _choose(explicit: str, folder: str, *, trust: bool) -> tuple[Path | None, di
     """The named file, else the newest in the folder whose state is finite, and its content; None if there is none.
 
     Raises:
-        CheckpointError: the named file cannot be read, or is not finite; or no file in the folder is.
+        CheckpointError: the named file cannot be read, is not finite or of a later format; or so are all in the folder.
     """
-    bad = ""
+    refused = ""
     for path in [Path(explicit)] if explicit else valid_checkpoints(folder) if folder else []:
-        content = read_checkpoint(path, trust=trust)
-        bad = find_nonfinite({key: content[key] for key in STATE_KEYS if key in content})
-        if not bad:
-            return path, content
-        bad = f"{path}: {bad} is not finite (NaN or Inf)"
+        try:
+            content = read_checkpoint(path, trust=trust)
+        except NewerFormatError as error:
+            refused = str(error)
+        else:
+            bad = find_nonfinite({key: content[key] for key in STATE_KEYS if key in content})
+            if not bad:
+                return path, content
+            refused = f"{path}: {bad} is not finite (NaN or Inf): no run can resume from it"
         if not explicit:
-            logger.warning("%s; trying the one before", bad)
-    if bad:
-        raise CheckpointError(f"{bad}: no run can resume from it. Choose another checkpoint, or another --output_dir")
+            logger.warning("%s; trying the one before", refused)
+    if refused:
+        raise CheckpointError(f"{refused}. Choose another checkpoint, or another --output_dir")
     return None, {}
 
 

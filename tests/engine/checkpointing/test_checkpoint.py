@@ -21,7 +21,8 @@ from engine.checkpointing.checkpoint import Checkpointer, TrainState
 from engine.checkpointing.files import find_damage, newest_valid, remove_older_steps
 from engine.checkpointing.io import read_checkpoint
 from engine.checkpointing.random_state import random_state, set_random_state
-from engine.checkpointing.resume import restore, resume
+from engine.checkpointing.read_weights import read_weights
+from engine.checkpointing.resume import check_finished, restore, resume
 from engine.distributed.ddp import Backend
 from engine.distributed.world import World
 from engine.errors import CheckpointError
@@ -197,6 +198,50 @@ def test_released_files_hold_a_namespace(legacy, tmp_path):
     assert found["args"].lr == 0.1 and torch.equal(found["model"]["w"], torch.ones(2))
     with pytest.raises(pickle.UnpicklingError):  # allowed in `read` only, not from then on
         torch.load(file, weights_only=True)
+
+
+def write_version(path, version):
+    """A checkpoint of this code, as one that writes another version would save it."""
+    save(path)
+    torch.save({**torch.load(path, weights_only=True), "format_version": version}, path)
+    return path
+
+
+def test_files_say_their_format(file):
+    assert torch.load(file, weights_only=True)["format_version"] == 1
+
+
+@pytest.mark.parametrize("version", [2, 1000, "2.0", None])
+def test_a_later_format_is_refused_before_anything_is_touched(version, tmp_path):
+    newer = write_version(tmp_path / "checkpoint-2.pth", version)
+    words = rf"^{newer}: has format version {version}, .* reads versions up to 1: update this code[^\n]*$"
+    with pytest.raises(CheckpointError, match=words):
+        read_checkpoint(newer)
+    with pytest.raises(CheckpointError, match=words):
+        read_weights(newer)
+    state = state_of(seed=7, steps=1)
+    before = {name: tensor.clone() for name, tensor in state.backend.module.state_dict().items()}
+    for explicit in (str(newer), ""):  # named, and the only one in the folder: never from scratch
+        with pytest.raises(CheckpointError, match=words):
+            resume(state, explicit=explicit, auto=True, output_dir=str(tmp_path), world=CPU)
+    with pytest.raises(CheckpointError, match=words):
+        check_finished(newer, CPU, options={}, fingerprint="")
+    assert same(dict(state.backend.module.state_dict()), before) and state.step == 1
+
+
+def test_resuming_takes_the_file_before_one_of_a_later_format(tmp_path, caplog):
+    older, newer = save(tmp_path / "checkpoint-1.pth"), write_version(tmp_path / "checkpoint-2.pth", 2)
+    assert resume(state_of(), explicit="", auto=True, output_dir=str(tmp_path), world=CPU) == older
+    assert f"{newer}: has format version 2, and this code reads versions up to 1" in caplog.text
+    assert "trying the one before" in caplog.text
+
+
+def test_files_without_a_format_are_read_as_ever(tmp_path):
+    file = save(tmp_path / "checkpoint-1.pth")
+    content = torch.load(file, weights_only=True)
+    del content["format_version"]
+    torch.save(content, file)
+    assert resume(state_of(), explicit="", auto=True, output_dir=str(tmp_path), world=CPU) == file
 
 
 def test_newest_valid_is_by_number_and_passes_over_damage(tmp_path, caplog):
