@@ -4,7 +4,8 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 ENTRY_SCRIPTS = ("run_class_finetuning", "run_segmentation", "run_sigma_pretraining")
-NOT_INSTALLED = ("demo", "figures")  # what begins so of scripts/: the demo writes into its checkout
+# What begins so of scripts/ is not installed: the demo and the tables write into their checkout.
+NOT_INSTALLED = ("demo", "figures", "table")
 
 
 class BuildPy(build_py):
