@@ -67,10 +67,8 @@ class Table:
     mean: str = ""  # name of the column of means
 
 
-_LINEAR = {"SSv2": "SSV2", "K400": "Kinetics-400", "UCF101": "UCF101", "HMDB51": "HMDB51"} | {
-    "IN-1K": "ImageNet-1K",
-    "CIFAR-100": "CIFAR-100",
-}
+_LINEAR = {"SSv2": "SSV2", "K400": "Kinetics-400", "UCF101": "UCF101", "HMDB51": "HMDB51"}
+_LINEAR |= {"IN-1K": "ImageNet-1K", "CIFAR-100": "CIFAR-100"}
 _CLUSTERS = {"clustering": "miou_hungarian", "overclustering": "miou_overclustering_precision"}
 TABLES = (
     Table(

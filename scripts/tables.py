@@ -24,8 +24,8 @@ def parser() -> CommandLine:
     made = CommandLine(description=__doc__)
     made.add_argument("folders", nargs="*", type=Path, metavar="RESULTS_DIR", help="with results in or below them")
     form = made.add_mutually_exclusive_group()
-    for name in ("markdown", "csv", "html", "latex"):
-        form.add_argument(f"--{name}", dest="form", action="store_const", const=name)
+    for flag in ("--markdown", "--csv", "--html", "--latex"):
+        form.add_argument(flag, dest="form", action="store_const", const=flag.removeprefix("--"))
     form.add_argument("--write", action="store_true", help="write the published values into docs/results.md")
     made.set_defaults(form="markdown")
     return made
