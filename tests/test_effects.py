@@ -315,7 +315,7 @@ def is_quick(name, key, row):
     return not has_network(row) and not (name == "fine-tuning" and key in WEIGHTS)
 
 
-@pytest.mark.parametrize("column", ["weights", "predictions", "refused"])
+@pytest.mark.parametrize("column", [pytest.param("weights", marks=pytest.mark.slow), "predictions", "refused"])
 @pytest.mark.parametrize("name", TABLES)
 def test_flags_that_decide(name, column, folders):
     rows = {key: row for key, row in TABLES[name].get(column, {}).items() if is_quick(name, key, row)}

@@ -126,6 +126,7 @@ def small(data, tmp_path_factory):
     return Data(folder, data.videos[:8])
 
 
+@pytest.mark.slow
 def test_every_flag_is_read(small, frozen_weights, tmp_path):
     networks = {"target_type": "dino_v1", "distillation_teacher": "dino_s", "mask_type": "motion"}
     networks |= {"teacher_weights": frozen_weights / "dino_v1.pth", "flow_weights": frozen_weights / "raft.pth"}
