@@ -1,6 +1,7 @@
 """bench/data.py: it runs, its baselines do the same job as what they are compared with, and its report is complete."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -36,9 +37,34 @@ def test_quick_run(tmp_path, capsys, monkeypatch):
     assert {"date", "processor", "torch", "av", "decord"} <= set(report["facts"])
     names = {row["implementation"] for row in report["rows"]}
     assert {"ours, same file", "ours, re-encoded", "ours, all views in one pass", "PIL"} <= names
-    assert all(row["milliseconds"] >= 0 and row["ratio"] > 0 for row in report["rows"])
+    first = {}
+    for row in report["rows"]:
+        base = first.setdefault(row["what"], row)
+        assert row["milliseconds"] > 0 and row["ratio"] > 0 and row["baseline"] == base["milliseconds"]
+    assert all(base["ratio"] == 1 for base in first.values()) and len(first) < len(report["rows"])
     table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert len(table) == 2 + len(report["rows"])
+
+
+def test_what_is_timed_is_the_work_of_a_sample():
+    """A run that uses 20 ms of the processor for four samples, and one that sleeps meanwhile."""
+
+    def work(number):
+        end = time.process_time() + 0.02
+        while time.process_time() < end:
+            continue
+
+    runs = {"work": work, "sleep": lambda number: time.sleep(0.02)}
+    times = bench_data.alternate(runs, rounds=3, samples=4)
+    assert [len(column) for column in times.values()] == [3, 3]
+    assert min(times["work"]) >= 5 > 2 * min(times["sleep"])  # ms
+
+
+def test_ratios_are_medians_of_the_rounds():
+    """8 / 1, 2 / 2 and 5 / 2."""
+    old, new = bench_data.rows("clip", {"old": [8.0, 2.0, 5.0], "new": [1.0, 2.0, 2.0]})
+    assert (old.milliseconds, old.baseline, old.ratio) == (5, 5, 1)
+    assert (new.milliseconds, new.baseline, new.ratio) == (2, 5, 2.5)
 
 
 def test_pretraining_baseline_makes_the_same_clip(frames):
