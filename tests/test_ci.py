@@ -28,8 +28,3 @@ def test_files_that_want_an_optional_package_are_run_with_it():
     assert len(found) > 8
     assert [file for file in found if not listed.intersection((file, *file.parents))] == []
 
-
-def test_slurm_is_installed_and_its_tests_run():
-    """Its tests skip where one of these programs is missing."""
-    needed = re.search(r"no-install-recommends ([\w -]+)", (ROOT / "tests" / "slurm" / "conftest.py").read_text())[1]
-    assert f"missing+=({needed})" in RUN and "-m slurm tests/slurm" in RUN

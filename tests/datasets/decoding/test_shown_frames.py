@@ -135,8 +135,8 @@ def test_mended_times_rise_whatever_they_were():
 
 
 @pytest.mark.parametrize("suffix", ["mkv", "webm"])
-@pytest.mark.parametrize("bad", [7, 30])
-def test_one_bad_time_leaves_the_others(bad, suffix, decoder, tmp_path, write_video, read_number):
+@pytest.mark.parametrize(("bad", "before", "behind"), [(7, [5, 6, 7], [8, 9]), (30, [28, 29, 30], [31])])
+def test_one_bad_time_leaves_the_others(bad, before, behind, suffix, decoder, tmp_path, write_video, read_number):
     times = [40 * k if k < 20 else 800 + 200 * (k - 20) for k in range(NUM_FRAMES)]
     codec = "libvpx" if suffix == "webm" else "libx264"
     source = write_video(tmp_path / f"good.{suffix}", NUM_FRAMES, bframes=0, codec=codec)
@@ -151,6 +151,9 @@ def test_one_bad_time_leaves_the_others(bad, suffix, decoder, tmp_path, write_vi
         frames = frames_within(video, str(path), (0.8, 2.0))
         assert list(frames) == [k for k, time in enumerate(times) if 800 <= time < 2000]
         assert video.num_frames == NUM_FRAMES
+        edge = {7: 0.25, 30: 2.61}[bad]  # 10 ms after the time that comes twice: the second is one tick later
+        assert list(frames_within(video, str(path), ({7: 0.2, 30: 2.4}[bad], edge))) == before
+        assert list(frames_within(video, str(path), (edge, {7: 0.4, 30: 3.2}[bad]))) == behind
     assert numbers(path, [3, bad, 25, 39], decoder, read_number) == [3, bad, 25, 39]
 
 
@@ -173,6 +176,10 @@ def test_formats_without_times_of_their_own(name, codec, options, decoder, tmp_p
     path = write_video(tmp_path / name, NUM_FRAMES, codec=codec, **options)
     with open_video(path, decoder=decoder) as video:
         assert video.num_frames == NUM_FRAMES
+    with open_video(path, decoder="pyav") as video:
+        has_clock = name in ("a.ivf", "a.m4v")
+        assert video.why_in_order == ("" if has_clock else "its format has no times of its own")
+        assert (video.clock.ticks is None) != has_clock
     assert numbers(path, [2, 19, 39], decoder, read_number) == [2, 19, 39]
 
 

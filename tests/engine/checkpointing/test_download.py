@@ -4,6 +4,7 @@ import functools
 import hashlib
 import http.server
 import threading
+import urllib.request
 
 import pytest
 import torch
@@ -44,6 +45,8 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 def server(tmp_path, monkeypatch):
     """Address of a folder, and that folder; torch.hub's cache is a new one."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    # urllib keeps the proxies of the first address that a process opens, perhaps in a test without a network.
+    monkeypatch.setattr(urllib.request, "_opener", None)
     folder = tmp_path / "served"
     (folder / "other").mkdir(parents=True)
     torch.save({"model": STATE}, folder / "checkpoint.pth")
