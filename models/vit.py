@@ -149,10 +149,9 @@ class VideoTransformer(nn.Module):
     def check_clip(self, clip_BCTHW: torch.Tensor) -> None:
         """Raise ValueError, with both shapes, for a clip of another size than the model was built for."""
         shape = tuple(clip_BCTHW.shape)
-        if shape == self.clip_shape:
-            raise ValueError(f"the model takes a batch of clips, (B, *{self.clip_shape}), got one clip: clip[None]")
-        if len(shape) != 5:
-            raise ValueError(f"the model takes a batch of clips, (B, *{self.clip_shape}), got shape {shape}")
+        if len(shape) != 5:  # first: an export is for any B, also for one that equals a size of a clip
+            got = "one clip: clip[None]" if shape == self.clip_shape else f"shape {shape}"
+            raise ValueError(f"the model takes a batch of clips, (B, *{self.clip_shape}), got {got}")
         if shape[1:] != self.clip_shape:
             raise ValueError(f"the model takes clips of shape {self.clip_shape}, got {shape[1:]}")
 

@@ -42,7 +42,7 @@ def test_an_update_talks_once_beside_gradients_and_sinkhorn(found):
     for ranks in RANKS:
         update = found[ranks, "update"]
         assert update["collectives"] == 2 * ITERATIONS + 1
-        assert update["KB"] == pytest.approx((ITERATIONS * 2 * NUM_PROTOTYPES + 5) * 4 / 1e3)
+        assert update["KB"] == pytest.approx((ITERATIONS * 2 * NUM_PROTOTYPES + 6) * 4 / 1e3)
         assert update["of objects"] == update["over gloo"] == update["host waits"] == 0
         log_step = found[ranks, "log step"]
         assert log_step["collectives"] == 2 * ITERATIONS + 2 and log_step["host waits"] == log_step["of objects"] == 0

@@ -27,4 +27,3 @@ def test_files_that_want_an_optional_package_are_run_with_it():
     ]
     assert len(found) > 8
     assert [file for file in found if not listed.intersection((file, *file.parents))] == []
-
