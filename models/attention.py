@@ -56,8 +56,12 @@ def _backend(num_tokens: int, num_heads: int, head_dim: int, *, device: torch.de
     return _BACKENDS.get(backend, backend.name)
 
 
-# Custom operators, so that torch.compile does not unroll their loops over the heads.
-@torch.library.custom_op("sigma::attend_in_blocks", mutates_args=())
+# Custom operators, so that torch.compile does not unroll their loops over the heads. A second definition of a name would
+# take away the operator that the first one calls, so each copy of this module (sigma_video/__init__.py) has its own.
+OPERATORS = __name__.replace(".", "_")
+
+
+@torch.library.custom_op(f"{OPERATORS}::attend_in_blocks", mutates_args=())
 def _attend_in_blocks(q_BHNE: torch.Tensor, k_BHNE: torch.Tensor, v_BHNE: torch.Tensor) -> torch.Tensor:
     q, k, v = (x.flatten(0, 1) for x in (q_BHNE * q_BHNE.shape[-1] ** -0.5, k_BHNE, v_BHNE))
     out = torch.empty_like(q)
@@ -69,7 +73,7 @@ def _attend_in_blocks(q_BHNE: torch.Tensor, k_BHNE: torch.Tensor, v_BHNE: torch.
     return out.reshape(q_BHNE.shape)
 
 
-@torch.library.custom_op("sigma::attend_in_blocks_backward", mutates_args=())
+@torch.library.custom_op(f"{OPERATORS}::attend_in_blocks_backward", mutates_args=())
 def _attend_in_blocks_backward(
     grad_BHNE: torch.Tensor, q_BHNE: torch.Tensor, k_BHNE: torch.Tensor, v_BHNE: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -19,7 +19,7 @@ from runs import load, same
 
 import hubconf
 import sigma_video
-from models.attention import attend
+from models.attention import OPERATORS, attend
 from sigma_video import commands
 
 if sys.version_info >= (3, 11):
@@ -92,8 +92,10 @@ def gradient_of(attend, q):
 
 
 def test_models_under_both_names_work_in_one_process():
-    """The tests' `models` and `sigma_video.models`, which declare the same operators of torch."""
-    again = importlib.import_module("sigma_video.models.attention").attend
+    """The tests' `models` and `sigma_video.models`: a second operator of one name would leave the first one dangling."""
+    module = importlib.import_module("sigma_video.models.attention")
+    again = module.attend
+    assert module.OPERATORS != OPERATORS
     q = torch.randn(2, 2, 5, 8, dtype=torch.bfloat16)
     assert again is not attend
     assert torch.equal(gradient_of(attend, q), gradient_of(again, q))
