@@ -10,7 +10,7 @@ from pathlib import Path
 from drawing import Plan, draw
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("datasets", "models", "engine", "evaluation")
+PACKAGES = ("datasets", "models", "engine", "evaluation", "programs")
 NOT_DRAWN = {"tests", "docs", "bench", "setup"}
 
 # ------------------------------------------------------------------------------------------------ rooms and arrows
@@ -74,6 +74,7 @@ HEADINGS = {  # folder -> what it is, in the order of the page
     "datasets": "datasets: from lists to batches",
     "engine": "engine: training and testing",
     "evaluation": "evaluation: measures of trained models",
+    "programs": "programs: what entry scripts are made of",
     "sigma_video": "sigma_video: the installed package",
     "scripts": "scripts: called from a shell",
     "bench": "bench: measurements",

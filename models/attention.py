@@ -56,8 +56,8 @@ def _backend(num_tokens: int, num_heads: int, head_dim: int, *, device: torch.de
     return _BACKENDS.get(backend, backend.name)
 
 
-# Custom operators, so that torch.compile does not unroll their loops over the heads. A second definition of a name would
-# take away the operator that the first one calls, so each copy of this module (sigma_video/__init__.py) has its own.
+# Custom operators, so that torch.compile does not unroll their loops over the heads. A second definition of a name
+# takes away the operator that the first one calls, so each copy of this module has its own (sigma_video/__init__.py).
 OPERATORS = __name__.replace(".", "_")
 
 

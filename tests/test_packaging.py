@@ -37,7 +37,7 @@ HEAVY = (".git", ".venv", "output", "tests", "bench", "docs", "build", "dist", "
 def test_packages_are_the_folders():
     files = [
         file
-        for name in ("models", "datasets", "engine", "evaluation", "scripts")
+        for name in ("models", "datasets", "engine", "evaluation", "programs", "scripts")
         for file in (ROOT / name).rglob("*.py")
     ]
     folders = {file.parent.relative_to(ROOT) for file in files}
@@ -92,7 +92,7 @@ def gradient_of(attend, q):
 
 
 def test_models_under_both_names_work_in_one_process():
-    """The tests' `models` and `sigma_video.models`: a second operator of one name would leave the first one dangling."""
+    """The tests' `models` and `sigma_video.models`: a second operator of a name takes away the first."""
     module = importlib.import_module("sigma_video.models.attention")
     again = module.attend
     assert module.OPERATORS != OPERATORS

@@ -12,11 +12,13 @@ import pytest
 from processes import ROOT, fresh
 
 SOURCES = sorted(
-    path for folder in ("models", "datasets", "engine", "evaluation") for path in (ROOT / folder).rglob("*.py")
+    path
+    for folder in ("models", "datasets", "engine", "evaluation", "programs")
+    for path in (ROOT / folder).rglob("*.py")
 ) + sorted(ROOT.glob("run_*.py"))
 CHECKED = [*SOURCES, *sorted((ROOT / "sigma_video").glob("*.py")), ROOT / "hubconf.py"]
 
-PACKAGES = ("models", "datasets", "engine", "evaluation")
+PACKAGES = ("models", "datasets", "engine", "evaluation", "programs")
 MAY_IMPORT = {  # besides the standard library and the package itself
     "datasets": {
         "torch",
@@ -34,6 +36,7 @@ MAY_IMPORT = {  # besides the standard library and the package itself
     "models": {"torch", "einops", "timm", "numpy", "sigma_video", "onnx", "onnxruntime", "onnxscript", "triton"},
     "engine": {"torch", "numpy", "safetensors", "wandb", "deepspeed", "sigma_video"},
     "evaluation": {"torch", "numpy", "scipy", "sklearn", "PIL", "sigma_video"},
+    "programs": {"torch", "models", "datasets", "engine", "sigma_video"},
 }
 # Rooms of a package, files and folders at its top, from bottom to top: each may import those of the rows below its own.
 ORDER = {
@@ -66,6 +69,7 @@ ORDER = {
         "setup",
     ),
     "evaluation": ("records segmentation",),
+    "programs": ("finetuning pretraining",),
 }
 MOST_FILES = 20  # in a folder
 MOST_LINES = 60  # of a function
@@ -195,7 +199,7 @@ def test_third_party_imports_are_required():
     """Whatever the code imports is in requirements.txt, under its distribution's name."""
     required = set(re.findall(r"^[A-Za-z0-9_-]+", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
     required = {name.lower().replace("_", "-") for name in required}
-    ours = {"models", "datasets", "engine", "evaluation", "sigma_video"}
+    ours = {"models", "datasets", "engine", "evaluation", "programs", "sigma_video"}
     roots = (
         {name.split(".")[0] for path in CHECKED for name in imports(path)}
         - set(sys.stdlib_module_names)

@@ -1,0 +1,148 @@
+"""The networks of a pre-training run: the model, its memory, the frozen teacher, the optical flow of motion masks."""
+
+import logging
+from functools import partial
+
+import torch
+from torch import nn
+
+from datasets.masks.flow_guided import MotionGuide, flow_model
+from engine.acceleration.compilation import compile_blocks
+from engine.acceleration.cuda_graphs import capture_stacks
+from engine.checkpointing.read_weights import Weights
+from engine.config import RunFacts
+from engine.distributed.collectives import all_reduce_sum
+from engine.distributed.ddp import AMP_DTYPES
+from engine.distributed.world import World, main_process_first
+from engine.errors import ConfigError
+from engine.memory import Need, check_memory
+from engine.setup import model_init_context, place_model
+from engine.weights import load_weights, read_weights_once
+from models import ModelError
+from models.attention import describe_attention
+from models.kernels.support import agree_on_kernels
+from models.registry import build_pretraining_model
+from models.sigma import Sigma
+from models.sinkhorn.passes import describe_passes
+from models.sizes import pretraining_parts, tokens_of
+from models.targets import TARGETS, TargetConfig
+from models.teachers import ImageTeacher, build_teacher, with_teacher_dim
+from models.weights.load import LoadReport, load_pretraining, load_projection, native_state
+
+from .options import PretrainingConfig
+
+logger = logging.getLogger(__name__)
+
+
+def needs(config: PretrainingConfig, world: World, targets: TargetConfig) -> list[Need]:
+    """Memory that the run takes at least, by the options that decide it."""
+    optim, clip = config.optim, config.clip
+    parts = pretraining_parts(config.model, config.encoder, config.decoder, targets, config.objective)
+    clips, num_masks = optim.batch_size * clip.num_sample, config.masks.num_masks
+    num_tokens = tokens_of(config.model, config.encoder)
+    flags = f"--batch_size {optim.batch_size}, --num_sample {clip.num_sample}, --input_size {clip.input_size}"
+    return [
+        *(Need(part.flags, part.name, config.run.bytes_of(part.weights, part.table, world.size)) for part in parts),
+        Need(f"{flags}, --num_frames {clip.num_frames}", f"{clips} clips of a batch", clips * clip.bytes_per_clip),
+        # A mask is a byte a token, and a position is int64.
+        Need(f"{flags}, --num_masks {num_masks}", f"{clips * num_masks} masks", 9 * clips * num_masks * num_tokens),
+    ]
+
+
+def build_model(config: PretrainingConfig, world: World, facts: RunFacts) -> Sigma:
+    """The model, the same on every rank, with the weights that training starts from."""
+    torch.manual_seed(config.run.seed)
+    start, targets = config.start, with_teacher_dim(config.targets)
+    check_memory(needs(config, world, targets), world.device)
+    with model_init_context(config, world, loads=bool(start.finetune or targets.mlp_preloading)):
+        model = build_pretraining_model(
+            config.model, config.encoder, config.decoder, targets, config.objective, all_reduce=all_reduce_sum
+        )
+
+    def load(weights: Weights) -> LoadReport:
+        return load_pretraining(model, weights.tensors, trained_with=start.trained_with(weights.args))
+
+    if start.finetune:
+        facts.licence = load_weights(start.finetune, start, load, world=world).licence
+    if targets.mlp_preloading:
+        load_weights(
+            targets.mlp_preloading, start, lambda weights: load_projection(model, weights.tensors), world=world
+        )
+        model.freeze_projection()
+    facts.position_grid = list(model.encoder.position_grid)
+    learned = TARGETS[targets.target_type].projects and not targets.mlp_preloading
+    if learned and not model.objective.uses_prototypes:
+        logger.warning(
+            "--target_type mlp --loss_func L2: prediction and projection can agree on a constant, and will: this is "
+            "the paper's collapsing baseline. Use --loss_func SWAV to train SIGMA"
+        )
+    place_model(config, world, model)
+    return model
+
+
+def build_target_network(config: PretrainingConfig, world: World, model: Sigma) -> ImageTeacher | None:
+    """The frozen image teacher of `--target_type dino_...`."""
+    targets = config.targets
+    if not targets.uses_teacher:
+        return None
+    weights = read_network(targets.teacher_weights, config, world) if targets.teacher_weights else None
+    build = partial(
+        build_teacher,
+        targets.target_type,
+        targets.teacher,
+        img_size=config.clip.input_size,
+        tubelet=model.encoder.tubelet,
+        grid=model.encoder.grid,
+        dtype=AMP_DTYPES[config.run.amp_on(world.device)],
+        weights=weights,
+    )
+    try:
+        teacher = main_process_first(world, build) if weights is None else build()  # timm downloads them
+    except ModelError as error:
+        raise ConfigError(f"{targets.teacher_weights}: {error}" if targets.teacher_weights else str(error)) from error
+    return teacher.to(world.device)
+
+
+def build_guide(config: PretrainingConfig, world: World, model: Sigma) -> MotionGuide | None:
+    """What `--mask_type motion` follows: optical flow."""
+    masks = config.masks
+    if masks.mask_type != "motion":
+        return None
+    state = native_state(read_network(masks.flow_weights, config, world)) if masks.flow_weights else None
+    network = main_process_first(world, lambda: flow_model(None)) if state is None else flow_model(state)  # downloads
+    low_precision = world.device.type == "cuda" and config.run.amp_on(world.device) == "bf16"
+    return MotionGuide(network, model.encoder.grid, low_precision=low_precision).to(world.device)
+
+
+def read_network(path: str, config: PretrainingConfig, world: World) -> dict[str, torch.Tensor]:
+    """Tensors of a frozen network's file; its makers keep them under one of these keys, or under none."""
+    trust = config.start.trust_checkpoint
+    return read_weights_once(path, world, model_key="teacher|model|module|state_dict|", trust=trust).tensors
+
+
+def compile_and_capture(
+    config: PretrainingConfig, world: World, model: Sigma, *, teacher: ImageTeacher | None, num_masked: int
+) -> None:
+    """What `--compile` and `--cuda_graphs` do to the blocks, in place."""
+    if config.run.compile:
+        teacher_blocks = [teacher.compiled_parts()] if teacher else []
+        compile_blocks(model.encoder.blocks, model.decoder.blocks, *teacher_blocks)
+    clips = config.optim.batch_size * config.clip.num_sample * config.masks.num_masks
+    use_checkpoint = config.encoder.use_checkpoint
+    capture_stacks(config, world, model.stacks(num_masked), clips=clips, use_checkpoint=use_checkpoint)
+
+
+def plan_of(
+    config: PretrainingConfig, world: World, model: Sigma, *, num_masked: int, teacher: ImageTeacher | None
+) -> dict[str, str]:
+    """Rows of the plan: what computes the networks and the assignments. Every rank must call it."""
+    dtype = AMP_DTYPES[config.run.amp_on(world.device)]
+    stacks: dict[str, tuple[nn.Module, int]] = {**model.stacks(num_masked)}
+    rows: dict[str, str] = {}
+    if teacher is not None:
+        stacks["teacher"] = teacher.network.blocks, teacher.num_frame_tokens
+        rows["teacher"] = f"{config.targets.target_type} {config.targets.teacher}, {str(dtype).removeprefix('torch.')}"
+    if model.prototypes is not None:
+        agree_on_kernels(world.device, all_reduce_sum)  # now, so that the plan says what all ranks will do
+        rows["Sinkhorn"] = describe_passes(world.device, config.objective.num_prototypes, config.objective.sinkhorn_eps)
+    return {"attention": describe_attention(stacks, device=world.device, dtype=dtype), **rows}
