@@ -9,8 +9,8 @@ import av
 import numpy as np
 import torch
 
-from scripts.data.reencode import Recipe
-from scripts.data.reencode import encode as encode_anew
+from scripts.data.encoding import Recipe
+from scripts.data.encoding import encode as encode_anew
 
 
 def texture(height: int, width: int, rng: np.random.Generator) -> np.ndarray:

@@ -12,62 +12,31 @@ run once with `--merge`: scripts/slurm/prepare.sbatch does it.
 """
 
 import argparse
-import contextlib
 import errno
-import hashlib
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
-import av
-import numpy as np
-from av.container import OutputContainer
-from av.video.reformatter import ColorPrimaries, ColorRange, ColorTrc
-from av.video.stream import VideoStream
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from datasets.decoding.colours import UNSPECIFIED, is_converted
 from datasets.decoding.containers import video_stream
 from datasets.errors import AnnotationError, DecodeError
 from datasets.lists.video_list import VideoList
 from engine.errors import user_errors
+from scripts.data.encoding import Recipe, encode
 from scripts.data.jobs import Job, JobOptions, add_job_flags, job_options, positive, remove_partials
 from scripts.data.lists import add_list_flags, read_lists, unique_paths, write_lists
-from scripts.data.media import decode_all, is_video_file, open_source, shown_frames
+from scripts.data.media import is_video_file, open_source
 from scripts.data.names import distinct_names, output_names
 from scripts.data.processes import Result, Task
 from scripts.data.reports import tell_failures, write_failures
-from scripts.data.upright import Source, Uprighter, examine
 from sigma_video.command_line import CommandLine
 
-# Groups I BBBBB P BBBB P: no frame is built from a B-frame, so a reader decodes two P-frames besides those it wants
-_GROUPS = "bframes=5:b-adapt=0:b-pyramid=none"
-_PRIMARIES, _TRANSFERS = {int(value) for value in ColorPrimaries}, {int(value) for value in ColorTrc}
-_CLOCK_ERROR = 1e-4  # seconds
 _NAME_ERRORS = {errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL}  # of one file, not of the disk
-_OUTPUT_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT}
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How videos are encoded.
-
-    Attributes:
-        short_side: larger videos are made as small as this.
-        key_distance: most frames from one key frame to the next; x264 sets more where the scene changes.
-        crf: x264's quality, 0 (lossless) to 51.
-        groups: x264's parameters for B-frames; no option, but a job that is resumed must not mix two of them.
-    """
-
-    short_side: int = 256
-    key_distance: int = 12
-    crf: int = 23
-    groups: str = _GROUPS
 
 
 class Work(NamedTuple):
@@ -99,103 +68,6 @@ def parser() -> argparse.ArgumentParser:
 
 
 # ------------------------------------------------------------------------------------------------- one video
-
-
-def _output_stream(container: OutputContainer, upright: Uprighter, recipe: Recipe) -> VideoStream:
-    """The H.264 stream to write to, with the colour properties and pixel shape of the source."""
-    # `veryfast`: 2.5 times as fast as `medium`, files no larger, 0.8 dB less on a 340x256 video of 300 frames
-    options = {
-        "crf": str(recipe.crf),
-        "tune": "fastdecode",
-        "preset": "veryfast",
-        "threads": "1",
-        "x264-params": recipe.groups,
-    }
-    source = upright.source
-    stream = container.add_stream("libx264", rate=source.rate, options=options)
-    assert isinstance(stream, VideoStream)
-    stream.width, stream.height, stream.pix_fmt = upright.width, upright.height, "yuv420p"
-    stream.gop_size = recipe.key_distance
-    stream.codec_context.time_base = stream.time_base = source.time_base
-    if upright.pixel_shape is not None:
-        stream.codec_context.sample_aspect_ratio = upright.pixel_shape
-    with open_source(source.path) as original:  # colours mean the same as before
-        colours = video_stream(original).codec_context
-        stream.codec_context.color_range = ColorRange.MPEG
-        matrix, primaries, transfer = colours.colorspace, colours.color_primaries, colours.color_trc
-    stream.codec_context.colorspace = matrix if matrix and is_converted(matrix) else UNSPECIFIED
-    stream.codec_context.color_primaries = primaries if primaries in _PRIMARIES else UNSPECIFIED
-    stream.codec_context.color_trc = transfer if transfer in _TRANSFERS else UNSPECIFIED
-    return stream
-
-
-def encode(source: str, target: str, recipe: Recipe) -> Result:
-    """Re-encode a video; the new file appears only when it is complete, and has been read back.
-
-    Returns:
-        "frames", "height", "width" and "bytes" of the new file.
-
-    Raises:
-        DecodeError: the source cannot be decoded, or the encoder refuses it.
-        OSError: the target cannot be written.
-    """
-    known = examine(source)
-    folder, name = os.path.split(target)
-    short = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]  # a name may have as many bytes as there can be
-    partial = os.path.join(folder, f"{short}.{os.getpid()}.partial")  # of a killed job's one may still be written
-    try:
-        os.makedirs(folder, exist_ok=True)
-        frames = shown_frames(source)
-        first = next(frames, None)
-        if first is None:
-            raise DecodeError(source, "no frames")
-        upright = Uprighter(first, known, recipe.short_side)
-        with _as_output_error(source, target), av.open(partial, "w", format="mp4") as out:
-            stream = _output_stream(out, upright, recipe)
-            for frame in _chain(first, frames):
-                out.mux(stream.encode(upright(frame)))
-            out.mux(stream.encode())
-        if upright.count != len(known.ticks):
-            raise DecodeError(source, f"{upright.count} frames can be decoded, not {len(known.ticks)}")
-        read_back(partial, known)
-        size = os.path.getsize(partial)
-        os.replace(partial, target)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(partial)
-    return {"frames": upright.count, "height": upright.height, "width": upright.width, "bytes": size}
-
-
-def read_back(path: str, source: Source) -> None:
-    """Decode every frame of what was written.
-
-    Raises:
-        DecodeError: it cannot be decoded, or has other frames or times than the source.
-    """
-    try:
-        written = examine(path)
-        decode_all(path, len(source.ticks))
-    except DecodeError as error:
-        raise DecodeError(source.path, f"what was written cannot be read: {error.reason}") from error
-    if len(written.ticks) != len(source.ticks):
-        raise DecodeError(source.path, f"{len(written.ticks)} frames were written of {len(source.ticks)}")
-    if np.abs(written.seconds - source.seconds).max() > _CLOCK_ERROR:
-        raise DecodeError(source.path, "the frames that were written have other times")
-
-
-def _chain(first: av.VideoFrame, rest: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
-    yield first
-    yield from rest
-
-
-@contextlib.contextmanager
-def _as_output_error(source: str, target: str) -> Iterator[None]:
-    try:
-        yield
-    except av.FFmpegError as error:
-        if error.errno in _OUTPUT_ERRORS:
-            raise OSError(error.errno, error.strerror, target) from error
-        raise DecodeError(source, f"cannot be encoded: {error.strerror}") from error
 
 
 def reencode(work: Work) -> Result:

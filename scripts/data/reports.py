@@ -1,4 +1,4 @@
-"""Summaries over many files: failures by reason, shares, and quantiles; and the tool to call next."""
+"""Summaries over many files: failures by reason, shares, quantiles, the report of check.py; the tool to call next."""
 
 import os
 import re
@@ -7,12 +7,30 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import median
+from typing import NamedTuple
 
 from engine.files import replace_text
+from scripts.data.media import CLIP_FRAMES, CLIP_STRIDE
 from scripts.data.processes import Result
 
 _NUMBERS = re.compile(r"\d+")
 _SHOWN = 20  # kinds of reasons
+_PAYS = 1.5  # times faster that decoding has to become for the advice to re-encode
+_QUANTITIES = {
+    "frames": "frames",
+    "seconds": "seconds",
+    "fps": "frames per second",
+    "short_side": "short side, pixels",
+    "key_distance": "frames from key frame to key frame",
+}
+
+
+class Timing(NamedTuple):
+    """Seconds that a clip takes, as the video is and re-encoded."""
+
+    now: float
+    after: float
 
 
 def sibling(tool: str) -> str:
@@ -66,3 +84,58 @@ def spread(values: Sequence[float]) -> str:
     ordered = sorted(values)
     places = [ordered[round(part * (len(ordered) - 1))] for part in (0, 0.1, 0.5, 0.9, 1)]
     return "  ".join(f"{value:10.4g}" for value in places)
+
+
+def report(results: Mapping[str, Result], timings: Sequence[Timing], counts: Mapping[str, int]) -> str:
+    """The text of report.txt."""
+    good = {path: result for path, result in results.items() if "error" not in result}
+    failed = failures(results)
+    lines = [f"{len(results):,} videos: {len(good):,} can be decoded, {len(failed):,} cannot"]
+    lines += [f"{name}: {count:,} videos kept" for name, count in counts.items()]
+    lines += ["", "Bad, by reason:", *by_reason(failed)] if failed else []
+    odd = {path: result["warning"] for path, result in good.items() if "warning" in result}
+    lines += ["", "Odd, and kept:", *by_reason(odd)] if odd else []
+    slow = {path: result["in_order"] for path, result in good.items() if "in_order" in result}
+    if slow:
+        lines += ["", "Read in order from their start, as a seek is not safe (slower; reencode.py makes them safe):"]
+        lines += by_reason(slow)
+    stretched = {path: result["pixels"] for path, result in good.items() if "pixels" in result}
+    if stretched:
+        lines += ["", "Pixels that are not square (width by height); the model sees the pictures as stored:"]
+        lines += by_reason(stretched)
+    if good:
+        lines += ["", *_facts(list(good.values()))]
+    if timings:
+        lines += ["", *_costs(timings, len(good))]
+    return "\n".join(lines) + "\n"
+
+
+def _facts(good: Sequence[Result]) -> list[str]:
+    lines = ["codecs      " + shares(result["codec"] for result in good)]
+    files = [result for result in good if "container" in result]
+    if files:
+        lines.append("containers  " + shares(result["container"] for result in files))
+        lines.append(f"bytes       {sum(result['bytes'] for result in files) / 1e9:.3g} GB of pictures")
+    lines.append("sizes       " + shares(result["size"] for result in good))
+    lines += ["", f"{'':36}  smallest    10 %      median     90 %      largest"]
+    for key, name in _QUANTITIES.items():
+        values = [result[key] for result in good if result.get(key) is not None]
+        if values:
+            lines.append(f"{name:36}{spread(values)}")
+    return lines
+
+
+def _costs(timings: Sequence[Timing], num_videos: int) -> list[str]:
+    now, gain = median(timing.now for timing in timings), median(timing.now / timing.after for timing in timings)
+    lines = [
+        f"A clip ({CLIP_FRAMES} frames, every {CLIP_STRIDE}th) takes {1000 * now:.3g} ms on one core of this machine, "
+        f"{1 / now:.3g} clips/s (median of {len(timings)} videos);",
+        f"an epoch of {num_videos:,} clips {num_videos * now / 3600:.3g} core hours.",
+        f"Re-encoded ({sibling('reencode')}), these clips decode {gain:.2g} times as fast.",
+    ]
+    if gain >= _PAYS:
+        return [
+            *lines,
+            "Advice: re-encode if decoding limits the training (`data` in its log close to the step time).",
+        ]
+    return [*lines, "Advice: leave the videos as they are."]

@@ -16,8 +16,8 @@ from datasets.decoding.seeking import Seeker
 from datasets.lists.spans import frames_within
 from datasets.masks.motion_vectors import MotionReader
 from scripts.data import check
+from scripts.data.encoding import Recipe, encode
 from scripts.data.explain import explain
-from scripts.data.reencode import Recipe, encode
 
 NUM_FRAMES = 40
 
@@ -126,7 +126,7 @@ def test_tags_of_colour_and_pixel_shape(tmp_path, write_video, read_number):
 
 def test_what_cannot_be_read_back_does_not_count(tmp_path, write_video, monkeypatch):
     source = write_video(tmp_path / "a.mp4", 9)
-    import scripts.data.reencode as module
+    import scripts.data.encoding as module
 
     def broken(path, num_frames):
         raise module.DecodeError(path, "no")

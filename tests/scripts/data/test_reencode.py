@@ -13,13 +13,13 @@ from videos import _paint, write_video
 from datasets.decoding.nal_units import is_h264_reference
 from datasets.decoding.open import open_video
 from datasets.lists.read import read_list
-from scripts.data import reencode, upright
+from scripts.data import encoding
 from scripts.data.media import describe, open_source
 
 
 def encode(source, folder, **recipe):
     target = folder / "new" / "x.mp4"
-    result = reencode.encode(str(source), str(target), reencode.Recipe(**recipe))
+    result = encoding.encode(str(source), str(target), encoding.Recipe(**recipe))
     assert os.listdir(target.parent) == ["x.mp4"]
     return target, result
 
@@ -125,10 +125,10 @@ def test_full_range_becomes_limited(tmp_path):
 
 
 def test_audio_is_dropped_and_small_videos_keep_their_size(tmp_path):
-    assert upright.target_size(240, 320, 256) == (240, 320)
-    assert upright.target_size(1080, 1920, 256) == (256, 456)  # 455.1: even
-    assert upright.target_size(1920, 1080, 256) == (456, 256)
-    assert upright.target_size(1, 3, 256) == (2, 4)
+    assert encoding.target_size(240, 320, 256) == (240, 320)
+    assert encoding.target_size(1080, 1920, 256) == (256, 456)  # 455.1: even
+    assert encoding.target_size(1920, 1080, 256) == (456, 256)
+    assert encoding.target_size(1, 3, 256) == (2, 4)
 
 
 def test_shards_are_encoded_too(videos, tmp_path):
