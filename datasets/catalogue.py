@@ -27,6 +27,7 @@ class DatasetSpec:
         metric: the published metric: "top1" over videos, "mean_per_class" accuracy (over the classes in the test list),
             "mAP" over classes, "MAE" relative to the count, "mIoU" over clips.
         list_format: `--list_format` of the published lists; "" if those are not lists of videos.
+        images: whether its samples are images, which make clips of one frame, repeated.
         num_train, num_val: videos in the published lists; None where there is no single list.
     """
 
@@ -39,6 +40,7 @@ class DatasetSpec:
     test_num_crop: int = 3
     metric: Metric = "top1"
     list_format: str = ""
+    images: bool = False
     num_train: int | None = None
     num_val: int | None = None
 
@@ -47,7 +49,7 @@ class DatasetSpec:
         return self.num_train if part == "train" else self.num_val
 
 
-_IMAGES: Any = {"sampling_rate": 1, "test_num_segment": 1, "test_num_crop": 1, "list_format": "folder"}
+_IMAGES: Any = {"sampling_rate": 1, "test_num_segment": 1, "test_num_crop": 1, "images": True}
 _OBJECTS: Any = {"num_classes": None, "sampling_rate": 1, "flip": False, "test_num_segment": 1, "test_num_crop": 1}
 _ROWS = (
     DatasetSpec(name="Kinetics-400", num_classes=400, list_format="kinetics", num_train=240_436, num_val=19_796),
@@ -92,8 +94,15 @@ _ROWS = (
         num_train=421,
         num_val=105,
     ),
-    DatasetSpec(name="ImageNet-1K", num_classes=1000, num_train=1_281_167, num_val=50_000, **_IMAGES),
-    DatasetSpec(name="CIFAR-100", num_classes=100, num_train=50_000, num_val=10_000, **_IMAGES),
+    DatasetSpec(
+        name="ImageNet-1K",
+        num_classes=1000,
+        list_format="imagenet",
+        num_train=1_281_167,
+        num_val=50_000,
+        **_IMAGES,
+    ),
+    DatasetSpec(name="CIFAR-100", num_classes=100, list_format="cifar100", num_train=50_000, num_val=10_000, **_IMAGES),
     DatasetSpec(name="DAVIS", metric="mIoU", num_val=30, **_OBJECTS),  # 2017, 480p
     DatasetSpec(name="YTVOS", metric="mIoU", num_train=2_776, num_val=695, **_OBJECTS),  # 2018, 80/20 split
     # datasets/synthetic.py: left and right are classes

@@ -1,8 +1,13 @@
-"""Videos that lie as pictures: a folder of frames, or a single photo, which is a video of one frame."""
+"""Videos that lie as pictures: a folder of frames, or a single photo, which is a video of one frame.
 
+A photo is a file, or a row of CIFAR's pickles, `cifar-100-python/train#17`.
+"""
+
+import functools
 import io
 import itertools
 import os
+import pickle
 import re
 from collections.abc import Iterable
 from fractions import Fraction
@@ -18,6 +23,12 @@ _WHOLE, _DECIMAL = re.compile(r"\d+"), re.compile(r"(?<![\d.])\d+\.\d+(?![\d.])|
 _PAIR = re.compile(r"(?<![\d.])(\d+)\.(\d+)(?![\d.])")  # no part of a date or version, which has more points
 _MANY = 4  # evenly spaced numbers that are no chance
 _NOT_FRAMES = re.compile(r"flow|(^|[_-])[xyuv]_?#")  # optical flow, which lies beside the frames in some archives
+_PICKLED = re.compile(r"((?:.*/)?cifar-100-python/(?:train|test))#(\d+)")
+_PICKLED_CLASSES = {  # what CIFAR's pickles are made of, besides plain values: arrays, as NumPy 1 and 2 write them
+    *((f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")),
+    *(("numpy", name) for name in ("ndarray", "dtype")),
+    ("_codecs", "encode"),
+}
 _ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 
@@ -31,7 +42,7 @@ class FrameReader(VideoReader):
 
     def __init__(self, path: str) -> None:
         super().__init__(path)
-        if is_image(path):
+        if is_image(path) or split_pickled(path):
             self._files = [path]
         else:
             self._files = [os.path.join(path, name) for name in frame_names(path)]
@@ -108,6 +119,9 @@ def read_image(path: str) -> np.ndarray:
     Raises:
         DecodeError: it is missing, cut off, not a picture, or several of them in one file.
     """
+    pickled = split_pickled(path)
+    if pickled:
+        return _read_pickled(path, *pickled)
     source = io.BytesIO(read_member(path)) if is_shard_member(path) else path
     with as_decode_error(path, _ERRORS), Image.open(source) as image:
         count = _num_pictures(image)
@@ -141,3 +155,43 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert("RGB")
+
+
+# ------------------------------------------------------------------------------------------------- CIFAR
+
+
+def split_pickled(path: str) -> tuple[str, int] | None:
+    """File and row of `cifar-100-python/train#17`; None for any other path."""
+    match = _PICKLED.fullmatch(path)
+    return (match[1], int(match[2])) if match else None
+
+
+class _Arrays(pickle.Unpickler):
+    """Unpickles arrays and plain values, and runs no other code."""
+
+    def find_class(self, module: str, name: str) -> object:
+        if (module, name) not in _PICKLED_CLASSES:
+            raise pickle.UnpicklingError(f"it holds {module}.{name}, which CIFAR's files do not")
+        return super().find_class(module, name)
+
+
+@functools.lru_cache(maxsize=2)
+def read_pickle(file: str) -> dict[bytes, object]:
+    """The content of one of CIFAR's files; names are bytes there.
+
+    Raises:
+        DecodeError: it is missing, cut off or holds something else.
+    """
+    errors = (OSError, pickle.UnpicklingError, EOFError, ValueError, AttributeError, IndexError)
+    with as_decode_error(file, errors), open(file, "rb") as stream:
+        content = _Arrays(stream, encoding="bytes").load()
+        if not isinstance(content, dict):
+            raise ValueError("not a dictionary")
+        return content
+
+
+def _read_pickled(path: str, file: str, row: int) -> np.ndarray:
+    rows = read_pickle(file).get(b"data")
+    if not isinstance(rows, np.ndarray) or rows.ndim != 2 or rows.shape[1] != 3 * 32 * 32 or row >= len(rows):
+        raise DecodeError(path, "no row of 3 x 32 x 32 values in it")
+    return np.ascontiguousarray(rows[row].reshape(3, 32, 32).transpose(1, 2, 0).astype(np.uint8))

@@ -4,7 +4,8 @@
 Frame numbers count the frames that a player shows, in the order it shows them: B-frames are put in order, frames that
 an edit list cuts away are not counted, and a phone's rotation is applied.
 
-A path is a video file, a picture, a folder of frames, or a video or picture in a shard (`/data/a.tar#b.mp4`).
+A path is a video file, a picture, a folder of frames, a video or picture in a shard (`/data/a.tar#b.mp4`), or one of
+CIFAR's images (`cifar-100-python/train#17`).
 A reader decodes in one thread: the loader's workers are the parallelism.
 """
 
@@ -16,7 +17,7 @@ from collections.abc import Callable
 
 from ..errors import DecodeError
 from .alternatives import DecordReader, FallbackReader, TorchCodecReader, known_issues, why_missing
-from .image_folder import FrameReader
+from .image_folder import FrameReader, split_pickled
 from .media_names import is_image
 from .pyav import PyAVReader
 from .reader import VideoReader, as_decode_error, is_shard_member
@@ -76,6 +77,8 @@ def open_video(path: str | os.PathLike[str], *, decoder: str = "auto") -> VideoR
     path = os.fspath(path)
     if is_shard_member(path):
         return FrameReader(path) if is_image(path) else _open_file(path, name)
+    if split_pickled(path):
+        return FrameReader(path)
     with as_decode_error(path):
         status = os.stat(path)
     if stat.S_ISDIR(status.st_mode):

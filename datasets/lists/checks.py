@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from ..decoding.image_folder import split_pickled
 from ..decoding.shards import has_member, split_member
 from ..errors import AnnotationError, ShardError
 from .entries import MAX_CLASSES
@@ -181,7 +182,8 @@ def _missing(paths: Sequence[str]) -> list[str]:
 def _is_there(path: str) -> bool:
     """Whether there is a file, a folder of frames, or a member of a shard; a damaged shard is told when it is read."""
     if split_member(path) is None:
-        return os.path.exists(path)
+        pickled = split_pickled(path)
+        return os.path.exists(pickled[0] if pickled else path)
     try:
         return has_member(path)
     except ShardError as error:

@@ -14,6 +14,7 @@ from pathlib import Path
 from ..decoding.media_names import TWO_FILES, has_extension
 from ..errors import AnnotationError
 from . import formats_community as community
+from . import formats_images as images
 from . import formats_official as official
 from .entries import Entry, ListPart, Parsed, entry_with_search, value_of
 from .folders import read_folder, read_videos
@@ -156,6 +157,8 @@ READERS: dict[str, Callable[[Path, ListPart], Parsed]] = {
     "epic-noun": partial(community.read_epic, kind="noun"),
     "epic-action": partial(community.read_epic, kind="action"),
     "moments": community.read_moments,
+    "imagenet": images.read_imagenet,
+    "cifar100": images.read_cifar100,
     "folder": read_folder,
     "videos": read_videos,
     "mmaction": read_mmaction,
@@ -165,6 +168,15 @@ READERS: dict[str, Callable[[Path, ListPart], Parsed]] = {
 LIST_FORMATS = ("auto", *READERS)
 
 
+def folder_format(folder: Path) -> str:
+    """The format of a folder that holds all parts of a data set; "" for any other."""
+    if any(folder.glob("*_test_split[0-9].txt")):
+        return "hmdb51"
+    if images.find_imagenet(folder):
+        return "imagenet"
+    return "cifar100" if images.find_cifar100(folder) else ""
+
+
 def detect(file: Path) -> str:
     """The format of a list, a key of READERS, from its name, its neighbours and its first lines.
 
@@ -172,7 +184,7 @@ def detect(file: Path) -> str:
         AnnotationError: three columns, which have two readings; a single file of HMDB51's; the list cannot be read.
     """
     if file.is_dir():
-        return "hmdb51" if any(file.glob("*_test_split[0-9].txt")) else "folder"
+        return folder_format(file) or "folder"
     lines = [line for _, line in islice(numbered_lines(file), SAMPLE)]
     if not lines:
         return "videomae"

@@ -19,7 +19,7 @@ from .checks import (
     refuse_same_videos,
 )
 from .folders import FRAME_FOLDERS
-from .formats import LIST_FORMATS, detect
+from .formats import LIST_FORMATS, detect, folder_format
 from .read import METADATA, read_list
 from .video_list import VideoList
 
@@ -28,6 +28,7 @@ _OFFICIAL = {  # names that data sets give their lists; none publishes test labe
     "train": ("something-something-v2-train.json", "trainlist01.txt", "gym99_train.txt"),
     "val": ("something-something-v2-validation.json", "testlist01.txt", "gym99_val.txt", "validate.csv"),
 }
+_WHOLE = ("hmdb51", "imagenet", "cifar100")  # formats of folders that hold all parts
 MOST_CLASSES = 1_000_000
 CLASSES = Rule(lambda number: 1 <= number <= MOST_CLASSES, f"must be between 1 and {MOST_CLASSES:,}")
 _MAX_CHECKED = 50_000  # training videos whose files are looked for: the time does not grow with the list
@@ -98,9 +99,10 @@ def find_list(folder: Path, part: str, list_format: str = "auto") -> Path:
     """The list of a part, "train", "val" or "test", in a folder; the usual `PART.csv` if there is none.
 
     Looked for are PART.csv, .jsonl, .json, .tsv, .txt; the names of published lists; a folder PART (`validation` for
-    val) of Hugging Face's VideoFolder. HMDB51's folder of lists is the list itself.
+    val) of Hugging Face's VideoFolder. HMDB51's folder of lists is the list itself; so are the folders of ImageNet-1K
+    and CIFAR-100.
     """
-    if list_format == "hmdb51" or any(folder.glob("*_test_split[0-9].txt")):
+    if list_format in _WHOLE or folder_format(folder):
         return folder
     official = _OFFICIAL["train" if part == "train" else "val"]
     folders = {"train": ("train",), "val": ("val", "validation"), "test": ("test", "validation", "val")}[part]

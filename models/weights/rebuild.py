@@ -35,11 +35,7 @@ def rebuild(state: State, args: Mapping[str, Any]) -> Classifier | Sigma:
     """
     prefix = "encoder." if any(name.startswith("encoder.") for name in state) else ""
     _check_complete(state, prefix)
-    patches = state[f"{prefix}patch_embed.proj.weight"]
-    if patches.ndim != 5 or patches.shape[1] != 3 or patches.shape[3] != patches.shape[4]:
-        raise ModelError(
-            f"patch_embed.proj.weight {tuple(patches.shape)}: tubelets here are (width, 3, frames, patch, patch)"
-        )
+    patches = _patches(state, prefix)
     build = _build_pretraining if prefix else _build_classifier
     model = build(state, args, tubelet_size=patches.shape[2], patch_size=patches.shape[4])
     _load(model, state)
@@ -49,6 +45,33 @@ def rebuild(state: State, args: Mapping[str, Any]) -> Classifier | Sigma:
         for part in (model.encoder, model.decoder) if isinstance(model, Sigma) else (model,):
             part.resample_positions(grid)
     return model.eval()
+
+
+def encoder_options(state: State, args: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Name and options of `create_model` for a classifier with the encoder of native tensors, whatever they are of.
+
+    Args:
+        state, args: see `rebuild`; an encoder alone will do.
+
+    Raises:
+        ModelError: no encoder among the tensors, or sizes that no model here has.
+    """
+    prefix = "encoder." if any(name.startswith("encoder.") for name in state) else ""
+    _check_encoder(state, prefix)
+    patches = _patches(state, prefix)
+    options = {"tubelet_size": patches.shape[2], "mlp_ratio": _mlp_ratio(state, prefix)}
+    sizes = _encoder_sizes(state, prefix, args)
+    return _name("vit", args, patches.shape[4]), {**options, **sizes, **_clip_options(state, prefix, args)}
+
+
+def _patches(state: State, prefix: str) -> torch.Tensor:
+    """The weight of the tubelet embedding."""
+    patches = state[f"{prefix}patch_embed.proj.weight"]
+    if patches.ndim != 5 or patches.shape[1] != 3 or patches.shape[3] != patches.shape[4]:
+        raise ModelError(
+            f"patch_embed.proj.weight {tuple(patches.shape)}: tubelets here are (width, 3, frames, patch, patch)"
+        )
+    return patches
 
 
 def _build_pretraining(state: State, args: Mapping[str, Any], *, tubelet_size: int, patch_size: int) -> Sigma:

@@ -1,0 +1,265 @@
+"""Features of a list, kept in a folder: `features.npy` (V, G, D), an index of its rows, and what they belong to.
+
+Letters: V samples of the list, G views of each, D width, B samples of a batch.
+
+The list is cut into shards, which ranks share out and write one by one, so that an extraction that is stopped goes on
+where it was, with any number of ranks. A batch never crosses a shard: the same samples go through the model together
+whatever the number of ranks, and give the same bits.
+"""
+
+import csv
+import io
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .packages import (
+    Batch,
+    CheckpointError,
+    ConfigError,
+    NonFiniteError,
+    World,
+    gather_objects,
+    on_main_process,
+    replace_text,
+)
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1  # of a folder
+SHARD = 512  # samples, about
+ARRAY, INDEX, META = "features.npy", "index.csv", "meta.json"
+DTYPES = ("float32", "float16")
+Key = Mapping[str, Any]  # what features depend on, by kind: "checkpoint", "list", "views" and so on
+
+
+@dataclass(frozen=True)
+class Row:
+    """A sample: its path, its span in seconds (None: all of it) and its label."""
+
+    path: str
+    span: tuple[float, float] | None
+    label: Any
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What has to be made.
+
+    Attributes:
+        folder: where the features are kept.
+        key: what they depend on; JSON.
+        rows: of the list, in its order.
+        views, width: G and D.
+        batch: samples of a forward pass.
+        dtype: one of DTYPES.
+    """
+
+    folder: Path
+    key: Key
+    rows: Sequence[Row]
+    views: int
+    width: int
+    batch: int
+    dtype: str = "float32"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(V, G, D)."""
+        return len(self.rows), self.views, self.width
+
+    def meta(self, *, complete: bool) -> dict[str, Any]:
+        """Content of `meta.json`."""
+        key = json.loads(json.dumps(dict(self.key)))  # tuples become lists, as in a file
+        return {"format": FORMAT, "complete": complete, "shape": list(self.shape), "dtype": self.dtype, "key": key}
+
+    def shards(self) -> list[range]:
+        """Rows of each shard: whole batches."""
+        size = max(SHARD // self.batch, 1) * self.batch
+        return [range(start, min(start + size, len(self.rows))) for start in range(0, len(self.rows), size)]
+
+    def file_of(self, shard: range) -> Path:
+        """Where a shard lies until all are there."""
+        return self.folder / f"rows-{shard.start:08d}-{shard.stop:08d}.npy"
+
+
+def extract(
+    plan: Plan,
+    world: World,
+    *,
+    batches: Callable[[Sequence[int]], Iterable[Batch]],
+    encode: Callable[[torch.Tensor], torch.Tensor],
+    rebuild: bool = False,
+) -> np.ndarray:
+    """The features of a plan, from its folder if they are there. Every rank must call it.
+
+    Args:
+        batches: places in the list -> batches of them, in this order, `plan.batch` samples each but the last.
+        encode: normalised clips (B * G, 3, T, H, W) on the device -> (B * G, D).
+        rebuild: make them anew, whatever the folder holds.
+
+    Returns:
+        (V, G, D), memory-mapped, read-only.
+
+    Raises:
+        ConfigError: the folder holds features of something else, or the disk is too small.
+        NonFiniteError: features that are NaN or Inf.
+    """
+    if on_main_process(world, lambda: prepare(plan, rebuild=rebuild)):
+        return _open(plan)
+    missing = on_main_process(world, lambda: [shard for shard in plan.shards() if not plan.file_of(shard).is_file()])
+    if len(missing) < len(plan.shards()):
+        logger.info("%s: %d of %d shards are there", plan.folder, len(plan.shards()) - len(missing), len(plan.shards()))
+    error: Exception | None = None
+    try:
+        _encode_shards(plan, world, missing[world.rank :: world.size], batches=batches, encode=encode)
+    except (OSError, ValueError, RuntimeError) as failure:  # the others have to hear of it
+        error = failure
+    for failure in filter(None, gather_objects(error)):
+        raise failure
+    on_main_process(world, lambda: _join(plan))
+    return _open(plan)
+
+
+def prepare(plan: Plan, *, rebuild: bool) -> bool:
+    """Make the folder ready on one rank; True: the features are there already.
+
+    Raises:
+        ConfigError: see `extract`.
+    """
+    folder, meta = plan.folder, read_meta(plan.folder)
+    if meta is not None and not rebuild:
+        refuse_others(plan, meta)
+        if meta["complete"]:
+            return True
+    elif folder.is_dir() and any(folder.iterdir()):
+        if meta is None:
+            raise ConfigError(f"{folder}: not a folder of features, and not empty: choose another, or empty it")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = {plan.file_of(shard) for shard in plan.shards()}
+    for file in folder.glob("rows-*"):
+        if file not in wanted:  # of another batch size, or not whole
+            file.unlink()
+    need = int(np.prod(plan.shape)) * np.dtype(plan.dtype).itemsize
+    free = shutil.disk_usage(folder).free
+    if need > free:
+        raise ConfigError(
+            f"{folder}: features of {len(plan.rows):,} samples take {need / 2**30:.1f} GiB, free are "
+            f"{free / 2**30:.1f} GiB: choose another folder, or --feature_dtype float16"
+        )
+    replace_text(folder / META, json.dumps(plan.meta(complete=False), indent=1) + "\n")
+    return False
+
+
+def read_meta(folder: Path) -> dict[str, Any] | None:
+    """What a folder says of its features; None if it is not one.
+
+    Raises:
+        CheckpointError: what it says cannot be read.
+    """
+    file = folder / META
+    if not file.is_file():
+        return None
+    try:
+        meta = json.loads(file.read_text(encoding="utf-8"))
+        if {"format", "complete", "shape", "dtype", "key"} <= meta.keys():
+            return dict(meta)
+    except (ValueError, AttributeError) as error:
+        raise CheckpointError(f"{file}: not readable ({error}): delete {folder}") from error
+    raise CheckpointError(f"{file}: not of features: delete {folder}")
+
+
+def refuse_others(plan: Plan, meta: Mapping[str, Any]) -> None:
+    """Raise ConfigError, which names what differs, for features of anything but the plan's."""
+    own = plan.meta(complete=bool(meta["complete"]))
+    parts = [part for part in own["key"].keys() | meta["key"].keys() if own["key"].get(part) != meta["key"].get(part)]
+    parts = sorted(parts) or [name for name in ("format", "shape", "dtype") if own[name] != meta[name]]
+    if parts:
+        raise ConfigError(
+            f"{plan.folder}: its features are of another {' and '.join(parts)}: choose another folder, or make them "
+            "anew with --rebuild_features"
+        )
+
+
+def _encode_shards(
+    plan: Plan,
+    world: World,
+    shards: Sequence[range],
+    *,
+    batches: Callable[[Sequence[int]], Iterable[Batch]],
+    encode: Callable[[torch.Tensor], torch.Tensor],
+) -> None:
+    """Write some shards, one after the other."""
+    places = [place for shard in shards for place in shard]
+    done, waiting, left = 0, list[np.ndarray](), list(shards)
+    with torch.inference_mode():
+        for batch in batches(places) if places else ():
+            if batch.failures:
+                path, reason, _ = batch.failures[0]
+                raise ConfigError(f"{path}: {reason}; features are of the list's own samples: take it off the list")
+            found = encode(batch.to(world.device).clip).float().cpu().numpy()
+            waiting.append(found.reshape(-1, plan.views, plan.width).astype(plan.dtype))
+            done += len(waiting[-1])
+            if sum(map(len, waiting)) == len(left[0]):
+                _write_shard(plan, left.pop(0), np.concatenate(waiting))
+                waiting.clear()
+                logger.info("features: %d of this rank's %d samples", done, len(places))
+    assert not left
+
+
+def _write_shard(plan: Plan, shard: range, rows: np.ndarray) -> None:
+    bad = np.flatnonzero(~np.isfinite(rows).all(axis=(1, 2)))
+    if len(bad):
+        path = plan.rows[shard[int(bad[0])]].path
+        remedy = "give --feature_dtype float32" if plan.dtype == "float16" else "the weights are not usable"
+        raise NonFiniteError(f"{path}: its features are NaN or Inf: {remedy}")
+    file = plan.file_of(shard)
+    scratch = file.with_suffix(".tmp")
+    with scratch.open("wb") as stream:
+        np.save(stream, rows)
+    os.replace(scratch, file)
+
+
+def _join(plan: Plan) -> None:
+    """All shards into one array; the index; then the shards are not needed any more."""
+    scratch = plan.folder / f"{ARRAY}.tmp"
+    whole = np.lib.format.open_memmap(scratch, mode="w+", dtype=plan.dtype, shape=plan.shape)
+    for shard in plan.shards():
+        whole[shard.start : shard.stop] = np.load(plan.file_of(shard))
+    whole.flush()
+    del whole
+    os.replace(scratch, plan.folder / ARRAY)
+    replace_text(plan.folder / INDEX, index_text(plan.rows))
+    replace_text(plan.folder / META, json.dumps(plan.meta(complete=True), indent=1) + "\n")
+    for shard in plan.shards():
+        plan.file_of(shard).unlink()
+
+
+def index_text(rows: Sequence[Row]) -> str:
+    """The index as CSV: `row,path,start,end,label`; times are empty where a sample is a whole file."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(("row", "path", "start", "end", "label"))
+    for number, row in enumerate(rows):
+        writer.writerow((number, row.path, *(row.span or ("", "")), row.label))
+    return stream.getvalue()
+
+
+def _open(plan: Plan) -> np.ndarray:
+    file = plan.folder / ARRAY
+    try:
+        found = np.load(file, mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file}: cannot be read ({error}): give --rebuild_features") from error
+    if found.shape != plan.shape:
+        raise CheckpointError(f"{file}: {found.shape} features where {plan.shape} are wanted: give --rebuild_features")
+    return found
