@@ -20,10 +20,12 @@ class DatasetSpec:
     Attributes:
         name: what `--data_set` takes.
         num_classes: None where only the list can tell, or where there are no classes.
-        sampler: "dense" takes frames a stride apart, "uniform" one from each segment of the video (datasets.sampling).
-        sampling_rate: the stride of a dense clip, in frames.
+        sampler: "dense" and "strided" take frames a stride apart, "uniform" one from each segment of the video: see
+            `datasets.sampling`.
+        sampling_rate: the stride of a dense or strided clip, in frames.
         flip: whether a horizontally flipped video keeps its label.
-        test_num_segment, test_num_crop: clips per video and crops per clip that are averaged at test time.
+        test_num_segment, test_num_crop: clips per video and crops per clip at test time.
+        view_pooling: what is taken of the scores of these views, "mean" or "max".
         metric: the published metric: "top1" over videos, "mean_per_class" accuracy (over the classes in the test list),
             "mAP" over classes, "MAE" relative to the count, "mIoU" over clips.
         list_format: `--list_format` of the published lists; "" if those are not lists of videos.
@@ -33,11 +35,12 @@ class DatasetSpec:
 
     name: str
     num_classes: int | None
-    sampler: Literal["dense", "uniform"] = "dense"
+    sampler: Literal["dense", "strided", "uniform"] = "dense"
     sampling_rate: int = 4
     flip: bool = True
     test_num_segment: int = 5
     test_num_crop: int = 3
+    view_pooling: Literal["mean", "max"] = "mean"
     metric: Metric = "top1"
     list_format: str = ""
     images: bool = False
@@ -78,8 +81,10 @@ _ROWS = (
     DatasetSpec(
         name="Charades",
         num_classes=157,
+        sampler="strided",
         sampling_rate=16,
         test_num_segment=10,
+        view_pooling="max",
         metric="mAP",
         list_format="charades",
         num_train=7_985,

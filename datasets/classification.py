@@ -13,8 +13,8 @@ from sigma_video.options import AT_LEAST_ONE, OptionError, Options, option
 from .catalogue import DatasetSpec
 from .decoding.open import open_video
 from .decoding.reader import VideoReader
-from .lists.spans import frames_within, times_within
-from .lists.video_list import Span, VideoList
+from .lists.spans import frames_within, shown_between, times_within
+from .lists.video_list import MultiHot, Span, VideoList
 from .loading.loaders import LoaderConfig, build_eval_loader, build_train_loader
 from .loading.workers import reading
 from .samples import read_or_replace, sample_rngs
@@ -22,15 +22,18 @@ from .sampling import (
     ClipConfig,
     dense_test_indices,
     draw_dense_train_clip,
+    draw_strided_clip,
     middle_dense_clip,
     middle_uniform_clip,
+    strided_test_indices,
     uniform_test_indices,
     uniform_train_indices,
 )
 from .sampling_by_time import draw_timed_clip, timed_clips
 from .transforms.presets import AugmentConfig, TrainTransform, ValTransform, ViewTransform
 
-SAMPLERS = ("dense", "uniform")
+SAMPLERS = ("dense", "strided", "uniform")
+POOLINGS = ("mean", "max")
 SHORT_SIDE = 224
 CHUNK_BYTES = 64 << 20  # full-size frames that a test video holds at a time: 10 of 1920 x 1080, 257 of 340 x 256
 FrameTransform = Callable[[torch.Tensor], torch.Tensor]
@@ -51,6 +54,11 @@ class ViewConfig(Options):
         None, "clips of each video at test; default: the data set's", rule=AT_LEAST_ONE
     )
     test_num_crop: int | None = option(None, "crops of each clip at test; default: the data set's", rule=AT_LEAST_ONE)
+    view_pooling: str | None = option(
+        None,
+        "what is taken of the scores of a video's views; max is for --task multilabel; default: the data set's",
+        choices=POOLINGS,
+    )
 
     def for_data_set(self, clip: ClipConfig, spec: DatasetSpec) -> tuple[ClipConfig, "ViewConfig"]:
         """Both options, with what they leave to the data set."""
@@ -60,6 +68,7 @@ class ViewConfig(Options):
             flip=spec.flip if self.flip is None else self.flip,
             test_num_segment=self.test_num_segment or spec.test_num_segment,
             test_num_crop=self.test_num_crop or spec.test_num_crop,
+            view_pooling=self.view_pooling or spec.view_pooling,
         )
         if clip.fps is not None and views.sampling == "uniform":
             raise OptionError(
@@ -84,7 +93,8 @@ class ViewConfig(Options):
 
     def describe_test(self) -> str:
         """The views of a test video, in words."""
-        return f"{self.test_num_segment} clips x {self.test_num_crop} crops"
+        pooled = ", maximum over views" if self.view_pooling == "max" else ""
+        return f"{self.test_num_segment} clips x {self.test_num_crop} crops{pooled}"
 
     def describe(self, clip: ClipConfig) -> str:
         """How videos become clips, in words."""
@@ -94,8 +104,8 @@ class ViewConfig(Options):
 
 
 def _check_sampler(sampler: str, sampling_rate: int | None, fps: float | None) -> None:
-    if sampler == "dense" and not sampling_rate and fps is None:
-        raise ValueError("dense clips need --sampling_rate or --fps")
+    if sampler != "uniform" and not sampling_rate and fps is None:
+        raise ValueError(f"{sampler} clips need --sampling_rate or --fps")
     if sampler not in SAMPLERS:
         raise ValueError(f"frame sampler '{sampler}': choose from {', '.join(SAMPLERS)}")
 
@@ -108,7 +118,8 @@ class TrainDataset(Dataset):
     Args:
         videos: the list, with labels.
         transform: (frames uint8 (T, 3, H, W), rng) -> uint8 (T, 3, size, size).
-        sampler: "dense": frames `sampling_rate` apart; "uniform": one frame from each part of the whole video.
+        sampler: "dense" and "strided": frames `sampling_rate` apart; "uniform": one frame from each part of the whole
+            video. See `datasets.sampling`.
         num_frames: T, frames of a clip.
         sampling_rate: distance between frames; not used by "uniform".
         fps: frames a second in place of `sampling_rate`; not for "uniform".
@@ -140,19 +151,23 @@ class TrainDataset(Dataset):
     def __len__(self) -> int:
         return len(self.videos)
 
-    def _read(self, path: str, span: Span | None, rng: np.random.Generator) -> torch.Tensor:
-        """The frames of one clip, uint8 (T, 3, H, W)."""
+    def _read(self, path: str, span: Span | None, rng: np.random.Generator) -> tuple[torch.Tensor, np.ndarray | None]:
+        """The frames of one clip, uint8 (T, 3, H, W), and what the list's moments count of it, if there are any."""
         with open_video(path, decoder=self.decoder) as video:
             frames = frames_within(video, path, span)
             if self.fps is not None:
                 drawn = draw_timed_clip(times_within(video, path, frames), self.num_frames, self.fps, rng)
             else:
                 drawn = self._draw(len(frames), rng)
-            return video.get_frames(frames.start + drawn)
+            shown, moments = frames.start + drawn, self.videos.moments
+            seen = None if moments is None else shown_between(video, moments, int(shown.min()), int(shown.max()))
+            return video.get_frames(shown), seen
 
     def _draw(self, length: int, rng: np.random.Generator) -> np.ndarray:
         if self.sampler == "uniform":
             return uniform_train_indices(length, self.num_frames, rng)
+        if self.sampler == "strided":
+            return draw_strided_clip(length, self.num_frames, self.sampling_rate, rng)
         return draw_dense_train_clip(length, self.num_frames, self.sampling_rate, rng)
 
     def __getitem__(self, key: tuple[int, ...]) -> dict[str, Any]:
@@ -163,12 +178,19 @@ class TrainDataset(Dataset):
             asked for where that could not be decoded; "failures": (path, reason, worker) of those that could not.
         """
         rngs = sample_rngs(self.seed, key, self.num_repeats)
-        frames, index, failures = read_or_replace(
+        (frames, seen), index, failures = read_or_replace(
             self.videos, key[1], rng=rngs[0], read=lambda path, span: self._read(path, span, rngs[0])
         )
         clips = [self.transform(frames, rng) for rng in rngs]
         joined = clips[0][None] if len(clips) == 1 else torch.stack(clips)  # no copy of a single one
-        return {"clip": joined, "label": self.videos.labels[index], "index": index, "failures": failures}
+        return {"clip": joined, "label": self._label(index, seen), "index": index, "failures": failures}
+
+    def _label(self, index: int, seen: np.ndarray | None) -> Any:
+        """What is learnt of a clip: of a list with moments the classes seen from its first to its last frame."""
+        labels, moments = self.videos.labels, self.videos.moments
+        if seen is None or moments is None or not isinstance(labels, MultiHot):
+            return labels[index]
+        return labels.row(moments.classes(index, seen))
 
 
 class ViewDataset(Dataset):
@@ -182,7 +204,7 @@ class ViewDataset(Dataset):
     Args:
         videos: the list, with labels.
         transform: frames uint8 (U, 3, H, W) -> crops uint8 (num_crops, U, 3, size, size), frame by frame.
-        sampler: "dense" or "uniform", as in training.
+        sampler: one of SAMPLERS, as in training.
         num_frames: T, frames of a clip.
         sampling_rate: distance between frames; not used by "uniform".
         fps: frames a second in place of `sampling_rate`; not for "uniform".
@@ -216,6 +238,8 @@ class ViewDataset(Dataset):
         """The frames of each clip of a video with `length` frames."""
         if self.sampler == "uniform":
             return uniform_test_indices(length, self.num_frames, self.num_clips)
+        if self.sampler == "strided":
+            return strided_test_indices(length, self.num_frames, self.sampling_rate, self.num_clips)
         return dense_test_indices(length, self.num_frames, self.sampling_rate, self.num_clips)
 
     def crops(self, frames: torch.Tensor) -> torch.Tensor:
@@ -302,6 +326,8 @@ class ValDataset(ViewDataset):
         """The frames of the middle clip, spaced as in training."""
         if self.sampler == "uniform":
             return [middle_uniform_clip(length, self.num_frames)]
+        if self.sampler == "strided":
+            return strided_test_indices(length, self.num_frames, self.sampling_rate, 1)
         return [middle_dense_clip(length, self.num_frames, self.sampling_rate)]
 
     def crops(self, frames: torch.Tensor) -> torch.Tensor:

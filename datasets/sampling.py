@@ -4,6 +4,7 @@ Words: a video has `num_frames` frames, numbered from 0; a clip is a list of fra
 dense clip is `clip_len * stride` frames. Randomness comes only from the `numpy.random.Generator` handed in.
 
 * *pretrain* and *dense*: consecutive frames a stride apart (Kinetics and most other data sets).
+* *strided*: frames exactly a stride apart, the window is `(clip_len - 1) * stride + 1` frames (Charades).
 * *uniform*: the video is cut into as many segments as the clip has frames, one frame from each (Something-Something).
 
 The functions give the frames of the released code, which published numbers were measured with; its faults that only
@@ -148,6 +149,38 @@ def dense_test_indices(num_frames: int, clip_len: int, stride: int, num_clips: i
     slack = len(candidates) - clip_len
     starts = [slack // 2] if num_clips == 1 else [clip * slack // (num_clips - 1) for clip in range(num_clips)]
     return [candidates[start : start + clip_len] for start in starts]
+
+
+# ------------------------------------------------------------------------------------------------- strided
+
+
+def strided_indices(num_frames: int, clip_len: int, stride: int, start: int) -> np.ndarray:
+    """`clip_len` frames `stride` apart from `start` on; those before the first or behind the last frame repeat it."""
+    _check_counts(num_frames=num_frames, clip_len=clip_len, stride=stride)
+    return (start + stride * np.arange(clip_len)).clip(0, num_frames - 1)
+
+
+def _strided_slack(num_frames: int, clip_len: int, stride: int) -> int:
+    """Frames of a video beyond the window of a strided clip; negative in one that is shorter."""
+    return num_frames - ((clip_len - 1) * stride + 1)
+
+
+def draw_strided_clip(num_frames: int, clip_len: int, stride: int, rng: np.random.Generator) -> np.ndarray:
+    """A strided clip at a random place; that of a shorter video may begin before it, and then repeats the first frame.
+
+    So does PySlowFast for Charades (github.com/facebookresearch/SlowFast, slowfast/datasets/charades.py).
+    """
+    slack = _strided_slack(num_frames, clip_len, stride)
+    return strided_indices(num_frames, clip_len, stride, int(rng.integers(min(slack, 0), max(slack, 0) + 1)))
+
+
+def strided_test_indices(num_frames: int, clip_len: int, stride: int, num_clips: int) -> list[np.ndarray]:
+    """`num_clips` strided clips from the start to the end of the video, starts rounded half to even; one lies in the
+    middle."""
+    _check_counts(num_clips=num_clips)
+    slack = max(_strided_slack(num_frames, clip_len, stride), 0)
+    starts = [slack // 2] if num_clips == 1 else [round(slack * clip / (num_clips - 1)) for clip in range(num_clips)]
+    return [strided_indices(num_frames, clip_len, stride, start) for start in starts]
 
 
 # ------------------------------------------------------------------------------------------------- uniform

@@ -82,6 +82,7 @@ def predict(
     clips_at_once: int,
     scores: Scores,
     in_step: bool = False,
+    pooling: str = "mean",
     log_every: int = 50,
 ) -> VideoPredictions | None:
     """Predict every video of the loader's list. Rank 0 gets the predictions of all ranks, the others None.
@@ -92,7 +93,8 @@ def predict(
         num_videos: length of the list.
         clips_at_once: clips in one forward pass: bounds the memory.
         in_step: a forward pass needs all ranks (ZeRO stage 3), however few videos some have.
-        scores: (B, K) outputs of the model -> what is averaged over views.
+        scores: (B, K) outputs of the model -> what is pooled over views.
+        pooling: "mean" or "max" over the views of a video.
 
     Raises:
         RuntimeError: on rank 0, a video predicted twice or not at all.
@@ -112,8 +114,8 @@ def predict(
     for number, (batch, views) in enumerate(predictions, start=1):
         heartbeat()
         raise_if_preempted()
-        means = views.mean(dim=1)
-        rows += zip(batch.index.tolist(), *(x.cpu().numpy() for x in (batch.label, means, views)), strict=True)
+        pooled = views.amax(dim=1) if pooling == "max" else views.mean(dim=1)
+        rows += zip(batch.index.tolist(), *(x.cpu().numpy() for x in (batch.label, pooled, views)), strict=True)
         if number % log_every == 0:
             logger.info("tested %d of %d batches", number, len(loader))
     model.train(was_training)
@@ -129,7 +131,7 @@ class Evaluator:
         task: what the model says of a video.
         loaders: by the name of their list, such as "val"; see `predict`.
         lists: the lists.
-        autocast, clips_at_once, in_step: see `predict`.
+        autocast, clips_at_once, in_step, pooling: see `predict`.
         averages_on_cpu: models with a suffix are kept in host memory between evaluations.
     """
 
@@ -141,6 +143,7 @@ class Evaluator:
     clips_at_once: int
     in_step: bool
     averages_on_cpu: bool = False
+    pooling: str = "mean"
 
     def evaluate(
         self, models: Mapping[str, nn.Module], name: str
@@ -161,6 +164,7 @@ class Evaluator:
                 clips_at_once=self.clips_at_once,
                 in_step=self.in_step,
                 scores=self.task.scores,
+                pooling=self.pooling,
             )
             if suffix and self.averages_on_cpu:
                 model.to("cpu")

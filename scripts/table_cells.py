@@ -230,7 +230,7 @@ def marks_of(record: Record, column: Column) -> list[str]:
     official = OFFICIAL_LISTS.get(column.data_set)
     if official is not None and record.list_hash != official:
         marks.append(f"list {record.list_hash[:12] or 'unknown'}, the official one is {official[:12]}")
-    if column.data_set == "Charades" and record.task == "multilabel":
+    if column.data_set == "Charades" and record.task == "multilabel" and record.options.get("view_pooling") != "max":
         marks.append("views are averaged, SEVERE takes their maximum")
     usual = f"{spec.test_num_segment}x{spec.test_num_crop}"
     if record.row.get("epochs") not in (None, EPOCHS) and not column.views:

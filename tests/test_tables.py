@@ -183,6 +183,10 @@ def test_means_over_views_of_charades_are_marked(tmp_path):
     (folder / "row.json").write_text(json.dumps(MINE))
     ((_, cell),) = cells(folder)[0].items()
     assert cell.marks == ["views are averaged, SEVERE takes their maximum"]
+    options = {"view_pooling": "max"}
+    number(folder, "mAP", 23.0, data_set="Charades", probe="finetune", task="multilabel", clips=1_863, options=options)
+    (folder / "row.json").write_text(json.dumps(MINE))
+    assert next(iter(cells(folder)[0].values())).marks == []
 
 
 def test_segmentation_and_its_metrics(tmp_path):

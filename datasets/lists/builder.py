@@ -12,6 +12,7 @@ import numpy as np
 from ..errors import AnnotationError
 from .columns import Columns
 from .entries import LABEL_LIMIT, MAX_CLASSES, NO_LABEL, Entry, Label
+from .moments import Moment
 from .text_files import at
 
 _INTEGER = re.compile(r"[+-]?[0-9]+")
@@ -40,6 +41,7 @@ class ListBuilder:
         self.set_values, self.set_ends, self.spans = array("q"), array("q"), array("d")
         self.values = array("d")
         self.label_names: dict[int, str] = {}
+        self.moments: list[tuple[Moment, ...]] = []
         self.digest = hashlib.sha256()
 
     def propose_names(self, class_names: Sequence[str]) -> None:
@@ -69,7 +71,8 @@ class ListBuilder:
             label = NO_LABEL if entry.label is None else entry.label
             written_label = ",".join(map(str, label)) if isinstance(label, tuple) else label
             span = "" if entry.span is None else f"\t{entry.span[0]}\t{entry.span[1]}"
-            self.digest.update(f"{entry.written or entry.path}\t{written_label}{span}\n".encode())
+            moments = "".join(f"\t{first}:{last}:{label}" for first, last, label in entry.moments)
+            self.digest.update(f"{entry.written or entry.path}\t{written_label}{span}{moments}\n".encode())
         except UnicodeEncodeError as error:
             raise AnnotationError(f"{self.at(entry)}: the path is not valid Unicode ({path!a})") from error
         self.path_ends.append(len(self.paths))
@@ -77,6 +80,7 @@ class ListBuilder:
         self.lines.append(entry.line)
         self.set_ends.append(len(self.set_values))
         self.spans.extend(entry.span or _WHOLE)
+        self.moments.append(entry.moments)
 
     def at(self, entry: Entry) -> str:
         """Where the list names an entry, the beginning of an error message."""
@@ -179,6 +183,7 @@ class ListBuilder:
             "num_classes": max(highest + 1, len(names)) if self.kind else 0,
             "lowest_label": int(arrays["labels"].min()),
             "fingerprint": self.digest.hexdigest()[:12],
+            "moments": self.moments if any(self.moments) else [],
             "notes": _notes(arrays, names, highest) + (_note_on_names(names) if self.kind == "name" else []),
         }
         return Columns(arrays, facts)

@@ -43,7 +43,7 @@ class Columns:
             int64 (N,); for several labels a video "set_values" int64 and "set_ends" int64 (N,); "values" float64 (N,),
             of lists of numbers; "spans" float64 (N, 2).
         facts: "class_names", "names_from", "fingerprint", "num_classes", "lowest_label",
-            "notes", and what the caller adds.
+            "notes", "moments" of each video (none: of no video), and what the caller adds.
     """
 
     arrays: dict[str, np.ndarray]

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from ..decoding.media_names import has_extension
 from ..errors import AnnotationError
+from .moments import Moment
 
 NO_LABEL = -1
 LABEL_LIMIT = 10**18  # above all labels, which have to fit 64 bits
@@ -34,6 +35,7 @@ class Entry(NamedTuple):
         uncut_span: the part that is meant where the video is found under the last of `stems`, the name of the uncut
             video, while the others are names of the part; it then takes the place of `span`.
         uncut: the name of the uncut video if all its parts have to be found in the same way, "" if that is no matter.
+        moments: when each class of `label` is seen, see `Parsed.moments`; () where the list does not say.
     """
 
     line: int
@@ -46,6 +48,7 @@ class Entry(NamedTuple):
     stems: tuple[str, ...] = ()
     uncut_span: tuple[float, float] | None = None
     uncut: str = ""
+    moments: tuple[Moment, ...] = ()
 
 
 class Parsed(NamedTuple):
@@ -59,6 +62,7 @@ class Parsed(NamedTuple):
         notes: what else is to be told of the list; it may grow while the entries are read.
         pictures: whether files that are named without extension may be pictures, if no videos are found.
         unit: what `Entry.line` counts.
+        moments: "frames" or "seconds" where entries say when each of their classes is seen, else "".
     """
 
     format: str
@@ -68,6 +72,7 @@ class Parsed(NamedTuple):
     notes: Sequence[str] = ()
     pictures: bool = False
     unit: str = "line"
+    moments: str = ""
 
 
 @dataclass(frozen=True)

@@ -150,6 +150,7 @@ READERS: dict[str, Callable[[Path, ListPart], Parsed]] = {
     "hmdb51": official.read_hmdb51,
     "gym": official.read_gym,
     "charades": official.read_charades,
+    "charades-actions": official.read_charades_actions,
     "diving48": community.read_diving48,
     "hacs": community.read_hacs,
     "activitynet": community.read_activitynet,
@@ -252,6 +253,8 @@ def _of_header(file: Path, line: str) -> str:
         return "kinetics"
     if {"classname", "youtube_id", "subset"} <= cells:
         return "hacs"
+    if {"id", "subject", "scene", "actions", "length"} <= cells:
+        return "charades-actions"
     if {"narration_id", "video_id", "start_timestamp"} <= cells:
         raise AnnotationError(
             f"{at(file, 1)}: EPIC-KITCHENS has three labels a line. Choose --list_format epic-verb (verb_class), "

@@ -10,6 +10,7 @@ from typing import Any
 from ..decoding.media_names import has_extension
 from ..errors import AnnotationError
 from .entries import LABEL_LIMIT, Entry, ListPart, Parsed
+from .moments import Moment
 from .text_files import at, csv_rows, numbered_lines, read_json
 
 GYM_LINE = re.compile(r"(\S{11}_E_\d{6}_\d{6}_A_\d{4}_\d{4}(?:\.\w+)?)\s+(\d{1,18})")
@@ -221,7 +222,7 @@ def read_charades(file: Path, part: ListPart) -> Parsed:
     def entries() -> Iterator[Entry]:
         rows = csv_rows(file, " ")
         next(rows, None)  # the header
-        current, first, folder, labels = "", 0, "", set[int]()
+        current, first, folder, frames = "", 0, "", list[set[int]]()
         for number, row in chain(rows, [(0, ["", "", "", "", ""])]):
             if len(row) != 5:
                 raise AnnotationError(
@@ -229,11 +230,21 @@ def read_charades(file: Path, part: ListPart) -> Parsed:
                 )
             if row[0] != current:
                 if current:
-                    yield Entry(first, folder, tuple(sorted(labels)))
-                current, first, folder, labels = row[0], number, os.path.dirname(row[3]), set()
-            labels |= _charades_labels(file, number, row[4])
+                    yield Entry(first, folder, tuple(sorted(set().union(*frames))), moments=_runs(frames))
+                current, first, folder, frames = row[0], number, os.path.dirname(row[3]), []
+            frames.append(_charades_labels(file, number, row[4]))
 
-    return Parsed("Charades frames: video number frame path labels", entries())
+    return Parsed("Charades frames: video number frame path labels", entries(), moments="frames")
+
+
+def _runs(frames: Sequence[Set[int]]) -> tuple[Moment, ...]:
+    """First and last frame of every run of frames with one class, and the class."""
+    begun: dict[int, int] = {}
+    found: list[Moment] = []
+    for number, labels in enumerate([*frames, set()]):
+        found += [(begun.pop(label), number - 1, label) for label in sorted(begun.keys() - labels)]
+        begun |= dict.fromkeys(labels - begun.keys(), number)
+    return tuple(found)
 
 
 def _charades_labels(file: Path, number: int, text: str) -> set[int]:
@@ -245,3 +256,48 @@ def _charades_labels(file: Path, number: int, text: str) -> set[int]:
     if not all(0 <= label < LABEL_LIMIT for label in labels):
         raise AnnotationError(f"{at(file, number)}: labels '{text:.60}': one is negative or too large.")
     return labels
+
+
+def read_charades_actions(file: Path, part: ListPart) -> Parsed:
+    """Charades_v1_train.csv and Charades_v1_test.csv: `id`, `actions` such as `c092 11.90 21.20;c147 0.00 12.60`.
+
+    Charades_v1_classes.txt beside it (`c000 Holding some clothes`) names the classes. Videos are `ID.mp4`, or folders
+    `ID` with their frames at 24 a second.
+    """
+    names = file.with_name("Charades_v1_classes.txt")
+
+    def entries() -> Iterator[Entry]:
+        rows = csv_rows(file, ",")
+        header = next(rows, (1, list[str]()))[1]
+        for number, cells in rows:
+            row = dict(zip(header, cells, strict=False))
+            if not row.get("id") or row.get("actions") is None:
+                raise AnnotationError(f"{at(file, number)}: no id or no actions, which a csv of Charades has.")
+            moments = tuple(_action(file, number, text) for text in row["actions"].split(";") if text.strip())
+            labels = tuple(sorted({label for _, _, label in moments}))
+            video = row["id"]
+            yield Entry(number, f"{video}.mp4", labels, written=video, folders=("",), stems=(video,), moments=moments)
+
+    classes = _charades_names(names) if names.is_file() else ()
+    return Parsed("Charades csv: id actions", entries(), classes, moments="seconds")
+
+
+def _action(file: Path, number: int, text: str) -> Moment:
+    """`c092 11.90 21.20`."""
+    found = re.fullmatch(r"\s*c(\d{1,6}) (\d+(?:\.\d+)?) (\d+(?:\.\d+)?)\s*", text)
+    if not found:
+        raise AnnotationError(f"{at(file, number)}: action '{text:.60}' is not 'cCLASS START END', times in seconds.")
+    start, end = float(found[2]), float(found[3])
+    if end < start:
+        raise AnnotationError(f"{at(file, number)}: action '{text:.60}' ends before it starts.")
+    return start, end, int(found[1])
+
+
+def _charades_names(file: Path) -> tuple[str, ...]:
+    names: list[str] = []
+    for number, line in numbered_lines(file):
+        label, _, name = line.partition(" ")
+        if label != f"c{len(names):03d}" or not name.strip():
+            raise AnnotationError(f"{at(file, number)}: '{line:.60}' is not 'c{len(names):03d} NAME'.")
+        names.append(name.strip())
+    return tuple(names)

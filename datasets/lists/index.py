@@ -17,9 +17,10 @@ from .formats_community import EPIC_LISTS, EPIC_NAMES
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 5  # of the columns and facts in an index
+_VERSION = 6  # of the columns and facts in an index
 _SIDE_FILES = (
     *("labels.json", "something-something-v2-labels.json", "classInd.txt", "labels.txt", "Diving48_vocab.json"),
+    "Charades_v1_classes.txt",
     *("moments_categories.txt", *EPIC_LISTS, *EPIC_NAMES["verb"], *EPIC_NAMES["noun"]),
 )
 _NUMBER_OF_PROBES = 100  # videos without an extension that are looked for again

@@ -17,10 +17,12 @@ from .entries import ListPart
 from .file_finder import SUSPECT, FileFinder, find_root, is_absolute, refuse_path
 from .formats import LIST_FORMATS, READERS, detect
 from .index import find_index, identity, index_key, save_index
+from .moments import Moments
 from .text_files import refuse_no_file
 from .video_list import VideoList
 
 METADATA = ("metadata.csv", "metadata.jsonl")  # lists in a folder of videos
+CHARADES_FPS = 24.0  # of the frames that the data set is published as
 INDEX_FROM = 50_000  # videos; lists of fewer are read at every start
 _NUMBER_OF_PROBES = 100  # videos without an extension that are looked for to find the root
 _READ_FOR_ROOT = 10_000  # videos among which relative paths are tried
@@ -112,6 +114,7 @@ def _parse(file: Path, builder: ListBuilder, *, root: str, list_format: str, par
     columns.facts.update(
         format=parsed.format, unit=parsed.unit, num_lost=finder.num_missing, root=root, searched=finder.num_searched
     )
+    columns.facts["moments_in"] = parsed.moments
     return columns
 
 
@@ -133,6 +136,7 @@ def _video_list(file: Path, source: Columns | ColumnFile, root: str) -> VideoLis
         label_sets=None if source.array("set_ends") is None else kept(SetColumn(source)),
         values=None if source.array("values") is None else kept(NumberColumn(source, "values")),
         spans=None if source.array("spans") is None else kept(SpanColumn(source)),
+        moments=Moments(facts["moments_in"], facts["moments"], CHARADES_FPS) if facts["moments"] else None,
         names_from=facts["names_from"],
         lowest_label=facts["lowest_label"],
         notes=tuple(facts["notes"]),

@@ -5,6 +5,7 @@ import numpy as np
 from ..decoding.pyav import PyAVReader
 from ..decoding.reader import VideoReader
 from ..errors import DecodeError
+from .moments import Moments
 from .video_list import Span, describe_span
 
 
@@ -38,6 +39,20 @@ def times_within(video: VideoReader, path: str, frames: range) -> np.ndarray:
         DecodeError: nothing tells when frames are shown, as of pictures.
     """
     return _times(video, path)[frames.start : frames.stop]
+
+
+def shown_between(video: VideoReader, moments: Moments, first: int, last: int) -> np.ndarray:
+    """What moments count of the frames from `first` to `last`, both included: their numbers, or their seconds.
+
+    Raises:
+        DecodeError: seconds are asked for, and the video does not say when its frames are shown.
+    """
+    numbers = np.arange(first, last + 1)
+    if moments.unit == "frames":
+        return numbers
+    if video.decoder == "frames":
+        return numbers / moments.picture_rate
+    return _times(video, video.path)[first : last + 1]
 
 
 def _times(video: VideoReader, path: str, span: Span | None = None) -> np.ndarray:

@@ -25,8 +25,14 @@ from .video_list import VideoList
 
 _ENDINGS = (".csv", ".jsonl", ".json", ".tsv", ".txt")
 _OFFICIAL = {  # names that data sets give their lists; none publishes test labels, so that val stands for test
-    "train": ("something-something-v2-train.json", "trainlist01.txt", "gym99_train.txt"),
-    "val": ("something-something-v2-validation.json", "testlist01.txt", "gym99_val.txt", "validate.csv"),
+    "train": ("something-something-v2-train.json", "trainlist01.txt", "gym99_train.txt", "Charades_v1_train.csv"),
+    "val": (
+        "something-something-v2-validation.json",
+        "testlist01.txt",
+        "gym99_val.txt",
+        "validate.csv",
+        "Charades_v1_test.csv",
+    ),
 }
 _WHOLE = ("hmdb51", "imagenet", "cifar100")  # formats of folders that hold all parts
 MOST_CLASSES = 1_000_000

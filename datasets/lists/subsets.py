@@ -145,6 +145,7 @@ def select(videos: VideoList, places: Sequence[int]) -> VideoList:
         line_numbers=tuple(videos.line_numbers[place] for place in places),
         label_sets=None if videos.label_sets is None else tuple(videos.label_sets[place] for place in places),
         spans=spans,
+        moments=None if videos.moments is None else videos.moments.of(places),
         fingerprint=hashlib.sha256(lines.encode()).hexdigest()[:12],
         notes=(),
     )

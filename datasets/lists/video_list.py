@@ -1,12 +1,13 @@
 """A list of videos as it was read: paths, labels, class names and spans."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from .entries import NO_LABEL
+from .moments import Moments
 from .text_files import at
 
 Span = tuple[float, float]  # seconds: from the first one on, to before the second one
@@ -38,8 +39,12 @@ class MultiHot(Sequence[list[int]]):
         return len(self.sets)
 
     def __getitem__(self, index: Any) -> Any:
+        return self.row(self.sets[index])
+
+    def row(self, labels: Iterable[int]) -> list[int]:
+        """0 or 1 for each class."""
         row = [0] * self.num_classes
-        for label in self.sets[index]:
+        for label in labels:
             row[label] = 1
         return row
 
@@ -65,6 +70,7 @@ class VideoList:
         spans: the part of each video that is meant, None for a whole one; None if the list says nothing of it.
         names_from: the file that `class_names` come from.
         lowest_label: the smallest label; -1 for a list without labels, or with several a video.
+        moments: when each label of each video is seen; None unless the list says so.
         notes: anomalies of the list, for the log at the start of a run.
         unit: what `line_numbers` count: lines, or what a format without lines has.
     """
@@ -83,6 +89,7 @@ class VideoList:
     spans: Sequence[Span | None] | None = None
     names_from: str = ""
     lowest_label: int = NO_LABEL
+    moments: Moments | None = None
     notes: tuple[str, ...] = ()
     unit: str = "line"
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .scores import confusion_matrix, mean_per_class, top_k
+from .scores import confusion_matrix, legacy_cumulative, mean_per_class, top_k
 from .task import Selection, Table, Task, VideoPredictions, percent
 
 Mixup = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
@@ -27,6 +27,7 @@ class Classification(Task):
         smoothing: label smoothing without mixup (mixup smooths its own targets).
         class_weights: float (K,).
         class_names: of the K classes, for tables.
+        with_cumulative: give `legacy_cumulative` beside `mean_per_class`.
     """
 
     selection = Selection("top1")
@@ -40,8 +41,10 @@ class Classification(Task):
         *,
         class_weights: np.ndarray | None = None,
         class_names: Sequence[str] = (),
+        with_cumulative: bool = False,
     ) -> None:
         self.mixup, self.smoothing, self.class_names = mixup, smoothing, class_names
+        self.with_cumulative = with_cumulative
         self.class_weights = None if class_weights is None else torch.from_numpy(class_weights).float()
 
     def __call__(self, model: nn.Module, batch: Any) -> dict[str, torch.Tensor]:
@@ -78,6 +81,7 @@ class Classification(Task):
             "top1": top_k(probabilities, labels, 1),
             "top5": top_k(probabilities, labels, 5),
             "mean_per_class": mean_per_class(probabilities, labels),
+            **({"legacy_cumulative": legacy_cumulative(probabilities, labels)} if self.with_cumulative else {}),
             "loss": float(-np.log(np.clip(own, 1e-12, 1)).mean()) + 0.0,  # never -0.0
         }
 

@@ -16,6 +16,16 @@ def mean_per_class(probabilities_VK: np.ndarray, labels_V: np.ndarray) -> float:
     return 100 * float(np.mean([correct[labels_V == label].mean() for label in np.unique(labels_V)]))
 
 
+def legacy_cumulative(probabilities_VK: np.ndarray, labels_V: np.ndarray) -> float:
+    """Top-1 accuracy over all videos of the classes up to c, averaged over the classes c that occur; percent.
+
+    It is what the released code gives as mean per class (github.com/QUVA-Lab/SIGMA, commit 9876f09,
+    engine_for_finetuning.py: the list of videos grows from class to class). Published values may be of this kind.
+    """
+    correct = probabilities_VK.argmax(axis=1) == labels_V
+    return 100 * float(np.mean([correct[labels_V <= label].mean() for label in np.unique(labels_V)]))
+
+
 def confusion_matrix(labels_V: np.ndarray, predicted_V: np.ndarray, num_classes: int) -> np.ndarray:
     """int64 (K, K): videos of the class of the row for which the class of the column is predicted."""
     matrix = np.zeros((num_classes, num_classes), np.int64)

@@ -17,7 +17,7 @@ class TaskInputs:
 
     Attributes:
         class_names: in label order.
-        mixup, smoothing, class_weights: see `Classification`.
+        mixup, smoothing, class_weights, with_cumulative: see `Classification`.
         regression_loss, target_scale: see `Regression`.
     """
 
@@ -25,6 +25,7 @@ class TaskInputs:
     mixup: Mixup | None = None
     smoothing: float = 0.0
     class_weights: np.ndarray | None = None
+    with_cumulative: bool = False
     regression_loss: str = "mse"
     target_scale: Sequence[float] = (0.0, 1.0)
 
@@ -41,7 +42,11 @@ TASKS = {
     "classification": TaskRow(
         Classification,
         lambda given: Classification(
-            given.mixup, given.smoothing, class_weights=given.class_weights, class_names=given.class_names
+            given.mixup,
+            given.smoothing,
+            class_weights=given.class_weights,
+            class_names=given.class_names,
+            with_cumulative=given.with_cumulative,
         ),
     ),
     "multilabel": TaskRow(Multilabel, lambda given: Multilabel(class_names=given.class_names)),

@@ -30,7 +30,7 @@ class VideoPredictions:
     """What a model says of every video of a list, in the list's order.
 
     Attributes:
-        scores: (V, K): of each view what `Task.scores` says, then the mean over views.
+        scores: (V, K): of each view what `Task.scores` says, then the mean or the maximum over views.
         targets: (V,), or (V, K) where a video has several classes.
         views: (V, G, K): the scores of each view.
     """
@@ -71,7 +71,7 @@ class Task(ABC):
 
     @abstractmethod
     def scores(self, outputs_BK: torch.Tensor) -> torch.Tensor:
-        """(B, K) float32 outputs of the model -> what is averaged over the views of a video, (B, K)."""
+        """(B, K) float32 outputs of the model -> what is pooled over the views of a video, (B, K)."""
 
     @abstractmethod
     def metrics(self, predictions: VideoPredictions) -> dict[str, float]:

@@ -29,7 +29,7 @@ def test_number_of_classes():
 
 PROTOCOLS = {  # sampler, stride, mirrored, clips and crops at test
     "SSV2": ("uniform", 2, False, 2, 3),
-    "Charades": ("dense", 16, True, 10, 3),
+    "Charades": ("strided", 16, True, 10, 3),
     "UCFRep": ("dense", 4, True, 1, 1),
     **dict.fromkeys(IMAGES, ("dense", 1, True, 1, 1)),
     **dict.fromkeys(OBJECTS, ("dense", 1, False, 1, 1)),
@@ -97,12 +97,13 @@ def test_what_no_flag_says_is_the_data_sets(spec):
     clip, views = ViewConfig().for_data_set(ClipConfig(), spec)
     assert (views.sampling, views.flip, clip.sampling_rate) == (spec.sampler, spec.flip, spec.sampling_rate)
     assert (views.test_num_segment, views.test_num_crop) == (spec.test_num_segment, spec.test_num_crop)
+    assert views.view_pooling == ("max" if spec.name == "Charades" else "mean")
     assert views.num_views == spec.test_num_segment * spec.test_num_crop
 
 
 @pytest.mark.parametrize("flip", [False, True])
 def test_flags_win_over_the_data_set(flip):
-    other = {"sampling": "dense", "flip": flip, "test_num_segment": 7, "test_num_crop": 1}
+    other = {"sampling": "dense", "flip": flip, "test_num_segment": 7, "test_num_crop": 1, "view_pooling": "mean"}
     for spec in CATALOGUE.values():
         clip, views = ViewConfig(**other).for_data_set(ClipConfig(sampling_rate=9), spec)
         assert clip.sampling_rate == 9

@@ -157,3 +157,22 @@ def test_middle_clips():
 def test_invalid_counts_are_refused(call):
     with pytest.raises(ValueError, match=r"must|outside"):
         call()
+
+
+def test_strided_clips_by_hand():
+    """16 frames 16 apart span 241; ten starts over the 59 that are left of 300, 59 / 9 = 6.56 apart."""
+    clips = sampling.strided_test_indices(300, 16, 16, 10)
+    assert [clip[0] for clip in clips] == [0, 7, 13, 20, 26, 33, 39, 46, 52, 59]
+    assert all((np.diff(clip) == 16).all() for clip in clips) and clips[-1][-1] == 299
+    assert [clip[0] for clip in sampling.strided_test_indices(10, 2, 4, 3)] == [0, 2, 5]  # of 5: 2.5 to the even 2
+    assert sampling.strided_test_indices(300, 16, 16, 1)[0][0] == 29
+    assert [clip.tolist() for clip in sampling.strided_test_indices(5, 4, 2, 2)] == [[0, 2, 4, 4]] * 2
+
+
+def test_strided_training_clips_start_anywhere():
+    """Also before a video that is shorter than the window, whose first frame is then repeated."""
+    rng = np.random.default_rng(0)
+    long = [sampling.draw_strided_clip(12, 4, 3, rng).tolist() for _ in range(100)]
+    assert {tuple(clip) for clip in long} == {tuple(range(start, start + 12, 3)) for start in (0, 1, 2)}
+    short = {tuple(sampling.draw_strided_clip(8, 4, 3, rng).tolist()) for _ in range(100)}
+    assert short == {(0, 3, 6, 7), (0, 2, 5, 7), (0, 1, 4, 7)}

@@ -102,6 +102,19 @@ def predict_share(world, dataset, num_videos):
     )
 
 
+def test_maximum_over_views():
+    """Each class by itself: the highest probability of any view."""
+    logits = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
+    loader = [Batch(clip=logits, index=torch.arange(2), label=torch.zeros(2, 5, dtype=torch.int64), views=3)]
+    options = {"world": HERE, "num_videos": 2, "autocast": autocast(HERE.device, "none"), "clips_at_once": 4}
+    found = predict(torch.nn.Identity(), loader, scores=torch.sigmoid, pooling="max", **options)
+    expected = torch.sigmoid(logits).reshape(2, 3, 5)
+    np.testing.assert_array_equal(found.scores, expected.max(dim=1).values)
+    np.testing.assert_array_equal(found.views, expected)
+    mean = predict(torch.nn.Identity(), loader, scores=torch.sigmoid, **options)
+    np.testing.assert_allclose(mean.scores, expected.mean(dim=1), rtol=1e-6)
+
+
 def test_more_ranks_than_videos(data, tmp_path):
     lines = (data.folder / "test.csv").read_text().splitlines(keepends=True)
     (tmp_path / "two.csv").write_text("".join(lines[:2]))

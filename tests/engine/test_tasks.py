@@ -75,6 +75,20 @@ def test_multilabel_metrics_leave_out_classes_that_no_video_has(rng):
     assert rows[0][6] == pytest.approx(100 * recall_score(truth[:, 0], chosen[:, 0]), abs=1e-3)
 
 
+def test_mean_per_class_beside_what_the_released_code_gives():
+    """Four videos of class 0, one right; two of class 1, both right; none of class 2; one of class 3, wrong.
+
+    Per class 1/4, 1, 0, and of the classes so far 1/4, 3/6, 3/7.
+    """
+    labels, predicted = np.array([0, 0, 0, 0, 1, 1, 3]), [0, 1, 2, 3, 1, 1, 0]
+    found = predictions_of(np.eye(4)[predicted][:, None], labels)
+    metrics = Classification(with_cumulative=True).metrics(found)
+    assert metrics["mean_per_class"] == pytest.approx(100 * (1 / 4 + 1 + 0) / 3)
+    assert metrics["legacy_cumulative"] == pytest.approx(100 * (1 / 4 + 3 / 6 + 3 / 7) / 3)
+    assert metrics["top1"] == pytest.approx(100 * 3 / 7)
+    assert "legacy_cumulative" not in Classification().metrics(found)
+
+
 def test_regression_metrics_equal_scikit_learn(rng):
     targets = rng.normal(1.7e9, 30, size=25)
     found = predictions_of(targets[:, None, None] + rng.normal(size=(25, 4, 1)) * 20, targets)

@@ -341,8 +341,27 @@ def test_charades(write):
     videos = read_list(write("train.csv", "\n".join(lines) + "\n"), root="/d", require_labels=True)
     assert videos.paths == ("/d/YSKX3", "/d/0BNML") and videos.label_sets == ((2, 9, 156), ())
     assert videos.num_classes == 157 and videos.line_numbers == (2, 5)
+    assert videos.moments.unit == "frames"
+    assert [list(map(tuple, of)) for of in videos.moments.by_video] == [[(1, 1, 9), (1, 2, 2), (2, 2, 156)], []]
     with pytest.raises(AnnotationError, match=r"line 3: labels 'x' are not numbers"):
         read_list(write("x.csv", "\n".join([*lines[:2], 'a 0 0 a/b.jpg "x"'])))
+
+
+ACTIONS = "id,subject,scene,quality,relevance,verified,script,objects,descriptions,actions,length\n"
+
+
+def test_charades_actions(write):
+    rows = 'A1,S,Kitchen,6,7,Yes,"He, too",a;b,"One; two.",c092 11.90 21.20;c001 0.00 12.60,33.67\nB2,S,x,6,7,No,s,o,d,,8\n'
+    names = "c000 Holding some clothes\nc001 Putting clothes somewhere\n"
+    names += "".join(f"c{k:03d} Class {k}\n" for k in range(2, 157))
+    write("Charades_v1_classes.txt", names)
+    videos = read_list(write("Charades_v1_train.csv", ACTIONS + rows), root="/d", require_labels=True, labels="classes")
+    assert videos.format == "Charades csv: id actions" and videos.label_sets == ((1, 92), ())
+    assert videos.paths == ("/d/A1.mp4", "/d/B2.mp4") and videos.class_names[1] == "Putting clothes somewhere"
+    assert videos.moments.unit == "seconds" and videos.moments.picture_rate == 24
+    assert list(videos.moments.by_video) == [((11.9, 21.2, 92), (0.0, 12.6, 1)), ()]
+    later = ACTIONS + rows.replace("21.20", "21.30")
+    assert read_list(write("later.csv", later), root="/d").fingerprint != videos.fingerprint  # another training
 
 
 def test_folder_of_classes(write, tmp_path):
@@ -381,6 +400,9 @@ KINETICS = "label,youtube_id,time_start,time_end\n"
     [
         ("gym", f"{GYM_ID} {'9' * 20}\n", "line 1: .* is not 'ID label' of FineGym"),
         ("charades", CHARADES + f'a 0 0 a/b.jpg "{"9" * 20}"\n', "line 2: labels '9+': one is negative or too large"),
+        ("charades-actions", ACTIONS + "a,,,,,,,,,c001 1,9\n", "line 2: action 'c001 1' is not 'cCLASS START END'"),
+        ("charades-actions", ACTIONS + "a,,,,,,,,,c001 2 1.5,9\n", "line 2: action 'c001 2 1.5' ends before it starts"),
+        ("charades-actions", ACTIONS + "a\n", "line 2: no id or no actions"),
         ("charades", CHARADES + 'a 0 0 a/b.jpg "-1"\n', "line 2: labels '-1': one is negative or too large"),
         ("charades", CHARADES + f'a 0 0 a/b.jpg "{"9" * 5000}"\n', "line 2: labels '9+' are not numbers"),
         ("charades", CHARADES + f'a 0 0 a/b.jpg "{"9," * 100_000}"\n', "line 2: not csv"),
