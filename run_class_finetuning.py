@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from datasets.catalogue import get_dataset_spec
 from datasets.classification import build_datasets, build_loaders
 from datasets.decoding.open import describe_decoder
 from datasets.errors import DATA_ERRORS
@@ -86,6 +87,7 @@ def build_task(config: FinetuningConfig, data: LabelledData, facts: RunFacts) ->
     return TASKS[config.task.task].build(
         TaskInputs(
             class_names=data.class_names,
+            with_cumulative=get_dataset_spec(config.lists.data_set).metric == "mean_per_class",
             mixup=build_mixup(config.mixing, num_classes=data.num_classes),
             smoothing=config.mixing.smoothing or 0.0,
             class_weights=config.balance.weights(train.labels, data.class_names) if train else None,
@@ -121,6 +123,7 @@ def build_evaluator(config: FinetuningConfig, world: World, data: LabelledData, 
         clips_at_once=batch_size,
         in_step=run.stage == 3,
         averages_on_cpu=config.task.model_ema_force_cpu,
+        pooling=config.views.view_pooling or "mean",
     )
 
 

@@ -173,6 +173,7 @@ TABLES = {
         "refused": {
             **REFUSED,
             "input_size": "--input_size 48",
+            "view_pooling": "--view_pooling max",  # for several classes a video
             "regression_loss": "--regression_loss smooth_l1",
             "random_encoder": ("--finetune {folder}/begun/checkpoint-1.pth --linear_probing", "--random_encoder"),
         },
@@ -214,6 +215,7 @@ TABLES = {
         "refused": {
             "model": "--model vit_nano_patch16_32",
             "input_size": "--input_size 48",
+            "view_pooling": "--view_pooling max",
             "task": "--task multilabel",
             "regression_loss": "--regression_loss smooth_l1",
             "nb_classes": "--nb_classes 4",

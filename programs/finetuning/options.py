@@ -78,6 +78,10 @@ class FinetuningConfig(TrainingConfig):
                 f"--nb_classes {self.lists.nb_classes}: --task {task.task} has one number a video and no classes: "
                 "leave it out"
             )
+        if self.views.view_pooling == "max" and task.task != "multilabel":
+            raise OptionError(
+                f"--view_pooling max is for --task multilabel; --task {task.task} takes the mean over views: leave it out"
+            )
         if task.test_best and not self.run.output_dir:
             raise OptionError("--test_best tests checkpoint-best.pth in --output_dir: give one")
         if task.test_best and task.eval and self.checkpoint.resume:

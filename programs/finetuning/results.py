@@ -25,7 +25,7 @@ def tested_on(config: FinetuningConfig, world: World, data: LabelledData, facts:
     listed, decoder = data.lists["test"], (facts.decoder_used or "").partition(" ")[0]
     options = recorded(config.clip) | recorded(config.views)
     names = ("num_frames", "sampling_rate", "fps", "input_size", "sampling", "short_side_size")
-    settings = {name: options[name] for name in (*names, "test_num_segment", "test_num_crop")}
+    settings = {name: options[name] for name in (*names, "test_num_segment", "test_num_crop", "view_pooling")}
     settings |= {"task": config.task.task, "amp": config.run.amp_on(world.device)}
     return TestedOn(str(listed.file), listed.fingerprint, {**settings, "decoder": decoder, "data_root": listed.root})
 
