@@ -10,6 +10,8 @@ import importlib
 from pathlib import Path
 from typing import Any
 
+from .composing import install
+
 __version__ = "0.1.0"
 
 __all__ = ["ModelError", "create_model"]
@@ -17,6 +19,7 @@ __all__ = ["ModelError", "create_model"]
 # The last entry is the folder that holds the packages and the entry scripts.
 if not Path(__file__).with_name("models").is_dir():
     __path__.append(str(Path(__file__).resolve().parents[1]))
+install()
 
 
 def __getattr__(name: str) -> Any:

@@ -102,6 +102,22 @@ def test_models_under_both_names_work_in_one_process():
     assert torch.equal(gradient_of(again, q), gradient_of(attend, q))
 
 
+COMPOSED = """
+import sys, sigma_video.programs.finetuning.model as found
+from sigma_video.models.classifier import Classifier
+assert found.Classifier is Classifier and found.FinetuningConfig.__module__ == "sigma_video.programs.finetuning.options"
+assert not {"models", "datasets", "engine", "programs"} & {*sys.modules}
+"""
+
+
+def test_packages_that_compose_the_others_work_under_the_installed_name(tmp_path):
+    """One copy of everything, from any folder, whatever else is called `datasets`."""
+    (tmp_path / "datasets.py").write_text("raise ImportError('of another project')")
+    program = f"import sys; sys.path.append({str(ROOT)!r})\n{COMPOSED}"
+    finished = fresh(sys.executable, "-c", program, cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+
+
 def test_hub():
     entries = {name for name in dir(hubconf) if callable(getattr(hubconf, name)) and not name.startswith("_")}
     kinds, sizes = ("pretrain_videomae", "vit"), ("small", "base", "large", "huge")

@@ -80,7 +80,8 @@ class FinetuningConfig(TrainingConfig):
             )
         if self.views.view_pooling == "max" and task.task != "multilabel":
             raise OptionError(
-                f"--view_pooling max is for --task multilabel; --task {task.task} takes the mean over views: leave it out"
+                f"--view_pooling max is for --task multilabel; --task {task.task} takes the mean over views: leave it "
+                "out"
             )
         if task.test_best and not self.run.output_dir:
             raise OptionError("--test_best tests checkpoint-best.pth in --output_dir: give one")
