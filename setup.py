@@ -4,8 +4,8 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 ENTRY_SCRIPTS = ("run_class_finetuning", "run_segmentation", "run_sigma_pretraining")
-# What begins so of scripts/ is not installed: the demo and the tables write into their checkout.
-NOT_INSTALLED = ("demo", "figures", "table")
+# What begins so of scripts/ is not installed: demo and tables write into their checkout, recipes lie there.
+NOT_INSTALLED = ("demo", "figures", "table", "recipes", "reproduce")
 
 
 class BuildPy(build_py):

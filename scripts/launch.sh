@@ -1,29 +1,86 @@
-# Sourced by the recipes: `launch SCRIPT FLAGS` runs an entry script with torchrun and the recipe's total batch. For slurm see
-# scripts/slurm/pretrain.sbatch and finetune.sbatch.
+# Sourced by every recipe of scripts/pretrain, scripts/finetune and scripts/eval: what they share. A recipe has a header, TOTAL_BATCH
+# and BATCH_SIZE where it trains, and one call of `pretrain`, `finetune`, `evaluate` or `segment` with the flags that are its own.
 #
-# The recipe sets RECIPE (its name), TOTAL_BATCH and the default BATCH_SIZE; the user may set BATCH_SIZE, GPUS, OUTPUT_DIR,
-# DATA_ROOT and, for multi-node training, NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT. With fewer GPUs than the recipe assumes,
-# gradients are accumulated.
+#   DATA_PATH=lists/ssv2 CHECKPOINT=pretrained.pth bash scripts/finetune/ssv2_vit_b.sh [flags]
+#
+# Flags at the end override the recipe's. Variables:
+#   DATA_PATH    pre-training: a list, one `path label` or `path` per line; fine-tuning: a folder with train.csv, val.csv and test.csv;
+#                segmentation: the folder of the data set (required)
+#   DATA_ROOT    root of relative paths in the lists (default: see DATASET.md)
+#   CHECKPOINT   weights to start from or to evaluate, a released file, an https:// address or our own (required except in
+#                pre-training); use a new OUTPUT_DIR for other weights, because training resumes from checkpoints in OUTPUT_DIR
+#   OUTPUT_DIR   checkpoints, logs and results (default: output/KIND_RECIPE, such as output/finetune_ssv2_vit_b)
+#   GPUS         GPUs per node (default: 8)
+#   BATCH_SIZE   clips per GPU and forward pass. The total batch stays the recipe's: with fewer GPUs, gradients are accumulated
+#   DEVICE, NUM_WORKERS   values of --device and --num_workers (default: those of the script)
+#   VENV         Python environment (default: .venv of the repository)
+#   SHOW_COMMAND=1        print the command and end
+#   Multi-node: NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT; run the same command on every node. For slurm see scripts/slurm.
+set -euo pipefail
 ROOT=$(CDPATH='' cd -- "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-PATH=$ROOT/.venv/bin:$PATH
+PATH=${VENV:-$ROOT/.venv}/bin:$PATH
+recipe=${BASH_SOURCE[1]##*/} kind=$(CDPATH='' cd -- "${BASH_SOURCE[1]%"${BASH_SOURCE[1]##*/}"}." && pwd)
+RECIPE=${kind##*/}_${recipe%.sh}
 GPUS=${GPUS:-8} NNODES=${NNODES:-1} NODE_RANK=${NODE_RANK:-0}
 OUTPUT_DIR=${OUTPUT_DIR:-$ROOT/output/$RECIPE}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 # Compiled kernels, on a disk of the node: many processes that write them to a shared home folder wait for one another.
-export TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-${TMPDIR:-/tmp}/triton_$(id -un)}
-export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-${TMPDIR:-/tmp}/torchinductor_$(id -un)}
+export TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-${TMPDIR:-/tmp}/triton_${USER:-$(id -un)}}
+export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-${TMPDIR:-/tmp}/torchinductor_${USER:-$(id -un)}}
 
-launch() {
+require() { # VARIABLE, what it is
+    [ -n "${!1:-}" ] || { echo "error: $1 is not set: $2" >&2; exit 2; }
+}
+
+# Run an entry script in as many processes as there are GPUs.
+launch() { # SCRIPT FLAGS
+    local start=(torchrun --nnodes "$NNODES" --node_rank "$NODE_RANK" --nproc_per_node "$GPUS"
+        --master_addr "${MASTER_ADDR:-127.0.0.1}" --master_port "${MASTER_PORT:-29500}")
+    [ -z "${ONE_OF_SEVERAL:-}" ] || start=(python) # srun or torchrun launched all processes already: scripts/slurm/job.sh
+    set -- "${start[@]}" "$ROOT/$1" "${@:2}"
+    if [ -n "${SHOW_COMMAND:-}" ]; then
+        printf '%q ' "$@"
+        echo
+    else
+        exec "$@"
+    fi
+}
+
+# Training, or a test, with the recipe's total batch.
+train() { # SCRIPT FLAGS
     local script=$1 step_batch=$((BATCH_SIZE * GPUS * NNODES))
     shift
     if [ "$step_batch" -lt 1 ] || [ $((TOTAL_BATCH % step_batch)) -ne 0 ]; then
         echo "error: BATCH_SIZE $BATCH_SIZE x GPUS $GPUS x NNODES $NNODES does not divide the total batch of $TOTAL_BATCH" >&2
         exit 2
     fi
-    local start=(torchrun --nnodes "$NNODES" --node_rank "$NODE_RANK" --nproc_per_node "$GPUS"
-        --master_addr "${MASTER_ADDR:-127.0.0.1}" --master_port "${MASTER_PORT:-29500}")
-    [ -z "${ONE_OF_SEVERAL:-}" ] || start=(python) # srun or torchrun launched all processes already: scripts/slurm/job.sh
-    exec "${start[@]}" "$ROOT/$script" \
-        --data_path "$DATA_PATH" --data_root "${DATA_ROOT:-}" --output_dir "$OUTPUT_DIR" --log_dir "$OUTPUT_DIR" \
-        --batch_size "$BATCH_SIZE" --update_freq $((TOTAL_BATCH / step_batch)) "$@"
+    launch "$script" --data_path "$DATA_PATH" --data_root "${DATA_ROOT:-}" --output_dir "$OUTPUT_DIR" --log_dir "$OUTPUT_DIR" \
+        --batch_size "$BATCH_SIZE" --update_freq $((TOTAL_BATCH / step_batch)) \
+        ${DEVICE:+--device "$DEVICE"} ${NUM_WORKERS:+--num_workers "$NUM_WORKERS"} "$@"
+}
+
+pretrain() { # FLAGS
+    require DATA_PATH "the list of training videos, for example DATA_PATH=lists/train.csv"
+    train run_sigma_pretraining.py --decoder_depth 4 --mask_ratio 0.9 --num_frames 16 --augmentation multi_scale_crop \
+        --opt adamw --opt_betas 0.9 0.95 --min_lr 1e-5 --weight_decay 0.05 "$@"
+}
+
+finetune() { # FLAGS
+    require DATA_PATH "the folder with train.csv, val.csv and test.csv"
+    require CHECKPOINT "the pre-trained weights, for example CHECKPOINT=output/pretrain_k400_sigma_mlp_vit_b/checkpoint-800.pth"
+    train run_class_finetuning.py --finetune "$CHECKPOINT" --num_frames 16 --warmup_epochs 5 \
+        --opt adamw --opt_betas 0.9 0.999 --lr 1e-3 --min_lr 1e-6 --weight_decay 0.05 "$@"
+}
+
+evaluate() { # FLAGS: fine-tuned weights, tested again
+    require DATA_PATH "the folder with test.csv"
+    require CHECKPOINT "the fine-tuned weights, for example CHECKPOINT=output/finetune_k400_vit_b/checkpoint-99.pth"
+    train run_class_finetuning.py --eval --finetune "$CHECKPOINT" --num_frames 16 "$@"
+}
+
+segment() { # FLAGS
+    require DATA_PATH "the folder with JPEGImages, Annotations and the list of the split"
+    require CHECKPOINT "the pre-trained weights, for example CHECKPOINT=output/pretrain_k400_sigma_mlp_vit_b/checkpoint-800.pth"
+    launch run_segmentation.py --data_root "$DATA_PATH" --finetune "$CHECKPOINT" --output_dir "$OUTPUT_DIR" \
+        ${DEVICE:+--device "$DEVICE"} "$@"
 }

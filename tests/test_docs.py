@@ -97,7 +97,7 @@ def test_tools_are_called_with_flags_that_exist(page):
             flags = {word.partition("=")[0] for word in words[words.index(script) :] if word.startswith("--")}
             folder = (ROOT / script).parent
             written = "".join(path.read_text() for path in [*folder.glob("*.py"), ROOT / script])
-            known = [*PARSERS.values()] if "/pretrain/" in script or "/finetune/" in script else []
+            known = [*PARSERS.values()] if script.split("/")[1] in ("pretrain", "finetune", "eval") else []
             for flag in flags:
                 in_parsers = any(flag in parser._option_string_actions for parser in known)
                 assert in_parsers or f'"{flag}"' in written or re.search(rf"^#.* {flag}\b", written, re.M), line

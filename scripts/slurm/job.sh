@@ -11,7 +11,7 @@ LAUNCHER=${LAUNCHER:-srun}
 VENV=${VENV:-$PWD/.venv}                      # Python environment (INSTALL.md)
 SETUP=${SETUP:-}                              # shell commands to run first: SETUP="module load cuda; ulimit -n 65536"
 DEVICE=${DEVICE:-cuda}                        # cuda: a node with a failed GPU is an error, not a fallback to the CPU
-RECIPE=${RECIPE:-}                            # RECIPE=ssv2_vit_b runs scripts/finetune/ssv2_vit_b.sh; with its variables
+RECIPE=${RECIPE:-}                            # RECIPE=ssv2_vit_b runs scripts/finetune/ssv2_vit_b.sh; with the variables of launch.sh
 OUTPUT_DIR=${OUTPUT_DIR:-output/$SLURM_JOB_NAME}
 SEEDS=${SEEDS:-}                              # sweep: SEEDS="0 1 2" LRS="1e-3 5e-4" sbatch --array=0-5 ...
 LRS=${LRS:-}
@@ -52,19 +52,20 @@ select_sweep_run() {
 }
 
 job() {
-    local cpus=${SLURM_CPUS_PER_TASK:-1} tasks=${SLURM_NTASKS_PER_NODE:-1} nodes=$SLURM_JOB_NUM_NODES program=(python "$2")
+    local cpus=${SLURM_CPUS_PER_TASK:-1} tasks=${SLURM_NTASKS_PER_NODE:-1} nodes=$SLURM_JOB_NUM_NODES
+    select_sweep_run
+    mkdir -p "$OUTPUT_DIR"
+    export OUTPUT_DIR DEVICE NUM_WORKERS=${NUM_WORKERS:-$((cpus > 1 ? cpus - 1 : 0))}
+    local program=(python "$2" --device "$DEVICE" --num_workers "$NUM_WORKERS" --output_dir "$OUTPUT_DIR" --log_dir "$OUTPUT_DIR")
     if [ -n "$RECIPE" ]; then
         [ -f "scripts/$1/$RECIPE.sh" ] || fail "RECIPE=$RECIPE: there is no scripts/$1/$RECIPE.sh"
         program=(bash "scripts/$1/$RECIPE.sh")
-        export ONE_OF_SEVERAL=1 GPUS=$tasks NNODES=$nodes
+        export VENV ONE_OF_SEVERAL=1 GPUS=$tasks NNODES=$nodes
     fi
-    select_sweep_run
-    mkdir -p "$OUTPUT_DIR"
     # NCCL flight recorder: when a collective hangs, the last collectives of every rank are dumped there.
     export TORCH_FR_BUFFER_SIZE=${TORCH_FR_BUFFER_SIZE:-2000} TORCH_NCCL_DUMP_ON_TIMEOUT=1
     export TORCH_FR_DUMP_TEMP_FILE=$(realpath "$OUTPUT_DIR")/collectives_of_rank_
-    set -- "${program[@]}" --device "$DEVICE" --num_workers $((cpus > 1 ? cpus - 1 : 0)) --output_dir "$OUTPUT_DIR" \
-        --log_dir "$OUTPUT_DIR" ${sweep_flags[@]+"${sweep_flags[@]}"} "${@:3}"
+    set -- "${program[@]}" ${sweep_flags[@]+"${sweep_flags[@]}"} "${@:3}"
     echo "$(date +%FT%T) job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, restarts ${SLURM_RESTART_COUNT:-0}: $*"
     case $LAUNCHER in
         srun) exec srun --kill-on-bad-exit=1 --cpus-per-task="$cpus" "$@" ;;
