@@ -18,7 +18,6 @@ matplotlib.use("Agg")  # no display needed
 
 import numpy as np
 import torch
-from einops import rearrange
 from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -30,8 +29,8 @@ from datasets.sampling import ClipConfig
 from datasets.transforms.normalization import normalize_clips
 from datasets.transforms.presets import PretrainTransform
 from engine.checkpointing.io import read_checkpoint
+from models.analysis.figures import reconstruct
 from models.sigma import Sigma
-from models.tokens import patchify
 from models.weights.rebuild import rebuild
 from scripts import figures
 
@@ -173,21 +172,10 @@ def reconstructions_figure(samples: Samples, *, dark: bool = False) -> Figure:
 
 
 def fill_masked(samples: Samples, chosen: list[int]) -> np.ndarray:
-    """Clips with their masked tubelets as predicted, (B, T, H, W, 3) uint8.
-
-    The prediction is of standardised pixels: each tubelet's own mean and deviation are put back to make it visible.
-    """
-    (t, h, w), (pt, ph, pw) = samples.model.encoder.grid, samples.model.encoder.tubelet
+    """Clips with their masked tubelets as predicted, (B, T, H, W, 3) uint8."""
     rgb_BCTHW = samples.clips[chosen].transpose(1, 2).float() / 255
-    tubelets_BNPC = patchify(rgb_BCTHW, (pt, ph, pw)).transpose(2, 3)
-    clip_B1, masked_BM = torch.arange(len(chosen))[:, None], samples.out["decoded"][chosen]
-    true = tubelets_BNPC[clip_B1, masked_BM]
-    predicted = samples.out["predicted"][chosen].unflatten(2, (-1, 3))
-    filled = tubelets_BNPC.clone()
-    filled[clip_B1, masked_BM] = predicted * true.std(2, keepdim=True) + true.mean(2, keepdim=True)
-    sizes = {"t": t, "h": h, "w": w, "pt": pt, "ph": ph, "pw": pw}
-    pixels = rearrange(filled, "b (t h w) (pt ph pw) c -> b (t pt) (h ph) (w pw) c", **sizes)
-    return (255 * pixels.clamp(0, 1)).round().to(torch.uint8).numpy()
+    filled = reconstruct(samples.model, rgb_BCTHW, samples.out["predicted"][chosen], samples.out["decoded"][chosen])
+    return (255 * filled.movedim(1, -1).clamp(0, 1)).round().to(torch.uint8).numpy()
 
 
 def training_figure(run: Path, num_classes: int, *, dark: bool = False) -> Figure:

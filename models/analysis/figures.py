@@ -61,26 +61,40 @@ def mask_pictures(model: Sigma, clip_BCTHW: torch.Tensor, out: Mapping[str, torc
     rgb, mask_BN = _to_rgb(clip_BCTHW[:NUM_CLIPS]), out["mask"][:NUM_CLIPS].to(clip_BCTHW.device)
     tubelets_BNCP = patchify(rgb, tubelet)
     darkened = tubelets_BNCP * torch.where(mask_BN, DARKENED, 1.0)[:, :, None, None]
-    rows, name = [tubelets_BNCP, darkened], "masks"
-    if isinstance(model.targets, PixelTarget) and isinstance(model.head, nn.Identity) and model.prototypes is None:
-        predicted_BMCP = out["predicted"][:NUM_CLIPS].float().unflatten(2, (-1, 3)).transpose(2, 3)
-        places_BM = out["decoded"][:NUM_CLIPS]
-        rows.append(_fill(tubelets_BNCP, predicted_BMCP, places_BM, standardized=model.targets.normalize))
+    rows, name = [rgb, _unpatchify(darkened, grid, tubelet)], "masks"
+    if predicts_pixels(model):
+        rows.append(reconstruct(model, rgb, out["predicted"][:NUM_CLIPS], out["decoded"][:NUM_CLIPS]))
         name = "reconstruction"
-    return {name: _strip([_unpatchify(row, grid, tubelet)[:, :, :: tubelet[0]] for row in rows])}
+    return {name: _strip([row[:, :, :: tubelet[0]] for row in rows])}
 
 
-def _fill(
-    tubelets_BNCP: torch.Tensor, predicted_BMCP: torch.Tensor, masked_BM: torch.Tensor, *, standardized: bool
+def predicts_pixels(model: Sigma) -> bool:
+    """Whether the model's predictions are pixels, as VideoMAE's, so that they can be looked at."""
+    return isinstance(model.targets, PixelTarget) and isinstance(model.head, nn.Identity) and model.prototypes is None
+
+
+@torch.no_grad()
+def reconstruct(
+    model: Sigma, rgb_BCTHW: torch.Tensor, predicted_BMP: torch.Tensor, masked_BM: torch.Tensor
 ) -> torch.Tensor:
-    """The tubelets, the masked ones replaced by their predictions."""
+    """(B, C, T, H, W): clips whose masked tubelets are as predicted.
+
+    Args:
+        model: one that `predicts_pixels`; if its targets are standardised, each tubelet's true mean and deviation are
+            put back.
+        rgb_BCTHW: in [0, 1]. The result may leave that range.
+        predicted_BMP: pixels of tubelets, RGB fastest.
+        masked_BM: their positions.
+    """
+    tubelets_BNCP = patchify(rgb_BCTHW, model.encoder.tubelet)
+    predicted_BMCP = predicted_BMP.float().unflatten(2, (-1, 3)).transpose(2, 3)
     at = torch.arange(len(masked_BM), device=masked_BM.device)[:, None], masked_BM
-    if standardized:
+    if isinstance(model.targets, PixelTarget) and model.targets.normalize:
         true = tubelets_BNCP[at]
         predicted_BMCP = predicted_BMCP * true.std(dim=-1, keepdim=True) + true.mean(dim=-1, keepdim=True)
     filled = tubelets_BNCP.clone()
     filled[at] = predicted_BMCP
-    return filled
+    return _unpatchify(filled, model.encoder.grid, model.encoder.tubelet)
 
 
 @torch.no_grad()

@@ -86,6 +86,15 @@ def sinkhorn_codes(
     return passes.codes(log_u_GK).reshape(scores.shape[:-1])
 
 
+@torch.no_grad()
+def balancing_offsets(scores_SK: torch.Tensor, *, epsilon: float, num_iters: int) -> torch.Tensor:
+    """(K,) float32: with `epsilon * log u` added to the scores, a sample's code is the largest.
+
+    These offsets, of some samples, also assign others: to the prototypes as these samples make them balanced.
+    """
+    return epsilon * _log_u(passes_over(scores_SK[None], epsilon), num_iters=num_iters, all_reduce=None)[0]
+
+
 def _log_u(passes: Passes, *, num_iters: int, all_reduce: AllReduce | None) -> torch.Tensor:
     """(G, K), after the iterations."""
     reduce = all_reduce or (lambda marginal_GK: marginal_GK)
