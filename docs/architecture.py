@@ -10,7 +10,7 @@ from pathlib import Path
 from drawing import Plan, draw
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("datasets", "models", "engine", "evaluation", "programs")
+PACKAGES = ("datasets", "models", "engine", "inference", "evaluation", "programs")
 NOT_DRAWN = {"tests", "docs", "bench", "setup"}
 
 # ------------------------------------------------------------------------------------------------ rooms and arrows
@@ -73,6 +73,7 @@ HEADINGS = {  # folder -> what it is, in the order of the page
     "models": "models: the method",
     "datasets": "datasets: from lists to batches",
     "engine": "engine: training and testing",
+    "inference": "inference: from a file to a model and its features",
     "evaluation": "evaluation: measures of trained models",
     "programs": "programs: what entry scripts are made of",
     "sigma_video": "sigma_video: the installed package",

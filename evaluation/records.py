@@ -15,7 +15,9 @@ class Record:
 
     Attributes:
         value: in the unit in which tables print it.
-        per_clip: value of every clip by name, or of every object as CLIP:LABEL.
+        per_clip: value of every clip by name, or of every object as CLIP:LABEL; {} where predictions lie beside it.
+        probe: what was trained on frozen weights; "frozen": nothing.
+        views: CLIPSxCROPS of a video; "" where there are none.
         checkpoint, checkpoint_sha256: of the weights; "" for random ones.
         list_sha256: of the list file's bytes.
         seeds, per_seed: seeds of the evaluation, and the value by each.
@@ -37,6 +39,8 @@ class Record:
     per_seed: Sequence[float]
     versions: dict[str, str]
     commit: str
+    probe: str = "frozen"
+    views: str = ""
 
     def write(self, folder: Path) -> Path:
         """Write `TASK-METRIC.json` into a folder; returns the file."""

@@ -21,16 +21,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from .packages import (
-    Batch,
-    CheckpointError,
-    ConfigError,
-    NonFiniteError,
-    World,
-    gather_objects,
-    on_main_process,
-    replace_text,
-)
+from datasets.loading.batch import Batch
+from engine.distributed.collectives import gather_objects
+from engine.distributed.world import World, on_main_process
+from engine.errors import CheckpointError, ConfigError, NonFiniteError
+from engine.files import replace_text
 
 logger = logging.getLogger(__name__)
 

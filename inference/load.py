@@ -8,27 +8,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from .packages import (
-    CATALOGUE,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    CheckpointError,
-    Classifier,
-    ModelError,
-    StartConfig,
-    VideoTransformer,
-    Weights,
-    World,
-    create_model,
-    encoder_options,
-    encoder_state,
-    head_pools,
-    load_encoder,
-    native_state,
-    read_weights,
-    read_weights_once,
-    weights_hash,
-)
+from datasets.catalogue import CATALOGUE
+from engine.checkpointing.read_weights import StartConfig, Weights, read_weights
+from engine.distributed.world import World
+from engine.errors import CheckpointError
+from engine.weights import read_weights_once
+from models.classifier import Classifier
+from models.registry import ModelError, create_model
+from models.targets import IMAGENET_MEAN, IMAGENET_STD
+from models.vit import VideoTransformer
+from models.weights.load import encoder_state, head_pools, load_encoder, native_state, weights_hash
+from models.weights.rebuild import encoder_options
 
 POSITIONS = ("rows", "resampled")
 _HEAD = ("head.", "fc_norm.")

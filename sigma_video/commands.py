@@ -6,7 +6,7 @@ from types import ModuleType
 
 from . import __path__ as _places
 
-FOLDER = Path(_places[-1])  # holds models, datasets, engine, evaluation and the scripts
+FOLDER = Path(_places[-1])  # holds models, datasets, engine, inference, evaluation and the scripts
 
 
 def pretrain() -> None:
@@ -22,6 +22,11 @@ def finetune() -> None:
 def segment() -> None:
     """`sigma-segment`: video object segmentation with frozen weights."""
     _run("run_segmentation.py")
+
+
+def probe() -> None:
+    """`sigma-probe`: linear, attentive and nearest-neighbour probes of frozen weights."""
+    _run("run_probing.py")
 
 
 def convert() -> None:

@@ -9,7 +9,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 from processes import ROOT
 
-COMPOSING = ("programs",)
+COMPOSING = ("inference", "programs")
 PACKAGES = ("models", "datasets", "engine", "evaluation", *COMPOSING)
 WRITE = ".venv/bin/python docs/architecture.py --write"
 

@@ -3,10 +3,11 @@
 import json
 
 import pytest
-from processes import FINETUNE, PRETRAIN, ROOT, SEGMENT
+from processes import FINETUNE, PRETRAIN, PROBE, ROOT, SEGMENT
 
 from engine.flags import build_parser
 from run_class_finetuning import FinetuningConfig
+from run_probing import ProbingConfig
 from run_segmentation import SegmentationConfig
 from run_sigma_pretraining import PretrainingConfig
 
@@ -32,7 +33,13 @@ def described(parser):
 
 
 @pytest.mark.parametrize(
-    ("script", "cls"), [(PRETRAIN, PretrainingConfig), (FINETUNE, FinetuningConfig), (SEGMENT, SegmentationConfig)]
+    ("script", "cls"),
+    [
+        (PRETRAIN, PretrainingConfig),
+        (FINETUNE, FinetuningConfig),
+        (SEGMENT, SegmentationConfig),
+        (PROBE, ProbingConfig),
+    ],
 )
 def test_flags_are_those_of_the_list(script, cls):
     found, listed = described(build_parser(cls)), LISTED[script]

@@ -37,7 +37,7 @@ HEAVY = (".git", ".venv", "output", "tests", "bench", "docs", "build", "dist", "
 def test_packages_are_the_folders():
     files = [
         file
-        for name in ("models", "datasets", "engine", "evaluation", "programs", "scripts")
+        for name in ("models", "datasets", "engine", "inference", "evaluation", "programs", "scripts")
         for file in (ROOT / name).rglob("*.py")
     ]
     folders = {file.parent.relative_to(ROOT) for file in files}
@@ -195,7 +195,7 @@ def test_distributions_hold_what_runs_and_nothing_else(distributions):
     archive, wheel = distributions
     with zipfile.ZipFile(wheel) as file:
         names = {name for name in file.namelist() if ".dist-info/" not in name}
-    scripts = ("run_class_finetuning", "run_segmentation", "run_sigma_pretraining")
+    scripts = ("run_class_finetuning", "run_probing", "run_segmentation", "run_sigma_pretraining")
     expected = {f"sigma_video/{script}.py" for script in scripts}
     for package in PACKAGES:
         inside = Path(*package.split(".")[1:])

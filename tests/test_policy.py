@@ -11,14 +11,10 @@ from importlib.metadata import packages_distributions
 import pytest
 from processes import ROOT, fresh
 
-SOURCES = sorted(
-    path
-    for folder in ("models", "datasets", "engine", "evaluation", "programs")
-    for path in (ROOT / folder).rglob("*.py")
-) + sorted(ROOT.glob("run_*.py"))
+PACKAGES = ("models", "datasets", "engine", "inference", "evaluation", "programs")
+SOURCES = sorted(path for folder in PACKAGES for path in (ROOT / folder).rglob("*.py")) + sorted(ROOT.glob("run_*.py"))
 CHECKED = [*SOURCES, *sorted((ROOT / "sigma_video").glob("*.py")), ROOT / "hubconf.py"]
 
-PACKAGES = ("models", "datasets", "engine", "evaluation", "programs")
 MAY_IMPORT = {  # besides the standard library and the package itself
     "datasets": {
         "torch",
@@ -35,6 +31,7 @@ MAY_IMPORT = {  # besides the standard library and the package itself
     },
     "models": {"torch", "einops", "timm", "numpy", "sigma_video", "onnx", "onnxruntime", "onnxscript", "triton"},
     "engine": {"torch", "numpy", "safetensors", "wandb", "deepspeed", "sigma_video"},
+    "inference": {"torch", "numpy", "sigma_video", "models", "datasets", "engine"},
     "evaluation": {"torch", "numpy", "scipy", "sklearn", "PIL", "sigma_video"},
     "programs": {"torch", "models", "datasets", "engine", "sigma_video"},
 }
@@ -53,11 +50,12 @@ ORDER = {
         "analysis",
     ),
     "datasets": (
-        "errors sampling sampling_by_time synthetic",
+        "errors moments sampling sampling_by_time synthetic",
         "catalogue decoding segmentation transforms",
         "lists loading",
         "class_balance masks samples",
         "classification pretraining",
+        "probing",
     ),
     "engine": (
         "errors pretraining released_flags results schedules",
@@ -68,7 +66,8 @@ ORDER = {
         "acceleration dry_run record weights",
         "setup",
     ),
-    "evaluation": ("records segmentation",),
+    "inference": ("features load",),
+    "evaluation": ("probing records segmentation",),
     "programs": ("finetuning pretraining",),
 }
 MOST_FILES = 20  # in a folder
@@ -199,7 +198,7 @@ def test_third_party_imports_are_required():
     """Whatever the code imports is in requirements.txt, under its distribution's name."""
     required = set(re.findall(r"^[A-Za-z0-9_-]+", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
     required = {name.lower().replace("_", "-") for name in required}
-    ours = {"models", "datasets", "engine", "evaluation", "programs", "sigma_video"}
+    ours = {"models", "datasets", "engine", "inference", "evaluation", "programs", "sigma_video"}
     roots = (
         {name.split(".")[0] for path in CHECKED for name in imports(path)}
         - set(sys.stdlib_module_names)

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import AnnotationError
+from ..moments import Moment
 from .columns import Columns
 from .entries import LABEL_LIMIT, MAX_CLASSES, NO_LABEL, Entry, Label
-from .moments import Moment
 from .text_files import at
 
 _INTEGER = re.compile(r"[+-]?[0-9]+")

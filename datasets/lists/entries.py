@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ..decoding.media_names import has_extension
 from ..errors import AnnotationError
-from .moments import Moment
+from ..moments import Moment
 
 NO_LABEL = -1
 LABEL_LIMIT = 10**18  # above all labels, which have to fit 64 bits

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import AnnotationError
+from ..moments import Moments
 from .builder import ListBuilder
 from .columns import ColumnFile, Columns, NumberColumn, PathColumn, SetColumn, SpanColumn
 from .entries import ListPart
 from .file_finder import SUSPECT, FileFinder, find_root, is_absolute, refuse_path
 from .formats import LIST_FORMATS, READERS, detect
 from .index import find_index, identity, index_key, save_index
-from .moments import Moments
 from .text_files import refuse_no_file
 from .video_list import VideoList
 

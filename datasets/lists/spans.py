@@ -5,7 +5,7 @@ import numpy as np
 from ..decoding.pyav import PyAVReader
 from ..decoding.reader import VideoReader
 from ..errors import DecodeError
-from .moments import Moments
+from ..moments import Moments
 from .video_list import Span, describe_span
 
 

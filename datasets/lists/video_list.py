@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..moments import Moments
 from .entries import NO_LABEL
-from .moments import Moments
 from .text_files import at
 
 Span = tuple[float, float]  # seconds: from the first one on, to before the second one

@@ -172,12 +172,19 @@ class PretrainTransform:
         return self.crop(frames, self.draw_box(height, width, rng))
 
 
-def random_crop_box(height: int, width: int, rng: np.random.Generator, *, min_area: float) -> tuple[int, int, int, int]:
+def random_crop_box(
+    height: int,
+    width: int,
+    rng: np.random.Generator,
+    *,
+    min_area: float,
+    aspects: tuple[float, float] = CROP_ASPECTS,
+) -> tuple[int, int, int, int]:
     """A random box (top, left, height, width) of `min_area` to all of the frame, aspect 3/4 to 4/3 (log-uniform).
 
     After ten boxes that do not fit: the largest centred one within these aspects.
     """
-    low, high = CROP_ASPECTS
+    low, high = aspects
     for _ in range(10):
         area = height * width * rng.uniform(min_area, 1.0)
         aspect = math.exp(rng.uniform(math.log(low), math.log(high)))
@@ -261,6 +268,7 @@ class TrainTransform:
         flip: whether clips are flipped left to right, one in two (not for data whose labels know left from right).
         erase_prob, erase_mode, erase_count: see RandomErasing.
         min_area: smallest part of the frame that a crop covers.
+        aspects: smallest and largest width of a crop over its height.
         interpolation: of RandAugment: "bicubic", "bilinear" or "random".
     """
 
@@ -274,11 +282,12 @@ class TrainTransform:
         erase_mode: str = "pixel",
         erase_count: int = 1,
         min_area: float = 0.25,
+        aspects: tuple[float, float] = CROP_ASPECTS,
         interpolation: str = "bicubic",
     ) -> None:
         if not 0 < min_area <= 1:
             raise ValueError(f"min_area {min_area}: a part of the frame lies above 0 and at or below 1")
-        self.size, self.flip, self.min_area = size, flip, min_area
+        self.size, self.flip, self.min_area, self.aspects = size, flip, min_area, aspects
         self.augment = RandAugment(aa, interpolation=interpolation) if aa not in ("", "none") else None
         self.erase = RandomErasing(erase_prob, mode=erase_mode, count=erase_count)
 
@@ -301,7 +310,7 @@ class TrainTransform:
         if self.augment is not None:
             frames = self.augment(frames, rng)
         height, width = frames.shape[-2:]
-        box = random_crop_box(height, width, rng, min_area=self.min_area)
+        box = random_crop_box(height, width, rng, min_area=self.min_area, aspects=self.aspects)
         frames = _resize(_crop(frames, *box), self.size, self.size, antialias=False)
         if self.flip and rng.random() < 0.5:
             frames = frames.flip(-1)

@@ -351,7 +351,8 @@ ACTIONS = "id,subject,scene,quality,relevance,verified,script,objects,descriptio
 
 
 def test_charades_actions(write):
-    rows = 'A1,S,Kitchen,6,7,Yes,"He, too",a;b,"One; two.",c092 11.90 21.20;c001 0.00 12.60,33.67\nB2,S,x,6,7,No,s,o,d,,8\n'
+    rows = 'A1,S,Kitchen,6,7,Yes,"He, too",a;b,"One; two.",c092 11.90 21.20;c001 0.00 12.60,33.67\n'
+    rows += "B2,S,x,6,7,No,s,o,d,,8\n"
     names = "c000 Holding some clothes\nc001 Putting clothes somewhere\n"
     names += "".join(f"c{k:03d} Class {k}\n" for k in range(2, 157))
     write("Charades_v1_classes.txt", names)

@@ -1,0 +1,163 @@
+"""How the heads are trained: options, and what each probe and data set takes where none is given."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sigma_video.options import (
+    AT_LEAST_ONE,
+    FRACTION,
+    NOT_NEGATIVE,
+    POSITIVE,
+    RATE,
+    Options,
+    option,
+)
+
+PROBES = ("linear", "pooler1", "attentive4", "knn")
+ATTENTIVE = ("pooler1", "attentive4")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A head of the sweep: its base learning rate (for a batch of 256) and its weight decay."""
+
+    lr: float
+    weight_decay: float
+
+    def describe(self) -> str:
+        """In words, for logs and records."""
+        return f"lr {self.lr:g}, weight decay {self.weight_decay:g}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeConfig(Options):
+    """How heads are trained. What is None is the probe's: see `RECIPES`."""
+
+    epochs: int | None = option(None, "passes over the training samples; default: the probe's", rule=AT_LEAST_ONE)
+    batch_size: int | None = option(
+        None, "samples of a training step, over all ranks; default: 384 (linear), 256", rule=AT_LEAST_ONE
+    )
+    lrs: tuple[float, ...] | None = option(
+        None, "base learning rates of the sweep, for 256 samples a step; default: the probe's", rule=POSITIVE
+    )
+    weight_decays: tuple[float, ...] | None = option(
+        None, "weight decays of the sweep, each with each of --lrs; default: the probe's", rule=NOT_NEGATIVE
+    )
+    warmup_epochs: float | None = option(
+        None, "epochs of linear warm-up; default: the probe's", rule=NOT_NEGATIVE, metavar="EPOCHS"
+    )
+    min_lr: float | None = option(
+        None, "base learning rate at the end of the cosine; default: the probe's", rule=NOT_NEGATIVE
+    )
+    dropout: float | None = option(None, "before the last layer; default: 0.5 (pooler1), 0", rule=RATE)
+    probe_heads: int | None = option(
+        None, "attention heads of the probe; default: 12 (pooler1), 16 (attentive4)", rule=AT_LEAST_ONE
+    )
+    train_fc_norm: bool = option(
+        True, "linear: train the weights of the norm before the linear layer, as SIGMA; MME does not", switch="pair"
+    )
+    holdout: float = option(
+        0.1, "part of the training list on which one of several heads is chosen; never on the test list", rule=FRACTION
+    )
+    refit: bool = option(True, "train the chosen head again, on the whole training list", switch="pair")
+    seed: int = option(0, "of the hold-out, initial heads, order and augmentation", rule=NOT_NEGATIVE)
+
+    @property
+    def candidates(self) -> list[Candidate]:
+        """The heads of the sweep; of a completed recipe."""
+        assert self.lrs and self.weight_decays
+        return [Candidate(lr, decay) for lr in self.lrs for decay in self.weight_decays]
+
+    def lr_scale(self, step: int, *, steps_per_epoch: int) -> tuple[float, float]:
+        """Factors (a, b): a head's learning rate at a step is a * lr + b * min_lr, both scaled by the batch."""
+        assert self.epochs and self.batch_size and self.warmup_epochs is not None
+        scale = self.batch_size / 256
+        warmup = min(round(self.warmup_epochs * steps_per_epoch), self.epochs * steps_per_epoch)
+        if step < warmup:
+            return scale * (step + 1) / warmup, 0.0
+        progress = (step - warmup) / max(self.epochs * steps_per_epoch - warmup, 1)
+        high = 0.5 * (1 + math.cos(math.pi * progress))
+        return scale * high, scale * (1 - high)
+
+
+_LINEAR_EPOCHS = {"SSV2": 30, "Kinetics-400": 30, "ImageNet-1K": 50}
+_POOLER_EPOCHS = {"Kinetics-400": 150}
+# Clips x crops of a test video where they are not the data set's own.
+_VIEWS: Mapping[str, Mapping[str, tuple[int, int]]] = {
+    "linear": {},
+    "pooler1": {"Kinetics-400": (4, 3), "SSV2": (1, 3)},
+    "attentive4": {"Kinetics-400": (8, 3), "SSV2": (2, 3)},
+}
+
+
+def defaults_for(probe: str, data_set: str, *, epochs: int | None) -> dict[str, Any]:
+    """Values of the options that a probe decides, by flag.
+
+    Linear: SIGMA's released recipe for SSv2, with epochs and learning rates that were chosen here for the other data
+    sets, whose settings are not public. pooler1: VideoGLUE (arXiv 2307.03166, appendix). attentive4: V-JEPA 2
+    (arXiv 2506.09985, and the configurations of its repository). k-NN: DINO's evaluation.
+
+    Args:
+        epochs: that are given, if any: the warm-up may depend on them.
+    """
+    clips, crops = (1, 1) if probe == "knn" else _VIEWS[probe].get(data_set, (None, None))
+    values: dict[str, Any] = {"test_num_segment": clips, "test_num_crop": crops}
+    if probe in ("linear", "knn"):
+        values |= {"aa": "none", "reprob": 0.0, "mixup": 0.0, "cutmix": 0.0}
+        return values | {
+            "epochs": _LINEAR_EPOCHS.get(data_set, 100),
+            "batch_size": 384,
+            "lrs": (1e-3, 5e-3, 1e-2, 5e-2),
+            "weight_decays": (0.05,),
+            "warmup_epochs": 5.0,
+            "min_lr": 1e-6,
+            "dropout": 0.0,
+            "smoothing": 0.1,
+            "min_crop_area": 0.08 if data_set == "ImageNet-1K" else 0.25,
+            "crop_aspect": 4 / 3,
+            "num_sample": 1 if probe == "knn" else 2,
+            "final_norm": probe == "knn",
+        }
+    values |= {"batch_size": 256, "min_lr": 0.0, "num_sample": 1, "final_norm": True, "min_crop_area": 0.3}
+    if probe == "pooler1":
+        passes = _POOLER_EPOCHS.get(data_set, 50)
+        return values | {
+            "epochs": passes,
+            "lrs": (4e-5, 1e-4, 4e-4, 1e-3, 2.5e-3),
+            "weight_decays": (1e-5,),
+            "warmup_epochs": 0.05 * (epochs or passes),
+            "dropout": 0.5,
+            "smoothing": 0.1,
+            "probe_heads": 12,
+            "aa": "rand-m9-n2-mstd0.5-inc1",
+            "reprob": 0.0,
+            "mixup": 0.8,
+            "cutmix": 1.0,
+            "crop_aspect": 2.0,
+        }
+    return values | {
+        "epochs": 20,
+        "lrs": (5e-3, 3e-3, 1e-3, 3e-4, 1e-4),
+        "weight_decays": (0.01, 0.1, 0.4, 0.8),
+        "warmup_epochs": 0.0,
+        "dropout": 0.0,
+        "smoothing": 0.0,
+        "probe_heads": 16,
+        "aa": "rand-m7-n4-mstd0.5-inc1",
+        "reprob": 0.25,
+        "mixup": 0.0,
+        "cutmix": 0.0,
+        "crop_aspect": 4 / 3,
+    }
+
+
+def filled(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of all flags, with defaults where they are None."""
+    return {**values, **{name: value for name, value in defaults.items() if values.get(name) is None}}
+
+
+def best_of(scores: Sequence[float]) -> int:
+    """The place of the highest score; of equal ones the first."""
+    return max(range(len(scores)), key=scores.__getitem__)
