@@ -86,6 +86,7 @@ class Trainer:
     update_freq: int
     restore: Callable[[], bool]
     stall_timeout: float = 0.0
+    updates_together: int = 1  # training is saved and stopped only behind a multiple of so many
     diagnostics: Diagnostics | None = None
     monitor: TrainingMonitor | None = None
 
@@ -130,6 +131,8 @@ class Trainer:
             if not (steps_left and self.step_log.reads_late):
                 record = self.step_log.finish()
             signum = self.preemption.poll(self.backend, save_failed=self.checkpointer.failed)
+            if steps_left % self.updates_together:
+                continue
             if steps_left and (signum or self.checkpointer.is_due_in_epoch(self.state)):
                 self.save_in_epoch(loader.sampler)
             if steps_left and signum:

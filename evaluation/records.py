@@ -16,10 +16,11 @@ class Record:
     Attributes:
         value: in the unit in which tables print it.
         per_clip: value of every clip by name, or of every object as CLIP:LABEL; {} where predictions lie beside it.
-        probe: what was trained on frozen weights; "frozen": nothing.
+        probe: what was trained: "frozen" (nothing), a probe on frozen weights, or "finetune" (all weights).
         views: CLIPSxCROPS of a video; "" where there are none.
         checkpoint, checkpoint_sha256: of the weights; "" for random ones.
         list_sha256: of the list file's bytes.
+        pretrained: the weights that such a training started from.
         seeds, per_seed: seeds of the evaluation, and the value by each.
     """
 
@@ -41,6 +42,7 @@ class Record:
     commit: str
     probe: str = "frozen"
     views: str = ""
+    pretrained: str = ""
 
     def write(self, folder: Path) -> Path:
         """Write `TASK-METRIC.json` into a folder; returns the file."""

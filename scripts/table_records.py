@@ -195,7 +195,7 @@ def _of_number(file: Path, content: Mapping[str, Any]) -> Record:
     value = content["value"]
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ConfigError(f"{file}: `value` is {value!r}, not a number: evaluate again, or delete it")
-    weights = str(content.get("checkpoint") or "")
+    weights = str(content.get("pretrained") or content.get("checkpoint") or "")
     return Record(
         task=str(content["task"]),
         data_set=str(content.get("data_set", "")),

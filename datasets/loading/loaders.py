@@ -7,7 +7,7 @@ of workers, and a global batch the same whatever the number of ranks it is split
 import functools
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ _TIMEOUTS_PER_BATCH = 10  # of a clip: after so long without a batch the loader 
 _LEAST_TIMEOUT = 5.0  # seconds; workers have to start before they can give a batch
 
 
+Collate = Callable[[Sequence[Any]], Any]
 WORKERS = Rule(lambda number: 0 <= number <= 1024, "must be between 0 and 1024")
 
 
@@ -95,6 +96,7 @@ def _build_loader(
     rank: int,
     decode_timeout: float,
     clips: int = 1,
+    collate: Collate | None = None,
 ) -> DataLoader:
     set_timeout(decode_timeout)  # where this process reads the videos itself
     patience = max(_TIMEOUTS_PER_BATCH * clips * decode_timeout, _LEAST_TIMEOUT) if decode_timeout else 0
@@ -105,7 +107,7 @@ def _build_loader(
         drop_last=drop_last,
         num_workers=num_workers,
         pin_memory=pin_memory,
-        collate_fn=WorkerCollate(reuse=pin_memory),
+        collate_fn=collate or WorkerCollate(reuse=pin_memory),
         worker_init_fn=functools.partial(
             init_worker,
             seed=seed,
@@ -133,6 +135,7 @@ def build_train_loader(
     pin_memory: bool = False,
     decode_timeout: float = DECODE_TIMEOUT,
     order: Order | None = None,
+    collate: Collate | None = None,
 ) -> DataLoader:
     """The training loader of one rank; `loader.sampler` is its TrainSampler.
 
@@ -140,6 +143,7 @@ def build_train_loader(
         batch_size: videos of one rank.
         order: see `TrainSampler`.
         decode_timeout: seconds after which a worker that reads one clip counts as stuck; 0: never.
+        collate: samples -> batch; default: a `Batch`.
     """
     sampler = TrainSampler(
         len(dataset),  # type: ignore[arg-type]
@@ -159,6 +163,7 @@ def build_train_loader(
         seed=seed,
         rank=rank,
         decode_timeout=decode_timeout,
+        collate=collate,
     )
 
 
