@@ -8,7 +8,7 @@ import av
 import numpy as np
 from PIL import Image
 
-ENCODING = {"crf": "20", "preset": "medium"}
+ENCODING = {"crf": "20", "preset": "veryfast"}
 
 
 def new_folder(output: Path, name: str, taken: set[str]) -> Path:
@@ -27,7 +27,7 @@ def write_picture(picture: np.ndarray, path: Path) -> None:
     """Write (H, W, 3) uint8 as a PNG."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}")
-    Image.fromarray(picture).save(scratch, format="PNG", optimize=True)
+    Image.fromarray(picture).save(scratch, format="PNG")
     scratch.replace(path)
 
 

@@ -3,6 +3,7 @@
 Letters: T H W frames and pixels.
 """
 
+import bisect
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -143,10 +144,12 @@ def _shortened(text: str, size: int, width: int) -> str:
     """The text, or its beginning and end with dots between that fit into `width` pixels."""
     if _font(size).getlength(text) <= width:
         return text
-    kept = len(text) - 1
-    while kept > 2 and _font(size).getlength(f"{text[: kept // 2]}...{text[len(text) - kept // 2 :]}") > width:
-        kept -= 1
-    return f"{text[: kept // 2]}...{text[len(text) - kept // 2 :]}"
+
+    def ends(kept: int) -> str:
+        return f"{text[:kept]}...{text[len(text) - kept :]}"
+
+    fitting = bisect.bisect_right(range(1, len(text) // 2), width, key=lambda kept: _font(size).getlength(ends(kept)))
+    return ends(max(fitting, 1))
 
 
 @functools.cache
