@@ -258,7 +258,7 @@ class ViewDataset(Dataset):
         """
         path = self.videos.paths[index]
         with reading(path, clips=self.num_clips), open_video(path, decoder=self.decoder) as video:
-            clips = self._views(video, frames_within(video, path, self.videos.span(index)))
+            clips = self.views_of(video, frames_within(video, path, self.videos.span(index)))
         return {
             "clip": clips,
             "label": self.videos.labels[index],
@@ -267,7 +267,7 @@ class ViewDataset(Dataset):
             "failures": [],
         }
 
-    def _views(self, video: VideoReader, frames: range) -> torch.Tensor:
+    def views_of(self, video: VideoReader, frames: range) -> torch.Tensor:
         """uint8 (G, T, 3, size, size), channels last in memory; `frames` are those that are meant, as if alone."""
         if self.fps is not None:
             clips: Sequence[np.ndarray] = timed_clips(

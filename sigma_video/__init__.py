@@ -14,7 +14,8 @@ from .composing import install
 
 __version__ = "0.1.0"
 
-__all__ = ["ModelError", "create_model"]
+__all__ = ["ModelError", "create_model", "load"]
+_PLACES = {"load": ".inference.video_model"}  # of what is not in `.models`
 
 # The last entry is the folder that holds the packages and the entry scripts.
 if not Path(__file__).with_name("models").is_dir():
@@ -23,9 +24,9 @@ install()
 
 
 def __getattr__(name: str) -> Any:
-    """What `__all__` names, from `.models`, imported at the first use (PEP 562)."""
+    """What `__all__` names, imported at the first use (PEP 562)."""
     if name in __all__:
-        return getattr(importlib.import_module(".models", __name__), name)
+        return getattr(importlib.import_module(_PLACES.get(name, ".models"), __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

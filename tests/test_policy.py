@@ -66,7 +66,7 @@ ORDER = {
         "acceleration dry_run record weights",
         "setup",
     ),
-    "inference": ("features load",),
+    "inference": ("load sources", "features views", "predict", "video_model"),
     "evaluation": ("probing records segmentation",),
     "programs": ("finetuning pretraining",),
 }
