@@ -35,7 +35,7 @@ class ListBuilder:
         self.numbers: dict[str, int] = {}
         self.propose_names(class_names)
         self.given = bool(class_names)
-        self.kind: str | None = None  # "number", "name", "set" (of numbers), "set of names" or "value"
+        self.kind: str | None = None  # "number", "name", "set of numbers", "set of names" or "value"
         self.first_line = self.first_unlabelled = self.num_unlabelled = 0
         self.paths, self.path_ends, self.labels, self.lines = bytearray(), array("q"), array("q"), array("q")
         self.set_values, self.set_ends, self.spans = array("q"), array("q"), array("d")
@@ -95,9 +95,9 @@ class ListBuilder:
         if self.labels_are == "classes" and not isinstance(label, tuple):
             label = (label,)  # type: ignore[assignment]  # of a list with one class a video
         kind = self._kind_of(label)
-        if kind == "set" and not label and self.kind == "set of names":
+        if kind == "set of numbers" and not label and self.kind == "set of names":
             return NO_LABEL  # none of the names
-        if kind == "set of names" and self.kind == "set" and not self.set_values:
+        if kind == "set of names" and self.kind == "set of numbers" and not self.set_values:
             self.kind = kind  # so far no video had any
         if self.kind not in (None, kind):
             raise AnnotationError(
@@ -120,7 +120,7 @@ class ListBuilder:
 
     def _kind_of(self, label: Label) -> str:
         if isinstance(label, tuple):
-            return "set of names" if label and isinstance(label[0], str) else "set"
+            return "set of names" if label and isinstance(label[0], str) else "set of numbers"
         if isinstance(label, str):
             return "name"
         return "value" if self.labels_are == "value" else "number"
@@ -165,7 +165,7 @@ class ListBuilder:
             "labels": self._sorted(labels) if self.kind == "name" else labels,
             "lines": np.frombuffer(self.lines, np.int64),
         }
-        if self.kind in ("set", "set of names"):
+        if self.kind in ("set of numbers", "set of names"):
             values = np.array(self.set_values, np.int64)
             arrays["set_values"] = self._sorted(values) if self.kind == "set of names" else values
             arrays["set_ends"] = np.frombuffer(self.set_ends, np.int64)
@@ -243,7 +243,10 @@ def _notes(arrays: dict[str, np.ndarray], names: Sequence[str], highest: int) ->
     marks = np.fromiter((hash(bytes(blob[start:end]) + span) for start, end, span in places), np.int64, len(ends))
     repeated = len(marks) - len(np.unique(marks))
     if repeated:
-        notes.append(f"{repeated} {'spans' if 'spans' in arrays else 'paths'} are listed more than once")
+        differ = _labelled_differently(arrays, marks)
+        other = f"; {differ} have different labels" + (", for several classes write `0;3`" * ("values" not in arrays))
+        what = "spans" if "spans" in arrays else "paths"
+        notes.append(f"{repeated} {what} are listed more than once" + (other if differ else ""))
     labels = arrays.get("set_values", arrays["labels"])
     used = np.unique(labels[labels >= 0])
     count = max(highest + 1, len(names))
@@ -252,3 +255,17 @@ def _notes(arrays: dict[str, np.ndarray], names: Sequence[str], highest: int) ->
         shown = ", ".join(map(str, gaps[:5].tolist())) + (", ..." if len(gaps) > 5 else "")
         notes.append(f"{len(gaps)} of {count} classes have no video ({shown})")
     return notes
+
+
+def _labelled_differently(arrays: dict[str, np.ndarray], marks: np.ndarray) -> int:
+    """How many videos are listed with labels that differ; equal `marks` are one video."""
+    if "set_ends" in arrays:
+        ends = arrays["set_ends"].tolist()
+        texts = (arrays["set_values"][start:end].tobytes() for start, end in zip([0, *ends], ends, strict=False))
+        labels = np.fromiter(map(hash, texts), np.int64, len(ends))
+    else:
+        labels = arrays.get("values", arrays["labels"])
+    places = np.lexsort((labels, marks))
+    videos, of_videos = marks[places], labels[places]
+    changes = (videos[1:] == videos[:-1]) & (of_videos[1:] != of_videos[:-1])
+    return len(np.unique(videos[1:][changes]))

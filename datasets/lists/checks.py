@@ -158,13 +158,13 @@ def count_overlap(videos: VideoList, others: VideoList) -> int:
 
 
 def refuse_same_videos(chosen_on: VideoList, test: VideoList) -> int:
-    """How many test videos are in the list that the tested weights are chosen on.
+    """How many test videos are in the list that the tested weights are chosen on, under this name or another.
 
     Raises:
         AnnotationError: all videos of one list are in the other, so that the test would not be one.
     """
     first, second = (
-        {(os.path.normpath(path), span) for path, span in videos.samples()} for videos in (chosen_on, test)
+        {(os.path.realpath(path), span) for path, span in videos.samples()} for videos in (chosen_on, test)
     )
     common = len(first & second)
     if common == min(len(first), len(second)):

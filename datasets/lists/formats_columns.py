@@ -43,6 +43,15 @@ COLUMNS = {  # what the columns of a csv file, or the fields of a jsonl file, ma
 _NAMES = frozenset(name for names in COLUMNS.values() for name in names)
 
 
+def known_names(meaning: str, labels: str) -> tuple[str, ...]:
+    """What a column of a meaning may be called, the first choice first: beside a class a target is the number.
+
+    Args:
+        labels: what a label is, one of LABELS.
+    """
+    return ("target", *COLUMNS[meaning]) if (meaning, labels) == ("label", "value") else COLUMNS[meaning]
+
+
 class CsvLayout(NamedTuple):
     """How a csv file is to be read.
 
@@ -71,7 +80,7 @@ def read_csv(file: Path, part: ListPart) -> Parsed:
 
     Without a header: `path,label` or `path`. Labels that are not numbers are class names.
     """
-    layout = csv_layout(file)
+    layout = csv_layout(file, part.labels)
 
     def entries() -> Iterator[Entry]:
         has_numbers = None  # whether labels are numbers: the first one decides
@@ -80,11 +89,15 @@ def read_csv(file: Path, part: ListPart) -> Parsed:
             record: dict[str, Any] = {name: row[place].strip() for name, place in layout.columns.items()}
             label = record.pop("label", "")
             if part.labels == "classes" and "label" in layout.columns:
-                record["label"] = list(classes_of(label))  # an empty cell: none of them
+                classes = classes_of(label)  # of an empty cell none
+                for name in classes:
+                    _refuse_number(file, number, str(name))
+                record["label"] = list(classes)
             elif label and part.labels == "value":
                 record["label"] = value_of(at(file, number), label)
             elif label:
-                _refuse_fraction(file, number, label)
+                if FRACTION.fullmatch(label):
+                    _refuse_number(file, number, label)
                 has_numbers = bool(INTEGER.fullmatch(label)) if has_numbers is None else has_numbers
                 record["label"] = _integer(file, number, label) if has_numbers else label
             yield entry_of(at(file, number), number, record, labels=part.labels)
@@ -126,10 +139,12 @@ def write_whole(label: str) -> str:
     return f"write {value:.0f}, not {label}." if value.is_integer() else "labels are whole numbers from 0."
 
 
-def _refuse_fraction(file: Path, number: int, label: str) -> None:
-    if FRACTION.fullmatch(label):
+def _refuse_number(file: Path, number: int, label: str) -> None:
+    """Raise an AnnotationError for a number that is no class; names and numbers of classes are."""
+    if FRACTION.fullmatch(label) or (INTEGER.fullmatch(label) and not label.isdecimal()):
+        remedy = write_whole(label) or "labels are whole numbers from 0."
         raise AnnotationError(
-            f"{at(file, number)}: label '{label}': {write_whole(label)} Numbers to predict take --task regression."
+            f"{at(file, number)}: label '{label}': {remedy} Numbers to predict take --task regression."
         )
 
 
@@ -142,15 +157,18 @@ def _integer(file: Path, number: int, label: str) -> int:
     return int(label)
 
 
-def csv_layout(file: Path) -> CsvLayout:
+def csv_layout(file: Path, labels: str = "class") -> CsvLayout:
     """How a csv file is to be read, from its first rows.
+
+    Args:
+        labels: what a label is, one of LABELS.
 
     Raises:
         AnnotationError: it cannot be read, is not csv, or has no header and not two columns, path and label.
     """
     samples = {delimiter: _sample(file, delimiter) for delimiter in (",", "\t", ";", " ")}
     for delimiter, rows in samples.items():
-        columns = header_columns(rows[0], spaces=delimiter == " ") if rows else {}
+        columns = header_columns(rows[0], labels, spaces=delimiter == " ") if rows else {}
         if "path" in columns:
             others = [name.strip() for place, name in enumerate(rows[0]) if place not in columns.values()]
             return CsvLayout(
@@ -206,7 +224,7 @@ def _sample(file: Path, delimiter: str) -> list[list[str]]:
     return rows
 
 
-def header_columns(row: Sequence[str], *, spaces: bool = False) -> dict[str, int]:
+def header_columns(row: Sequence[str], labels: str = "class", *, spaces: bool = False) -> dict[str, int]:
     """Index of the columns that have a name of COLUMNS, by meaning; {} if the row cannot be a header.
 
     With `spaces` between the cells, a row may be a path with spaces in it: then a cell that is no name of COLUMNS makes
@@ -216,8 +234,8 @@ def header_columns(row: Sequence[str], *, spaces: bool = False) -> dict[str, int
     if any(INTEGER.fullmatch(cell) or has_extension(cell) for cell in cells):
         return {}
     first = {
-        meaning: next((cells.index(name) for name in names if name in cells), None)
-        for meaning, names in COLUMNS.items()
+        meaning: next((cells.index(name) for name in known_names(meaning, labels) if name in cells), None)
+        for meaning in COLUMNS
     }
     found = {meaning: place for meaning, place in first.items() if place is not None}
     if spaces and "label" not in found and not _NAMES.issuperset(cells):

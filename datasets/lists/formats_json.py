@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import AnnotationError
 from .entries import Entry, ListPart, Parsed
-from .formats_columns import COLUMNS, entry_of
+from .formats_columns import COLUMNS, entry_of, known_names
 from .text_files import TOO_MUCH_JSON, at, numbered_lines, raw_lines, read_json
 
 
@@ -42,8 +42,8 @@ def _json_entry(place: str, number: int, record: Any, *, labels: str) -> Entry:
     if not isinstance(record, dict):
         raise AnnotationError(f'{place}: not an object. Write {{"path": ..., "label": ...}}.')
     known = {}
-    for meaning, names in COLUMNS.items():
-        present = [name for name in names if record.get(name) is not None]
+    for meaning in COLUMNS:
+        present = [name for name in known_names(meaning, labels) if record.get(name) is not None]
         if present:
             known[meaning] = record[present[0]]
     if "path" not in known:

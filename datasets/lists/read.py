@@ -26,6 +26,12 @@ CHARADES_FPS = 24.0  # of the frames that the data set is published as
 INDEX_FROM = 50_000  # videos; lists of fewer are read at every start
 _NUMBER_OF_PROBES = 100  # videos without an extension that are looked for to find the root
 _READ_FOR_ROOT = 10_000  # videos among which relative paths are tried
+_NO_LABELS = {  # what to do about a list without
+    "class": "To train or test a classifier every video needs one: `path label`. Without labels a list is for "
+    "pre-training.",
+    "classes": "--task multilabel learns and measures classes that at least one video has: give a column `labels`.",
+    "value": "--task regression needs a number for every video, in a column `target`: rename the column.",
+}
 
 
 def read_list(
@@ -78,8 +84,7 @@ def read_list(
     if require_labels and videos.num_classes == 0 and videos.values is None:
         raise AnnotationError(
             f"{videos.where(0)}: no label ({len(videos)} of {len(videos)} {videos.unit}s have none; read as "
-            f"{videos.format}). To train or test a classifier every video needs one: `path label`. Without labels a "
-            "list is for pre-training."
+            f"{videos.format}). {_NO_LABELS[labels]}"
         )
     return videos
 

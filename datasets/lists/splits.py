@@ -343,6 +343,8 @@ def read_labelled(
     described = {
         part: describe_part(listed, spec, part=part, num_missing=missing[part]) for part, listed in lists.items()
     }
+    if labels == "class" and num_classes == 1:
+        described["classes"] = "there is one alone: every answer is right, and nothing can be learnt"
     if overlap := once(lambda: describe_overlap(lists)):
         described["overlap"] = overlap
     if chosen_on_val and (common := once(lambda: refuse_same_videos(lists["val"], lists["test"]))):

@@ -1,6 +1,7 @@
 """Lists with several classes, or a number, for every video."""
 
 import pickle
+import re
 
 import pytest
 import torch
@@ -94,14 +95,46 @@ def test_numbers(tmp_path, name, text):
         ("value", "path,target\na.mp4,1\nb.mp4,inf\n", "line 3: label 'inf' is not a number"),
         ("value", "path,target\na.mp4,1\nb.mp4,\n", "line 3: no label"),
         ("value", "path\na.mp4\nb.mp4\n", "no label"),
+        ("value", "path,score\na.mp4,1\nb.mp4,2\n", "not read: score.* needs a number .* in a column `target`"),
         ("classes", "path,labels\na.mp4,0;run\nb.mp4,1\n", "label"),
-        ("classes", "path,labels\na.mp4,\nb.mp4,\n", "no label"),
+        ("classes", "path,labels\na.mp4,\nb.mp4,\n", "no label .*classes that at least one video has"),
+        ("classes", "path,labels\na.mp4,0.5\nb.mp4,1\n", r"line 2: label '0\.5': .*--task regression"),
+        ("classes", "path,labels\na.mp4,run;2.0\n", r"line 2: label '2\.0': write 2, not 2\.0"),
+        ("classes", "path,labels\na.mp4,0\nb.mp4,0;-1\n", "line 3: label '-1': labels are whole numbers from 0"),
+        ("classes", "path,labels\na.mp4,0;1\nb.mp4,run\n", "is a set of names, that of line 2 a set of numbers"),
         ("class", "path,target\na.mp4,0.5\nb.mp4,1\n", "label '0.5': labels are whole numbers from 0"),
     ],
 )
 def test_labels_that_are_refused(tmp_path, labels, text, words):
     with pytest.raises(AnnotationError, match=words):
         read(tmp_path, text, labels=labels)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", "path,label,target\na.mp4,3,0.5\nb.mp4,1,2\n"),
+        ("a.jsonl", '{"path": "a.mp4", "label": 3, "target": 0.5}\n{"path": "b.mp4", "label": 1, "target": 2}\n'),
+    ],
+)
+def test_beside_a_class_the_target_is_the_number(tmp_path, name, text):
+    assert list(read(tmp_path, text, name, labels="value").values) == [0.5, 2.0]
+    assert list(read(tmp_path, text, name).labels) == [3, 1]
+
+
+@pytest.mark.parametrize(
+    ("labels", "text", "words"),
+    [
+        ("class", "a.mp4 0\nb.mp4 1\na.mp4 0\n", "1 paths are listed more than once"),
+        ("class", "a.mp4 0\nb.mp4 1\na.mp4 1\na.mp4 1\n", "2 paths .*once; 1 have different labels, for several"),
+        ("value", "a.mp4 0.5\nb.mp4 1\na.mp4 2\n", "1 paths .*once; 1 have different labels$"),
+        ("classes", "path,label\na.mp4,0;1\nb.mp4,\na.mp4,1\nb.mp4,\n", "2 paths .*once; 1 have different labels"),
+        ("classes", "path,label\na.mp4,0;1\nb.mp4,\na.mp4,0;1\nb.mp4,\n", "2 paths are listed more than once$"),
+    ],
+)
+def test_videos_that_are_listed_with_different_labels(tmp_path, labels, text, words):
+    note = next(note for note in read(tmp_path, text, labels=labels).notes if "more than once" in note)
+    assert re.search(words, note) and ("different" in note) == ("different" in words), note
 
 
 def test_the_index_of_a_long_list_has_them_too(tmp_path, monkeypatch):
@@ -130,5 +163,11 @@ def test_a_choice_on_the_test_list_is_refused(tmp_path):
         with pytest.raises(AnnotationError, match="hold the same videos"):
             refuse_same_videos(val, read(tmp_path, same, "test.csv"))
     assert refuse_same_videos(val, read(tmp_path, "v/b.mp4 1\nv/c.mp4 0\n", "test.csv")) == 1
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.mp4").touch()
+        (tmp_path / f"link {name}.mp4").symlink_to(tmp_path / f"{name}.mp4")
+    one, other = (read(tmp_path, f"{x}a.mp4 0\n{x}b.mp4 1\n", "v.csv", root=str(tmp_path)) for x in ("", "link "))
+    with pytest.raises(AnnotationError, match=r"hold the same videos \(2\)"):
+        refuse_same_videos(one, other)
     parts = "path,label,start,end\nv/a.mp4,0,0,1\n"
     assert refuse_same_videos(val, read(tmp_path, parts, "test.csv")) == 0
