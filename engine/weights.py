@@ -119,14 +119,20 @@ def best_weights(config: TrainingConfig, world: World) -> tuple[Path, str]:
     return path, "model"
 
 
+def trained_task(weights: Weights) -> str | None:
+    """The task that weights were trained for; None where they do not say it."""
+    # Before there was --task, and elsewhere, training with class labels was classification.
+    made_for: str | None = weights.args.get("task", "classification" if "data_set" in weights.args else None)
+    return made_for
+
+
 def check_task(weights: Weights, task: str) -> list[float] | None:
     """Refuse weights that were trained for another task; returns the scale of their targets, if that task has one.
 
     Raises:
         ValueError: so they were; or the scale is not known.
     """
-    # Before there was --task, and elsewhere, training with class labels was classification.
-    made_for = weights.args.get("task", "classification" if "data_set" in weights.args else None)
+    made_for = trained_task(weights)
     if made_for is not None and made_for != task:
         raise ValueError(f"trained with --task {made_for}, not {task}: give --task {made_for}")
     scale = weights.args.get("target_scale")

@@ -79,6 +79,20 @@ def test_a_head_is_kept_for_the_same_classes_only(names, kept, words, data, list
     assert torch.equal(found.fc_norm.weight, model.fc_norm.weight)
 
 
+@pytest.mark.parametrize(
+    ("task", "kept", "words"),
+    [
+        ("classification", True, "the head of the weights is kept: as many classes"),
+        ("multilabel", False, "new head: that of the weights was trained with --task multilabel"),
+    ],
+)
+def test_a_head_of_another_task_is_not_kept(task, kept, words, data, lists, tmp_path, caplog):
+    model = source()
+    with caplog.at_level(logging.INFO):
+        _, found = built(data, lists, checkpoint(tmp_path, model, args={"task": task}, class_names=NAMES))
+    assert words in caplog.text and torch.equal(found.head.weight, model.head.weight) is kept
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("layout", [checkpoint, lambda folder, model: huggingface(folder / "hf", model)])
 @pytest.mark.parametrize("evaluate", [False, True], ids=["train", "eval"])
