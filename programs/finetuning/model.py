@@ -18,7 +18,15 @@ from engine.errors import as_config_error
 from engine.memory import Need, check_memory
 from engine.record import log_test_plan
 from engine.setup import model_init_context, place_model
-from engine.weights import best_weights, check_task, load_weights, other_class, read_weights_once, weights_to_test
+from engine.weights import (
+    best_weights,
+    check_task,
+    load_weights,
+    other_class,
+    read_weights_once,
+    trained_task,
+    weights_to_test,
+)
 from models.classifier import Classifier
 from models.registry import build_classifier
 from models.sizes import classifier_parts
@@ -114,15 +122,20 @@ def load(model: Classifier, config: FinetuningConfig, weights: Weights, *, with_
 def load_to_train(model: Classifier, config: FinetuningConfig, data: LabelledData, weights: Weights) -> LoadReport:
     """What fits of the weights that training starts from; their head only for the same classes. The log says which."""
     other = other_class(weights, data.class_names) if data.is_named else None
-    report = load(model, config, weights, with_head=other is None)
-    if other is not None:
+    task = trained_task(weights) or config.task.task
+    report = load(model, config, weights, with_head=other is None and task == config.task.task)
+    if task != config.task.task:
+        logger.info("new head: that of the weights was trained with --task %s", task)
+    elif other is not None:
         names = weights.class_names[other], data.class_names[other]
         logger.warning("new head: class %d of the weights is %r, that of the lists %r", other, *names)
     elif report.has_head:
         known = "the same classes" if data.is_named and weights.class_names else "classes that not both name"
-        logger.info("the head of the weights is kept: as many classes, %s", known)
+        shown = f"as many classes, {known}" if data.num_classes > 1 else "one output"
+        logger.info("the head of the weights is kept: %s", shown)
     else:
-        logger.info("new head: the weights have none for these %d classes", data.num_classes)
+        wanted = f"these {data.num_classes} classes" if data.num_classes > 1 else "one output"
+        logger.info("new head: the weights have none for %s", wanted)
     return report
 
 
