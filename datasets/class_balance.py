@@ -1,5 +1,6 @@
 """What is done about classes of unequal size: weights in the loss, or as many clips of each (`--balanced_sampling`)."""
 
+import csv
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -84,8 +85,8 @@ def read_weights(file: Path, class_names: Sequence[str]) -> np.ndarray:
     numbers = {name: number for number, name in enumerate(class_names)}
     found: dict[int, float] = {}
     for place, (line_number, line) in enumerate(numbered_lines(file)):
-        name, comma, text = line.rpartition(",")
-        label = numbers.get(name.strip().strip('"'), -1) if comma else place
+        name, comma, text = _name_and_weight(line)
+        label = numbers.get(name, -1) if comma else place
         try:
             weight = float(text)
         except ValueError:
@@ -105,6 +106,16 @@ def read_weights(file: Path, class_names: Sequence[str]) -> np.ndarray:
         raise AnnotationError(
             f"{file}: {len(found)} weights for {len(class_names)} classes{example}: give one for each"
         )
-    if not any(found.values()):
-        raise AnnotationError(f"{file}: all weights are 0: nothing would be learnt")
-    return np.array([found[number] for number in range(len(class_names))])
+    weights = np.array([found[number] for number in range(len(class_names))])
+    if not weights.astype(np.float32).any():
+        raise AnnotationError(f"{file}: all weights are 0, or too small for float32: nothing would be learnt")
+    return weights
+
+
+def _name_and_weight(line: str) -> tuple[str, str, str]:
+    """The name of the class, quoted as csv quotes it or as it is, the comma, and the weight."""
+    quoted = next(csv.reader([line], skipinitialspace=True)) if line.lstrip().startswith('"') else []
+    if len(quoted) == 2:
+        return quoted[0], ",", quoted[1]
+    name, comma, text = line.rpartition(",")
+    return name.strip(), comma, text

@@ -44,9 +44,8 @@ class TrainSampler(Sampler[tuple[int, ...]]):
         self.global_batch = batch_size * world_size
         length = self.order.length
         if length < self.global_batch:
-            what = (
-                f"the list has {length} videos" if length == num_samples else f"--samples_per_epoch {length}: that is"
-            )
+            short = length == num_samples
+            what = f"the list has {length} videos" if short else f"--samples_per_epoch: {length} videos"
             raise AnnotationError(
                 f"{what}, fewer than the {self.global_batch} of one batch over all ranks "
                 f"(--batch_size {batch_size} x {world_size} ranks): lower --batch_size, or raise --samples_per_epoch"

@@ -12,6 +12,7 @@ from .scores import average_precision
 from .task import Selection, Table, Task, VideoPredictions, percent
 
 _NAMED = 5  # classes that the log names
+_COLUMNS = ("path", "start", "end", "labels", "predicted")  # of the table of videos, before those of the classes
 
 
 class Multilabel(Task):
@@ -69,7 +70,8 @@ class Multilabel(Task):
             (self._join(labels), self._join(scores > 0.5), *(f"{score:.6g}" for score in scores))
             for labels, scores in zip(predictions.targets, predictions.scores, strict=True)
         )
-        return Table(("labels", "predicted", *self.class_names), rows)
+        names = [f"probability of {name}" if name in _COLUMNS else name for name in self.class_names]
+        return Table(("labels", "predicted", *names), rows)
 
     def class_tables(self, predictions: VideoPredictions) -> dict[str, Table]:
         """`classes`: average precision of each class, precision and recall where a half is the threshold."""

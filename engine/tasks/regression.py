@@ -12,6 +12,7 @@ from ..errors import ConfigError
 from .scores import r_squared, spearman
 from .task import Selection, Table, Task, VideoPredictions
 
+LARGEST = 1e30  # of a number: that of its square and of sums stay far inside float64, the number inside float32
 LOSSES = {"mse": F.mse_loss, "smooth_l1": F.smooth_l1_loss}
 
 
@@ -80,9 +81,14 @@ def scale_of(values: Sequence[float]) -> list[float]:
     """Mean and standard deviation of the targets of the training list.
 
     Raises:
-        ConfigError: all are equal.
+        ConfigError: all are equal, or one is too large.
     """
     numbers = np.asarray(list(values), np.float64)
+    if np.abs(numbers).max() > LARGEST:
+        raise ConfigError(
+            f"--task regression: a training video has the number {numbers[np.abs(numbers).argmax()]:g}, and float32 "
+            f"holds none beyond {LARGEST:g}: give them in another unit"
+        )
     if np.ptp(numbers) == 0:
         raise ConfigError(f"--task regression: all training videos have the number {numbers[0]:g}: nothing to learn")
     return [float(numbers.mean()), float(numbers.std())]

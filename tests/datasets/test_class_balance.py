@@ -26,6 +26,12 @@ def test_files(tmp_path, text):
     assert read_weights(tmp_path / "w.txt", NAMES).tolist() == [1, 0.5, 2]
 
 
+@pytest.mark.parametrize("name", ['"say ""hi"""', 'say "hi"', '  "say ""hi"""'])
+def test_names_with_quotes_are_found_as_csv_writes_them_and_as_they_are(tmp_path, name):
+    (tmp_path / "w.txt").write_text(f"{name},2\nrun,3\n")
+    assert read_weights(tmp_path / "w.txt", ["run", 'say "hi"']).tolist() == [3, 2]
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -39,6 +45,7 @@ def test_files(tmp_path, text):
         ("jump,1\n", "line 1: 'jump' is none of the 3 classes"),
         ("run,1\nrun,2\n", "line 2: a second weight for class 'run'"),
         ("0\n0\n0\n", "all weights are 0"),
+        ("1e-300\n0\n1e-99\n", "all weights are 0, or too small"),
         ("", "0 weights for 3 classes"),
     ],
 )

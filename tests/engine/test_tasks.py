@@ -115,6 +115,16 @@ def test_regression_learns_standardised_numbers(loss):
     np.testing.assert_allclose(task.scores(outputs)[:, 0], expected, rtol=1e-12)
     with pytest.raises(ConfigError, match=r"all training videos have the number 0\.1"):
         scale_of([0.1] * 3)
+    with pytest.raises(ConfigError, match=r"the number -1e\+200, and float32 holds none beyond 1e\+30"):
+        scale_of([1.0, -1e200, 3.0])
+
+
+def test_the_columns_of_classes_are_not_called_as_others():
+    scores = np.array([[[0.25, 0.75]]])
+    found = predictions_of(scores, np.array([[0, 1]]))
+    table = Multilabel(class_names=["run", "labels"]).video_table(found)
+    assert table.header == ("labels", "predicted", "run", "probability of labels")
+    assert list(table.rows) == [("labels", "labels", "0.25", "0.75")]
 
 
 def test_multilabel_loss_is_binary_cross_entropy(rng):
