@@ -29,6 +29,7 @@ from .checkpointing.read_weights import StartConfig
 from .distributed.ddp import AMP_DTYPES, check_amp
 from .distributed.deepspeed import DEFAULT_STAGE, STAGES
 from .errors import ConfigError
+from .files import no_folder
 from .memory import LEARNED, SHARDED
 from .optim import OptimConfig
 from .resilience.nonfinite import POLICIES
@@ -111,6 +112,9 @@ class RunConfig(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for flag, folder in (("output_dir", self.output_dir), ("log_dir", self.log_dir or "")):
+            if folder == "~" or folder.startswith("~/"):
+                raise OptionError(f"--{flag} {folder}: shells expand '~', but not after '='; write --{flag} ~/...")
         if self.profile and (self.dry_run or not self.output_dir):
             raise OptionError(
                 f"--profile {self.profile} goes into --output_dir and needs a real run: give the one, leave out "
@@ -165,7 +169,7 @@ class RunConfig(Options):
                     file.flush()
                     os.fsync(file.fileno())
             except OSError as error:
-                raise ConfigError(f"--{flag} {folder}: cannot be written to ({error.strerror})") from error
+                raise ConfigError(f"--{flag} {folder}: {no_folder(folder, error)}") from error
             _check_files(flag, Path(folder))
         return dataclasses.replace(self, log_dir=log_dir)
 

@@ -1,4 +1,4 @@
-"""Atomic file writing, and JSON without NaN."""
+"""Atomic file writing, folders that cannot be, and JSON without NaN."""
 
 import math
 import os
@@ -19,6 +19,15 @@ def replace_text(path: Path, text: str) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def no_folder(path: str | Path, error: OSError) -> str:
+    """Why a folder cannot be made or written to, for a message."""
+    if os.path.islink(path) and not os.path.exists(path):
+        return f"a link to {os.readlink(path)}, where nothing is: make that folder"
+    if os.path.exists(path) and not os.path.isdir(path):
+        return "a file, not a folder: choose another name"
+    return f"cannot be written to ({error.strerror})"
 
 
 def without_nan(value: Any) -> Any:

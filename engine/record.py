@@ -41,8 +41,10 @@ def write_run_record(output_dir: str, world: World, args: Mapping[str, Any], **f
     }
     path = Path(output_dir) / "run.json"
     try:
-        earlier = json.loads(path.read_text()) if path.exists() else []
-    except json.JSONDecodeError:
+        earlier = json.loads(path.read_bytes()) if path.exists() else []
+    except ValueError:
+        earlier = None
+    if not isinstance(earlier, list):
         logger.warning("%s: not readable, a new one takes its place", path)
         earlier = []
     replace_text(path, json.dumps(without_nan([*earlier, record]), indent=1, default=str) + "\n")

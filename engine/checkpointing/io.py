@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import torch
 
 from ..errors import CheckpointError, NewerFormatError
-from .files import describe_missing, find_damage, remove_leftovers
+from .files import describe_missing, find_damage, remove, remove_leftovers
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,17 @@ def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
     """
     remove_leftovers(path.parent)
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
+    try:
+        _write_whole(temporary, content)
+        os.replace(temporary, path)
+    except (OSError, RuntimeError):
+        remove(temporary)  # on a full disk it takes the room that is needed to go on
+        raise
+    _sync_folder(path.parent)
+
+
+def _write_whole(path: Path, content: Mapping[str, Any]) -> None:
+    with path.open("wb") as file:
         recorder = _Recorder(file)
         try:
             torch.save({FORMAT_KEY: FORMAT_VERSION, **content}, recorder)
@@ -40,10 +50,8 @@ def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
             raise recorder.error or error from error
         file.flush()
         os.fsync(file.fileno())
-    if damage := find_damage(temporary):
-        raise OSError(f"{temporary}: {damage}, though it was just written")
-    os.replace(temporary, path)
-    _sync_folder(path.parent)
+    if damage := find_damage(path):
+        raise OSError(f"{path}: {damage}, though it was just written")
 
 
 class _Recorder:

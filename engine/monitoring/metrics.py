@@ -62,14 +62,12 @@ class RunLog:
         """Drop records logged after the last checkpoint of an interrupted run: those steps are redone."""
         assert self.path is not None
         kept = []
-        for line in self.path.read_text().splitlines():
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError:  # the process was killed while writing
+        for line in self.path.read_bytes().splitlines():
+            record = _record_of(line)
+            if record is None:  # the process was killed while writing, or the file is another's
                 logger.warning("%s: dropping an incomplete line", self.path)
-                continue
-            if record.get("step", 0) <= step:
-                kept.append(line + "\n")
+            elif record.get("step", 0) <= step:
+                kept.append(line.decode() + "\n")
         replace_text(self.path, "".join(kept))
 
     def rewind(self, step: int) -> None:
@@ -290,6 +288,15 @@ def _format_rates(rates: Mapping[str, float]) -> str:
     words += " MFU {mfu:.0%}" if "mfu" in rates else ""
     words += " {memory_gib:.1f} GiB" if "memory_gib" in rates else ""
     return words.format_map(rates)
+
+
+def _record_of(line: bytes) -> dict[str, Any] | None:
+    """What a line of `log.txt` holds; None if it is no record of a step."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and isinstance(record.get("step", 0), int) else None
 
 
 def _accumulate(sums: dict[str, torch.Tensor], name: str, value: torch.Tensor) -> None:

@@ -25,6 +25,7 @@ from typing import Any
 
 from ..distributed.world import World, on_main_process
 from ..errors import ConfigError
+from ..files import no_folder
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ class RunLock:
                     raise ConfigError(f"--output_dir {self.path.parent}: {_describe(holder)} {self._remedy()}")
                 self._remove(holder)
         except OSError as error:
-            raise ConfigError(f"--output_dir {self.path.parent}: cannot be written to ({error.strerror})") from error
+            raise ConfigError(f"--output_dir {self.path.parent}: {no_folder(self.path.parent, error)}") from error
 
     def release(self) -> None:
         """Give the lock back, if it is still held; a folder that has gone needs none."""

@@ -17,6 +17,8 @@ from engine.distributed.world import World
 from engine.errors import ConfigError, naming, user_errors
 from engine.files import replace_text
 from engine.monitoring.metrics import RunLog, setup_logging
+from engine.resilience.lock import RunLock
+from sigma_video.options import OptionError
 
 HERE = World(0, 1, 0, torch.device("cpu"))
 
@@ -51,6 +53,30 @@ def test_folders_in_the_place_of_results_too(name, tmp_path):
         RunConfig(output_dir=str(tmp_path)).with_folders()
 
 
+@pytest.mark.parametrize("make", [lambda path: RunConfig(output_dir=path).with_folders(), lambda path: lock(path)])
+def test_a_name_that_is_no_folder(make, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"--output_dir .*/file: a file, not a folder"):
+        make(str(tmp_path / "file"))
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    with pytest.raises(ConfigError, match=r"--output_dir .*/link: a link to .*/gone, where nothing is"):
+        make(str(tmp_path / "link"))
+    (tmp_path / "gone").mkdir()
+    make(str(tmp_path / "link"))
+
+
+def lock(path):
+    held = RunLock(Path(path))
+    held.acquire()
+    held.release()
+
+
+@pytest.mark.parametrize("flag", ["output_dir", "log_dir"])
+def test_a_tilde_that_the_shell_left_is_no_folder(flag):
+    with pytest.raises(OptionError, match=f"--{flag} ~/runs: shells expand '~'"):
+        RunConfig(**{flag: "~/runs"})
+
+
 def test_a_disk_that_is_full_at_the_start(tmp_path):
     def target():
         with user_errors():
@@ -70,6 +96,7 @@ def test_the_reason_of_a_checkpoint_that_cannot_be_written(tmp_path):
 
     ended = lines_of(limited(target, 8_000))
     assert ended.code == 2 and "File too large" in ended.stderr and "enforce fail" not in ended.stderr
+    assert not [*tmp_path.glob("x.pth*")]  # what was written so far does not stay on the full disk
 
 
 def test_a_log_that_fills_the_disk_ends_the_run_by_its_name(tmp_path):

@@ -119,8 +119,8 @@ def test_log_of_a_resumed_run_forgets_what_is_done_again(tmp_path):
     for step in (1, 2, 3):
         log.write(step, loss=step / 2)
     log.close()
-    with (tmp_path / "log.txt").open("a") as file:
-        file.write('{"step": 4, "lo')
+    with (tmp_path / "log.txt").open("ab") as file:  # what others write there, and what a killed process leaves
+        file.write(b'\xff\xfe\n[1]\n{"step": "one"}\n{"step": 4, "lo')
     log = RunLog(str(tmp_path), str(tmp_path / "events"), world=CPU, resumed_step=2)
     for step in (3, 4):
         log.write(step, loss=10.0 + step)
