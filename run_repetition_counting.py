@@ -242,8 +242,8 @@ def instruments_of(config: RepetitionConfig, world: World, model: Classifier) ->
         flops_per_clip=classifier_flops(model),
         task={
             "task": "fine-tuning: all weights are trained to count repetitions",
-            "segments": f"{counting.segments_per_video} of each video, drawn {counting.segments.replace('_', ' ')}, at most "
-            f"{counting.max_segment} frames; {counting.updates_per_batch} updates on each batch of them",
+            "segments": f"{counting.segments_per_video} of each video, drawn {counting.segments.replace('_', ' ')}, at "
+            f"most {counting.max_segment} frames; {counting.updates_per_batch} updates on each batch of them",
         },
         plan={"attention": describe_attention(stacks, device=world.device, dtype=dtype)},
     )
