@@ -202,7 +202,8 @@ def _encode_shards(
                 path, reason, _ = batch.failures[0]
                 raise ConfigError(f"{path}: {reason}; features are of the list's own samples: take it off the list")
             found = encode(batch.to(world.device).clip).float().cpu().numpy()
-            waiting.append(found.reshape(-1, plan.views, plan.width).astype(plan.dtype))
+            with np.errstate(over="ignore"):  # an overflow is told below, with the sample
+                waiting.append(found.reshape(-1, plan.views, plan.width).astype(plan.dtype))
             done += len(waiting[-1])
             if sum(map(len, waiting)) == len(left[0]):
                 _write_shard(plan, left.pop(0), np.concatenate(waiting))

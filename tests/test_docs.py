@@ -8,15 +8,16 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from processes import FINETUNE, PRETRAIN, ROOT, SEGMENT
+from processes import FINETUNE, PRETRAIN, PROBE, ROOT, SEGMENT
 
 from engine.flags import build_parser
 from run_class_finetuning import FinetuningConfig
+from run_probing import ProbingConfig
 from run_segmentation import SegmentationConfig
 from run_sigma_pretraining import PretrainingConfig
 
 PARSERS = {PRETRAIN: build_parser(PretrainingConfig), FINETUNE: build_parser(FinetuningConfig)}
-PARSERS[SEGMENT] = build_parser(SegmentationConfig)
+PARSERS |= {SEGMENT: build_parser(SegmentationConfig), PROBE: build_parser(ProbingConfig)}
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "bench").glob("*.md")])
 SCRIPTS = sorted((ROOT / "scripts").rglob("*.sh")) + sorted((ROOT / "scripts").rglob("*.sbatch"))
 SCRIPTS += sorted((ROOT / "scripts").rglob("*.yaml"))
@@ -167,6 +168,7 @@ def test_imports_in_python_examples_work(page):
                 "models",
                 "datasets",
                 "engine",
+                "inference",
                 "evaluation",
             ):
                 module = importlib.import_module(node.module)

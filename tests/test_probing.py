@@ -213,19 +213,9 @@ def test_lists_that_cannot_be_judged_are_refused_before_any_work(made, tmp_path)
     ],
 )
 def test_options_that_do_not_fit_are_refused(words, message):
-    words = [
-        "--random_weights",
-        "0",
-        "--data_path",
-        "lists",
-        "--data_set",
-        "UCF101",
-        "--output_dir",
-        "o",
-        *words.split(),
-    ]
+    given = ["--random_weights", "0", "--data_path", "lists", "--data_set", "UCF101", "--output_dir", "o"]
     with pytest.raises(ValueError, match=message):
-        parse(ProbingConfig, words)
+        parse(ProbingConfig, [*given, *words.split()])
 
 
 # ------------------------------------------------------------------------------------------------- images as clips
