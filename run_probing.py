@@ -575,40 +575,37 @@ PROBE_FUNCTIONS = {
 
 
 def make_records(job: Job, outcome: Outcome) -> list[Record]:
-    """A record for each number."""
+    """A record of the data set's own metric for each set of scores; the others are in its options."""
     config, test, views = job.config, job.data.lists["test"], job.sight.views
-    weights, labels = config.start.finetune, job.labels("test")
+    weights, labels, metric = config.start.finetune, job.labels("test"), job.sight.spec.metric
     seen = recorded(job.sight.clip) | recorded(views)  # with what data set and encoder say
     options = {**recorded(config), **seen, "amp": job.amp, "train_samples": len(job.data.lists["train"])}
     names = ("torch", "torchvision", "numpy", "av")
+    common: dict[str, Any] = {
+        "task": f"probe-{config.probe}-{config.lists.data_set}",
+        "probe": config.probe,
+        "views": f"{views.test_num_segment}x{views.test_num_crop}",
+        "clips": len(test),
+        "per_clip": {},
+        "data_set": config.lists.data_set,
+        "model": str(job.loaded.args.get("model") or "") if weights else config.encoder.model,
+        "checkpoint": weights,
+        "checkpoint_sha256": hash_of(Path(weights)) if weights and Path(weights).exists() else "",
+        "list_file": str(test.file),
+        "list_sha256": test.fingerprint,
+        "seeds": (config.recipe.seed,),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in names}},
+        "commit": code_commit(),
+    }
     records = []
     for ending, scores in outcome.scores.items():
         if not np.isfinite(scores).all():
             raise NonFiniteError("the predictions are NaN or Inf: choose smaller --lrs, or --amp none")
-        metrics = {"top1": top_k(scores, labels, 1), "top5": top_k(scores, labels, 5)}
-        for name, value in {**metrics, "mean_per_class": mean_per_class(scores, labels)}.items():
-            records.append(
-                Record(
-                    task=f"probe-{config.probe}-{config.lists.data_set}",
-                    metric=name + ending,
-                    value=value,
-                    probe=config.probe,
-                    views=f"{views.test_num_segment}x{views.test_num_crop}",
-                    clips=len(test),
-                    per_clip={},
-                    data_set=config.lists.data_set,
-                    model=config.encoder.model if not weights else str(job.loaded.args.get("model") or ""),
-                    checkpoint=weights,
-                    checkpoint_sha256=hash_of(Path(weights)) if weights and Path(weights).exists() else "",
-                    list_file=str(test.file),
-                    list_sha256=test.fingerprint,
-                    options=options | outcome.chosen,
-                    seeds=(config.recipe.seed,),
-                    per_seed=(value,),
-                    versions={"python": platform.python_version(), **{n: version(n) for n in names}},
-                    commit=code_commit(),
-                )
-            )
+        values = {"top1": top_k(scores, labels, 1), "top5": top_k(scores, labels, 5)}
+        values["mean_per_class"] = mean_per_class(scores, labels)
+        own = {"value": values[metric], "per_seed": (values[metric],)}
+        all_options = options | outcome.chosen | {"all_metrics": values}
+        records.append(Record(metric=metric + ending, options=all_options, **own, **common))
     return records
 
 
