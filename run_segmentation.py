@@ -30,7 +30,7 @@ from evaluation.segmentation.pictures import write_sheet
 from evaluation.segmentation.propagation import PropagationConfig, size_for
 from evaluation.segmentation.sequences import SequenceJob, check_sequences, evaluate_sequence
 from models import ModelError
-from models.analysis.frames import frame_tokens
+from models.analysis.frames import frame_tokens, sliding_tokens
 from models.classifier import Classifier, HeadConfig
 from models.registry import build_classifier
 from models.vit import EncoderConfig, VideoTransformer
@@ -72,6 +72,12 @@ class FeatureConfig(Options):
         "of it resampled",
         choices=("rows", "resampled"),
     )
+    frame_tokens: str = option(
+        "repeated",
+        "of a single frame, for --task propagation: it is repeated to a tubelet, at --frame_size; or it slides through "
+        "a clip of --num_frames at --input_size, whose slot it takes",
+        choices=("repeated", "sliding"),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +104,13 @@ class SegmentationConfig(Options):
             raise OptionError("give either --finetune FILE or --random_weights SEED: the weights that are evaluated")
         if self.output.save_masks and self.task == "clustering":
             raise OptionError("--save_masks is for --task propagation: leave it out, --overlays draws clusters")
+        if self.slides and self.task == "clustering":
+            raise OptionError("--frame_tokens sliding is for --task propagation: clusters are of whole clips")
+
+    @property
+    def slides(self) -> bool:
+        """Whether frames are seen in clips, not one by one."""
+        return self.features.frame_tokens == "sliding"
 
 
 def build_encoder(config: SegmentationConfig, world: World) -> Classifier:
@@ -128,8 +141,14 @@ def clip_tokens(model: Classifier, clip: Any, device: torch.device) -> Any:
     return VideoTransformer.forward(model, normalize_clips(pixels))[0].unflatten(0, model.grid).float().cpu().numpy()
 
 
-def tokens_of_frames(model: Classifier, video: MaskedVideo, size: tuple[int, int], device: torch.device) -> Any:
+def tokens_of_frames(
+    model: Classifier, video: MaskedVideo, size: tuple[int, int], device: torch.device, *, slides: bool
+) -> Any:
     """(h, w, D) of every frame, one after the other."""
+    if slides:
+        pixels = torch.from_numpy(video.read_images(range(len(video.masks)), size)).movedim(-1, 1)[None]
+        yield from sliding_tokens(model, normalize_clips(pixels.to(device))[0].transpose(0, 1))
+        return
     for frame in range(len(video.masks)):
         pixels = torch.from_numpy(video.read_images([frame], size)).to(device).movedim(-1, 1)[None]
         yield frame_tokens(model, normalize_clips(pixels)[:, :, 0])[0]
@@ -157,13 +176,14 @@ def propagate_all(
     config: SegmentationConfig, world: World, model: Classifier, videos: Sequence[MaskedVideo]
 ) -> dict[str, Any]:
     """J and F of every object, by metric and name."""
-    for video in videos:  # before work: whether patches divide the frames
+    for video in () if config.slides else videos:  # before work: whether patches divide the frames
         size_for(*video.image_size(), config.propagation.frame_size, patch=model.tubelet[1])
     job = SequenceJob(
         config.propagation.resolved(),
         patch=model.tubelet[1],
         void=config.data.void_label,
-        tokens=lambda video, size: tokens_of_frames(model, video, size, world.device),
+        tokens=lambda video, size: tokens_of_frames(model, video, size, world.device, slides=config.slides),
+        size=(config.encoder.img_size, config.encoder.img_size) if config.slides else None,
         pictures=Path(config.output.output_dir) if config.output.overlays else None,
         masks=Path(config.output.output_dir) / "masks" if config.output.save_masks else None,
     )

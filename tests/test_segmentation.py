@@ -12,10 +12,12 @@ from masked_videos import davis, write_mask, youtube_vos
 from PIL import Image
 from processes import ROOT, SEGMENT, run_in_processes, script_target
 
-from engine.flags import build_parser
+from engine.distributed.world import World
+from engine.flags import build_parser, parse
 from engine.results import hash_of
 from models.registry import create_model
-from run_segmentation import SegmentationConfig
+from run_segmentation import SegmentationConfig, build_encoder, check, propagate_all
+from sigma_video.options import OptionError
 
 MODEL = ["--model", "vit_mini_patch8_32", "--input_size", "32", "--num_frames", "4", "--device", "cpu"]
 MODEL += ["--kmeans_restarts", "1"]  # quick
@@ -102,6 +104,23 @@ def test_propagation_follows_and_saves_masks(replica, checkpoint, tmp_path):
         assert first.mode == "P"
         np.testing.assert_array_equal(np.asarray(first), np.asarray(truth))
     assert len(list((tmp_path / "masks" / "dog").glob("*.png"))) == 6
+
+
+def test_sliding_frames(replica, checkpoint):
+    """At the size of the clips, from the tokens of a clip around each frame."""
+    argv = ["--task", "propagation", "--data_root", replica, "--finetune", checkpoint, *MODEL, "--frame_size", "60"]
+    config = parse(SegmentationConfig, list(map(str, [*argv, "--frame_tokens", "sliding"])))
+    world = World(0, 1, 0, torch.device("cpu"))
+    videos, _ = check(config)
+    model = build_encoder(config, world)
+    seen = []
+    model.patch_embed.register_forward_pre_hook(lambda module, inputs: seen.append(tuple(inputs[0].shape)))
+    with torch.inference_mode():
+        found = propagate_all(config, world, model, videos)
+    assert set(seen) == {(1, 3, 4, 32, 32)} and len(seen) == sum(len(video.masks) for video in videos)
+    assert sorted(found["j_mean"][""]) == ["bear:1", "bear:2", "dog:1", "dog:2", "goat:1", "goat:2"]
+    with pytest.raises(OptionError, match="--frame_tokens sliding is for --task propagation"):
+        parse(SegmentationConfig, [*map(str, argv[2:]), "--frame_tokens", "sliding"])
 
 
 def errors(*argv):

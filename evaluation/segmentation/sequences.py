@@ -27,6 +27,7 @@ class SequenceJob:
         patch: side of a token's patch in pixels.
         void: pixels that the ground truth counts as background.
         tokens: video and size of its frames -> (h, w, D) of every frame, in order.
+        size: of all frames; None: as `config.frame_size` says.
         pictures, masks: folders; None: nothing is written.
     """
 
@@ -34,6 +35,7 @@ class SequenceJob:
     patch: int
     void: int
     tokens: Callable[[MaskedVideo, tuple[int, int]], Iterable[torch.Tensor]]
+    size: tuple[int, int] | None = None
     pictures: Path | None = None
     masks: Path | None = None
 
@@ -84,7 +86,7 @@ def evaluate_sequence(video: MaskedVideo, job: SequenceJob) -> Scores:
 
 def predict(video: MaskedVideo, first: np.ndarray, job: SequenceJob) -> np.ndarray:
     """(T, H, W) uint8 labels of all frames, from the mask of the first."""
-    size = size_for(*video.image_size(), job.config.frame_size, patch=job.patch)
+    size = job.size or size_for(*video.image_size(), job.config.frame_size, patch=job.patch)
     labels = np.unique(np.append(first, 0))
     small = video.read_masks([0], (size[0] // job.patch, size[1] // job.patch))[0]
     index = np.searchsorted(labels, np.where(small == job.void, 0, small))

@@ -1,7 +1,9 @@
 """Tokens of single frames of any size, from an encoder of clips: dense evaluations go from frame to frame.
 
-Letters: B frames, H W pixels, h w token grid, D width.
+Letters: B frames, T frames of a video, H W pixels, t h w token grid, D width.
 """
+
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +36,27 @@ def frame_tokens(encoder: VideoTransformer, frames_B3HW: torch.Tensor) -> torch.
     tokens = encoder.patch_embed(clips, None) + slot_positions(encoder, h, w).to(frames_B3HW)
     tokens = encoder.norm(run_blocks(encoder.blocks, tokens, use_checkpoint=False))
     return rearrange(tokens, "b (h w) d -> b h w d", h=h, w=w)
+
+
+def sliding_tokens(encoder: VideoTransformer, frames_T3HW: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Every frame in the middle of a clip of its own; at the ends of the video, in the first or last clip that fits.
+
+    A frame's tokens are those of its slot in the clip: of frame k of the clip, slot floor(k / frames of a tubelet). A
+    video shorter than a clip is followed by copies of its last frame.
+
+    Args:
+        frames_T3HW: normalised, of the encoder's size.
+
+    Yields:
+        (h, w, D) after the final norm, frame by frame.
+    """
+    length, last = encoder.clip_shape[1], len(frames_T3HW) - 1
+    for frame in range(len(frames_T3HW)):
+        start = min(max(frame - length // 2, 0), max(last + 1 - length, 0))
+        numbers = torch.arange(start, start + length, device=frames_T3HW.device).clamp_max(last)
+        clip = frames_T3HW[numbers].transpose(0, 1)[None]
+        tokens = VideoTransformer.forward(encoder, clip)[0].unflatten(0, encoder.grid)  # of a classifier too
+        yield tokens[(frame - start) // encoder.tubelet[0]]
 
 
 def slot_positions(encoder: VideoTransformer, h: int, w: int) -> torch.Tensor:

@@ -13,9 +13,10 @@ from evaluation.segmentation.propagation import (
     size_for,
     to_mask,
 )
-from models.analysis.frames import frame_tokens, slot_positions
+from models.analysis.frames import frame_tokens, sliding_tokens, slot_positions
 from models.positions import sincos_table
 from models.registry import create_model
+from models.vit import VideoTransformer
 from sigma_video.options import OptionError
 
 
@@ -131,3 +132,20 @@ def test_positions_of_a_wide_frame_are_between_those_of_the_first_slot(encoder):
     assert frame_tokens(encoder, torch.zeros(2, 3, 32, 64)).shape == (2, 4, 8, 32)
     with pytest.raises(ValueError, match="do not divide"):
         frame_tokens(encoder, torch.zeros(1, 3, 32, 60))
+
+
+@pytest.mark.parametrize(
+    ("length", "clips"),  # of every frame: the clip's first frame, and the slot
+    [
+        (7, [(0, 0), (0, 0), (0, 1), (1, 1), (2, 1), (3, 1), (3, 1)]),
+        (3, [(0, 0), (0, 0), (0, 1)]),
+    ],
+)
+def test_sliding_tokens_are_those_of_a_slot_of_a_clip(encoder, length, clips):
+    frames = torch.randn(length, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    padded = torch.cat([frames, frames[-1:], frames[-1:]]) if length < 4 else frames
+    found = list(sliding_tokens(encoder, frames))
+    assert len(found) == length
+    for tokens, (start, slot) in zip(found, clips, strict=True):
+        whole = VideoTransformer.forward(encoder, padded[start : start + 4].transpose(0, 1)[None])
+        torch.testing.assert_close(tokens, whole.reshape(2, 4, 4, 32)[slot])
