@@ -201,7 +201,8 @@ def build_trainer(
     # A command that was started again resumes from what it has saved itself; --resume was for its first start.
     resumed = resume_from("", True) if saving.resume and was_restarted(os.environ) else None
     resumed = resumed or resume_from(saving.resume, saving.auto_resume)
-    write_run_record(run.output_dir, world, args, **data.in_record())
+    steps = {"first_step": state.step, "total_steps": schedule.total_steps}
+    write_run_record(run.output_dir, world, args, **data.in_record(), **steps)
     rows = {**computed_by(run, world.device, resumed=state.step > 0), **instruments.plan}
     task = {**instruments.task, "weights": describe_start(config, resumed, state.step)}
     log_plan(config, world, schedule=schedule, name=model_name, model=model, repeats=data.repeats, task=task, rows=rows)

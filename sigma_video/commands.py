@@ -34,6 +34,16 @@ def convert() -> None:
     _run("scripts/convert_checkpoint.py")
 
 
+def report() -> None:
+    """`sigma-report`: a page about runs."""
+    _run("scripts/report.py")
+
+
+def runs() -> None:
+    """`sigma-runs`: the runs under a folder, in a terminal."""
+    _run("scripts/runs.py")
+
+
 def data_prepare() -> None:
     """`sigma-data-prepare`: lists from what a data set comes with."""
     _run("scripts/data/prepare.py")

@@ -26,15 +26,13 @@ from typing import Any
 from ..distributed.world import World, on_main_process
 from ..errors import ConfigError
 from ..files import no_folder
+from .holder import NAME, STALE_AFTER, describe_holder, process_space, process_start, read_holder
 
 logger = logging.getLogger(__name__)
 
-NAME = "run.lock"
 BEAT = 10.0  # seconds between two counts
-STALE_AFTER = 60.0  # seconds: six counts missed; a client of NFS sees a change within three
 POLL = 2.0  # seconds between two looks at another's count
 LOST = 70  # exit code of a run whose lock another one has taken
-_ENTRIES = {"host", "pid", "started", "process_start", "space", "folder", "job", "token", "beats"}
 _RESTARTS = (("SLURM_JOB_ID", "SLURM_RESTART_COUNT"), ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT"))
 
 
@@ -88,7 +86,7 @@ class RunLock:
             while not self._create():
                 holder = self._read()
                 if not self._is_gone(holder):
-                    raise ConfigError(f"--output_dir {self.path.parent}: {_describe(holder)} {self._remedy()}")
+                    raise ConfigError(f"--output_dir {self.path.parent}: {describe_holder(holder)} {self._remedy()}")
                 self._remove(holder)
         except OSError as error:
             raise ConfigError(f"--output_dir {self.path.parent}: {no_folder(self.path.parent, error)}") from error
@@ -126,7 +124,7 @@ class RunLock:
     def _end_process(self) -> None:
         """End at once, without saving: the folder belongs to the other run."""
         sys.stderr.write(
-            f"error: {self.path}: another run has taken this folder ({_describe(self._read())}); stopping\n"
+            f"error: {self.path}: another run has taken this folder ({describe_holder(self._read())}); stopping\n"
         )
         sys.stderr.flush()
         os._exit(LOST)
@@ -137,7 +135,7 @@ class RunLock:
             "pid": os.getpid(),
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "process_start": process_start(os.getpid()),
-            "space": _process_space(),
+            "space": process_space(),
             "folder": self.path.parent.stat().st_ino,
             "job": [[self.environment.get(name, "") for name in names] for names in _RESTARTS],
             "token": self.token,
@@ -165,19 +163,14 @@ class RunLock:
             file.truncate()
 
     def _read(self) -> dict[str, Any]:
-        """What the file says; {} if it is not there, or not whole yet."""
-        try:
-            content = json.loads(self.path.read_bytes())
-        except (OSError, ValueError):
-            return {}
-        return content if isinstance(content, dict) and content.keys() >= _ENTRIES else {}
+        return read_holder(self.path)
 
     def _is_gone(self, holder: Mapping[str, Any]) -> bool:
         if not holder:
             return self._stands_still(holder)
         if holder["folder"] != self.path.parent.stat().st_ino:
             return True  # copied with its folder
-        if (holder["host"], holder["space"]) == (platform.node(), _process_space()):
+        if (holder["host"], holder["space"]) == (platform.node(), process_space()):
             return process_start(holder["pid"]) != holder["process_start"]
         for names, before in zip(_RESTARTS, holder["job"], strict=True):
             job, count = (self.environment.get(name, "") for name in names)
@@ -187,7 +180,7 @@ class RunLock:
 
     def _stands_still(self, holder: Mapping[str, Any]) -> bool:
         """Whether the count of a holder elsewhere does not change, or the file goes."""
-        logger.warning("%s: %s; waiting up to %.0f s for a sign of it", self.path, _describe(holder), STALE_AFTER)
+        logger.warning("%s: %s; waiting up to %.0f s for a sign of it", self.path, describe_holder(holder), STALE_AFTER)
         until = time.monotonic() + STALE_AFTER
         while time.monotonic() < until:
             time.sleep(POLL)
@@ -211,7 +204,7 @@ class RunLock:
             os.rename(aside, self.path)  # a new one: give it back
             return
         aside.unlink()
-        logger.warning("%s: left behind by %s, taken over", self.path, _describe(holder))
+        logger.warning("%s: left behind by %s, taken over", self.path, describe_holder(holder))
 
     def _remedy(self) -> str:
         return (
@@ -221,44 +214,5 @@ class RunLock:
         )
 
 
-def process_start(pid: int) -> int | None:
-    """When a process of this machine began, in ticks since the machine started; None if it has ended.
-
-    Without /proc: 0 for a process that runs.
-    """
-    if not Path("/proc/self/stat").exists():
-        return 0 if _exists(pid) else None
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] in (b"Z", b"X") else int(fields[19])
-
-
-def _exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another user's
-        return True
-    return True
-
-
-def _process_space() -> str:
-    """What the numbers of processes belong to: the start of the machine, and the container."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return ""
-
-
 def _number(text: str) -> int:
     return int(text) if text.isdigit() else 0
-
-
-def _describe(holder: Mapping[str, Any]) -> str:
-    if not holder:
-        return "an unknown process"
-    return f"process {holder['pid']} on {holder['host']}, started {holder['started']},"

@@ -11,7 +11,8 @@ from processes import FINETUNE, PRETRAIN, run_script, running, script_target
 
 from engine.errors import ConfigError
 from engine.resilience import lock as module
-from engine.resilience.lock import RunLock, process_start
+from engine.resilience.holder import process_start
+from engine.resilience.lock import RunLock
 
 
 @pytest.fixture(autouse=True)
