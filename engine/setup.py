@@ -188,8 +188,7 @@ def build_trainer(
 
     `layer_decay` is the learning-rate factor from block to block, `ema` an average of the weights.
     """
-    run, optim, saving = config.run, config.optim, config.checkpoint
-    args = facts.beside(config)
+    run, optim, saving, args = config.run, config.optim, config.checkpoint, facts.beside(config)
     schedule = optim.schedule(num_batches=data.num_batches, world_size=world.size)
     optimizer = optim.build(model, lr=schedule.lr, layer_decay=layer_decay)
     seed_everything(run.seed, world.rank)
@@ -201,8 +200,8 @@ def build_trainer(
     # A command that was started again resumes from what it has saved itself; --resume was for its first start.
     resumed = resume_from("", True) if saving.resume and was_restarted(os.environ) else None
     resumed = resumed or resume_from(saving.resume, saving.auto_resume)
-    steps = {"first_step": state.step, "total_steps": schedule.total_steps}
-    write_run_record(run.output_dir, world, args, **data.in_record(), **steps)
+    steps = {"first_step": state.step, "total_steps": schedule.total_steps} | data.in_record()
+    write_run_record(run.output_dir, world, args, **steps)
     rows = {**computed_by(run, world.device, resumed=state.step > 0), **instruments.plan}
     task = {**instruments.task, "weights": describe_start(config, resumed, state.step)}
     log_plan(config, world, schedule=schedule, name=model_name, model=model, repeats=data.repeats, task=task, rows=rows)

@@ -1,4 +1,4 @@
-"""Imports of the packages that compose the others, `inference` and `programs`, under the installed name.
+"""Imports of the packages that compose the others, such as `inference`, under the installed name.
 
 They name the others as a script at the root does: `from models.vit import ...`. A relative import would climb above the
 root of a checkout, where they are top-level packages. Imported as `sigma_video.inference`, which is its name in an
@@ -12,8 +12,8 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import CodeType, ModuleType
 from typing import Any
 
-COMPOSED = ("models", "datasets", "engine", "evaluation")
-COMPOSING = ("inference", "programs")
+COMPOSED = ("models", "datasets", "engine")
+COMPOSING = ("inference", "evaluation", "programs")
 _NAME = __package__  # sigma_video
 
 

@@ -9,8 +9,8 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 from processes import ROOT
 
-COMPOSING = ("inference", "programs")
-PACKAGES = ("models", "datasets", "engine", "evaluation", *COMPOSING)
+COMPOSING = ("inference", "evaluation", "programs")
+PACKAGES = ("models", "datasets", "engine", *COMPOSING)
 WRITE = ".venv/bin/python docs/architecture.py --write"
 
 

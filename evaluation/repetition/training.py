@@ -68,7 +68,7 @@ class CountingTask:
 
     @staticmethod
     def _targets(batch: SegmentBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """int64 and float32 (B, 2, A): the past cycle's at the state's frame, the future one's at the frame after it."""
+        """int64, float32 (B, 2, A): the past cycle's at the state's frame, the future one's at the frame after it."""
         rows = []
         for state, length, start in zip(batch.states, batch.lengths, batch.starts, strict=True):
             middle = int(state.middle)
