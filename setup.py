@@ -3,7 +3,13 @@
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-ENTRY_SCRIPTS = ("run_class_finetuning", "run_probing", "run_segmentation", "run_sigma_pretraining")
+ENTRY_SCRIPTS = (
+    "run_class_finetuning",
+    "run_probing",
+    "run_repetition_counting",
+    "run_segmentation",
+    "run_sigma_pretraining",
+)
 # What begins so of scripts/ is not installed: demo and tables write into their checkout, recipes lie there.
 NOT_INSTALLED = ("demo", "figures", "table", "recipes", "reproduce")
 

@@ -29,6 +29,11 @@ def probe() -> None:
     _run("run_probing.py")
 
 
+def count() -> None:
+    """`sigma-count`: repetition counting."""
+    _run("run_repetition_counting.py")
+
+
 def convert() -> None:
     """`sigma-convert`: weights from any format into another."""
     _run("scripts/convert_checkpoint.py")

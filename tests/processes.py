@@ -25,6 +25,7 @@ import torch.utils.serialization.config
 
 import run_class_finetuning  # noqa: F401
 import run_probing  # noqa: F401
+import run_repetition_counting  # noqa: F401
 import run_segmentation  # noqa: F401
 import run_sigma_pretraining  # noqa: F401
 from engine.distributed.world import distributed
@@ -32,6 +33,7 @@ from engine.distributed.world import distributed
 ROOT = Path(__file__).parents[1]
 PRETRAIN, FINETUNE, SEGMENT = "run_sigma_pretraining.py", "run_class_finetuning.py", "run_segmentation.py"
 PROBE = "run_probing.py"
+COUNT = "run_repetition_counting.py"
 LIMIT = 300.0  # seconds; a test that hangs is a failure, one on a busy machine is not
 
 

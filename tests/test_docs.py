@@ -8,16 +8,18 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from processes import FINETUNE, PRETRAIN, PROBE, ROOT, SEGMENT
+from processes import COUNT, FINETUNE, PRETRAIN, PROBE, ROOT, SEGMENT
 
 from engine.flags import build_parser
 from run_class_finetuning import FinetuningConfig
 from run_probing import ProbingConfig
+from run_repetition_counting import RepetitionConfig
 from run_segmentation import SegmentationConfig
 from run_sigma_pretraining import PretrainingConfig
 
 PARSERS = {PRETRAIN: build_parser(PretrainingConfig), FINETUNE: build_parser(FinetuningConfig)}
 PARSERS |= {SEGMENT: build_parser(SegmentationConfig), PROBE: build_parser(ProbingConfig)}
+PARSERS[COUNT] = build_parser(RepetitionConfig)
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "bench").glob("*.md")])
 SCRIPTS = sorted((ROOT / "scripts").rglob("*.sh")) + sorted((ROOT / "scripts").rglob("*.sbatch"))
 SCRIPTS += sorted((ROOT / "scripts").rglob("*.yaml"))

@@ -3,11 +3,12 @@
 import json
 
 import pytest
-from processes import FINETUNE, PRETRAIN, PROBE, ROOT, SEGMENT
+from processes import COUNT, FINETUNE, PRETRAIN, PROBE, ROOT, SEGMENT
 
 from engine.flags import build_parser
 from run_class_finetuning import FinetuningConfig
 from run_probing import ProbingConfig
+from run_repetition_counting import RepetitionConfig
 from run_segmentation import SegmentationConfig
 from run_sigma_pretraining import PretrainingConfig
 
@@ -39,6 +40,7 @@ def described(parser):
         (FINETUNE, FinetuningConfig),
         (SEGMENT, SegmentationConfig),
         (PROBE, ProbingConfig),
+        (COUNT, RepetitionConfig),
     ],
 )
 def test_flags_are_those_of_the_list(script, cls):

@@ -195,7 +195,13 @@ def test_distributions_hold_what_runs_and_nothing_else(distributions):
     archive, wheel = distributions
     with zipfile.ZipFile(wheel) as file:
         names = {name for name in file.namelist() if ".dist-info/" not in name}
-    scripts = ("run_class_finetuning", "run_probing", "run_segmentation", "run_sigma_pretraining")
+    scripts = (
+        "run_class_finetuning",
+        "run_probing",
+        "run_repetition_counting",
+        "run_segmentation",
+        "run_sigma_pretraining",
+    )
     expected = {f"sigma_video/{script}.py" for script in scripts}
     for package in PACKAGES:
         inside = Path(*package.split(".")[1:])

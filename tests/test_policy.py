@@ -32,7 +32,18 @@ MAY_IMPORT = {  # besides the standard library and the package itself
     "models": {"torch", "einops", "timm", "numpy", "sigma_video", "onnx", "onnxruntime", "onnxscript", "triton"},
     "engine": {"torch", "numpy", "safetensors", "wandb", "deepspeed", "sigma_video"},
     "inference": {"torch", "numpy", "sigma_video", "models", "datasets", "engine"},
-    "evaluation": {"torch", "torchvision", "numpy", "scipy", "sklearn", "PIL", "models", "datasets", "engine", "sigma_video"},
+    "evaluation": {
+        "torch",
+        "torchvision",
+        "numpy",
+        "scipy",
+        "sklearn",
+        "PIL",
+        "models",
+        "datasets",
+        "engine",
+        "sigma_video",
+    },
     "programs": {"torch", "models", "datasets", "engine", "sigma_video"},
 }
 # Rooms of a package, files and folders at its top, from bottom to top: each may import those of the rows below its own.

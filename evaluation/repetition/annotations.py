@@ -4,8 +4,8 @@
     ROOT/annotations/val/v_BenchPress_g21_c01.mat
     ROOT/imgs/train/BenchPress/v_BenchPress_g01_c02/    000001.png ..., or image_00001.jpg ...
 
-Instead of `imgs` there may be UCF101 itself, `BenchPress/v_BenchPress_g01_c02.avi`. Frames count from 1 in the files, from
-0 here.
+Instead of `imgs` there may be UCF101 itself, `BenchPress/v_BenchPress_g01_c02.avi`. Frames count from 1 in the files,
+from 0 here.
 """
 
 import hashlib
@@ -19,11 +19,9 @@ from typing import Any
 import numpy as np
 from scipy.io import loadmat
 
-from datasets.decoding.image_folder import frame_names
-from datasets.decoding.open import open_video
-from datasets.errors import AnnotationError, DecodeError
-from datasets.lists.video_list import VideoList
 from sigma_video.options import Options, option
+
+from .packages import AnnotationError, DecodeError, VideoList, frame_names, open_video
 
 LEAST_CYCLES = 2
 _VIDEO = re.compile(r"v_([A-Za-z]+)_g(\d\d)_c\d\d")
@@ -156,7 +154,8 @@ def check_frames(repetitions: Repetitions) -> None:
                 number = video.num_frames
         if number <= edges[-1]:
             raise AnnotationError(
-                f"{path}: {number} frames, its repetitions end in frame {edges[-1] + 1}. Extract it again, at its own rate."
+                f"{path}: {number} frames, its repetitions end in frame {edges[-1] + 1}. Extract it again, at its "
+                "own rate."
             )
 
 

@@ -73,8 +73,8 @@ def refine(points: Sequence[State], num_frames: int, ask: Ask) -> list[State]:
     """The states of the points after all levels. At each level the points in the middle of 2, 4, 8 and 16 equal groups
     are asked about, and the others of a group take over what becomes of theirs.
 
-    Left and right of a state are kept twice, as the group to the left and that to the right of a point say: at the third
-    level a group decides only about the inner one, and the mean of both holds.
+    Left and right of a state are kept twice, as the group to the left and that to the right of a point say: at the
+    third level a group decides only about the inner one, and the mean of both holds.
     """
     middles = np.array([point.middle for point in points], np.int64)
     sides = np.array([[(point.left, point.right)] * 2 for point in points]).astype(np.int64)  # (point, said by, l or r)

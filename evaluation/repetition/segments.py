@@ -12,13 +12,9 @@ import torch
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as F
 
-from datasets.decoding.open import open_video
-from datasets.loading.workers import reading
-from datasets.samples import read_or_replace, sample_rng
-from datasets.transforms.normalization import normalize_clips
-
 from .annotations import Repetitions
 from .cycles import State, cycles_within, draw_segment, neighbour_offsets
+from .packages import normalize_clips, open_video, read_or_replace, reading, sample_rng
 
 _FIXED_STREAM = 3  # last word of the seeds of segments that are drawn once; samples have (seed, epoch, index, repeat)
 
@@ -60,7 +56,7 @@ class SegmentBatch:
     failures: list[tuple[str, str, int]] = field(default_factory=list)
     states: list[State] = field(default_factory=list)
     rngs: list[np.random.Generator] = field(default_factory=list)
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def to(self, device: torch.device | str) -> "SegmentBatch":
         """The same object: clips are made of its frames, and go to the device, when a step asks for them."""

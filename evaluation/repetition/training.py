@@ -8,11 +8,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from engine.distributed.collectives import all_reduce_sum
-from engine.tasks.task import Selection
-
 from .anchors import IGNORED, anchor_loss, anchor_targets, best_factors, split_outputs
 from .cycles import State, context_frames, draw_state, moved
+from .packages import Selection, all_reduce_sum
 from .segments import SegmentBatch, gather_clips
 
 LIMIT = 2.0  # of the logarithm of a factor, as hypotheses change
@@ -68,7 +66,7 @@ class CountingTask:
 
     @staticmethod
     def _targets(batch: SegmentBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """int64, float32 (B, 2, A): the past cycle's at the state's frame, the future one's at the frame after it."""
+        """int64 and float32 (B, 2, A): of the past cycle at the state's frame, of the next at the one after."""
         rows = []
         for state, length, start in zip(batch.states, batch.lengths, batch.starts, strict=True):
             middle = int(state.middle)
