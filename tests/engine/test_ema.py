@@ -21,6 +21,7 @@ from engine.training import Trainer
 
 DECAY = 0.5
 FLAGS = {"model_ema": True, "model_ema_decay": DECAY, "batch_size": 8, "save_ckpt_freq": 1, "epochs": 4, "lr": 0.1}
+FLAGS |= {"test_num_segment": 1, "test_num_crop": 1}
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,9 @@ def test_both_are_validated_and_tested(run, data, tmp_path):
     result = json.loads((run / "test.json").read_text())
     assert result["test/loss"] != result["test_ema/loss"]
     for key, name in (("model", "test"), ("model_ema", "test_ema")):
-        flags = data.flags(FINETUNE, tmp_path / key, resume=run / "checkpoint-3.pth", model_key=key, eval=True)
+        one_view = {"test_num_segment": 1, "test_num_crop": 1}
+        flags = {"resume": run / "checkpoint-3.pth", "model_key": key, "eval": True, **one_view}
+        flags = data.flags(FINETUNE, tmp_path / key, **flags)
         assert run_script(FINETUNE, *flags).code == 0
         alone = json.loads((tmp_path / key / "test.json").read_text())
         assert alone["test/loss"] == pytest.approx(result[f"{name}/loss"], rel=1e-6)

@@ -33,17 +33,19 @@ def train(data, script, folder, *, size=1, code=0, **changes):
 def straight(data, tmp_path_factory):
     """The folder of a pre-training that nothing interrupted. Tests only read it."""
     folder = tmp_path_factory.mktemp("straight")
-    train(data, PRETRAIN, folder)
+    train(data, PRETRAIN, folder, **CHANGES[PRETRAIN])
     return folder
 
 
-def cut_off(straight, folder, checkpoint):
-    """A copy of a finished run's folder as it was just after it had made a checkpoint."""
+def cut_off(straight, folder, checkpoint, *, damaged=""):
+    """A copy of a finished run's folder as it was just after it had made a checkpoint, and half of another."""
     shutil.copytree(straight, folder)
     names = sorted(path.name for path in folder.glob("*.pth"))
     for name in names:
         if name > checkpoint and not name.startswith("checkpoint-0"):  # `-` sorts before `.`: steps before their epoch
             (folder / name).unlink()
+    if damaged:
+        (folder / damaged).write_bytes((straight / damaged).read_bytes()[:1000])
     assert newest_valid(folder).name == checkpoint
     return folder
 
@@ -57,12 +59,15 @@ def cut_off(straight, folder, checkpoint):
         pytest.param(FINETUNE, 2, marks=pytest.mark.slow),
     ],
 )
-def test_final_state_and_log_are_the_same(script, size, data, tmp_path):
+def test_final_state_and_log_are_the_same(script, size, data, tmp_path, request):
+    """Also where the file behind the last whole one is damaged: it is passed over."""
     changes = dict(CHANGES[script])
     if size > 1:
         changes |= {"batch_size": 1} | ({"mixup": 0, "cutmix": 0} if script == FINETUNE else {})
-    straight = tmp_path / "straight"
-    train(data, script, straight, size=size, **changes)
+    if (script, size) == (PRETRAIN, 1):
+        straight = request.getfixturevalue("straight")
+    else:
+        train(data, script, straight := tmp_path / "straight", size=size, **changes)
     steps = 3 if script == PRETRAIN else 4
     kept = [f"checkpoint-1-step{step}.pth" for step in (steps - 2, steps - 1)]
     before_validation = f"checkpoint-1-step{steps}.pth" if script == FINETUNE else "checkpoint-1-step0.pth"
@@ -70,9 +75,11 @@ def test_final_state_and_log_are_the_same(script, size, data, tmp_path):
     assert {path.name for path in straight.glob("checkpoint-[0-9]*")} == files
     assert load(straight / kept[0])["unfinished"]["step"] == steps - 2
     for checkpoint, num_workers in list(zip(kept, (2, 0), strict=True))[: 3 - size]:
-        resumed = cut_off(straight, tmp_path / checkpoint, checkpoint)
+        damaged = kept[1] if checkpoint == kept[0] else ""
+        resumed = cut_off(straight, tmp_path / checkpoint, checkpoint, damaged=damaged)
         said = train(data, script, resumed, size=size, **changes, num_workers=num_workers).stderr
-        assert f"{checkpoint}: 1 epochs and" in said
+        assert f"{checkpoint}: 1 epochs and" in said and "made with another list" not in said
+        assert ("trying the one before" in said) is bool(damaged)
         a, b = (load(folder / "checkpoint-1.pth") for folder in (straight, resumed))
         for key in (*STATE, *(("model_ema",) if script == FINETUNE else ())):
             assert same(a[key], b[key]), key
@@ -126,28 +133,15 @@ def test_another_total_batch_is_refused_inside_an_epoch_only(data, tmp_path):
     assert series(inside, "step")[-1, 0] == 4
 
 
-def test_without_the_flag_there_are_no_files_inside_epochs(data, tmp_path):
-    train(data, PRETRAIN, tmp_path, save_ckpt_steps=0, save_ckpt_freq=1)
-    assert sorted(path.name for path in tmp_path.glob("*.pth")) == ["checkpoint-0.pth", "checkpoint-1.pth"]
-
-
-def test_a_damaged_file_inside_an_epoch_is_passed_over(data, straight, tmp_path):
-    folder = cut_off(straight, tmp_path / "cut", "checkpoint-1-step2.pth")
-    newest = folder / "checkpoint-1-step2.pth"
-    newest.write_bytes(newest.read_bytes()[:1000])
-    assert "checkpoint-1-step1.pth: 1 epochs and 1 steps" in train(data, PRETRAIN, folder).stderr
-    assert same(*(load(f / "checkpoint-1.pth")["model"] for f in (straight, folder)))
-
-
 def test_another_list_of_the_same_length_is_refused_inside_an_epoch(data, straight, tmp_path):
     lines = data.pretrain_list.read_text().splitlines()
     other = tmp_path / "other.csv"
     other.write_text("\n".join(reversed(lines)) + "\n")
     inside = cut_off(straight, tmp_path / "inside", "checkpoint-1-step1.pth")
-    refused = train(data, PRETRAIN, inside, code=2, data_path=other)
+    changes = CHANGES[PRETRAIN]
+    refused = train(data, PRETRAIN, inside, code=2, **changes, data_path=other)
     assert len(refused.errors) == 1 and "made with another list, fingerprint" in refused.errors[0]
-    refused = train(data, PRETRAIN, inside, code=2, num_sample=2)
+    refused = train(data, PRETRAIN, inside, code=2, **changes, num_sample=2)
     assert len(refused.errors) == 1 and "--num_sample 1, now 2" in refused.errors[0]
-    assert "made with another list" not in train(data, PRETRAIN, inside).stderr
-    at_the_end = train(data, PRETRAIN, inside, data_path=other, resume=inside / "checkpoint-1.pth")
+    at_the_end = train(data, PRETRAIN, inside, **changes, data_path=other, resume=straight / "checkpoint-1.pth")
     assert "made with another list, fingerprint" in at_the_end.stderr

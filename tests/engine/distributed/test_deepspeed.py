@@ -329,6 +329,7 @@ def test_fine_tuning_in_stage_3(data, tmp_path):
     start = create_model("vit_mini_patch8_32", num_classes=3, num_frames=4)
     torch.save({"model": start.state_dict()}, tmp_path / "start.pth")
     flags = {"batch_size": 4, "finetune": tmp_path / "start.pth", "clip_grad": 1.0, "epochs": 1, "warmup_epochs": 0}
+    flags |= {"test_num_segment": 1, "test_num_crop": 1}
     zero = {"enable_deepspeed": True, "zero_stage": 3}
     for name, more in (("ddp", {}), ("zero", zero)):
         finished = run_script(FINETUNE, *data.flags(FINETUNE, tmp_path / name, **flags, **more), size=2)
@@ -352,6 +353,7 @@ def test_a_dry_run_in_stage_3_with_a_rank_that_has_nothing_to_test(data, tmp_pat
 
 def test_a_single_process_needs_no_launcher(data, tmp_path):
     flags = {"enable_deepspeed": True, "zero_stage": 1, "linear_probing": True, "epochs": 1, "warmup_epochs": 0}
+    flags |= {"test_num_segment": 1, "test_num_crop": 1, "batch_size": 8}
     finished = run_script(FINETUNE, *data.flags(FINETUNE, tmp_path / "run", **flags, random_encoder=True))
     assert finished.code == 0 and finished.stdout == "", finished.stderr
     assert (tmp_path / "run" / "test.json").is_file()

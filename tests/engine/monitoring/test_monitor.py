@@ -91,7 +91,7 @@ def test_histograms_are_those_of_the_values(tmp_path):
 def test_profile(data, tmp_path):
     """Profiles the given number of steps; the run continues and ends as without a profile."""
     for name, profile in (("plain", 0), ("profiled", 2)):
-        flags = data.flags(PRETRAIN, tmp_path / name, profile=profile)
+        flags = data.flags(PRETRAIN, tmp_path / name, epochs=1, warmup_epochs=0, batch_size=2, profile=profile)
         finished = run_script(PRETRAIN, *flags)
         assert finished.code == 0, finished.stderr
     assert [row["train/loss"] for row in records(tmp_path / "plain")] == [

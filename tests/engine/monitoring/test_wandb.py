@@ -27,6 +27,8 @@ def test_needs_a_folder_for_its_id(data):
 @pytest.mark.skipif(not INSTALLED, reason="wandb, which is optional, is not installed")
 def test_one_run_for_all_restarts(data, tmp_path, monkeypatch):
     """Offline: both starts write into runs of the same id, with the values of log.txt."""
+    import wandb  # noqa: F401  (here, once, for the processes that are forked)
+
     monkeypatch.setenv("WANDB_MODE", "offline")
     flags = data.flags(PRETRAIN, tmp_path / "run", save_ckpt_freq=1)
     assert run_script(PRETRAIN, *flags, "--wandb", "project").code == 0

@@ -39,7 +39,7 @@ def run(data, folder, *, size=1, bad_rank=0, times=1, value=math.nan, **changes)
     return run_in_processes(target, size=size)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("value", [math.nan, pytest.param(math.inf, marks=pytest.mark.slow)])
 def test_stopping(value, data, tmp_path):
     ended = run(data, tmp_path, size=2, bad_rank=1, value=value)
     assert [f.code for f in ended] == [2, 2]
@@ -76,7 +76,7 @@ def test_skipping_and_rolling_back_leave_out_the_same_update(size, data, tmp_pat
 
 
 def test_the_limit(data, tmp_path):
-    (ended,) = run(data, tmp_path, times=4, on_nonfinite="skip", nonfinite_limit=2)
+    (ended,) = run(data, tmp_path, times=4, value=math.inf, on_nonfinite="skip", nonfinite_limit=2)
     assert ended.code == 2 and "These are 3, and --nonfinite_limit is 2" in ended.errors[0]
 
 
@@ -87,7 +87,8 @@ def test_rolling_back_needs_a_checkpoint(data, tmp_path):
 
 def test_rolling_back_to_a_checkpoint_before_a_validation(data, tmp_path):
     """It is made when the epoch is trained; what its validation found, and the best so far, are not forgotten."""
-    script = script_target(FINETUNE, *data.flags(FINETUNE, tmp_path, epochs=3, on_nonfinite="rollback"))
+    flags = {"epochs": 3, "on_nonfinite": "rollback", "test_num_segment": 1, "test_num_crop": 1}
+    script = script_target(FINETUNE, *data.flags(FINETUNE, tmp_path, **flags))
 
     def target():
         forward, calls = Classification.__call__, []
