@@ -358,7 +358,9 @@ def features(job: Job, part: str) -> np.ndarray:
         dtype=config.output.feature_dtype,
     )
     batches = batches_of(dataset, batch_size=plan.batch, **job.loader_kwargs(alone=True))
-    return extract(plan, job.world, batches=batches, encode=encode, rebuild=config.output.rebuild_features)
+    found = extract(plan, job.world, batches=batches, encode=encode, rebuild=config.output.rebuild_features)
+    assert found is not None  # of all shards
+    return found
 
 
 def views_key(job: Job, *, augmented: bool, shown: str) -> dict[str, Any]:

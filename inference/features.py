@@ -1,6 +1,6 @@
-"""Features of a list, kept in a folder: `features.npy` (V, G, D), an index of its rows, and what they belong to.
+"""Features of a list, kept in a folder: `features.npy` (V, G, D), or (V, G, N, D), an index of its rows, their origin.
 
-Letters: V samples of the list, G views of each, D width, B samples of a batch.
+Letters: V samples of the list, G views of each, N tokens, D width, B samples of a batch.
 
 The list is cut into shards, which ranks share out and write one by one, so that an extraction that is stopped goes on
 where it was, with any number of ranks. A batch never crosses a shard: the same samples go through the model together
@@ -53,7 +53,8 @@ class Plan:
         folder: where the features are kept.
         key: what they depend on; JSON.
         rows: of the list, in its order.
-        views, width: G and D.
+        views: G.
+        width: D, or (N, D) where tokens are kept.
         batch: samples of a forward pass.
         dtype: one of DTYPES.
     """
@@ -62,14 +63,14 @@ class Plan:
     key: Key
     rows: Sequence[Row]
     views: int
-    width: int
+    width: int | tuple[int, int]
     batch: int
     dtype: str = "float32"
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """(V, G, D)."""
-        return len(self.rows), self.views, self.width
+    def shape(self) -> tuple[int, ...]:
+        """(V, G, D), or (V, G, N, D)."""
+        return len(self.rows), self.views, *(self.width if isinstance(self.width, tuple) else (self.width,))
 
     def meta(self, *, complete: bool) -> dict[str, Any]:
         """Content of `meta.json`."""
@@ -93,16 +94,19 @@ def extract(
     batches: Callable[[Sequence[int]], Iterable[Batch]],
     encode: Callable[[torch.Tensor], torch.Tensor],
     rebuild: bool = False,
-) -> np.ndarray:
+    share: tuple[int, int] = (0, 1),
+) -> np.ndarray | None:
     """The features of a plan, from its folder if they are there. Every rank must call it.
 
     Args:
         batches: places in the list -> batches of them, in this order, `plan.batch` samples each but the last.
-        encode: normalised clips (B * G, 3, T, H, W) on the device -> (B * G, D).
+        encode: normalised clips (B * G, 3, T, H, W) on the device -> (B * G, D), or (B * G, N, D).
         rebuild: make them anew, whatever the folder holds.
+        share: (number, of): every so many shards from the number on, from 0, are made here; all others by other
+            commands, such as the tasks of a slurm array, and one that makes all of them puts them together.
 
     Returns:
-        (V, G, D), memory-mapped, read-only.
+        (V, G, D), or (V, G, N, D), memory-mapped, read-only; None of a share.
 
     Raises:
         ConfigError: the folder holds features of something else, or the disk is too small.
@@ -110,9 +114,10 @@ def extract(
     """
     if on_main_process(world, lambda: prepare(plan, rebuild=rebuild)):
         return _open(plan)
-    missing = on_main_process(world, lambda: [shard for shard in plan.shards() if not plan.file_of(shard).is_file()])
-    if len(missing) < len(plan.shards()):
-        logger.info("%s: %d of %d shards are there", plan.folder, len(plan.shards()) - len(missing), len(plan.shards()))
+    own = plan.shards()[share[0] :: share[1]]
+    missing = on_main_process(world, lambda: [shard for shard in own if not plan.file_of(shard).is_file()])
+    if len(missing) < len(own):
+        logger.info("%s: %d of %d shards are there", plan.folder, len(own) - len(missing), len(own))
     error: Exception | None = None
     try:
         _encode_shards(plan, world, missing[world.rank :: world.size], batches=batches, encode=encode)
@@ -120,6 +125,8 @@ def extract(
         error = failure
     for failure in filter(None, gather_objects(error)):
         raise failure
+    if share[1] > 1:
+        return None
     on_main_process(world, lambda: _join(plan))
     return _open(plan)
 
@@ -203,7 +210,7 @@ def _encode_shards(
                 raise ConfigError(f"{path}: {reason}; features are of the list's own samples: take it off the list")
             found = encode(batch.to(world.device).clip).float().cpu().numpy()
             with np.errstate(over="ignore"):  # an overflow is told below, with the sample
-                waiting.append(found.reshape(-1, plan.views, plan.width).astype(plan.dtype))
+                waiting.append(found.reshape(-1, *plan.shape[1:]).astype(plan.dtype))
             done += len(waiting[-1])
             if sum(map(len, waiting)) == len(left[0]):
                 _write_shard(plan, left.pop(0), np.concatenate(waiting))
@@ -213,7 +220,7 @@ def _encode_shards(
 
 
 def _write_shard(plan: Plan, shard: range, rows: np.ndarray) -> None:
-    bad = np.flatnonzero(~np.isfinite(rows).all(axis=(1, 2)))
+    bad = np.flatnonzero(~np.isfinite(rows.reshape(len(rows), -1)).all(axis=1))
     if len(bad):
         path = plan.rows[shard[int(bad[0])]].path
         remedy = "give --feature_dtype float32" if plan.dtype == "float16" else "the weights are not usable"

@@ -45,9 +45,9 @@ def parser() -> argparse.ArgumentParser:
     options = CommandLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("checkpoint", metavar="CHECKPOINT", help="a fine-tuned model in any format of WEIGHTS.md")
     options.add_argument("sources", nargs="+", metavar="VIDEO|FOLDER|LIST", help="labels of a list are not looked at")
-    options.add_argument("--views", type=_views, metavar="CxK", help="clips x crops (default: those of the run's test)")
-    options.add_argument("--window", type=_seconds, metavar="SECONDS", help="predict windows of this length")
-    options.add_argument("--stride", type=_seconds, metavar="SECONDS", help="between windows (default: half a window)")
+    options.add_argument("--views", type=parse_views, metavar="CxK", help="clips x crops (default: as in its test)")
+    options.add_argument("--window", type=parse_seconds, metavar="SECONDS", help="predict windows of this length")
+    options.add_argument("--stride", type=parse_seconds, metavar="SECONDS", help="between windows (half a window)")
     options.add_argument("--top", type=positive, default=5, metavar="N", help="classes shown and written (default: 5)")
     options.add_argument("--json", metavar="FILE", help="one JSON object a line for each video or window")
     options.add_argument("--csv", metavar="FILE", help="path, start, end, error, and N classes and probabilities a row")
@@ -64,14 +64,16 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
-def _views(text: str) -> Views:
+def parse_views(text: str) -> Views:
+    """`5x3`."""
     clips, _, crops = text.partition("x")
     if not (clips.isdecimal() and crops.isdecimal() and int(clips) and int(crops)):
         raise argparse.ArgumentTypeError(f"{text}: clips x crops, such as 5x3")
     return Views(int(clips), int(crops))
 
 
-def _seconds(text: str) -> float:
+def parse_seconds(text: str) -> float:
+    """A duration."""
     try:
         value = float(text)
     except ValueError:

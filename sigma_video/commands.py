@@ -5,6 +5,7 @@ from pathlib import Path
 from types import ModuleType
 
 from . import __path__ as _places
+from .command_line import did_you_mean
 
 FOLDER = Path(_places[-1])  # holds models, datasets, engine, inference, evaluation and the scripts
 
@@ -39,14 +40,27 @@ def convert() -> None:
     _run("scripts/convert_checkpoint.py")
 
 
-def report() -> None:
-    """`sigma-report`: a page about runs."""
-    _run("scripts/report.py")
+ANSWERS = {
+    "predict": "predict.py",
+    "features": "extract_features.py",
+    "visualize": "visualize.py",
+    "report": "report.py",
+    "runs": "runs.py",
+}
 
 
-def runs() -> None:
-    """`sigma-runs`: the runs under a folder, in a terminal."""
-    _run("scripts/runs.py")
+def sigma() -> None:
+    """`sigma`: what a checkpoint or a run says: `sigma predict CHECKPOINT VIDEO`, and so on."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("-h", "--help"):
+        lines = "\n".join(f"  sigma {known} --help" for known in ANSWERS)
+        sys.stdout.write(f"usage: sigma {{{','.join(ANSWERS)}}} ...\n\nOptions of each:\n{lines}\n")
+        sys.exit(0)
+    if name not in ANSWERS:
+        sys.stderr.write(f"error: sigma {name}: no such command.{did_you_mean(name, ANSWERS)} --help lists them.\n")
+        sys.exit(2)
+    sys.argv[:2] = [f"sigma {name}"]
+    _run(f"scripts/{ANSWERS[name]}")
 
 
 def data_prepare() -> None:

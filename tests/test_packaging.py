@@ -61,13 +61,30 @@ def test_requirements_are_those_of_the_project():
 
 def test_every_command_runs_a_script_that_is_there(monkeypatch):
     ran = {}
-    for name, target in PROJECT["project"]["scripts"].items():
-        command = EntryPoint(name, target, "console_scripts").load()
-        monkeypatch.setattr(commands, "_run", lambda script, name=name: ran.update({name: script}))
+    names = [(name, ()) for name in PROJECT["project"]["scripts"] if name != "sigma"]
+    names += [("sigma", (word,)) for word in commands.ANSWERS]
+    for name, words in names:
+        command = EntryPoint(name, PROJECT["project"]["scripts"][name], "console_scripts").load()
+        monkeypatch.setattr(commands, "_run", lambda script, called=(name, words): ran.update({called: script}))
+        monkeypatch.setattr(sys, "argv", [f"/bin/{name}", *words, "--top", "1"])
         command()
         assert f"`{name}`" in command.__doc__
-    assert len(ran) == len(set(ran.values())) == len(PROJECT["project"]["scripts"])
+        assert sys.argv[1:] == ["--top", "1"]
+    assert len(ran) == len(set(ran.values())) == len(names)
     assert all((commands.FOLDER / script).is_file() for script in ran.values()), ran
+
+
+def test_sigma_without_a_command_it_knows(monkeypatch, capsys):
+    for words, code, said in (
+        (["--help"], 0, "sigma predict --help"),
+        ([], 0, "usage: sigma {predict,"),
+        (["predic"], 2, "predict"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["sigma", *words])
+        with pytest.raises(SystemExit) as ended:
+            commands.sigma()
+        captured = capsys.readouterr()
+        assert ended.value.code == code and said in captured.out + captured.err
 
 
 # ------------------------------------------------------------------------------------------------- in a checkout

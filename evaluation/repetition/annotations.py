@@ -19,9 +19,11 @@ from typing import Any
 import numpy as np
 from scipy.io import loadmat
 
+from datasets.decoding.image_folder import frame_names
+from datasets.decoding.open import open_video
+from datasets.errors import AnnotationError, DecodeError
+from datasets.lists.video_list import VideoList
 from sigma_video.options import Options, option
-
-from .packages import AnnotationError, DecodeError, VideoList, frame_names, open_video
 
 LEAST_CYCLES = 2
 _VIDEO = re.compile(r"v_([A-Za-z]+)_g(\d\d)_c\d\d")

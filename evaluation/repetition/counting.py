@@ -14,9 +14,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from engine.distributed.collectives import gather_objects
+from engine.distributed.world import World
+from engine.errors import NonFiniteError
+from engine.resilience.preemption import raise_if_preempted
+from engine.resilience.watchdog import heartbeat
+
 from .anchors import split_outputs
 from .cycles import State, context_frames
-from .packages import NonFiniteError, World, gather_objects, heartbeat, raise_if_preempted
 from .search import count_cycles
 from .segments import gather_clips
 

@@ -12,9 +12,13 @@ import torch
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as F
 
+from datasets.decoding.open import open_video
+from datasets.loading.workers import reading
+from datasets.samples import read_or_replace, sample_rng
+from datasets.transforms.normalization import normalize_clips
+
 from .annotations import Repetitions
 from .cycles import State, cycles_within, draw_segment, neighbour_offsets
-from .packages import normalize_clips, open_video, read_or_replace, reading, sample_rng
 
 _FIXED_STREAM = 3  # last word of the seeds of segments that are drawn once; samples have (seed, epoch, index, repeat)
 

@@ -8,9 +8,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from engine.distributed.collectives import all_reduce_sum
+from engine.tasks.task import Selection
+
 from .anchors import IGNORED, anchor_loss, anchor_targets, best_factors, split_outputs
 from .cycles import State, context_frames, draw_state, moved
-from .packages import Selection, all_reduce_sum
 from .segments import SegmentBatch, gather_clips
 
 LIMIT = 2.0  # of the logarithm of a factor, as hypotheses change

@@ -1,0 +1,188 @@
+"""Features of videos from a checkpoint: `python scripts/extract_features.py CHECKPOINT VIDEO|FOLDER|LIST... OUT`.
+
+Pre-trained or fine-tuned, no labels needed: model, size and frames come from the checkpoint. The folder OUT gets
+features.npy, (videos, views, width) and memory-mapped with numpy.load(..., mmap_mode="r"), index.csv, which says what
+each row is, and meta.json, which says what made them. The same command goes on after an interruption. Under torchrun
+the ranks share the work; so do the tasks of a slurm array:
+
+    python scripts/extract_features.py CHECKPOINT LIST OUT --share $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT
+    python scripts/extract_features.py CHECKPOINT LIST OUT      # afterwards: puts them together
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+from torch.utils.data import Subset
+
+import sigma_video.compat  # noqa: F401  (before anything that imports torchvision)
+from datasets.errors import DATA_ERRORS, DecodeError
+from datasets.loading.batch import Batch
+from datasets.loading.loaders import LoaderConfig, build_eval_loader
+from datasets.loading.workers import loader_errors
+from engine.checkpointing.read_weights import StartConfig
+from engine.config import RunConfig
+from engine.distributed.ddp import AMP_DTYPES, autocast
+from engine.distributed.world import World, distributed, on_main_process
+from engine.errors import ConfigError, as_config_error, user_errors
+from engine.monitoring.metrics import setup_logging
+from inference.features import ARRAY, DTYPES, Plan, Row, extract
+from inference.load import POSITIONS, Loaded, load
+from inference.sources import Sample, as_list, find_samples, windows_of
+from inference.views import Views, view_dataset
+from models import ModelError
+from scripts.data.jobs import positive
+from scripts.predict import parse_seconds, parse_views
+from sigma_video.command_line import CommandLine
+
+FORMATS = ("npy", "safetensors")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    options = CommandLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("checkpoint", metavar="CHECKPOINT", help="weights in any format of WEIGHTS.md")
+    options.add_argument("sources", nargs="+", metavar="VIDEO|FOLDER|LIST", help="labels of a list go into the index")
+    options.add_argument("out", metavar="OUT", help="a folder, new or of the same features")
+    options.add_argument("--views", type=parse_views, default=Views(1, 1), metavar="CxK", help="clips x crops (1x1)")
+    options.add_argument("--tokens", action="store_true", help="all tokens of a clip in place of their mean")
+    options.add_argument("--window", type=parse_seconds, metavar="SECONDS", help="features of windows of this length")
+    options.add_argument("--stride", type=parse_seconds, metavar="SECONDS", help="between windows (half a window)")
+    options.add_argument("--dtype", choices=DTYPES, default="float32", help="in which they are kept (float32)")
+    options.add_argument("--format", choices=FORMATS, default="npy", help="safetensors: also features.safetensors")
+    options.add_argument("--no_final_norm", action="store_true", help="tokens before the final norm, if there is one")
+    options.add_argument("--num_frames", type=positive, help="of a clip (default: as trained)")
+    options.add_argument("--input_size", type=positive, help="of a clip (default: as trained)")
+    options.add_argument("--positions", choices=POSITIONS, default="rows", help="of clips with fewer frames (rows)")
+    options.add_argument("--share", type=_share, default=(0, 1), metavar="K/N", help="make the K-th of N parts, from 0")
+    options.add_argument("--rebuild", action="store_true", help="make them anew, whatever OUT holds")
+    options.add_argument("--data_root", default="", metavar="FOLDER", help="what a list's relative paths start from")
+    options.add_argument("--batch_size", type=positive, default=16, help="clips of a forward pass (default: 16)")
+    options.add_argument("--num_workers", type=int, default=2, help="loader processes per rank (default: 2)")
+    options.add_argument("--decode_timeout", type=float, default=60.0, metavar="SECONDS", help="a clip (default: 60)")
+    options.add_argument("--amp", choices=tuple(AMP_DTYPES), help="default: bf16 on a GPU, none on a CPU")
+    options.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    options.add_argument("--model_key", default=StartConfig().model_key, help="key of the weights in the file")
+    options.add_argument("--trust_checkpoint", action="store_true", help="unpickle objects too: they can run any code")
+    return options
+
+
+def _share(text: str) -> tuple[int, int]:
+    number, _, of = text.partition("/")
+    if not (number.isdecimal() and of.isdecimal() and int(number) < int(of)):
+        raise argparse.ArgumentTypeError(f"{text}: a part of how many, from 0, such as 0/4")
+    return int(number), int(of)
+
+
+def find(args: argparse.Namespace) -> list[Sample]:
+    """The videos, or their windows.
+
+    Raises:
+        ConfigError: a video cannot be read, or is shorter than a window.
+    """
+    samples = find_samples(args.sources, data_root=args.data_root)
+    if not args.window:
+        return samples
+    try:
+        return [w for sample in samples for w in windows_of(sample, args.window, args.stride or args.window / 2)]
+    except DecodeError as error:
+        raise ConfigError(str(error)) from error
+
+
+def hash_of(values: Iterable[Any]) -> str:
+    """Twelve hexadecimal digits."""
+    return hashlib.sha256(json.dumps(list(values)).encode()).hexdigest()[:12]
+
+
+def has_norm(args: argparse.Namespace, loaded: Loaded) -> bool:
+    """Whether tokens go through the encoder's final norm; a fine-tuned classifier that pools has none."""
+    return loaded.has_final_norm and not args.no_final_norm
+
+
+def plan_of(args: argparse.Namespace, loaded: Loaded, samples: Sequence[Sample], precision: str) -> Plan:
+    """What is to be made."""
+    views: Views = args.views
+    width = loaded.model.embed_dim
+    return Plan(
+        Path(args.out),
+        key={
+            "checkpoint": loaded.digest,
+            "list": hash_of([sample.path, sample.span] for sample in samples),
+            "views": {"shown": str(views), **vars(loaded.clip)},
+            "encoding": {
+                "pooling": "none" if args.tokens else "mean",
+                "final_norm": has_norm(args, loaded),
+                "amp": precision,
+            },
+        },
+        rows=[Row(sample.path, sample.span, "") for sample in samples],
+        views=views.number,
+        width=(loaded.model.num_tokens, width) if args.tokens else width,
+        batch=max(args.batch_size // views.number, 1),
+        dtype=args.dtype,
+    )
+
+
+def run(args: argparse.Namespace, world: World) -> None:
+    """All of it."""
+    start = StartConfig(model_key=args.model_key, trust_checkpoint=args.trust_checkpoint)
+    sizes: Any = {"num_frames": args.num_frames, "input_size": args.input_size, "positions": args.positions}
+    loaded = load(args.checkpoint, start, world=world, **sizes)
+    loaded.model.to(world.device)
+    samples = on_main_process(world, lambda: find(args))
+    precision = RunConfig(amp=args.amp).amp_on(world.device)
+    with as_config_error(args.checkpoint):
+        plan = plan_of(args, loaded, samples, precision)
+    dataset: Any = view_dataset(as_list(samples), loaded.clip, args.views)
+    loader = LoaderConfig(num_workers=args.num_workers, decode_timeout=args.decode_timeout)
+    kwargs = loader.kwargs(rank=0, world_size=1, device=world.device)  # a rank reads what its shards ask for
+
+    def batches(places: Sequence[int]) -> Iterable[Batch]:
+        return build_eval_loader(Subset(dataset, places), batch_size=plan.batch, **kwargs)
+
+    def encode(clips: torch.Tensor) -> torch.Tensor:
+        with autocast(world.device, precision):
+            tokens = [loaded.tokens(part, final_norm=has_norm(args, loaded)) for part in clips.split(args.batch_size)]
+        found = torch.cat(tokens).float()
+        return found if args.tokens else found.mean(dim=1)
+
+    made = extract(plan, world, batches=batches, encode=encode, rebuild=args.rebuild, share=args.share)
+    if world.is_main:
+        report(args, plan, made)
+
+
+def report(args: argparse.Namespace, plan: Plan, made: np.ndarray | None) -> None:
+    """What came about."""
+    if made is None:
+        print(
+            f"part {args.share[0]} of {args.share[1]} is in {plan.folder}; the command without --share joins all parts"
+        )
+        return
+    if args.format == "safetensors":
+        from safetensors.numpy import save_file  # only here it is needed
+
+        save_file({"features": np.ascontiguousarray(made)}, plan.folder / "features.safetensors")
+    print(f"{plan.folder / ARRAY}: {' x '.join(map(str, made.shape))} {made.dtype}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
+    args = parser().parse_args(argv)
+    with user_errors(*DATA_ERRORS, ModelError):
+        if args.stride and not args.window:
+            raise ConfigError(f"--stride {args.stride:g} is the distance of windows: give --window, or leave it out")
+        with distributed(args.device) as world, user_errors(*DATA_ERRORS, ModelError), loader_errors():
+            setup_logging(world, "")
+            run(args, world)
+
+
+if __name__ == "__main__":
+    main()
