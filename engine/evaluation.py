@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from .distributed.collectives import gather_objects, gather_to_main
-from .distributed.world import World, on_main_process
+from .distributed.world import EXPECTED, World, on_main_process, raise_any
 from .errors import NonFiniteError
 from .files import replace_text
 from .resilience.preemption import raise_if_preempted
@@ -98,10 +98,12 @@ def predict(
 
     Raises:
         RuntimeError: on rank 0, a video predicted twice or not at all.
+        OSError, RuntimeError, ValueError: on all ranks, what ended one of them, such as a video that cannot be decoded.
     """
     was_training = model.training
     model.eval()
     rows: list[Row] = []
+    failure: Exception | None = None
     predictions = predict_batches(
         model,
         loader,
@@ -111,14 +113,20 @@ def predict(
         in_step=in_step,
         scores=scores,
     )
-    for number, (batch, views) in enumerate(predictions, start=1):
-        heartbeat()
-        raise_if_preempted()
-        pooled = views.amax(dim=1) if pooling == "max" else views.mean(dim=1)
-        rows += zip(batch.index.tolist(), *(x.cpu().numpy() for x in (batch.label, pooled, views)), strict=True)
-        if number % log_every == 0:
-            logger.info("tested %d of %d batches", number, len(loader))
+    try:
+        for number, (batch, views) in enumerate(predictions, start=1):
+            heartbeat()
+            raise_if_preempted()
+            pooled = views.amax(dim=1) if pooling == "max" else views.mean(dim=1)
+            rows += zip(batch.index.tolist(), *(x.cpu().numpy() for x in (batch.label, pooled, views)), strict=True)
+            if number % log_every == 0:
+                logger.info("tested %d of %d batches", number, len(loader))
+    except EXPECTED as error:
+        if in_step:  # the other ranks are in a forward pass that waits for this one
+            raise
+        failure = error
     model.train(was_training)
+    raise_any(failure, world)
     shares = gather_to_main(rows)  # a rank beyond the number of videos has none
     return _merge([row for share in shares for row in share], num_videos) if world.is_main else None
 

@@ -217,11 +217,11 @@ def main_process_first(world: World, work: Callable[[], T]) -> T:
                 outcome = work(), None
             except EXPECTED as failure:
                 outcome = None, failure
-        _raise_any(outcome[1], world)
+        raise_any(outcome[1], world)
     return cast("T", outcome[0])
 
 
-def _raise_any(error: Exception | None, world: World) -> None:
+def raise_any(error: Exception | None, world: World) -> None:
     """Wait for all ranks, and raise the error of the lowest one that has any, on all of them."""
     if int(all_reduce_sum(torch.tensor(int(error is not None), device=world.device))):
         raise next(failure for failure in gather_objects(error) if failure is not None)

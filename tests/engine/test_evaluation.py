@@ -10,6 +10,7 @@ from runs import load
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, top_k_accuracy_score
 
 from datasets.classification import ViewDataset
+from datasets.errors import DecodeError
 from datasets.lists.read import read_list
 from datasets.loading.batch import Batch
 from datasets.loading.loaders import build_eval_loader
@@ -123,6 +124,22 @@ def test_more_ranks_than_videos(data, tmp_path):
     predictions, *others = gloo_world(predict_share, dataset, 2, size=3)
     np.testing.assert_allclose(predictions.scores, alone.scores, atol=1e-6)
     assert predictions.num_views == alone.num_views == 4 and others == [None, None]
+
+
+def predict_with_a_bad_video(world, dataset):
+    try:
+        return predict_share(world, dataset, 1)
+    except DecodeError as error:
+        return str(error)
+
+
+def test_a_bad_video_of_one_rank_ends_all_with_its_name(data, tmp_path):
+    """In evaluation no video is replaced. The other rank would else end with a lost connection."""
+    (tmp_path / "bad.mp4").write_bytes(bytes(5000))
+    (tmp_path / "test.csv").write_text(f"{data.videos[0]} 0\n{tmp_path / 'bad.mp4'} 1\n")
+    dataset = views_of(data, tmp_path / "test.csv")
+    first, second = gloo_world(predict_with_a_bad_video, dataset)
+    assert first == second and str(tmp_path / "bad.mp4") in first
 
 
 def test_probabilities_are_computed_in_float32():
