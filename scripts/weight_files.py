@@ -91,7 +91,7 @@ def write_huggingface(content: Content, folder: Path) -> dict[str, torch.Tensor]
     side = content.args.get("short_side_size")
     short_side = side if isinstance(side, int) else None
     configs = {
-        "config.json": huggingface_config(model, class_names=content.class_names, dtype=dtype),
+        "config.json": huggingface_config(model, class_names=content.class_names, dtype=dtype, args=content.args),
         "preprocessor_config.json": preprocessor_config(model, short_side=short_side),
         "video_preprocessor_config.json": video_preprocessor_config(model, short_side=short_side),
     }

@@ -33,6 +33,7 @@ _CONFIG_ARGS = {
     "img_size": "input_size",
     "num_heads": "num_attention_heads",
 }
+_TASKS = {"multi_label_classification": "multilabel", "regression": "regression"}  # problem_type -> --task
 _PART = re.compile(r"(?P<stem>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})\.(?:safetensors|bin)")
 _PATTERNS = ("*.safetensors", "pytorch_model*.bin")
 _IMAGENET = {"image_mean": (0.485, 0.456, 0.406), "image_std": (0.229, 0.224, 0.225)}
@@ -155,6 +156,10 @@ def read_facts(folder: Path) -> dict[str, Any]:
     sizes = {**config, **(inner if isinstance(inner, dict) else {})}
     _check_config(sizes, file)
     args = {ours: _single_size(sizes[theirs], folder) for theirs, ours in _CONFIG_ARGS.items() if theirs in sizes}
+    if config.get("problem_type") in _TASKS:
+        args["task"] = _TASKS[config["problem_type"]]
+    if isinstance(config.get("target_scale"), list):
+        args["target_scale"] = config["target_scale"]
     return {
         "args": args | _processing(folder),
         "class_names": _class_names(config.get("id2label") or {}, folder),

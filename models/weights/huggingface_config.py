@@ -1,6 +1,6 @@
 """Content of the config files of Hugging Face's VideoMAE (transformers), from our models."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..classifier import Classifier
@@ -9,9 +9,15 @@ from ..sigma import Sigma
 from ..targets import IMAGENET_MEAN, IMAGENET_STD, PixelTarget
 from .huggingface import PRETRAINING, architecture
 
+PROBLEM_TYPES = {"multilabel": "multi_label_classification", "regression": "regression"}  # of --task; decides scores
+
 
 def huggingface_config(
-    model: Classifier | Sigma, *, class_names: Sequence[str] = (), dtype: str = "float32"
+    model: Classifier | Sigma,
+    *,
+    class_names: Sequence[str] = (),
+    dtype: str = "float32",
+    args: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Content of config.json.
 
@@ -19,6 +25,7 @@ def huggingface_config(
         model: of a pre-training model other than for pixels the encoder is described.
         class_names: by label, of a classifier; empty: LABEL_0 and so on, transformers' own placeholders.
         dtype: of the weights in the file.
+        args: options of the run that made the weights, of which `task` and `target_scale` are used.
 
     Raises:
         ModelError: a model, or names, that transformers' VideoMAE cannot hold.
@@ -50,7 +57,7 @@ def huggingface_config(
         "dtype": dtype,
     }
     if isinstance(model, Classifier):
-        return config | _label_config(model, class_names)
+        return config | _label_config(model, class_names) | _task_config(args or {})
     return config | (_decoder_config(model) if kind == PRETRAINING else {})
 
 
@@ -59,10 +66,19 @@ def _label_config(model: Classifier, class_names: Sequence[str]) -> dict[str, An
     if class_names and len(class_names) != num_classes:
         raise ModelError(f"{len(class_names)} class names for {num_classes} classes: give one name per class")
     names = list(class_names) or [f"LABEL_{i}" for i in range(num_classes)]
+    repeated = next((name for place, name in enumerate(names) if name in names[:place]), None)
+    if repeated is not None:
+        raise ModelError(f"two classes are called {repeated!r}: give --class_names FILE with a name for each")
     return {
         "id2label": {str(i): name for i, name in enumerate(names)},
         "label2id": {name: i for i, name in enumerate(names)},
     }
+
+
+def _task_config(args: Mapping[str, Any]) -> dict[str, Any]:
+    """What pipelines do with the logits, and the scale of a number, which is ours alone."""
+    kind, scale = PROBLEM_TYPES.get(str(args.get("task"))), args.get("target_scale")
+    return ({"problem_type": kind} if kind else {}) | ({"target_scale": list(scale)} if scale else {})
 
 
 def _decoder_config(model: Sigma) -> dict[str, Any]:

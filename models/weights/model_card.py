@@ -11,11 +11,12 @@ from .huggingface import CLASSIFIER, PRETRAINING, architecture
 
 # Options that determine the result, in the order of a run. No paths: they only describe the author's machine.
 _RECIPE = (
-    *("model", "data_set", "num_frames", "sampling_rate", "input_size", "tubelet_size"),
+    *("model", "task", "data_set", "num_frames", "sampling_rate", "fps", "input_size", "tubelet_size"),
     *("mask_type", "mask_ratio", "decoder_depth", "target_type", "loss_func", "normalize_target"),
     *("num_prototypes", "sinkhorn_eps", "sinkhorn_iterations", "projection_dims", "distillation_teacher"),
     *("epochs", "warmup_epochs", "batch_size", "update_freq", "opt", "lr", "min_lr", "weight_decay", "opt_betas"),
     *("layer_decay", "drop_path", "fc_drop_rate", "num_sample", "aa", "reprob", "smoothing", "mixup", "cutmix"),
+    *("regression_loss", "class_weights", "balanced_sampling", "samples_per_epoch", "freeze_blocks"),
     *("linear_probing", "seed"),
 )
 
@@ -49,7 +50,7 @@ def model_card(
         "## Data and recipe\n\n" + _recipe(args or {}),
         "## Results\n\n" + _results(metrics or {}),
         "## How to load\n\n" + _loading(model, kind) + (_pipeline(model, args or {}) if kind == CLASSIFIER else ""),
-        "## What comes out\n\n" + _outputs(model, kind),
+        "## What comes out\n\n" + _outputs(model, kind) + (_meaning(args or {}) if kind == CLASSIFIER else ""),
         "## Licence\n\n" + terms,
     ]
     if class_names:
@@ -161,7 +162,13 @@ def _pipeline(model: Classifier | Sigma, args: Mapping[str, Any]) -> str:
         f"Given more frames, a path or an address, the pipeline takes {frames} frames spread evenly over the whole "
         "video; paths and addresses need `pip install torchcodec`."
     )
-    if isinstance(stride, int) and stride > 1:
+    if args.get("fps"):
+        text += (
+            f" These weights were trained on {args['fps']:g} frames a second: for the same results choose such frames."
+        )
+    elif args.get("sampling") == "uniform":
+        text += " So are the frames that these weights were trained on."
+    elif isinstance(stride, int) and stride > 1:
         text += (
             f" These weights were trained on frames that are {stride} apart: for the same results choose such frames."
         )
@@ -197,6 +204,23 @@ def _outputs(model: Classifier | Sigma, kind: str) -> str:
         norm = "pixels standardised per tubelet and colour" if _normalizes(model) else "pixels in 0..1"
         lines.append(f"- `VideoMAEForPreTraining(...).logits`: predictions at the masked tubelets, of {norm}.")
     return lines[0] + "\n\n" + "\n".join(lines[1:])
+
+
+def _meaning(args: Mapping[str, Any]) -> str:
+    """What the numbers of the head stand for."""
+    if args.get("task") == "multilabel":
+        text = "any number of classes a video: the sigmoid of each is its probability alone, and they do not sum to 1"
+    elif args.get("task") == "regression" and args.get("target_scale"):
+        mean, deviation = args["target_scale"]
+        text = (
+            f"one number a video, in standard deviations of the training list: {mean:.10g} + {deviation:.10g} x logit "
+            "is in its unit. The pipeline's `score` is the logit"
+        )
+    elif args.get("task") == "regression":
+        text = "one number a video, in standard deviations of a training list that the file does not describe"
+    else:
+        text = "one class a video: their softmax is the probability of each"
+    return f"\n- `logits`: {text}."
 
 
 def _normalizes(model: Classifier | Sigma) -> bool:

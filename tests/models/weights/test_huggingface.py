@@ -21,6 +21,7 @@ from transformers import (
     VideoMAEModel,
 )
 
+from engine.checkpointing.weight_folders import read_facts
 from models import ModelError, create_model
 from models.weights.huggingface import (
     dropped_names,
@@ -340,6 +341,8 @@ def test_what_transformers_cannot_hold():
         huggingface_config(ours("classifier", fc_drop_rate=0.5))
     with pytest.raises(ModelError, match="2 class names for 5 classes"):
         huggingface_config(ours("classifier"), class_names=["a", "b"])
+    with pytest.raises(ModelError, match="two classes are called 'b'"):
+        huggingface_config(ours("classifier"), class_names=["a", "b", "c", "b", "e"])
     with pytest.raises(ModelError, match=r"no place for pos_embed"):
         to_huggingface({**ours("classifier").state_dict(), "pos_embed": torch.ones(1)})
 
@@ -389,6 +392,45 @@ def test_card_says_what_the_weights_are():
         assert words in text, words
     assert "under: MIT" in text and "class 0, class 1" in text
     assert "secret" not in text and "--aa" not in text
+
+
+@pytest.mark.parametrize(
+    ("args", "config", "words"),
+    [
+        ({"task": "multilabel"}, {"problem_type": "multi_label_classification"}, "the sigmoid of each is"),
+        (
+            {"task": "regression", "target_scale": [12.5, 0.25]},
+            {"problem_type": "regression", "target_scale": [12.5, 0.25]},
+            "12.5 + 0.25 x logit",
+        ),
+        ({"task": "classification"}, {}, "their softmax is the probability"),
+        ({}, {}, "their softmax is the probability"),
+    ],
+)
+def test_the_task_is_in_the_configuration_and_in_the_card(args, config, words, tmp_path):
+    """transformers' pipeline takes the softmax, the sigmoid or neither by `problem_type`."""
+    model = ours("classifier")
+    folder = export(model, tmp_path / "hf", args=args)
+    written = json.loads((folder / "config.json").read_text())
+    assert {name: written[name] for name in ("problem_type", "target_scale") if name in written} == config
+    loaded = load(VideoMAEForVideoClassification, folder).config
+    assert loaded.problem_type == config.get("problem_type")
+    known = read_facts(folder)["args"]
+    assert {name: known[name] for name in ("task", "target_scale") if name in known} == (args if config else {})
+    assert words in model_card(model, name="mine", args=args)
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ({"sampling_rate": 4}, "frames that are 4 apart"),
+        ({"sampling_rate": 4, "fps": 7.5}, "trained on 7.5 frames a second"),
+        ({"sampling_rate": 4, "sampling": "uniform"}, "So are the frames that these weights were trained on"),
+    ],
+)
+def test_card_says_which_frames_the_weights_know(args, words):
+    text = model_card(ours("classifier"), name="mine", args=args)
+    assert words in text and ("4 apart" in text) == ("4 apart" in words)
 
 
 @pytest.mark.parametrize("licence", ["", "unknown"])
