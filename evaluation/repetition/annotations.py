@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
 
 from datasets.decoding.image_folder import frame_names
 from datasets.decoding.open import open_video
@@ -105,7 +106,7 @@ def _read_bounds(file: Path) -> tuple[int, ...]:
     try:
         label: Any = loadmat(file)["label"][0, 0]
         bound, start, end = (np.asarray(label[name], np.float64).ravel() for name in _FIELDS)
-    except (OSError, ValueError, KeyError, IndexError, TypeError, NotImplementedError) as error:
+    except (MatReadError, OSError, ValueError, KeyError, IndexError, TypeError, NotImplementedError) as error:
         raise AnnotationError(
             f"{file}: not an annotation of UCFRep with label.{', '.join(_FIELDS)} ({error!r:.80}). Copy it again."
         ) from error

@@ -33,14 +33,11 @@ def listed(tmp_path_factory, write_video):
         lines.append(f'pictures 0 {frame} pictures/pictures-{frame + 1:06d}.png "{labels}"')
     (root / "frames.csv").write_text("\n".join(lines) + "\n")
     for name, rate in (("file", 10), ("pictures", 24)):
-        actions = ";".join(
-            f"c{k:03d} {max(first - 0.1, 0) / rate:.4f} {(last + 0.1) / rate:.4f}" for k, (first, last) in SEEN.items()
-        )
+        times = {k: (max(first - 0.1, 0) / rate, (last + 0.1) / rate) for k, (first, last) in SEEN.items()}
+        actions = ";".join(f"c{k:03d} {start:.4f} {end:.4f}" for k, (start, end) in times.items())
         (root / f"{name}.csv").write_text(f"{CSV}{name},,,,,,,,,{actions},4\n")
-    return {
-        name: read_list(root / f"{name}.csv", root=str(root), labels="classes")
-        for name in ("frames", "file", "pictures")
-    }
+    names = ("frames", "file", "pictures")
+    return {name: read_list(root / f"{name}.csv", root=str(root), labels="classes") for name in names}
 
 
 @pytest.mark.parametrize("name", ["frames", "file", "pictures"])
