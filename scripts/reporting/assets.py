@@ -29,7 +29,8 @@ thead th { position: sticky; top: 0; background: var(--page); color: var(--muted
   white-space: nowrap }
 tbody th { font-weight: 600 }
 .number { text-align: right }
-.overview td, .overview th, .classes td { white-space: nowrap }
+.overview td, .overview thead th, .classes td { white-space: nowrap }
+.overview .name { min-width: 9em; max-width: 22em; overflow-wrap: anywhere }
 .options td, .definitions td { overflow-wrap: anywhere; min-width: 8em }
 .definitions thead { display: none }
 .absent { color: var(--muted); font-style: italic }
@@ -50,6 +51,7 @@ th[aria-sort=descending] button::after { content: " ▼" }
 svg text { font: 12px system-ui, -apple-system, "Segoe UI", sans-serif; fill: var(--muted) }
 .grid { stroke: var(--line); stroke-width: 1 }
 .line { fill: none; stroke: var(--own, var(--muted)); stroke-width: 1.8; stroke-linejoin: round }
+.faint { stroke-opacity: .3; stroke-width: 1 }
 .d1 { stroke-dasharray: 6 4 } .d2 { stroke-dasharray: 2 3 } .d3 { stroke-dasharray: 9 3 2 3 }
 circle { fill: var(--own) } .dot { fill-opacity: .6 }
 .level { stroke: var(--muted); stroke-width: 1.3; stroke-dasharray: 1 4; stroke-linecap: round }
@@ -67,7 +69,7 @@ circle { fill: var(--own) } .dot { fill-opacity: .6 }
 .matrix { image-rendering: pixelated; width: min(100%, 800px); border: 1px solid var(--line) }
 .cards { display: flex; flex-wrap: wrap; gap: 12px; margin: 8px 0 }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 10px 16px }
-.card b { display: block; font-size: 1.5rem; line-height: 1.2 } .card span { color: var(--muted); font-size: 13px }
+.card b { display: block; font-size: 1.5rem; line-height: 1.2 } .card > span { color: var(--muted); font-size: 13px }
 .videos { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 260px), 1fr)); gap: 16px }
 .video { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 8px; overflow: hidden }
 .video img { width: 100%; display: block } .video figcaption { padding: 8px 12px; font-size: 13px;

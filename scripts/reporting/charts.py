@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from .markup import element, number, text
 
 NUM_COLOURS = 8  # classes c0 ... c7 of the style sheet
 MOST_POINTS = 600  # of a line
+NOISY, MEANS = 200, 100  # a line with more points than the first is faint, below one through so many means
 WIDTH, HEIGHT = 460, 240
 LEFT, RIGHT, TOP, BOTTOM = 58, 10, 10, 40
 Point = tuple[float, float | None]
@@ -40,6 +41,7 @@ class Chart:
         levels: horizontal lines by name, such as chance.
         marks: x of vertical lines.
         note: below the title.
+        has_legend: False if the title says what the only line is.
     """
 
     title: str
@@ -48,11 +50,12 @@ class Chart:
     marks: Sequence[float] = ()
     note: str = ""
     x_name: str = "step"
+    has_legend: bool = True
 
 
 def line_chart(chart: Chart) -> str:
     """A chart with its title and legend."""
-    lines = [Series(s.name, thinned(s.points), s.colour, s.dash) for s in chart.series]
+    lines = [replace(series, points=thinned(series.points)) for series in chart.series]
     frame = Frame.around([point for line in lines for point in line.points], list(chart.levels.values()))
     parts = [_axes(frame, chart.x_name)]
     parts += [
@@ -64,7 +67,8 @@ def line_chart(chart: Chart) -> str:
         f'<line class="level" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{frame.y(at):.1f}" y2="{frame.y(at):.1f}"/>'
         for at in chart.levels.values()
     ]
-    parts += [_line(line, frame) for line in lines]
+    for series, line in zip(chart.series, lines, strict=True):
+        parts.append(_line(line, frame, means=means(series.points) if len(series.points) > NOISY else []))
     parts.append(f'<line class="cursor" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
     return _figure(chart, "".join(parts), frame)
 
@@ -140,27 +144,44 @@ def thinned(points: Sequence[Point]) -> list[Point]:
     return [points[place] for place in sorted(kept)]
 
 
-def _line(series: Series, frame: Frame) -> str:
-    """A path, with a dot where a point has no neighbours; its values are kept for the cursor."""
+def means(points: Sequence[Point]) -> list[Point]:
+    """MEANS points: of each stretch of a line the mean of what is finite."""
+    found: list[Point] = []
+    for part in np.array_split(np.array(points, dtype=float), MEANS):
+        finite = part[np.isfinite(part[:, 1])]
+        found.append((float(part[:, 0].mean()), float(finite[:, 1].mean()) if len(finite) else None))
+    return found
+
+
+def _line(series: Series, frame: Frame, *, means: Sequence[Point]) -> str:
+    """A path, whose values are kept for the cursor, and one through the means of a noisy line."""
+    shape, dots = _shape(series.points, frame)
+    path = element(
+        "path",
+        "",
+        class_=f"line d{series.dash}" + (" faint" if means else ""),
+        d=shape,
+        data_name=series.name,
+        data_points=json.dumps(series.points, separators=(",", ":")),
+    )
+    if means:
+        dots += element("path", "", class_=f"line d{series.dash}", d=_shape(means, frame)[0])
+    return element("g", path + dots, class_=f"c{series.colour % NUM_COLOURS}")
+
+
+def _shape(points: Sequence[Point], frame: Frame) -> tuple[str, str]:
+    """The words of a path, and dots where a point has no neighbours."""
     words, is_open, dots = [], False, []
-    for place, (x, y) in enumerate(series.points):
+    for place, (x, y) in enumerate(points):
         if y is None:
             is_open = False
             continue
         words.append(f"{'L' if is_open else 'M'}{frame.x(x):.1f} {frame.y(y):.1f}")
-        following = series.points[place + 1][1] if place + 1 < len(series.points) else None
+        following = points[place + 1][1] if place + 1 < len(points) else None
         if not is_open and following is None:
             dots.append(f'<circle cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}" r="3"/>')
         is_open = True
-    path = element(
-        "path",
-        "",
-        class_=f"line d{series.dash}",
-        d="".join(words),
-        data_name=series.name,
-        data_points=json.dumps(series.points, separators=(",", ":")),
-    )
-    return element("g", path + "".join(dots), class_=f"c{series.colour % NUM_COLOURS}")
+    return "".join(words), "".join(dots)
 
 
 def _axes(frame: Frame, x_name: str) -> str:
@@ -194,7 +215,7 @@ def _figure(chart: Chart, inner: str, frame: Frame) -> str:
     )
     entries = [_entry(series.name, f"c{series.colour % NUM_COLOURS}", f"d{series.dash}") for series in chart.series]
     entries += [_entry(name, "", "level") for name in chart.levels]
-    legend = f'<ul class="legend">{"".join(entries)}</ul>' if len(entries) > 1 else ""
+    legend = f'<ul class="legend">{"".join(entries)}</ul>' if chart.has_legend else ""
     note = f'<p class="note">{text(chart.note)}</p>' if chart.note else ""
     return (
         f'<figure class="chart"><figcaption>{text(chart.title)}</figcaption>{note}{legend}'

@@ -66,16 +66,16 @@ class Listing:
         if isinstance(run, str):
             return Line((name, UNREADABLE, *[""] * (len(HEADER) - 2)), run, (name, run))
         state, key = state_of(run), run.main_metric()
-        values = [value for _, value in run.values(key)]
+        is_measured = bool(run.values(key))
         total = run.total_steps
         step = f"{run.step}/{total} {100 * run.step / max(total, 1):.0f}%" if total else str(run.step)
         cells = (
             name,
             state.kind,
             step if run.starts or run.records else "",
-            key if values else "",
-            shown(values[-1]) if values else "",
-            shown(run.best(key)) if values else "",
+            key if is_measured else "",
+            shown(run.last(key)) if is_measured else "",
+            shown(run.best(key)) if is_measured else "",
             tested(run),
             clock(state.seconds_left),
             f"{age(time.time() - state.written_at)} ago",

@@ -80,6 +80,12 @@ def definitions(rows: Iterable[tuple[str, Any]]) -> str:
     return table(("", ""), ((row_head(name), text(value)) for name, value in rows), class_="definitions")
 
 
+def cards(facts: Iterable[tuple[str, str]]) -> str:
+    """Large HTML, each with words below it, side by side."""
+    each = (f'<div class="card"><b>{large}</b><span>{text(words)}</span></div>' for large, words in facts)
+    return f'<div class="cards">{"".join(each)}</div>'
+
+
 def details(summary: str, inner: str, *, is_open: bool = False) -> str:
     """Something that is unfolded by a click; the summary is text."""
     return f"<details{' open' if is_open else ''}><summary>{text(summary)}</summary>{inner}</details>"

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .assets import SCRIPT, STYLE
-from .charts import line_chart
-from .markup import NOTHING, definitions, details, element, numeric, row_head, table, tested, text
+from .charts import NUM_COLOURS, line_chart
+from .markup import NOTHING, cards, definitions, details, element, numeric, row_head, shown, table, tested, text
 from .panels import groups_of
 from .results_shown import test_section
 from .run_folder import Run
@@ -76,26 +76,49 @@ def anchor(number: int) -> str:
 
 
 def _overview(runs: Mapping[str, Run], states: Mapping[str, State]) -> str:
+    """A card for each number of one run; of several a table with a row for each."""
+    if len(runs) == 1:
+        ((name, run),) = runs.items()
+        return f"<section>{cards(_facts_of_cards(run, states[name]))}</section>"
     header = ("run", "state", "steps", "judged by", "last", "best", "test", "left", "last written")
     rows = []
     for number, (name, run) in enumerate(runs.items()):
         state, key = states[name], run.main_metric()
-        values = [value for _, value in run.values(key)]
-        key_line = f'<span class="swatch c{number % 8}"></span>' if len(runs) > 1 else ""
+        link = f'<span class="swatch c{number % NUM_COLOURS}"></span><a href="#{anchor(number)}">{text(name)}</a>'
         rows.append(
             (
-                f'<th scope="row">{key_line}<a href="#{anchor(number)}">{text(name)}</a></th>',
+                f'<th scope="row" class="name">{link}</th>',
                 f'<span class="state {state.kind}">{text(state.kind)}</span> {text(state.why)}',
-                text(f"{run.step} of {run.total_steps or '?'}"),
-                text(key) if values else "",
-                numeric(values[-1] if values else None),
+                text(_steps(run)),
+                text(key) if run.values(key) else "",
+                numeric(run.last(key)),
                 numeric(run.best(key)),
                 text(tested(run)),
                 text(clock(state.seconds_left)),
-                text(f"{age(time.time() - state.written_at)} ago"),
+                text(_written(state)),
             )
         )
-    return f"<section>{table(header, rows, sortable=len(runs) > 1, class_='overview')}</section>"
+    return f"<section>{table(header, rows, sortable=True, class_='overview')}</section>"
+
+
+def _facts_of_cards(run: Run, state: State) -> Iterable[tuple[str, str]]:
+    """HTML and words below it."""
+    key = run.main_metric()
+    yield f'<span class="state {state.kind}">{text(state.kind)}</span>', " ".join((state.why, _written(state))).strip()
+    yield text(_steps(run)), "steps"
+    if state.seconds_left is not None:
+        yield text(clock(state.seconds_left)), "left, without validation and saving"
+    if run.values(key):
+        yield text(shown(run.last(key))), f"last {key}"
+        yield text(shown(run.best(key))), f"best {key}"
+
+
+def _steps(run: Run) -> str:
+    return f"{run.step} of {run.total_steps or '?'}"
+
+
+def _written(state: State) -> str:
+    return f"{age(time.time() - state.written_at)} ago"
 
 
 def _differences(runs: Mapping[str, Run]) -> str:

@@ -102,7 +102,14 @@ def chart_of(panel: Panel, runs: Mapping[str, Run]) -> Chart:
                 value = panel.level_of(found[-1])
                 levels[f"{words} = {value:.4g}"] = value
     marks = [int(start.get("first_step") or 0) for run in runs.values() for start in run.starts]
-    return Chart(panel.title, series, levels, [mark for mark in marks if mark and len(runs) == 1], panel.note)
+    return Chart(
+        panel.title,
+        series,
+        levels,
+        marks=[mark for mark in marks if mark and len(runs) == 1],
+        note=panel.note,
+        has_legend=len(runs) > 1 or len(series) + len(levels) > 1,
+    )
 
 
 def _validation(runs: Sequence[Run]) -> tuple[Panel, ...]:

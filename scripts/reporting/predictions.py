@@ -83,7 +83,7 @@ class Predictions:
             truth, found = self.arrays["labels"][video] > 0, scores > 0.5
             return _join(names, truth), _join(names, found), f"{(truth != found).sum()} classes wrong"
         label, best = int(self.arrays["labels"][video]), int(scores.argmax())
-        return names[label], names[best], f"p = {scores[label]:.2g}, predicted with {scores[best]:.2g}"
+        return names[label], names[best], f"{scores[label]:.1%} for the true class, {scores[best]:.1%} for this one"
 
 
 def _join(names: Sequence[str], is_there: np.ndarray) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .charts import Chart, Series, scatter_chart
-from .markup import details, element, number, numeric, row_head, table, text
+from .markup import cards, details, element, number, numeric, row_head, table, text
 from .pictures import NoPicture, matrix_picture, thumbnail
 from .predictions import (
     CLASSIFICATION,
@@ -47,11 +47,8 @@ def test_section(run: Run) -> str:
         return ""
     parts = [f"<h3>Test</h3>{_tested_on(run.result)}"]
     for suffix, metrics in run.test_metrics().items():
-        cards = "".join(
-            f'<div class="card"><b>{number(value)}</b><span>{text(_WORDS.get(name, name))}</span></div>'
-            for name, value in metrics.items()
-        )
-        inner = f'<div class="cards">{cards}</div>' + "".join(_about_predictions(run, suffix))
+        inner = cards((number(value), _WORDS.get(name, name)) for name, value in metrics.items())
+        inner += "".join(_about_predictions(run, suffix))
         parts.append(inner if not suffix else details(f"Averaged weights ({suffix.strip('_')})", inner))
     return "".join(parts)
 
@@ -73,7 +70,9 @@ def _about_predictions(run: Run, suffix: str) -> Iterator[str]:
     if predictions is not None and predictions.task == REGRESSION:
         pairs = np.stack([predictions.arrays[name].astype(float) for name in ("targets", "predictions")], axis=1)
         points = [(x, y) for x, y in pairs.tolist()]
-        yield scatter_chart(Chart("Predicted against true values", [Series("", points)], x_name="true value"))
+        yield scatter_chart(
+            Chart("Predicted against true values", [Series("", points)], x_name="true value", has_legend=False)
+        )
     if rows := read_class_table(run.folder, suffix):
         yield f"<h4>Classes</h4>{class_table(rows)}"
     if predictions is not None:
@@ -166,20 +165,20 @@ def worst_section(predictions: Predictions, roots: Sequence[Path]) -> str:
     mistakes = predictions.mistakes(NUM_WORST)
     if not mistakes:
         return "<h4>Worst videos</h4><p>None: every video is predicted right.</p>"
-    cards, gone = [], 0
+    shown, gone = [], 0
     for mistake in mistakes:
         try:
             picture = f'<img src="{thumbnail(mistake.path, mistake.span, roots)}" alt="three frames of the video">'
         except NoPicture as reason:
             gone += 1
             picture = f'<div class="gone">{text(str(reason))}</div>'
-        cards.append(_card(mistake, picture))
+        shown.append(_card(mistake, picture))
     order = {
         CLASSIFICATION: "Wrong predictions, those first that give the true class the least probability.",
         REGRESSION: "The largest errors first.",
     }.get(predictions.task, "Those first with the most probability on wrong classes.")
     note = f" {gone} of these {len(mistakes)} videos cannot be shown." if gone else ""
-    return f'<h4>Worst videos</h4><p class="note">{order}{note}</p><div class="videos">{"".join(cards)}</div>'
+    return f'<h4>Worst videos</h4><p class="note">{order}{note}</p><div class="videos">{"".join(shown)}</div>'
 
 
 def _card(mistake: Mistake, picture: str) -> str:

@@ -91,6 +91,11 @@ class Run:
                 found.setdefault(match[1], {})[match[2]] = float(value)
         return found
 
+    def last(self, key: str) -> float | None:
+        """The last value of a metric; None also where it was not finite."""
+        values = self.values(key)
+        return values[-1][1] if values else None
+
     def best(self, key: str) -> float | None:
         """The best finite value of a metric."""
         values = [value for _, value in self.values(key) if value is not None]
