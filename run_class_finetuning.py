@@ -20,6 +20,7 @@ from datasets.catalogue import get_dataset_spec
 from datasets.classification import build_datasets, build_loaders
 from datasets.decoding.open import describe_decoder
 from datasets.errors import DATA_ERRORS
+from datasets.lists.comparison import summarise
 from datasets.lists.splits import LabelledData, read_labelled
 from datasets.loading.workers import loader_errors
 from datasets.transforms.mixup import build_mixup
@@ -193,6 +194,7 @@ def train(
             repeats=config.clip.num_sample,
             described={name: listed.describe() for name, listed in data.lists.items()},
             class_names=data.class_names,
+            lists={part: summarise(listed) for part, listed in data.lists.items()},
         ),
         instruments=instruments_of(config, world, data, model),
         facts=facts,

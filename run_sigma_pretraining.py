@@ -13,6 +13,7 @@ import logging
 from datasets.decoding.open import describe_decoder
 from datasets.errors import DATA_ERRORS
 from datasets.lists.checks import check_files
+from datasets.lists.comparison import summarise
 from datasets.lists.video_list import VideoList
 from datasets.loading.loaders import build_train_loader
 from datasets.loading.workers import loader_errors
@@ -136,6 +137,7 @@ def main(config: PretrainingConfig, world: World) -> None:
             fingerprint=videos.fingerprint,
             repeats=config.clip.num_sample,
             described={"data": videos.describe(), "fingerprint": videos.fingerprint},
+            lists={"train": summarise(videos)},
         ),
         instruments=Instruments(
             task={"task": "pre-training", **describe_method(config.targets, config.objective)},

@@ -95,6 +95,7 @@ class TrainingSet:
         repeats: clips per video in a batch.
         described: for the run's record: what is known of each list.
         class_names: of the labels, if there are any.
+        lists: what checkpoints keep of each list, by part: see `datasets.lists.comparison.summarise`.
     """
 
     videos: Sequence[Any]
@@ -104,10 +105,11 @@ class TrainingSet:
     repeats: int = 1
     described: Mapping[str, Any] = field(default_factory=dict)
     class_names: Sequence[str] | None = None
+    lists: Mapping[str, Any] = field(default_factory=dict)
 
     def in_checkpoint(self) -> dict[str, Any]:
         """Entries that every checkpoint gets, beside the training state."""
-        return {**self._names(), "fingerprint": self.fingerprint}
+        return {**self._names(), "fingerprint": self.fingerprint, "lists": dict(self.lists)}
 
     def in_record(self) -> dict[str, Any]:
         """Entries of `run.json`."""

@@ -28,7 +28,13 @@ def test_names_from_lists(data, lists):
     assert f"line 1: {data.videos[0]}, label 2 (walk), from 0.1 s on" in finished.stderr
     assert f"line 2: {data.videos[8]}, label 1 (run)" in finished.stderr
     flags = data.flags(FINETUNE, data_path=lists, eval=True, resume=out / "checkpoint-0.pth", **SHORT)
-    assert run_script(FINETUNE, *flags).code == 0
+    finished = run_script(FINETUNE, *flags)
+    assert finished.code == 0 and "tested with the weights of" not in finished.stderr  # the run's own test list
+    (lists / "test.csv").write_text(f"path;label\n{data.videos[8]};run\n{data.videos[9]};walk\n{data.videos[7]};walk\n")
+    finished = run_script(FINETUNE, *flags)
+    (line,) = [line for line in finished.stderr.splitlines() if "tested with the weights of" in line]
+    assert finished.code == 0 and "another label there" in line
+    (lists / "test.csv").write_text(f"path;label\n{data.videos[8]};run\n{data.videos[9]};run\n")
     (lists / "train.jsonl").rename(lists / "other.jsonl")  # the test list is alone, and has one class of three
     finished = run_script(FINETUNE, *flags)
     assert finished.code == 0, finished.stderr

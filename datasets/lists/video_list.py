@@ -113,8 +113,8 @@ class VideoList:
         """Where the list names a video, for messages: "/d/train.csv, line 3"."""
         return at(self.file, self.line_numbers[index], self.unit)
 
-    def _label(self, place: int) -> Any:
-        """As the list has it."""
+    def label(self, place: int) -> Any:
+        """The label of a video as the list has it: a class, a set of classes or a number."""
         columns = (self.label_sets, self.values, self.labels)
         return next(column for column in columns if column is not None)[place]
 
@@ -134,7 +134,7 @@ class VideoList:
         """How the first lines were read, and the notes."""
         lines = []
         for place in range(min(count, len(self))):
-            label = self._label(place)
+            label = self.label(place)
             name = f" ({self.class_names[label]})" if self.class_names and isinstance(label, int) and label >= 0 else ""
             span = self.span(place)
             part = f", {describe_span(span)}" if span else ""

@@ -66,6 +66,7 @@ class Weights:
     args: dict[str, Any] = field(default_factory=dict)  # options of the training run
     class_names: list[str] = field(default_factory=list)
     licence: str = ""
+    lists: dict[str, Any] = field(default_factory=dict)  # of the training run, by part, as `summarise` describes them
 
 
 def read_weights(path: str | Path, *, model_key: str = DEFAULT_KEY, trust: bool = False) -> Weights:
@@ -216,7 +217,13 @@ def _metadata(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         raise CheckpointError(f"{path}: its class_names are not a list of texts")
     licence = content.get("licence") or args.get("licence") or ""  # of what the run started from
-    return {"args": dict(args), "class_names": _without_placeholders(names), "licence": str(licence)}
+    lists = content.get("lists")
+    return {
+        "args": dict(args),
+        "class_names": _without_placeholders(names),
+        "licence": str(licence),
+        "lists": dict(lists) if isinstance(lists, Mapping) else {},
+    }
 
 
 def _mmengine_classes(meta: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from datasets.lists.comparison import log_doubts
 from datasets.lists.splits import LabelledData
 from engine.acceleration.compilation import compile_blocks
 from engine.checkpointing.read_weights import Weights, read_weights
@@ -168,6 +169,8 @@ def load_for_test(
         )
         facts.licence = weights.licence
         tested.to(world.device)
+    if config.task.eval:
+        log_doubts(weights.lists, data.lists["test"], path)
     facts.tested = {suffix: (str(path), its_key) for suffix, its_key in keys.items()}
     if config.task.eval:
         log_test_plan(config, world, task=config.task.describe(), model_name=config.model, tested=facts.tested)
