@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 1  # of a folder
 SHARD = 512  # samples, about
+LOG_EVERY = 50  # batches
 ARRAY, INDEX, META = "features.npy", "index.csv", "meta.json"
 DTYPES = ("float32", "float16")
 Key = Mapping[str, Any]  # what features depend on, by kind: "checkpoint", "list", "views" and so on
@@ -204,7 +205,7 @@ def _encode_shards(
     places = [place for shard in shards for place in shard]
     done, waiting, left = 0, list[np.ndarray](), list(shards)
     with torch.inference_mode():
-        for batch in batches(places) if places else ():
+        for number, batch in enumerate(batches(places) if places else (), start=1):
             if batch.failures:
                 path, reason, _ = batch.failures[0]
                 raise ConfigError(f"{path}: {reason}; features are of the list's own samples: take it off the list")
@@ -215,6 +216,7 @@ def _encode_shards(
             if sum(map(len, waiting)) == len(left[0]):
                 _write_shard(plan, left.pop(0), np.concatenate(waiting))
                 waiting.clear()
+            if number % LOG_EVERY == 0 or done == len(places):
                 logger.info("features: %d of this rank's %d samples", done, len(places))
     assert not left
 
