@@ -1,8 +1,11 @@
 """Files that say one thing and show another, made from sound ones."""
 
+import io
 import struct
+from fractions import Fraction
 
 import av
+from PIL import Image
 
 ONE, W = 1 << 16, 1 << 30
 # what is done to the stored picture -> the first four of a, b, c, d: the point (p, q) is shown at (ap + cq, bp + dq)
@@ -49,3 +52,21 @@ def write_matrix(path, matrix):
     a, b, c, d = matrix
     data[offset : offset + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, W)
     path.write_bytes(data)
+
+
+def write_exif_pictures(path, images, orientation):
+    """Motion JPEG of cameras: pictures (H, W, 3) with Exif data, among them how the camera was held."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("mjpeg", rate=25)
+        stream.height, stream.width = images[0].shape[:2]
+        stream.pix_fmt = "yuvj420p"
+        for number, image in enumerate(images):
+            data = io.BytesIO()
+            Image.fromarray(image).save(data, "JPEG", quality=95, exif=exif)
+            packet = av.Packet(data.getvalue())
+            packet.stream, packet.is_keyframe = stream, True
+            packet.pts = packet.dts = number
+            packet.time_base = Fraction(1, 25)
+            out.mux(packet)

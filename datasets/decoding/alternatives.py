@@ -22,6 +22,7 @@ _INSTALL = {
     "torchcodec": "pip install torchcodec, and FFmpeg's shared libraries, see INSTALL.md",
 }
 _INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # containers with the time and position of every frame
+_ALIGNED = 32  # bytes: a picture that begins elsewhere in memory was cropped by the decoder
 _OLD_CODECS = ("h264", "hevc", "mpeg4", "vp8", "vp9")  # that decord decodes correctly
 NO_TIMES = "the container is not MP4, MOV, Matroska or WebM, or frames have no times of their own"
 HIDDEN_FRAMES = "an edit list hides frames (a cut with `-c copy`, for example)"
@@ -29,6 +30,7 @@ SEVERAL_STREAMS = "it has several video streams"
 OPEN_GOP = "key frames are followed by frames that need earlier ones (open GOP, intra refresh)"
 MIRRORED = "the picture is mirrored, or turned by an angle that is no multiple of 90 degrees"
 ODD_COLOURS = "the colour matrix is not one that FFmpeg converts"
+CROPPED = "a part of the picture on its left is not to be shown"
 OTHER_COUNT = "they count other frames than a player shows"
 NEW_CODEC = "the codec is not H.264, HEVC, MPEG-4, VP8 or VP9"
 
@@ -156,6 +158,8 @@ def known_issues(path: str, decoder: str) -> Iterator[str]:
             yield MIRRORED
         if not is_converted(int(frame.colorspace)):
             yield ODD_COLOURS
+        if any(plane.buffer_ptr % _ALIGNED for plane in frame.planes):
+            yield CROPPED
 
 
 def _are_distinct(times: list[int | None]) -> bool:

@@ -61,11 +61,13 @@ class FrameIndex:
         key_times: presentation time of every key frame, shown or not, rising.
         is_restart: whether decoding can begin with the first packet; of H.264, where a key frame may need others. Of
             other codecs the times tell.
+        is_as_stored: whether frames are said to be shown in the order they are stored.
     """
 
     times: list[int]
     key_times: list[int]
     is_restart: bool = True
+    is_as_stored: bool = False
 
     def last_key_before(self, frame: int) -> int | None:
         """Time of the last key frame at or before a frame; None for a stream that starts without one."""
@@ -179,7 +181,7 @@ def _has_not_coded(stream: VideoStream, file: BinaryIO) -> bool:
 
 def _index(shown: list[int], keys: list[int], is_restart: bool) -> FrameIndex | None:
     times = sorted(set(shown))
-    return FrameIndex(times, sorted(keys), is_restart) if len(times) == len(shown) else None
+    return FrameIndex(times, sorted(keys), is_restart, times == shown) if len(times) == len(shown) else None
 
 
 def _composition_offsets(file: BinaryIO, track: int, count: int) -> np.ndarray | None:

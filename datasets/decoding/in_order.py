@@ -4,6 +4,7 @@ This is what players show. All else (indices, random access, other back ends, wh
 way to the same frames, and is given up where it does not lead there.
 """
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -11,8 +12,11 @@ import av
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
+from .clock import rises
 from .frame_index import FrameIndex
 from .silent_packets import is_not_coded
+
+_FRAMES_TRIED = 64
 
 
 def frames_in_order(container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
@@ -65,6 +69,16 @@ class Damage:
 def begins_whole(index: FrameIndex) -> bool:
     """Whether the first frame that is shown needs none that is not there."""
     return index.is_restart and bool(index.key_times) and index.key_times[0] <= index.times[0]
+
+
+def comes_as_stored(container: InputContainer, stream: VideoStream) -> bool:
+    """Whether the first frames come out of the decoder in the order of their times; their packets are in that order.
+
+    A file whose writer left out when frames are shown has, of pictures that are stored in another order, the times of
+    their packets.
+    """
+    frames = itertools.islice(frames_in_order(container, stream), _FRAMES_TRIED)
+    return rises([frame.pts for frame in frames])
 
 
 def without_lost_frames(index: FrameIndex, container: InputContainer, stream: VideoStream) -> FrameIndex | None:

@@ -11,6 +11,8 @@ import av
 import numpy as np
 from av.buffer import Buffer
 
+from .containers import side_data
+
 
 class Orientation(NamedTuple):
     """What is done to a stored picture before it is shown, in this order.
@@ -74,7 +76,7 @@ def is_exact(matrix: Sequence[int] | np.ndarray) -> bool:
 
 def display_matrix(frame: av.VideoFrame) -> np.ndarray | None:
     """The display matrix of a decoded frame: int32 (9,); None if it has none."""
-    data = frame.side_data.get("DISPLAYMATRIX")
+    data = side_data(frame, "DISPLAYMATRIX")
     return None if data is None else np.frombuffer(memoryview(cast(Buffer, data)), np.int32).copy()
 
 

@@ -17,7 +17,7 @@ from .clock import Clock, mend_times, rises
 from .colours import without_odd_matrix
 from .containers import open_bytes, open_container, video_stream
 from .frame_index import NO_CLOCK, NO_ORDER, FrameIndex, index_from_header, index_from_packets, why_in_order
-from .in_order import Damage, begins_whole, frames_in_order, without_lost_frames
+from .in_order import Damage, begins_whole, comes_as_stored, frames_in_order, without_lost_frames
 from .orientation import UPRIGHT, Orientation, orientation_of
 from .reader import VideoReader, as_decode_error, stack
 from .seeking import Seeker
@@ -26,6 +26,8 @@ T = TypeVar("T")
 
 LYING_KEYS = "its container calls frames key frames that need others"
 LOST_START = "it starts inside a group of frames"
+TOLD_ORDER = "its times are those of decoding, and its frames are shown in another order"
+_REORDERED = ("h264", "hevc", "mpeg4")  # codecs whose headers say whether frames are stored in another order
 
 
 class PyAVReader(VideoReader):
@@ -91,6 +93,8 @@ class PyAVReader(VideoReader):
         """The clock of a stream whose frames have these times."""
         stream = self._stream
         rate, base = stream.average_rate or stream.guessed_rate or None, stream.time_base
+        if self.why_in_order == TOLD_ORDER:
+            shown = sorted(time for time in shown if time is not None)
         has_none = self.why_in_order == NO_CLOCK or all(time is None for time in shown)
         if base is None or has_none or (self.why_in_order == NO_ORDER and not rises(shown)):
             return Clock(len(shown), None, base or Fraction(1), rate)
@@ -110,9 +114,14 @@ class PyAVReader(VideoReader):
         return index_from_packets(self._container, self._stream)
 
     def _checked(self, index: FrameIndex | str) -> FrameIndex | str:
-        """An index without the frames at the start of a stream that cannot be decoded."""
+        """An index without the frames at the start of a stream that cannot be decoded; why, if its times are wrong."""
         if isinstance(index, str) or not index.times:
             return index
+        codec = self._stream.codec_context
+        if index.is_as_stored and codec.has_b_frames and codec.name in _REORDERED:
+            with open_container(self._path) as container:
+                if not comes_as_stored(container, self._open_stream(container)):
+                    return TOLD_ORDER
         if begins_whole(index):
             return index
         with open_container(self._path) as container:

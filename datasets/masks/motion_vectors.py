@@ -10,7 +10,7 @@ import math
 import os
 from bisect import bisect_left
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import av
 import numpy as np
@@ -21,7 +21,7 @@ from av.sidedata.motionvectors import MotionVectors
 from av.video.frame import PictureType
 from av.video.stream import VideoStream
 
-from ..decoding.containers import open_container, video_stream
+from ..decoding.containers import open_container, side_data, video_stream
 from ..decoding.frame_index import FrameIndex, index_from_packets
 from ..decoding.nal_units import is_h264_reference
 from ..decoding.orientation import UPRIGHT, Orientation
@@ -49,7 +49,7 @@ def has_motion_vectors(path: str | os.PathLike[str]) -> bool:
     path = os.fspath(path)
     with as_decode_error(path), open_container(path) as container:
         frames = itertools.islice(container.decode(_vector_stream(container)), _PROBED_FRAMES)
-        return any(frame.side_data.get("MOTION_VECTORS") for frame in frames)
+        return any(side_data(frame, "MOTION_VECTORS") for frame in frames)
 
 
 def check_motion_vectors(videos: VideoList) -> None:
@@ -186,7 +186,7 @@ class MotionReader(PyAVReader):
     def _keep(self, frame: av.VideoFrame, is_wanted: bool) -> _DecodedFrame:
         is_b = frame.pict_type == PictureType.B
         is_told = not is_b or self._stream.codec_context.name in _WITH_B_VECTORS
-        vectors = frame.side_data.get("MOTION_VECTORS") if is_told else None
+        vectors = cast("MotionVectors | None", side_data(frame, "MOTION_VECTORS")) if is_told else None
         return _DecodedFrame(
             image=self._image(frame) if is_wanted else None,
             vectors=_columns(vectors),

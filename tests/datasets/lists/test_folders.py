@@ -169,6 +169,21 @@ def test_pictures_beside_videos_are_thumbnails(put, tmp_path):
     assert "2 videos have the name of another but for the suffix: walk/c.mkv, walk/c.mp4" in notes
 
 
+def test_pictures_beside_folders_of_frames_are_no_videos(put, tmp_path):
+    put("run/v/1.jpg", "run/v/2.jpg", "run/cover.jpg", "walk/w/1.png", "walk/w/x/2.png", "walk/y/1.png", "walk/y/b.mp4")
+    assert read(tmp_path) == [("run/v", 0), ("walk/w/x", 1), ("walk/y/b.mp4", 1)]
+    notes = "\n".join(read_list(tmp_path).notes)
+    assert "passed over 3 pictures beside videos: run/cover.jpg, walk/w/1.png, walk/y/1.png" in notes
+    assert "2 folders of frames beside 1 video files" in notes
+
+
+def test_videos_and_folders_of_frames_of_one_name(put, tmp_path):
+    put("run/a.mp4", "run/a/1.jpg", "run/b.mp4")
+    assert not any("have the name of another" in note for note in read_list(tmp_path).notes)
+    put("run/a.jpg")
+    assert not any("have the name of another" in note for note in read_list(tmp_path).notes)
+
+
 def test_a_data_set_of_pictures_is_one(put, tmp_path):
     put("cat/1.JPEG", "dog/2.png")
     assert read(tmp_path) == [("cat/1.JPEG", 0), ("dog/2.png", 1)]
