@@ -22,6 +22,7 @@ CONFIGS: Mapping[str, type] = {  # of the entry scripts that recipes run
     "run_class_finetuning.py": FinetuningConfig,
     "run_segmentation.py": SegmentationConfig,
 }
+_BATCH = re.compile(r"^TOTAL_BATCH=(\d+) BATCH_SIZE=\$\{BATCH_SIZE:-(\d+)\}$", re.MULTILINE)
 _FIELD = re.compile(r"# (\S.{0,9}?) {2,}(\S.*)")
 _MORE = re.compile(r"# {10,}(\S.*)")
 _CELL = re.compile(r"(\w+), ([^,:]+), (ViT-\w): (.*?)(?=,? \w+, [^,:]+, ViT-\w: |$)")
@@ -95,6 +96,12 @@ class Recipe:
     def released(self) -> str:
         """Address of the released weights that can stand in for this pre-training; "" if there are none."""
         return self.fields.get("Released", "").replace(" ", "")
+
+    @cached_property
+    def batch(self) -> tuple[int, int] | None:
+        """The total batch and how much of it a GPU takes at a time; None where nothing is read in batches."""
+        found = _BATCH.search(self.file.read_text(encoding="utf-8"))
+        return (int(found[1]), int(found[2])) if found else None
 
     def command(self, **variables: object) -> list[str]:
         """The words that it runs with these variables: the launcher's, the entry script and its flags.

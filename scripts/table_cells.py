@@ -222,8 +222,8 @@ def _place(table: Table, cell: Cell, record: Record, column: Column) -> None:
 
 
 def marks_of(record: Record, column: Column) -> list[str]:
-    """What sets a measured value apart from the published ones: another list, or other views than usual."""
-    spec, marks = CATALOGUE[column.data_set], []
+    """What sets a measured value apart from the published ones: its note, another list, or other views than usual."""
+    spec, marks = CATALOGUE[column.data_set], [str(record.row["note"])] if record.row.get("note") else []
     if spec.num_val is not None and record.videos != spec.num_val:
         tested = "an unknown number of" if record.videos is None else f"{record.videos:,}"
         marks.append(f"{tested} videos, the official list has {spec.num_val:,}")
@@ -241,9 +241,9 @@ def marks_of(record: Record, column: Column) -> list[str]:
 
 
 def _unplaced(records: Sequence[Record], used: set[int]) -> list[str]:
-    """A line for each file none of whose numbers is in a table."""
-    placed = {record.file for record in records if id(record) in used}
-    files = {record.file: record for record in records if record.file not in placed}
+    """A line for each file none of whose numbers is in a table, nor one of the same evaluation beside it."""
+    placed = {(record.file.parent, record.task) for record in records if id(record) in used}
+    files = {record.file: record for record in records if (record.file.parent, record.task) not in placed}
     return [
         f"{file}: in no table ({record.data_set or 'unknown data set'}, {record.probe}"
         + "".join(f", {key} {value}" for key, value in record.row.items())

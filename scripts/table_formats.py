@@ -85,7 +85,7 @@ def _latex_grid(lines: Sequence[Sequence[str]]) -> str:
 
 
 def document(tables: Mapping[str, Sequence[Row]], form: str, *, with_measured: bool) -> str:
-    """All tables, each followed by its context rows and its notes, as "markdown", "html" or "latex"."""
+    """The given tables, each followed by its context rows and its notes, as "markdown", "html" or "latex"."""
     draw = {"markdown": markdown_grid, "html": _html_grid, "latex": _latex_grid}[form]
     heading, plain = {
         "markdown": (lambda text: f"## {text}", lambda text: text.replace("*", r"\*")),
@@ -93,7 +93,7 @@ def document(tables: Mapping[str, Sequence[Row]], form: str, *, with_measured: b
         "latex": (lambda text: f"\\section*{{{text.translate(_LATEX)}}}", lambda text: text.translate(_LATEX) + "\n"),
     }[form]
     parts = [plain(LEGEND)]
-    for table in TABLES:
+    for table in (table for table in TABLES if table.name in tables):
         notes: list[str] = []
         groups = [[row for row in tables[table.name] if row.of_paper is of_paper] for of_paper in (True, False)]
         grids = [grid(table, rows, notes, with_measured=with_measured) for rows in groups]

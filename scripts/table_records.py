@@ -16,7 +16,7 @@ from engine.errors import ConfigError
 from engine.results import RESULTS
 
 RUN, ROW = "run.json", "row.json"
-ROW_ENTRIES = ("method", "backbone", "pretrained_on", "epochs", "column")
+ROW_ENTRIES = ("method", "backbone", "pretrained_on", "epochs", "column", "note")
 TARGETS = {"mlp": "SIGMA-MLP", "dino_v1": "SIGMA-DINO", "pixel": "VideoMAE"}  # --target_type
 BACKBONES = {"small": "ViT-S", "base": "ViT-B", "large": "ViT-L", "huge": "ViT-H"}  # in --model
 SAME = {"K400": "Kinetics-400", "SSv2": "SSV2"}  # in tables, and as --data_set
@@ -165,7 +165,14 @@ def _pretraining(weights: str, model: str) -> dict[str, Any]:
     for name, key in SAME.items():
         if videos is not None and CATALOGUE[key].num_train == videos:
             row["pretrained_on"] = name
-    return {**row, **({"method": method, "epochs": args.get("epochs")} if method else {})}
+    if isinstance(epochs := args.get("epochs"), int):
+        epochs = table_epochs(epochs) * int(args.get("num_sample") or 1)  # repeated samples count as epochs
+    return {**row, **({"method": method, "epochs": epochs} if method else {})}
+
+
+def table_epochs(epochs: int) -> int:
+    """Epochs as tables count them: the released scripts train for one more than they say, 801 for 800."""
+    return epochs - 1 if epochs > 1 and epochs % 100 == 1 else epochs
 
 
 def _backbone(model: str) -> str:

@@ -27,6 +27,7 @@ def parser() -> CommandLine:
     for flag in ("--markdown", "--csv", "--html", "--latex"):
         form.add_argument(flag, dest="form", action="store_const", const=flag.removeprefix("--"))
     form.add_argument("--write", action="store_true", help="write the published values into docs/results.md")
+    made.add_argument("--table", choices=[table.name for table in TABLES], help="this one alone")
     made.set_defaults(form="markdown")
     return made
 
@@ -42,14 +43,15 @@ def with_tables(page: str) -> str:
     return BLOCK.sub(block, page)
 
 
-def main(folders: list[Path], *, form: str, write: bool) -> None:
+def main(folders: list[Path], *, form: str, write: bool, table: str | None = None) -> None:
     """Print the tables, on stderr a line for each result that is in none; or bring the page up to date."""
     if write:
-        if folders:
-            raise ConfigError("--write: the page has published values alone; leave out RESULTS_DIR")
+        if folders or table:
+            raise ConfigError("--write: the page has all tables with published values alone; leave out the rest")
         PAGE.write_text(with_tables(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
         return
     tables, unplaced = fill(read_records(folders))
+    tables = {name: rows for name, rows in tables.items() if table in (None, name)}
     print(as_csv(tables) if form == "csv" else document(tables, form, with_measured=bool(folders)), end="")
     for line in unplaced:
         print(f"note: {line}", file=sys.stderr)
@@ -58,4 +60,4 @@ def main(folders: list[Path], *, form: str, write: bool) -> None:
 if __name__ == "__main__":
     with user_errors():
         given = parser().parse_args()
-        main(given.folders, form=given.form, write=given.write)
+        main(given.folders, form=given.form, write=given.write, table=given.table)

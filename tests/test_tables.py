@@ -130,14 +130,27 @@ def test_a_cell_by_hand(tmp_path):
     assert (record.probe, record.seeds, record.commit) == ("finetune", (0,), "c0ffee")
 
 
-def test_row_is_read_from_the_pretraining(tmp_path):
+@pytest.mark.parametrize(
+    ("videos", "method", "said"),
+    [
+        ("240,436", "SIGMA-MLP", {"epochs": 800}),
+        ("240,436", "SIGMA-MLP", {"epochs": 801, "num_sample": 1}),  # as the recipes have it
+        ("168,913", "SIGMA-MLP (motion-guided masking)", {"epochs": 201, "num_sample": 4, "mask_type": "motion"}),
+    ],
+)
+def test_row_is_read_from_the_pretraining(videos, method, said, tmp_path):
     before = tmp_path / "pretraining"
     before.mkdir()
-    args = {"target_type": "mlp", "mask_type": "tube", "epochs": 800}
-    data = "train.csv: format 'path label', 240,436 videos, 400 classes, fingerprint 0123456789ab"
+    args = {"target_type": "mlp", "mask_type": "tube", **said}
+    data = f"train.csv: format 'path label', {videos} videos, 400 classes, fingerprint 0123456789ab"
     (before / "run.json").write_text(json.dumps([{"args": args, "data": data}]))
     folder = result(tmp_path / "a", row=None, finetune=str(before / "checkpoint-799.pth"))
-    assert ("finetuning", "SIGMA-MLP", "ViT-B", "SSv2 2x3") in cells(folder)[0]
+    assert ("finetuning", method, "ViT-B", "SSv2 2x3") in cells(folder)[0]
+
+
+def test_note_of_a_row_marks_its_cells(tmp_path):
+    found, _ = cells(result(tmp_path / "a", row={**MINE, "note": "with --epochs 1"}))
+    assert found["finetuning", "SIGMA-DINO", "ViT-B", "SSv2 2x3"].marks == ["with --epochs 1"]
 
 
 def test_result_without_a_row_is_told(tmp_path):

@@ -1,0 +1,280 @@
+"""scripts/reproduce.py: the jobs behind a table, what is done and what is not, and a table made of replicas."""
+
+import json
+import sys
+
+import masked_videos
+import pytest
+import replicas
+
+from engine.errors import ConfigError
+from engine.resilience.lock import RunLock
+from scripts import reproduce
+from scripts.recipes import read_recipes
+from scripts.reproduce_data import lists_are_written
+from scripts.reproduce_jobs import Job
+from scripts.reproduce_launch import run_local
+from scripts.reproduce_settings import parse_override
+
+RECIPES = read_recipes()
+SMALL = ["--method", "SIGMA-MLP", "--model", "ViT-B"]
+
+
+def given(*words):
+    return reproduce.parser(RECIPES).parse_args([*map(str, words), "--data_root", "/data"])
+
+
+def planned(*words, out="/out"):
+    """The jobs by name, and the cells without a recipe."""
+    jobs, without = reproduce.plan(given(*words, "--output_dir", out), RECIPES)
+    return {job.name: job for job in jobs}, without
+
+
+def after(jobs):
+    return {name: set(job.after) for name, job in jobs.items()}
+
+
+# ------------------------------------------------------------------------------------------------ the graph
+
+
+def test_jobs_of_a_row_by_hand():
+    """Fine-tuning of SIGMA-MLP: two pre-trainings, three trainings, and a test of one of these with other views."""
+    jobs, without = planned("finetuning", *SMALL)
+    assert not without
+    assert after(jobs) == {
+        "prepare-k400": set(),
+        "prepare-ssv2": set(),
+        "pretrain-k400_sigma_mlp_vit_b": {"prepare-k400"},
+        "pretrain-ssv2_sigma_mlp_vit_b": {"prepare-ssv2"},
+        "finetune-k400_vit_b-of-k400_sigma_mlp_vit_b": {"pretrain-k400_sigma_mlp_vit_b", "prepare-k400"},
+        "eval-k400_7x3_vit_b-of-k400_sigma_mlp_vit_b": {"finetune-k400_vit_b-of-k400_sigma_mlp_vit_b", "prepare-k400"},
+        "finetune-ssv2_vit_b-of-k400_sigma_mlp_vit_b": {"pretrain-k400_sigma_mlp_vit_b", "prepare-ssv2"},
+        "finetune-ssv2_vit_b-of-ssv2_sigma_mlp_vit_b": {"pretrain-ssv2_sigma_mlp_vit_b", "prepare-ssv2"},
+    }
+    place = {name: number for number, name in enumerate(jobs)}
+    assert all(place[need] < place[name] for name, job in jobs.items() for need in job.after)
+    trained = jobs["finetune-k400_vit_b-of-k400_sigma_mlp_vit_b"]
+    tested = jobs["eval-k400_7x3_vit_b-of-k400_sigma_mlp_vit_b"]
+    assert str(trained.checkpoint) == "/out/results/k400_vit_b/k400_sigma_mlp_vit_b/checkpoint-99.pth"
+    assert tested.variables["CHECKPOINT"] == str(trained.checkpoint)
+    # 801 epochs of training: the tables' 800, as the released scripts count
+    assert trained.variables["CHECKPOINT"] == "/out/pretrain/k400_sigma_mlp_vit_b/checkpoint-799.pth"
+    assert jobs["pretrain-k400_sigma_mlp_vit_b"].last.name == "checkpoint-800.pth"
+    assert trained.row == {"method": "SIGMA-MLP", "backbone": "ViT-B", "pretrained_on": "K400", "epochs": 800}
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ((), "batch 640 = 8 GPUs x 40 x 2, lr 0.000375, 801 epochs"),
+        (("--gpus", 1), "batch 640 = 1 GPU x 40 x 16, lr 0.000375, 801 epochs"),
+        (("--gpus", 4, "--nodes", 8, "--launcher", "slurm"), "batch 640 = 32 GPUs x 20, lr 0.000375, 801 epochs"),
+        (("--gpus", 4, "--batch_size", 24), "batch 640 = 4 GPUs x 20 x 8, lr 0.000375, 801 epochs"),
+        (("--set", "pretrain.epochs=201", "--set", "lr=3e-4"), "batch 640 = 8 GPUs x 40 x 2, lr 0.00075, 201 epochs"),
+    ],
+)
+def test_batch_and_learning_rate_for_the_gpus_given(words, expected):
+    jobs, _ = planned("segmentation", *SMALL, "--column", "clustering DAVIS", *words)
+    assert jobs["pretrain-k400_sigma_mlp_vit_b"].describes == expected
+
+
+def test_weights_stand_in_for_pretraining(tmp_path):
+    file = tmp_path / "w.pth"
+    file.touch()
+    jobs, _ = planned("segmentation", "--method", "SIGMA-DINO", "--weights", "released", "--set", "eval.num_frames=4")
+    assert {name.partition("-")[0] for name in jobs if name.endswith("vit_b")} == {"eval"}
+    job = jobs["eval-segmentation_davis_vit_b-of-k400_sigma_dino_vit_b"]
+    assert job.variables["CHECKPOINT"].startswith("https://huggingface.co/SMSD75/SIGMA/resolve/main/pretrain/")
+    assert "#sha256=c9130cda" in job.variables["CHECKPOINT"]
+    assert job.row["note"].startswith("with --num_frames 4; weights https://") and "sha256" not in job.row["note"]
+    assert "pretrain-k400_sigma_dino_vit_s" in jobs  # none are released for ViT-S
+    own = planned("segmentation", *SMALL, "--weights", f"k400_sigma_mlp_vit_b={file}")[0]
+    assert {job.variables["CHECKPOINT"] for job in own.values()} == {str(file)}
+
+
+def test_cells_without_a_recipe_are_told_and_rows_that_nobody_prints_are_left_out():
+    jobs, without = planned("severe", *SMALL)
+    assert without == ["SIGMA-MLP ViT-B, UCF-RC"] and len([name for name in jobs if "-of-" in name]) == 7
+    subset = jobs["eval-severe_gym99_1000_vit_b-of-k400_sigma_mlp_vit_b"]
+    assert (
+        subset.row["column"] == "Gym 10^3"
+        and "column" not in jobs["eval-severe_fxs1_vit_b-of-k400_sigma_mlp_vit_b"].row
+    )
+    assert jobs["prepare-gym99-1000"].command[-4:] == ("--subset", "1000", "--out", "/out/lists/gym99-1000")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["linear", "--model", "ViT-S"], "no cell with a recipe that fits --model ViT-S"),
+        (["linear", "--column", "DAVIS"], "--column DAVIS: linear has SSv2, K400"),
+        (["linear", "--nodes", "2"], "--nodes 2: --launcher local"),
+        (["linear", "--gpus", "7"], "the 2048 clips of pretrain/k400_videomae_vit_b cannot be divided among 7: take 4"),
+        (["linear", *SMALL, "--set", "epoch=3"], "--set epoch: no job of this table has the flag --epoch"),
+        (["linear", *SMALL, "--set", "pretrain.epochs=3"], "pretrain/k400_sigma_mlp_vit_b: --warmup_epochs 40 leaves"),
+        (["linear", "--set", "pretain.lr=3"], "pretain is no kind or recipe. Did you mean pretrain?"),
+        (["linear", "--set", "output_dir=x"], "output_dir: the jobs set data_path"),
+        (
+            ["linear", "--weights", "k400_sigma_dino=x"],
+            "is no recipe of scripts/pretrain. Did you mean k400_sigma_dino_vit",
+        ),
+        (
+            ["linear", "--weights", "k400_sigma_dino_vit_b=/no/file"],
+            "/no/file: not there; give k400_sigma_dino_vit_b=FILE",
+        ),
+    ],
+)
+def test_options_that_no_job_can_use(words, message):
+    with pytest.raises(ConfigError, match=message.replace("(", r"\(")):
+        planned(*words)
+
+
+def test_unknown_table_and_method(capsys):
+    for words in (["linea"], ["linear", "--method", "SIGMA-DIN"]):
+        with pytest.raises(SystemExit, match="2"):
+            given(*words)
+        assert "Did you mean" in capsys.readouterr().err
+
+
+def test_parts_of_set():
+    assert parse_override("opt_betas=0.9 0.95", RECIPES).words == ("--opt_betas", "0.9", "0.95")
+    assert parse_override("no_compile", RECIPES).words == ("--no_compile",)
+    one = parse_override("ssv2_vit_b.lr=1e-3", RECIPES)
+    assert [name for name, recipe in RECIPES.items() if one.fits(recipe)] == ["finetune/ssv2_vit_b"]
+
+
+# ------------------------------------------------------------------------------------------------ what is done
+
+
+def record(folder, metric="miou_hungarian", **more):
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"task": "segmentation-clustering", "metric": metric, "value": 30.0, "clips": 2, "data_set": "DAVIS"}
+    (folder / f"{metric}.json").write_text(json.dumps({**content, **more}))
+
+
+def test_done_is_what_has_outputs_of_this_command(tmp_path):
+    """A test with one of two numbers is not done; outputs of other flags, or of other weights, are refused."""
+    words = ["segmentation", *SMALL, "--column", "clustering DAVIS"]
+    jobs, _ = planned(*words, out=tmp_path)
+    names = ["prepare-k400", "pretrain-k400_sigma_mlp_vit_b", "eval-segmentation_davis_vit_b-of-k400_sigma_mlp_vit_b"]
+    assert list(jobs) == names and not any(job.is_done() for job in jobs.values())
+    lists, trained, tested = jobs.values()
+    for job in jobs.values():
+        job.mark()
+    assert not any(job.is_done() for job in jobs.values())
+    for part in ("train", "val", "test"):
+        assert not lists_are_written(lists.folder)
+        (lists.folder / f"{part}.csv").touch()
+    assert not lists.is_done()
+    (lists.folder / "missing.txt").touch()
+    (trained.folder / "checkpoint-799.pth").touch()
+    assert lists.is_done() and not trained.is_done()
+    record(tested.folder)
+    assert not tested.is_done()
+    record(tested.folder, "miou_overclustering_precision")
+    assert tested.is_done()
+    assert reproduce.still_needed(list(jobs.values()), {lists.name, tested.name}) == set()
+    assert reproduce.still_needed(list(jobs.values()), {lists.name}) == {trained.name, tested.name}
+
+    changed, _ = planned(*words, "--set", "pretrain.seed=3", out=tmp_path)
+    for name in names[1:]:
+        with pytest.raises(
+            ConfigError, match=r"as it is; now .* --seed 3\): choose another --output_dir|remove the fol"
+        ):
+            changed[name].is_done()
+    measured = reproduce.measured(tmp_path)[0]["segmentation"]
+    assert {row.method: row.cells["clustering DAVIS"].measured for row in measured if row.method == "SIGMA-MLP"} == {
+        "SIGMA-MLP": 30.0
+    }
+
+
+def test_two_results_of_one_cell_and_missing_data_are_told_before_work(tmp_path):
+    words = ["segmentation", *SMALL, "--column", "clustering DAVIS", "--output_dir", tmp_path]
+    wanted = r"missing /data/DAVIS with JPEGImages, Annotations.*; /data/k400 with annotations/"
+    with pytest.raises(ConfigError, match=wanted):
+        reproduce.main(given(*words), RECIPES)
+    row = {"method": "SIGMA-MLP", "backbone": "ViT-B"}
+    for name in ("a", "b"):
+        record(tmp_path / "results" / name)
+        (tmp_path / "results" / name / "row.json").write_text(json.dumps(row))
+    with pytest.raises(ConfigError, match="clustering DAVIS: two results of one cell"):
+        reproduce.main(given(*words), RECIPES)
+
+
+def lists_job(folder, name, *, after=(), fails=False):
+    """A job that writes three lists, or ends with an error."""
+    code = "import sys, pathlib; p = pathlib.Path(sys.argv[1]); p.mkdir(exist_ok=True, parents=True)\n"
+    code += (
+        "raise SystemExit('error: no space')"
+        if fails
+        else "[(p / f'{n}.csv').touch() for n in ('train', 'val', 'test')]"
+    )
+    code += "; (p / 'missing.txt').touch()"
+    command = (sys.executable, "-I", "-c", code, str(folder / name))
+    return Job(name=name, folder=folder / name, command=command, after=tuple(after))
+
+
+def test_a_job_that_fails_stops_those_that_need_it_and_no_others(tmp_path, capsys):
+    jobs = [lists_job(tmp_path, "a", fails=True), lists_job(tmp_path, "b", after=["a"]), lists_job(tmp_path, "c")]
+    assert [job.name for job in run_local(jobs, tmp_path / "logs")] == ["a", "b"]
+    printed = capsys.readouterr().out
+    assert "a: failed with exit code 1: error: no space" in printed and "b: left out, it needs a" in printed
+    assert [job.is_done() for job in jobs] == [False, False, True]
+    assert not run_local([lists_job(tmp_path, "a"), jobs[1]], tmp_path / "logs")
+
+
+def test_two_commands_do_not_run_in_one_folder(tmp_path):
+    lock = RunLock(tmp_path)
+    lock.acquire()
+    with pytest.raises(ConfigError, match="writes into this folder"), reproduce.locked(tmp_path):
+        pytest.fail("both hold it")
+    lock.release()
+
+
+# ------------------------------------------------------------------------------------------------ end to end
+
+TINY = {  # flags that make every job short
+    "pretrain.model": "pretrain_videomae_mini_patch8_32",
+    "pretrain.epochs": 1,
+    "pretrain.decoder_depth": 1,
+    "eval.model": "vit_mini_patch8_32",
+    "input_size": 32,
+    "num_frames": 4,
+    "warmup_epochs": 0,
+    "pretrain.batch_size": 2,
+    "update_freq": 1,
+    "num_prototypes": 12,
+    "projection_dims": 32,
+    "num_workers": 0,
+}
+
+
+def tiny_words(data, out):
+    words = ["segmentation", *SMALL, "--column", "overclustering DAVIS", "--data_root", data, "--output_dir", out]
+    words += ["--device", "cpu", "--gpus", 1, "--batch_size", 2]
+    return [*words, *(word for flag, value in TINY.items() for word in ("--set", f"{flag}={value}"))]
+
+
+def replica(folder):
+    replicas.kinetics(folder / "k400")
+    masked_videos.davis(folder / "DAVIS", names=("bear", "dog"), frames=6)
+    return folder
+
+
+@pytest.mark.slow
+def test_a_row_of_replicas_twice(tmp_path, capsys):
+    """From raw videos to the table; the second time nothing runs. What was changed is marked in the table."""
+    words = tiny_words(replica(tmp_path / "data"), tmp_path / "out")
+    for expected in (["to do"] * 3, ["done"] * 3):
+        args = reproduce.parser(RECIPES).parse_args([str(word) for word in words])
+        assert reproduce.main(args, RECIPES) == 0
+        printed = capsys.readouterr().out
+        assert [
+            line.split("  ")[1] for line in printed.splitlines() if line.startswith(("  to do  ", "  done  "))
+        ] == expected
+        assert ("nothing to do" in printed) is (expected[0] == "done")
+    row = next(line for line in printed.splitlines() if line.startswith("| SIGMA-MLP | ViT-B"))
+    values = json.loads(next((tmp_path / "out/results").rglob("*miou_overclustering_precision.json")).read_text())
+    assert f"52.9; {values['value']:.1f} [2]" in row and row.count("[") == 2
+    assert "pretrain/k400_sigma_mlp_vit_b with --model pretrain_videomae_mini_patch8_32" in printed
+    assert (tmp_path / "out/segmentation.md").read_text() in printed
