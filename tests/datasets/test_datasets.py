@@ -338,7 +338,7 @@ def test_a_video_shorter_than_its_clips(folder):
 
 
 def test_bad_options(videos):
-    with pytest.raises(ValueError, match="dense, uniform"):
+    with pytest.raises(ValueError, match="dense, strided, uniform"):
         train_dataset(videos, sampler="random")
     with pytest.raises(ValueError, match="--num_sample 0"):
         train_dataset(videos, num_repeats=0)

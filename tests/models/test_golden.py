@@ -10,6 +10,7 @@ from golden.cases import GOLDEN, PretrainingCase, fill
 
 from engine.optim import parameter_groups
 from models import create_model
+from models.attention import OPERATORS
 from models.sinkhorn.passes import SoftmaxPasses
 from models.sinkhorn.prototype_loss import prototype_cross_entropy
 
@@ -17,7 +18,7 @@ from models.sinkhorn.prototype_loss import prototype_cross_entropy
 def attend_in_blocks(q, k, v, *, dropout):
     """The attention of bf16 on a CPU, in float32."""
     assert dropout == 0
-    return torch.ops.sigma.attend_in_blocks(q, k, v)
+    return getattr(torch.ops, OPERATORS).attend_in_blocks(q, k, v)
 
 
 def without_scores(*args, scores_SK, **options):
