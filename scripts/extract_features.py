@@ -3,9 +3,9 @@
 Pre-trained or fine-tuned, no labels needed: model, size and frames come from the checkpoint. The folder OUT gets
 features.npy, (videos, views, width) and memory-mapped with numpy.load(..., mmap_mode="r"), index.csv, which says what
 each row is, and meta.json, which says what made them. The same command goes on after an interruption. Under torchrun
-the ranks share the work; so do the tasks of a slurm array:
+the ranks share the work; so do the tasks of a slurm array, numbered from 1:
 
-    python scripts/extract_features.py CHECKPOINT LIST OUT --share $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT
+    python scripts/extract_features.py CHECKPOINT LIST OUT --part $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT
     python scripts/extract_features.py CHECKPOINT LIST OUT      # afterwards: puts them together
 """
 
@@ -39,7 +39,7 @@ from inference.load import POSITIONS, Loaded, load
 from inference.sources import Sample, as_list, find_samples, windows_of
 from inference.views import Views, view_dataset
 from models import ModelError
-from scripts.data.jobs import positive
+from scripts.data.jobs import parse_part, positive
 from scripts.predict import parse_seconds, parse_views
 from sigma_video.command_line import CommandLine
 
@@ -62,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--num_frames", type=positive, help="of a clip (default: as trained)")
     options.add_argument("--input_size", type=positive, help="of a clip (default: as trained)")
     options.add_argument("--positions", choices=POSITIONS, default="rows", help="of clips with fewer frames (rows)")
-    options.add_argument("--share", type=_share, default=(0, 1), metavar="K/N", help="make the K-th of N parts, from 0")
+    options.add_argument("--part", type=parse_part, metavar="i/n", help="make only this part, from 1, and join nothing")
     options.add_argument("--rebuild", action="store_true", help="make them anew, whatever OUT holds")
     options.add_argument("--data_root", default="", metavar="FOLDER", help="what a list's relative paths start from")
     options.add_argument("--batch_size", type=positive, default=16, help="clips of a forward pass (default: 16)")
@@ -73,13 +73,6 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--model_key", default=StartConfig().model_key, help="key of the weights in the file")
     options.add_argument("--trust_checkpoint", action="store_true", help="unpickle objects too: they can run any code")
     return options
-
-
-def _share(text: str) -> tuple[int, int]:
-    number, _, of = text.partition("/")
-    if not (number.isdecimal() and of.isdecimal() and int(number) < int(of)):
-        raise argparse.ArgumentTypeError(f"{text}: a part of how many, from 0, such as 0/4")
-    return int(number), int(of)
 
 
 def find(args: argparse.Namespace) -> list[Sample]:
@@ -154,17 +147,20 @@ def run(args: argparse.Namespace, world: World) -> None:
         found = torch.cat(tokens).float()
         return found if args.tokens else found.mean(dim=1)
 
-    made = extract(plan, world, batches=batches, encode=encode, rebuild=args.rebuild, share=args.share)
+    made = extract(plan, world, batches=batches, encode=encode, rebuild=args.rebuild, share=share_of(args))
     if world.is_main:
         report(args, plan, made)
+
+
+def share_of(args: argparse.Namespace) -> tuple[int, int]:
+    """`--part`, from 0."""
+    return (args.part.number - 1, args.part.of) if args.part else (0, 1)
 
 
 def report(args: argparse.Namespace, plan: Plan, made: np.ndarray | None) -> None:
     """What came about."""
     if made is None:
-        print(
-            f"part {args.share[0]} of {args.share[1]} is in {plan.folder}; the command without --share joins all parts"
-        )
+        print(f"part {args.part.number} of {args.part.of} is in {plan.folder}; without --part all are joined")
         return
     if args.format == "safetensors":
         from safetensors.numpy import save_file  # only here it is needed

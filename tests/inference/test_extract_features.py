@@ -35,21 +35,21 @@ def test_rows_are_the_videos_of_the_index(made, pretrained, data):
     assert json.loads((made / "meta.json").read_text())["key"]["encoding"]["final_norm"] is True
 
 
-def test_ranks_and_shares_make_the_same_bits(made, pretrained, data, tmp_path, monkeypatch):
+def test_ranks_and_parts_make_the_same_bits(made, pretrained, data, tmp_path, monkeypatch):
     command = [pretrained / "checkpoint-0.pth", data.folder / "test.csv"]
     monkeypatch.setattr("inference.features.SHARD", 2)  # several; processes are forked
     finished = extract(*command, tmp_path / "ranks", "--batch_size", "2", size=2)
     assert [rank.code for rank in finished] == [0, 0], finished[0].stderr
-    for share in ("0/3", "2/3", "1/3"):
-        assert extract(*command, tmp_path / "shares", "--batch_size", "2", "--share", share).code == 0
-        assert not (tmp_path / "shares" / "features.npy").exists()
-    joined = extract(*command, tmp_path / "shares", "--batch_size", "2", "--format", "safetensors")
+    for part in ("1/3", "3/3", "2/3"):
+        assert extract(*command, tmp_path / "parts", "--batch_size", "2", "--part", part).code == 0
+        assert not (tmp_path / "parts" / "features.npy").exists()
+    joined = extract(*command, tmp_path / "parts", "--batch_size", "2", "--format", "safetensors")
     assert joined.code == 0 and "4 of 4 shards are there" in joined.stderr + joined.stdout, joined.stderr
     expected = np.load(made / "features.npy")
-    for folder in ("ranks", "shares"):
+    for folder in ("ranks", "parts"):
         np.testing.assert_array_equal(np.load(tmp_path / folder / "features.npy"), expected)
         assert (tmp_path / folder / "index.csv").read_bytes() == (made / "index.csv").read_bytes()
-    np.testing.assert_array_equal(load_file(tmp_path / "shares" / "features.safetensors")["features"], expected)
+    np.testing.assert_array_equal(load_file(tmp_path / "parts" / "features.safetensors")["features"], expected)
 
 
 def test_tokens_of_windows(finetuned, data, tmp_path):
@@ -74,7 +74,7 @@ def test_what_cannot_be_done_is_one_line(made, pretrained, finetuned, data, tmp_
         ([of, listed, made, "--views", "2x1"], "views"),
         ([of, tmp_path / "x.mp4", tmp_path / "o"], "x.mp4"),
         ([of, listed, tmp_path / "notes"], "not a folder of features, and not empty"),
-        ([of, listed, tmp_path / "o", "--share", "3/3"], "a part of how many, from 0"),
+        ([of, listed, tmp_path / "o", "--part", "4/3"], "write i/n, with i from 1 to n"),
         ([of, data.videos[0], tmp_path / "o", "--window", "99"], "give a shorter --window"),
     ):
         finished = extract(*words)
