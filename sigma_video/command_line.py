@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from .terminal import printable
+
 _DASHES = "\u2010\u2011\u2012\u2013\u2014\u2212"  # what word processors and web pages make of a hyphen
 _SHORT = re.compile(r"-[A-Za-z]\w*")
 
@@ -55,8 +57,8 @@ class CommandLine(argparse.ArgumentParser):
         return parsed
 
     def error(self, message: str) -> Any:
-        """One line on stderr, and exit code 2."""
-        self.exit(2, f"error: {_shortened(message)}\n")
+        """One line on stderr, with control characters of what was given as escapes, and exit code 2."""
+        self.exit(2, f"error: {printable(_shortened(message))}\n")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """argparse's own check of `choices`, with the nearest ones."""

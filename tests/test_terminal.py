@@ -11,6 +11,7 @@ from processes import FINETUNE, run_script
 from engine.distributed.world import World
 from engine.errors import user_errors
 from engine.monitoring.metrics import log_table, setup_logging
+from sigma_video.command_line import CommandLine
 from sigma_video.terminal import PrintableStream, printable
 
 HOSTILE = "a\x1b[2J\x1b]0;title\x07b\rc\x9b31m\u202ed\u2066\u2028\x00\x7f"
@@ -46,6 +47,19 @@ def test_a_stream():
     below = io.StringIO()
     print("a\x1bb", "c", file=PrintableStream(below), flush=True)
     assert below.getvalue() == "a\\x1bb c\n" and PrintableStream(below).getvalue() == below.getvalue()
+
+
+@pytest.mark.parametrize(
+    "words", [["--order", HOSTILE], [f"--{HOSTILE}"], [f"--{HOSTILE}=3"], [HOSTILE], ["--n", HOSTILE]]
+)
+def test_errors_of_the_command_line(words, capsys):
+    parser = CommandLine()
+    parser.add_argument("--order", choices=["new", "old"])
+    parser.add_argument("--n", type=int)
+    with pytest.raises(SystemExit) as ended:
+        parser.parse_args([word.replace("\u2028", "\n") for word in words])
+    text = capsys.readouterr().err
+    assert ended.value.code == 2 and is_safe(text) and text.count("\n") == 1 and r"\x1b[2J" in text
 
 
 def test_log_tables_errors_and_prints(tmp_path, capsys):
