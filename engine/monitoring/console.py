@@ -56,11 +56,18 @@ class ConsoleHandler(logging.StreamHandler):
         now = time.monotonic()
         if self.is_terminal and (self.shown_at is None or now - self.shown_at >= MIN_REDRAW_INTERVAL):
             try:
-                self.stream.write(_ERASE + text)
+                self.stream.write(_ERASE + text[: self._room()])
                 self.stream.flush()
                 self.shown_at = now
             except OSError:
                 self._go_on_without()
+
+    def _room(self) -> int | None:
+        """Characters of a line: of one that wraps the next would erase the last part only. None: not known."""
+        try:
+            return max(os.get_terminal_size(self.stream.fileno()).columns - 1, 0) or None
+        except OSError:
+            return None
 
     def erase(self) -> None:
         """Erase the status line, if one is shown."""

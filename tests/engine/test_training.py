@@ -1,5 +1,7 @@
 """What an update trains on, and the loss of fine-tuning."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,9 @@ from runs import series
 from datasets.loading.batch import Batch
 from datasets.transforms.mixup import MixupConfig, build_mixup
 from engine.pretraining import PretrainingForward
+from engine.schedules import Schedule
 from engine.tasks.classification import Classification
+from engine.training import Trainer
 
 
 def test_every_epoch_shows_other_samples(data, tmp_path):
@@ -69,3 +73,12 @@ def test_pretraining_calls_guide_teacher_and_model_in_turn():
     forward(model, batch)
     _, mask, features, num_masked = seen.pop()
     assert torch.equal(mask, ~batch.mask) and torch.equal(features, batch.clip + ~batch.mask * 2) and num_masked == 2
+
+
+@pytest.mark.parametrize(("warmup_epochs", "warmup_steps", "first"), [(0, -1, 5), (2, -1, 10), (0, 3, 5), (1, 8, 8)])
+def test_diagnostics_may_warn_after_the_warm_up_and_after_the_first_epoch(warmup_epochs, warmup_steps, first):
+    """A new model is at chance, and its loss near that of guessing."""
+    rates = {"lr": 1.0, "min_lr": 0.0, "warmup_lr": 0.0, "weight_decay": 0.0, "weight_decay_end": 0.0}
+    length = {"epochs": 9, "steps_per_epoch": 5, "warmup_epochs": warmup_epochs, "warmup_steps": warmup_steps}
+    trainer = SimpleNamespace(schedule=Schedule(**rates, **length))
+    assert [Trainer.warmed_up(trainer, step) for step in (first - 1, first)] == [False, True]

@@ -68,6 +68,13 @@ def test_short_epochs_go_through_the_list():
     assert sorted(seen[:50]) == sorted(seen[50:]) == list(range(50))
 
 
+def test_classes_of_one_size_are_drawn_independently():
+    """Half of each comes in an epoch: the same places of both would tie videos of two classes together for ever."""
+    videos = whole(BalancedOrder([0] * 20 + [1] * 20, length=20), 0)[0].tolist()
+    first, second = {video for video in videos if video < 20}, {video - 20 for video in videos if video >= 20}
+    assert len(first) == len(second) == 10 and first != second
+
+
 def test_seed_and_epoch_decide():
     assert whole(balanced(), 0)[0].tolist() == whole(balanced(), 0)[0].tolist()
     assert whole(balanced(), 0)[0].tolist() != whole(balanced(), 1)[0].tolist()

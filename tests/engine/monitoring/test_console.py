@@ -1,9 +1,12 @@
 """The bar: on a terminal, below the log lines, and nowhere else."""
 
+import fcntl
 import logging
 import os
 import pty
+import struct
 import sys
+import termios
 
 import pytest
 import torch
@@ -28,9 +31,10 @@ def talk(rank, folder):
             logging.getLogger("engine").warning("a log line")
 
 
-def on_terminal(target):
-    """What `target` writes to a terminal of its own."""
+def on_terminal(target, columns=0):
+    """What `target` writes to a terminal of its own, of so many columns; 0: it does not say."""
     ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, columns, 0, 0))
 
     def with_terminal():
         sys.stderr = os.fdopen(theirs, "w", buffering=1)
@@ -50,6 +54,13 @@ def on_terminal(target):
         text += part
     os.close(ours)
     return text.decode()
+
+
+def test_the_bar_does_not_wrap_on_a_narrow_terminal(tmp_path):
+    """Only the line that the cursor is on is erased."""
+    text = on_terminal(lambda: talk(0, tmp_path), columns=40)
+    bars = [part.split("\r")[0] for part in text.split("\x1b[2K") if part.startswith("[")]
+    assert bars and all(len(bar) == 39 for bar in bars) and bars[0].startswith("[######..................] 1/4")
 
 
 def test_bar_on_a_terminal(tmp_path):

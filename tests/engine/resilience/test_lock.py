@@ -14,6 +14,13 @@ from engine.resilience import lock as module
 from engine.resilience.holder import process_start
 from engine.resilience.lock import RunLock
 
+TIMES = (module.BEAT, module.STALE_AFTER, module.POLL)  # as they are, in seconds
+
+
+def test_a_lock_is_left_behind_after_a_minute_without_a_count():
+    """As docs/running.md says; servers of NFS show a change within three seconds."""
+    assert TIMES == (10, 60, 2)
+
 
 @pytest.fixture(autouse=True)
 def short_times(monkeypatch):
