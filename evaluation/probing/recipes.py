@@ -104,22 +104,26 @@ def defaults_for(probe: str, data_set: str, *, epochs: int | None) -> dict[str, 
     """
     clips, crops = (1, 1) if probe == "knn" else _VIEWS[probe].get(data_set, (None, None))
     values: dict[str, Any] = {"test_num_segment": clips, "test_num_crop": crops}
+    none = {"aa": "none", "reprob": 0.0, "mixup": 0.0, "cutmix": 0.0}
     if probe in ("linear", "knn"):
-        values |= {"aa": "none", "reprob": 0.0, "mixup": 0.0, "cutmix": 0.0}
-        return values | {
-            "epochs": _LINEAR_EPOCHS.get(data_set, 100),
-            "batch_size": 384,
-            "lrs": (1e-3, 5e-3, 1e-2, 5e-2),
-            "weight_decays": (0.05,),
-            "warmup_epochs": 5.0,
-            "min_lr": 1e-6,
-            "dropout": 0.0,
-            "smoothing": 0.1,
-            "min_crop_area": 0.08 if data_set == "ImageNet-1K" else 0.25,
-            "crop_aspect": 4 / 3,
-            "num_sample": 1 if probe == "knn" else 2,
-            "final_norm": probe == "knn",
-        }
+        return (
+            values
+            | none
+            | {
+                "epochs": _LINEAR_EPOCHS.get(data_set, 100),
+                "batch_size": 384,
+                "lrs": (1e-3, 5e-3, 1e-2, 5e-2),
+                "weight_decays": (0.05,),
+                "warmup_epochs": 5.0,
+                "min_lr": 1e-6,
+                "dropout": 0.0,
+                "smoothing": 0.1,
+                "min_crop_area": 0.08 if data_set == "ImageNet-1K" else 0.25,
+                "crop_aspect": 4 / 3,
+                "num_sample": 1 if probe == "knn" else 2,
+                "final_norm": probe == "knn",
+            }
+        )
     values |= {"batch_size": 256, "min_lr": 0.0, "num_sample": 1, "final_norm": True, "min_crop_area": 0.3}
     if probe == "pooler1":
         passes = _POOLER_EPOCHS.get(data_set, 50)
