@@ -82,13 +82,72 @@ class RecipeConfig(Options):
         return scale * high, scale * (1 - high)
 
 
-_LINEAR_EPOCHS = {"SSV2": 30, "Kinetics-400": 30, "ImageNet-1K": 50}
-_POOLER_EPOCHS = {"Kinetics-400": 150}
+# Passes over the training list, by data set; "": of any other.
+_EPOCHS: Mapping[str, Mapping[str, int]] = {
+    "linear": {"SSV2": 30, "Kinetics-400": 30, "ImageNet-1K": 50, "": 100},
+    "pooler1": {"Kinetics-400": 150, "": 50},
+    "attentive4": {"": 20},
+    "knn": {"": 1},
+}
 # Clips x crops of a test video where they are not the data set's own.
 _VIEWS: Mapping[str, Mapping[str, tuple[int, int]]] = {
     "linear": {},
     "pooler1": {"Kinetics-400": (4, 3), "SSV2": (1, 3)},
     "attentive4": {"Kinetics-400": (8, 3), "SSV2": (2, 3)},
+    "knn": {"": (1, 1)},
+}
+_ON_FEATURES: Mapping[str, Any] = {
+    "batch_size": 384,
+    "lrs": (1e-3, 5e-3, 1e-2, 5e-2),
+    "weight_decays": (0.05,),
+    "warmup_epochs": 5.0,
+    "min_lr": 1e-6,
+    "dropout": 0.0,
+    "smoothing": 0.1,
+    "aa": "none",
+    "reprob": 0.0,
+    "mixup": 0.0,
+    "cutmix": 0.0,
+    "crop_aspect": 4 / 3,
+}
+RECIPES: Mapping[str, Mapping[str, Any]] = {
+    "linear": {**_ON_FEATURES, "num_sample": 2, "final_norm": False},
+    "knn": {**_ON_FEATURES, "num_sample": 1, "final_norm": True},
+    "pooler1": {
+        "batch_size": 256,
+        "lrs": (4e-5, 1e-4, 4e-4, 1e-3, 2.5e-3),
+        "weight_decays": (1e-5,),
+        "min_lr": 0.0,
+        "dropout": 0.5,
+        "smoothing": 0.1,
+        "probe_heads": 12,
+        "aa": "rand-m9-n2-mstd0.5-inc1",
+        "reprob": 0.0,
+        "mixup": 0.8,
+        "cutmix": 1.0,
+        "min_crop_area": 0.3,
+        "crop_aspect": 2.0,
+        "num_sample": 1,
+        "final_norm": True,
+    },
+    "attentive4": {
+        "batch_size": 256,
+        "lrs": (5e-3, 3e-3, 1e-3, 3e-4, 1e-4),
+        "weight_decays": (0.01, 0.1, 0.4, 0.8),
+        "warmup_epochs": 0.0,
+        "min_lr": 0.0,
+        "dropout": 0.0,
+        "smoothing": 0.0,
+        "probe_heads": 16,
+        "aa": "rand-m7-n4-mstd0.5-inc1",
+        "reprob": 0.25,
+        "mixup": 0.0,
+        "cutmix": 0.0,
+        "min_crop_area": 0.3,
+        "crop_aspect": 4 / 3,
+        "num_sample": 1,
+        "final_norm": True,
+    },
 }
 
 
@@ -102,59 +161,13 @@ def defaults_for(probe: str, data_set: str, *, epochs: int | None) -> dict[str, 
     Args:
         epochs: that are given, if any: the warm-up may depend on them.
     """
-    clips, crops = (1, 1) if probe == "knn" else _VIEWS[probe].get(data_set, (None, None))
-    values: dict[str, Any] = {"test_num_segment": clips, "test_num_crop": crops}
-    none = {"aa": "none", "reprob": 0.0, "mixup": 0.0, "cutmix": 0.0}
-    if probe in ("linear", "knn"):
-        return (
-            values
-            | none
-            | {
-                "epochs": _LINEAR_EPOCHS.get(data_set, 100),
-                "batch_size": 384,
-                "lrs": (1e-3, 5e-3, 1e-2, 5e-2),
-                "weight_decays": (0.05,),
-                "warmup_epochs": 5.0,
-                "min_lr": 1e-6,
-                "dropout": 0.0,
-                "smoothing": 0.1,
-                "min_crop_area": 0.08 if data_set == "ImageNet-1K" else 0.25,
-                "crop_aspect": 4 / 3,
-                "num_sample": 1 if probe == "knn" else 2,
-                "final_norm": probe == "knn",
-            }
-        )
-    values |= {"batch_size": 256, "min_lr": 0.0, "num_sample": 1, "final_norm": True, "min_crop_area": 0.3}
+    passes, views = _EPOCHS[probe], _VIEWS[probe]
+    number = passes.get(data_set, passes[""])
+    clips, crops = views.get(data_set, views.get("", (None, None)))
+    values = {"epochs": number, "test_num_segment": clips, "test_num_crop": crops, **RECIPES[probe]}
     if probe == "pooler1":
-        passes = _POOLER_EPOCHS.get(data_set, 50)
-        return values | {
-            "epochs": passes,
-            "lrs": (4e-5, 1e-4, 4e-4, 1e-3, 2.5e-3),
-            "weight_decays": (1e-5,),
-            "warmup_epochs": 0.05 * (epochs or passes),
-            "dropout": 0.5,
-            "smoothing": 0.1,
-            "probe_heads": 12,
-            "aa": "rand-m9-n2-mstd0.5-inc1",
-            "reprob": 0.0,
-            "mixup": 0.8,
-            "cutmix": 1.0,
-            "crop_aspect": 2.0,
-        }
-    return values | {
-        "epochs": 20,
-        "lrs": (5e-3, 3e-3, 1e-3, 3e-4, 1e-4),
-        "weight_decays": (0.01, 0.1, 0.4, 0.8),
-        "warmup_epochs": 0.0,
-        "dropout": 0.0,
-        "smoothing": 0.0,
-        "probe_heads": 16,
-        "aa": "rand-m7-n4-mstd0.5-inc1",
-        "reprob": 0.25,
-        "mixup": 0.0,
-        "cutmix": 0.0,
-        "crop_aspect": 4 / 3,
-    }
+        values["warmup_epochs"] = 0.05 * (epochs or number)
+    return {"min_crop_area": 0.08 if data_set == "ImageNet-1K" else 0.25, **values}
 
 
 def filled(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
