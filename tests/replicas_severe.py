@@ -1,5 +1,6 @@
-"""Small replicas of data sets of SEVERE in their official layouts: UCFRep."""
+"""Small replicas of the data sets of SEVERE in their official layouts."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -60,3 +61,67 @@ def ucfrep(root: Path, *, as_files: tuple[str, ...] = ("v_Biking_g25_c01",)) -> 
             for number in range(1, bounds[-1] + 3):
                 Image.fromarray(frame_of(number, bounds)).save(folder / name / f"{number:06d}.png")
     return UCFREP
+
+
+def _square(folder: Path, name: str, *, frames: int = 20, first: int = 0) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_video(folder / name, frames, first=first)
+
+
+def gym(root: Path, labels: tuple[int, ...]) -> tuple[Path, Path]:
+    """FineGym's lists `ID label`, IDs without an extension, and the clips; returns both folders."""
+    (root / "annotations").mkdir(parents=True)
+    for part, start in (("train", 0), ("val", 1000)):
+        lines = []
+        for number in range(2 * len(labels)):
+            video = f"0LtLS9wROrk_E_{start + number:06d}_{start + number + 9:06d}_A_0003_0005"
+            _square(root / "subactions", f"{video}.avi", first=number)
+            lines.append(f"{video} {labels[number % len(labels)]}\n")
+        names = (f"gym99_{part}.txt", "test.txt") if part == "val" else (f"gym99_{part}.txt",)
+        for name in names:
+            (root / "annotations" / name).write_text("".join(lines))
+    return root / "annotations", root / "subactions"
+
+
+def ucf101(root: Path) -> tuple[Path, Path]:
+    """UCF101, split 1, with all of its 101 classes by number, and videos of two of them."""
+    lists = root / "ucfTrainTestlist"
+    lists.mkdir(parents=True)
+    names = ["ApplyEyeMakeup", *(f"Class{'ABCDEFGHIJ'[k // 10]}{'abcdefghij'[k % 10]}" for k in range(1, 100)), "YoYo"]
+    (lists / "classInd.txt").write_text("".join(f"{number} {name}\n" for number, name in enumerate(names, start=1)))
+    for part, groups in (("train", (8, 9)), ("test", (1,))):
+        files = [f"{name}/v_{name}_g{group:02d}_c01.avi" for group in groups for name in (names[0], names[-1])]
+        for place, file in enumerate(files):
+            _square(root / "UCF-101" / file.partition("/")[0], file.partition("/")[2], first=place)
+        numbers = {name: number for number, name in enumerate(names, start=1)}
+        lines = [f"{file} {numbers[file.partition('/')[0]]}" if part == "train" else file for file in files]
+        (lists / f"{part}list01.txt").write_text("".join(f"{line}\n" for line in lines))
+    return lists, root / "UCF-101"
+
+
+def something_something(root: Path) -> tuple[Path, Path]:
+    """SSv2's json lists, with all of its 174 classes by number, and videos of two of them."""
+    names = [f"Moving [something] {number}" for number in range(174)]
+    (root / "labels").mkdir(parents=True)
+    numbers = {name.replace("[", "").replace("]", ""): str(number) for number, name in enumerate(names)}
+    (root / "labels" / "labels.json").write_text(json.dumps(numbers))
+    for part, first in (("train", 1), ("validation", 100)):
+        rows = [{"id": str(first + k), "template": names[(0, 173)[k % 2]], "placeholders": ["a"]} for k in range(4)]
+        for place, row in enumerate(rows):
+            _square(root / "videos", f"{row['id']}.mp4", first=place)
+        (root / "labels" / f"something-something-v2-{part}.json").write_text(json.dumps(rows))
+    return root / "labels", root / "videos"
+
+
+def charades(root: Path) -> tuple[Path, Path]:
+    """Charades_v1_train.csv and Charades_v1_test.csv, and the videos."""
+    header = "id,subject,scene,quality,relevance,verified,script,objects,descriptions,actions,length\n"
+    for part, names in (("train", ("AAAA1", "BBBB2", "CCCC3", "DDDD4")), ("test", ("EEEE5", "FFFF6", "GGGG7"))):
+        rows = []
+        for place, name in enumerate(names):
+            _square(root / "Charades_v1_480", f"{name}.mp4", frames=40, first=place)
+            actions = ("c000 0.00 0.40;c156 0.30 1.20", "c156 0.50 0.90", "")[place % 3]
+            rows.append(f'{name},S,Kitchen,6,7,Yes,"He, then",a;b,"Once; twice.",{actions},1.33\n')
+        (root / "Charades").mkdir(exist_ok=True)
+        (root / "Charades" / f"Charades_v1_{part}.csv").write_text(header + "".join(rows))
+    return root / "Charades", root / "Charades_v1_480"
