@@ -2,11 +2,12 @@
 
 STYLE = """
 :root { color-scheme: light dark; --page: #fff; --text: #1f2328; --muted: #59636e; --line: #d1d9e0; --card: #f6f8fa;
-  --accent: #0969da; --on-accent: #fff; --good: #1a7f37; --bad: #cf222e; --warn: #9a6700;
+  --accent: #0969da; --on-accent: #fff; --cell: #0969da; --good: #1a7f37; --bad: #cf222e; --warn: #9a6700;
   --c0: #0969da; --c1: #bc4c00; --c2: #1a7f37; --c3: #8250df; --c4: #bf3989; --c5: #0a7b83; --c6: #9a6700;
   --c7: #57606a }
 @media (prefers-color-scheme: dark) { :root { --page: #0d1117; --text: #e6edf3; --muted: #9198a1; --line: #30363d;
-  --card: #161b22; --accent: #4493f8; --on-accent: #0d1117; --good: #3fb950; --bad: #f85149; --warn: #d29922;
+  --card: #161b22; --accent: #4493f8; --on-accent: #fff; --cell: #1f6feb; --good: #3fb950; --bad: #f85149;
+  --warn: #d29922;
   --c0: #4493f8; --c1: #f0883e; --c2: #3fb950; --c3: #ab7df8; --c4: #f778ba; --c5: #39c5cf; --c6: #e3b341;
   --c7: #9198a1 } }
 * { box-sizing: border-box }
@@ -64,7 +65,7 @@ circle { fill: var(--own) } .dot { fill-opacity: .6 }
 .legend li { overflow-wrap: anywhere } .key { width: 24px; height: 8px; margin-right: 6px }
 .values { min-height: 1.5em; font-size: 12px; color: var(--muted); font-variant-numeric: tabular-nums;
   white-space: pre-wrap }
-.confusion .cell { fill: var(--accent); stroke: var(--line); stroke-width: .5 } .confusion text { fill: var(--text) }
+.confusion .cell { fill: var(--cell); stroke: var(--line); stroke-width: .5 } .confusion text { fill: var(--text) }
 .confusion .on { fill: var(--on-accent) }
 .matrix { image-rendering: pixelated; width: min(100%, 800px); border: 1px solid var(--line) }
 .cards { display: flex; flex-wrap: wrap; gap: 12px; margin: 8px 0 }
