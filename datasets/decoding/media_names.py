@@ -25,7 +25,8 @@ _SYSTEM = frozenset(  # in lower case; names that begin with a dot need no row
     [
         *("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "__pycache__", "lost+found"),
         *("$recycle.bin", "system volume information", "@eadir", "@tmp", "@recycle", "@recently-snapshot"),
-        *("#recycle", "#snapshot", "~snapshot", "recycler", "network trash folder", "temporary items"),
+        *("#recycle", "#snapshot", "~snapshot", "recycler", "network trash folder", "temporary items", "@__thumb"),
+        *("recycle.bin", "$winreagent", "$sysreset", "$extend", "$getcurrent", "$windows.~bt", "$windows.~ws"),
     ]
 )
 _FOUND = re.compile(r"found\.\d{3}")  # folders of what a check of a Windows disk saved

@@ -1,7 +1,6 @@
 """Builds the checked columns of a list, labels, paths, lines and spans, from its entries."""
 
 import hashlib
-import itertools
 import re
 from array import array
 from collections.abc import Sequence
@@ -13,9 +12,11 @@ from ..errors import AnnotationError
 from ..moments import Moment
 from .columns import Columns
 from .entries import LABEL_LIMIT, MAX_CLASSES, NO_LABEL, Entry, Label
+from .notes import notes_on, notes_on_names
 from .text_files import at
 
 _INTEGER = re.compile(r"[+-]?[0-9]+")
+_NOTHING = frozenset(("nan", "none", "null", "nil", "na", "n/a", "<na>", "-", "?"))  # in place of a number
 _WHOLE = (float("nan"), float("nan"))  # span of a whole video
 
 
@@ -158,6 +159,8 @@ class ListBuilder:
             self.refuse_unlabelled()
         if self.kind == "name" and not self.names and all(map(_INTEGER.fullmatch, self.numbers)):
             self._take_names_as_numbers()
+        elif self.kind == "name" and not self.names:
+            self._refuse_nothing()
         labels = np.frombuffer(self.labels, np.int64)
         arrays: dict[str, np.ndarray] = {
             "paths": np.frombuffer(self.paths, np.uint8),
@@ -184,7 +187,8 @@ class ListBuilder:
             "lowest_label": int(arrays["labels"].min()),
             "fingerprint": self.digest.hexdigest()[:12],
             "moments": self.moments if any(self.moments) else [],
-            "notes": _notes(arrays, names, highest) + (_note_on_names(names) if self.kind == "name" else []),
+            "notes": notes_on(arrays, names, highest, unit=self.unit)
+            + (notes_on_names(names) if self.kind == "name" else []),
         }
         return Columns(arrays, facts)
 
@@ -195,6 +199,13 @@ class ListBuilder:
             f"{place}: no label ({self.num_unlabelled} of {len(self.lines)} lines have none). Write `path label` on "
             "every line, or for pre-training the path alone on every line."
         )
+
+    def _refuse_nothing(self) -> None:
+        """Raise an AnnotationError where all labels are numbers but for words that stand for no label."""
+        words = [name for name in self.numbers if not _INTEGER.fullmatch(name)]
+        if len(words) < len(self.numbers) and all(word.lower() in _NOTHING for word in words):
+            where = at(self.file, self.lines[self.labels.index(self.numbers[words[0]])], self.unit)
+            raise AnnotationError(f"{where}: label '{words[0]}' among numbers. Leave the line out if it has no label.")
 
     def _take_names_as_numbers(self) -> None:
         """Labels that are texts, as of json, but all of them whole numbers."""
@@ -225,47 +236,3 @@ class ListBuilder:
         if not self.label_names:
             return []
         return [self.label_names.get(label, str(label)) for label in range(highest + 1)]
-
-
-def _note_on_names(names: Sequence[str]) -> list[str]:
-    """On names that look like several: with --task multilabel they would be."""
-    joined = [name for name in names if re.search(r"[;|]", name)]
-    return [f"'{joined[0]}' is one class here; several classes a video take --task multilabel"] if joined else []
-
-
-def _notes(arrays: dict[str, np.ndarray], names: Sequence[str], highest: int) -> list[str]:
-    """Anomalies of a list that are not errors: duplicates, and classes without videos."""
-    notes = []
-    ends = arrays["path_ends"].tolist()
-    blob = memoryview(arrays["paths"])  # type: ignore[arg-type]
-    spans = map(bytes, arrays["spans"]) if "spans" in arrays else itertools.repeat(b"")
-    places = zip([0, *ends], ends, spans, strict=False)
-    marks = np.fromiter((hash(bytes(blob[start:end]) + span) for start, end, span in places), np.int64, len(ends))
-    repeated = len(marks) - len(np.unique(marks))
-    if repeated:
-        differ = _labelled_differently(arrays, marks)
-        other = f"; {differ} have different labels" + (", for several classes write `0;3`" * ("values" not in arrays))
-        what = "spans" if "spans" in arrays else "paths"
-        notes.append(f"{repeated} {what} are listed more than once" + (other if differ else ""))
-    labels = arrays.get("set_values", arrays["labels"])
-    used = np.unique(labels[labels >= 0])
-    count = max(highest + 1, len(names))
-    if 0 < len(used) < count <= 100 * len(ends):
-        gaps = np.setdiff1d(np.arange(count), used)
-        shown = ", ".join(map(str, gaps[:5].tolist())) + (", ..." if len(gaps) > 5 else "")
-        notes.append(f"{len(gaps)} of {count} classes have no video ({shown})")
-    return notes
-
-
-def _labelled_differently(arrays: dict[str, np.ndarray], marks: np.ndarray) -> int:
-    """How many videos are listed with labels that differ; equal `marks` are one video."""
-    if "set_ends" in arrays:
-        ends = arrays["set_ends"].tolist()
-        texts = (arrays["set_values"][start:end].tobytes() for start, end in zip([0, *ends], ends, strict=False))
-        labels = np.fromiter(map(hash, texts), np.int64, len(ends))
-    else:
-        labels = arrays.get("values", arrays["labels"])
-    places = np.lexsort((labels, marks))
-    videos, of_videos = marks[places], labels[places]
-    changes = (videos[1:] == videos[:-1]) & (of_videos[1:] != of_videos[:-1])
-    return len(np.unique(videos[1:][changes]))

@@ -1,6 +1,7 @@
 """Folders of videos: what lies in them in a fixed order, and what was passed over, with names and counts."""
 
 import os
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -186,8 +187,17 @@ def _classes(file: Path, scan: FolderScan, items: Sequence[Item]) -> Parsed:
     entries = (Entry(place, item.path, item.path.partition(os.sep)[0]) for place, item in enumerate(items, start=1))
     empty = sorted(set(folders) - set(names))
     notes = [f"{len(empty)} folders without a video are no classes: {_examples(empty)}"] if empty else []
-    notes += _mixture(items) + scan.notes()
+    notes += _alike(names) + _mixture(items) + scan.notes()
     return Parsed("a folder for each class", entries, tuple(names), str(file), notes=notes, unit="video")
+
+
+def _alike(names: Sequence[str]) -> list[str]:
+    """Names of classes that differ in upper and lower case, blanks or the form of their accents only."""
+    forms = defaultdict[str, list[str]](list)
+    for name in names:
+        forms[" ".join(unicodedata.normalize("NFKC", name).casefold().replace("_", " ").split())].append(name)
+    alike = [", ".join(map(ascii, group)) for group in forms.values() if len(group) > 1]
+    return [f"{len(alike)} classes are there under several names: {'; '.join(alike[:_SHOWN])}"] if alike else []
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -170,6 +170,7 @@ def csv_layout(file: Path, labels: str = "class") -> CsvLayout:
     for delimiter, rows in samples.items():
         columns = header_columns(rows[0], labels, spaces=delimiter == " ") if rows else {}
         if "path" in columns:
+            _refuse_one_name_twice(file, rows[0], columns)
             others = [name.strip() for place, name in enumerate(rows[0]) if place not in columns.values()]
             return CsvLayout(
                 delimiter, columns, has_header=True, width=len(rows[0]), others=tuple(filter(None, others))
@@ -185,6 +186,14 @@ def csv_layout(file: Path, labels: str = "class") -> CsvLayout:
     raise AnnotationError(
         f"{at(file, 1)}: the columns cannot be told from one another. Give the list a header, `path,label` or `path`."
     )
+
+
+def _refuse_one_name_twice(file: Path, header: list[str], columns: dict[str, int]) -> None:
+    """Raise an AnnotationError if a column that is read has the name of another."""
+    names = [name.strip().lower() for name in header]
+    for place in columns.values():
+        if names.count(names[place]) > 1:
+            raise AnnotationError(f"{at(file, 1)}: two columns are called '{header[place].strip()}'. Rename one.")
 
 
 def describe_columns(file: Path) -> str:

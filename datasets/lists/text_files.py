@@ -22,6 +22,11 @@ _BINARY = (  # what the file is, its first bytes, and where they are
     ("a picture", b"\x89PNG", 0),
     ("a NumPy array", b"\x93NUMPY", 0),
 )
+_NO_LISTS = (  # what text is that is found in place of a list, and how it begins
+    ("what Git LFS keeps in place of a file: `git lfs pull` gets the file", "version https://git-lfs"),
+    ("a web page: download the list itself", "<!doctype html"),
+    ("a web page: download the list itself", "<html"),
+)
 TOO_MUCH_JSON = "not JSON that can be read (numbers of thousands of digits, or too many brackets in one another)."
 
 
@@ -65,7 +70,10 @@ def raw_lines(file: Path) -> Iterator[tuple[int, str]]:
     refuse_no_file(file)
     try:
         with file.open(encoding="utf-8-sig") as lines:
-            yield from enumerate(lines, start=1)
+            for number, line in enumerate(lines, start=1):
+                if number == 1:
+                    _refuse_no_list(file, line)
+                yield number, line
     except UnicodeDecodeError as error:
         raise AnnotationError(_why_no_text(file)) from error
     except IsADirectoryError as error:
@@ -73,6 +81,13 @@ def raw_lines(file: Path) -> Iterator[tuple[int, str]]:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise AnnotationError(f"{file} cannot be read: {reason}. Check the path of the list.") from error
+
+
+def _refuse_no_list(file: Path, line: str) -> None:
+    """Raise an AnnotationError for a file whose first line shows that another was meant."""
+    for kind, start in _NO_LISTS:
+        if line.lower().startswith(start):
+            raise AnnotationError(f"{file} is {kind}.")
 
 
 def _why_no_text(file: Path) -> str:

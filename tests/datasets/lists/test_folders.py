@@ -46,6 +46,9 @@ SYSTEM = [
         "$RECYCLE.BIN",
         "$Recycle.Bin",
         "@Recycle",
+        "@__thumb",
+        "RECYCLE.BIN",
+        "$WinREAgent",
     ),
     *("System Volume Information", ".Trash-1000", ".git", ".snapshot", ".Spotlight-V100", ".fseventsd", ".AppleDouble"),
 ]
@@ -77,6 +80,21 @@ def test_hidden_files_and_unfinished_downloads_are_left_out_and_said(name, put, 
 def test_odd_names_of_videos_are_taken(name, put, tmp_path):
     put(f"run/{name}")
     assert read(tmp_path) == [(f"run/{name}", 0)]
+
+
+def test_classes_of_nearly_one_name_are_told(put, tmp_path):
+    put(
+        "Run/1.mp4",
+        "run /2.mp4",
+        "caf\u00e9/3.mp4",
+        "cafe\u0301/4.mp4",
+        "high_jump/5.mp4",
+        "high jump/6.mp4",
+        "walk/7.mp4",
+    )
+    note = next(note for note in read_list(tmp_path).notes if "several names" in note)
+    assert note.startswith("3 classes are there under several names: ") and "'Run', 'run '" in note
+    assert "walk" not in note
 
 
 def test_empty_folders_are_no_classes(put, tmp_path):

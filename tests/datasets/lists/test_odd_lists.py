@@ -149,3 +149,43 @@ def test_messages_and_banners_name_what_the_list_counts(tmp_path):
     (tmp_path / "set" / "run" / "a.mp4").touch()
     folder = read_list(tmp_path / "set", list_format="folder")
     assert folder.describe_lines() == [f"video 1: {tmp_path}/set/run/a.mp4, label 0 (run)"]
+
+
+@pytest.mark.parametrize("word", ["nan", "NaN", "None", "null", "N/A", "-"])
+@pytest.mark.parametrize("place", [0, 2])
+def test_words_for_nothing_among_numbers_are_no_classes(place, word, tmp_path):
+    labels = ["1", "0", "1"]
+    labels[place] = word
+    (tmp_path / "x.csv").write_text("path,label\n" + "".join(f"{n}.mp4,{label}\n" for n, label in enumerate(labels)))
+    with pytest.raises(AnnotationError, match=rf"line {place + 2}: label '{word}' "):
+        read_list(tmp_path / "x.csv")
+
+
+def test_such_a_word_among_names_is_a_class(tmp_path):
+    (tmp_path / "x.csv").write_text("path,label\na.mp4,None\nb.mp4,wave\n")
+    assert read_list(tmp_path / "x.csv").class_names == ("None", "wave")
+
+
+@pytest.mark.parametrize("other", ["d/a.mp4", "d/./a.mp4", "d//a.mp4", "./d/a.mp4"])
+def test_paths_listed_twice(other, tmp_path):
+    (tmp_path / "same.txt").write_text(f"d/b.mp4 0\nd/a.mp4 1\n{other} 1\n")
+    assert read_list(tmp_path / "same.txt", root="/r").notes == ("1 paths are listed more than once",)
+    (tmp_path / "x.txt").write_text(f"d/b.mp4 0\nd/a.mp4 1\n{other} 0\nd/b.mp4 0\n")
+    note = "2 paths are listed more than once, 1 of them with different labels (line 2 and line 3); for several classes a video write `0;3`"
+    assert read_list(tmp_path / "x.txt", root="/r").notes == (note,)
+
+
+def test_two_columns_of_one_name(tmp_path):
+    (tmp_path / "x.csv").write_text("path,label,Label\na.mp4,0,1\n")
+    with pytest.raises(AnnotationError, match="two columns are called 'label'"):
+        read_list(tmp_path / "x.csv")
+
+
+@pytest.mark.parametrize(
+    "start", ["version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "<!DOCTYPE html>\n<html>"]
+)
+@pytest.mark.parametrize("name", ["x.csv", "x.txt", "x.json"])
+def test_files_in_place_of_a_list_are_named(start, name, tmp_path):
+    (tmp_path / name).write_text(start)
+    with pytest.raises(AnnotationError, match="git lfs pull" if "lfs" in start else "a web page"):
+        read_list(tmp_path / name)

@@ -213,8 +213,9 @@ def test_comments_and_names_that_look_like_them(write_list):
 def test_description_of_first_lines_and_anomalies(write_list):
     lines = read_list(write_list("\na b.mp4 3\na b.mp4 0\nc.mp4 3\nd.mp4 0\n"), root="/d").describe_lines()
     assert lines[:3] == ["line 2: /d/a b.mp4, label 3", "line 3: /d/a b.mp4, label 0", "line 4: /d/c.mp4, label 3"]
+    twice = "1 paths are listed more than once, 1 of them"
     assert lines[3:] == [
-        "1 paths are listed more than once; 1 have different labels, for several classes write `0;3`",
+        f"{twice} with different labels (line 2 and line 3); for several classes a video write `0;3`",
         "2 of 4 classes have no video (1, 2)",
     ]
 
