@@ -22,7 +22,7 @@ import torch
 
 from datasets.catalogue import CATALOGUE
 from datasets.errors import AnnotationError, DecodeError
-from datasets.lists.formats import LIST_FORMATS
+from datasets.lists.formats.table import LIST_FORMATS
 from datasets.masks.masks import MaskConfig
 from datasets.sampling import PRETRAINING_RATE
 from engine.checkpointing.read_weights import read_weights

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .columns import ColumnFile, Columns, PathColumn, write_columns
-from .formats_community import EPIC_LISTS, EPIC_NAMES
+from .formats.community import EPIC_LISTS, EPIC_NAMES
 
 logger = logging.getLogger(__name__)
 

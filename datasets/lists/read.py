@@ -1,4 +1,4 @@
-"""Lists of videos: which videos, and their labels, from a list of any format (datasets/lists/formats.py).
+"""Lists of videos: which videos, and their labels, from a list of any format (datasets/lists/formats/table.py).
 
 A list of many videos gets an index beside it, in the folder `<list>.index`, from which later runs read what they need
 without reading the list. Whatever cannot be read is an `AnnotationError` that says where.
@@ -16,7 +16,7 @@ from .builder import ListBuilder
 from .columns import ColumnFile, Columns, NumberColumn, PathColumn, SetColumn, SpanColumn
 from .entries import ListPart
 from .file_finder import SUSPECT, FileFinder, find_root, is_absolute, refuse_path
-from .formats import LIST_FORMATS, READERS, detect
+from .formats.table import LIST_FORMATS, READERS, detect
 from .index import find_index, identity, index_key, save_index
 from .text_files import refuse_no_file
 from .video_list import VideoList

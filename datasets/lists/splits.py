@@ -19,7 +19,7 @@ from .checks import (
     refuse_same_videos,
 )
 from .folders import FRAME_FOLDERS
-from .formats import LIST_FORMATS, detect, folder_format
+from .formats.table import LIST_FORMATS, detect, folder_format
 from .read import METADATA, read_list
 from .video_list import VideoList
 

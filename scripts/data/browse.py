@@ -23,7 +23,7 @@ from datasets.catalogue import CATALOGUE, get_dataset_spec
 from datasets.classification import TrainDataset
 from datasets.errors import AnnotationError, DecodeError
 from datasets.lists.entries import NO_LABEL
-from datasets.lists.formats import LIST_FORMATS
+from datasets.lists.formats.table import LIST_FORMATS
 from datasets.lists.read import read_list
 from datasets.lists.video_list import VideoList, sample_name
 from datasets.masks.masks import MASKS, MaskConfig

@@ -11,7 +11,7 @@ from datasets.decoding.shards import split_member
 from datasets.errors import AnnotationError
 from datasets.lists.checks import read_class_names
 from datasets.lists.entries import NO_LABEL
-from datasets.lists.formats import LIST_FORMATS
+from datasets.lists.formats.table import LIST_FORMATS
 from datasets.lists.read import read_list
 from datasets.lists.video_list import VideoList, sample_name
 from engine.errors import ConfigError

@@ -42,7 +42,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from datasets.errors import AnnotationError, ShardError
 from datasets.lists.checks import check_files
-from datasets.lists.formats import LIST_FORMATS
+from datasets.lists.formats.table import LIST_FORMATS
 from datasets.lists.subsets import GYM_LABELS, check_known_subset, draw_subset, select, select_labels
 from datasets.lists.video_list import VideoList
 from engine.errors import ConfigError, user_errors

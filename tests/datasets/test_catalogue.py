@@ -7,7 +7,7 @@ import pytest
 from datasets.catalogue import CATALOGUE, get_dataset_spec
 from datasets.classification import ViewConfig
 from datasets.errors import AnnotationError
-from datasets.lists.formats import READERS
+from datasets.lists.formats.table import READERS
 from datasets.sampling import ClipConfig
 
 RELEASED = {"Kinetics-400", "SSV2", "UCF101", "HMDB51", "DIV48", "GYM99", "FXS1", "UBS1"}

@@ -9,7 +9,7 @@ import pytest
 
 from datasets.catalogue import get_dataset_spec
 from datasets.errors import AnnotationError
-from datasets.lists.formats import detect
+from datasets.lists.formats.table import detect
 from datasets.lists.read import read_list
 from datasets.lists.splits import ListConfig, choose_num_classes, describe_overlap, describe_part, find_list, read_parts
 

@@ -171,8 +171,8 @@ def test_paths_listed_twice(other, tmp_path):
     (tmp_path / "same.txt").write_text(f"d/b.mp4 0\nd/a.mp4 1\n{other} 1\n")
     assert read_list(tmp_path / "same.txt", root="/r").notes == ("1 paths are listed more than once",)
     (tmp_path / "x.txt").write_text(f"d/b.mp4 0\nd/a.mp4 1\n{other} 0\nd/b.mp4 0\n")
-    note = "2 paths are listed more than once, 1 of them with different labels (line 2 and line 3); for several classes a video write `0;3`"
-    assert read_list(tmp_path / "x.txt", root="/r").notes == (note,)
+    note = "2 paths are listed more than once, 1 of them with different labels (line 2 and line 3); for several classes"
+    assert read_list(tmp_path / "x.txt", root="/r").notes == (f"{note} a video write `0;3`",)
 
 
 def test_two_columns_of_one_name(tmp_path):

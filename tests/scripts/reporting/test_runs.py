@@ -122,7 +122,7 @@ def test_lines(tmp_path, finished, capsys):
     top1 = json.loads((finished / "test.json").read_text())["test/top1"]
     assert by_name["a"][1:4] == ["finished", "40/40 100%", "val/top1"] and f"top1 {top1:.5g}" in by_name["a"]
     assert by_name[r"b/run\x1b[31m"][1:3] == ["training", "20/40 50%"] and "0:00:10" in by_name[r"b/run\x1b[31m"]
-    assert by_name["foreign"][1] == "unreadable" and "line 1 is not JSON" in by_name["foreign"][-1]
+    assert by_name["foreign"][1] == "unreadable" and "log.txt: not the log of a run" in by_name["foreign"][-1]
 
 
 class Stream(io.StringIO):

@@ -4,11 +4,11 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..decoding.image_folder import read_pickle
-from ..decoding.media_names import is_image, is_left_out
-from ..errors import AnnotationError, DecodeError
-from .entries import Entry, ListPart, Parsed
-from .text_files import at, csv_rows
+from ...decoding.image_folder import read_pickle
+from ...decoding.media_names import is_image, is_left_out
+from ...errors import AnnotationError, DecodeError
+from ..entries import Entry, ListPart, Parsed
+from ..text_files import at, csv_rows
 
 _IMAGENET = "ILSVRC/Data/CLS-LOC"  # in Kaggle's archive; elsewhere train and val lie in the folder itself
 _SOLUTION = "LOC_val_solution.csv"

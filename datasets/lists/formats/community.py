@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from ..errors import AnnotationError
-from .entries import Entry, ListPart, Parsed
-from .formats_columns import INTEGER, seconds_of
-from .text_files import at, csv_rows, read_json
+from ...errors import AnnotationError
+from ..entries import Entry, ListPart, Parsed
+from ..text_files import at, csv_rows, read_json
+from .columns import INTEGER, seconds_of
 
 MOMENTS_LINE = re.compile(r"([^,/]+)/[^,]+\.\w+,\1,\d+,\d+")
 EPIC_LISTS = ("EPIC_100_train.csv", "EPIC_100_validation.csv")

@@ -6,10 +6,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..decoding.media_names import has_extension
-from ..errors import AnnotationError
-from .entries import LABEL_LIMIT, Entry, ListPart, Parsed, classes_of, entry_with_search, value_of
-from .text_files import at, csv_rows
+from ...decoding.media_names import has_extension
+from ...errors import AnnotationError
+from ..entries import LABEL_LIMIT, Entry, ListPart, Parsed, classes_of, entry_with_search, value_of
+from ..text_files import at, csv_rows
 
 INTEGER = re.compile(r"[+-]?[0-9]{1,18}")  # stricter than `int`, which also takes `1_0`
 _BOX = re.compile(r"[01]?\.[0-9]+|[01]")  # a coordinate, relative to the size

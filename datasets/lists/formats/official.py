@@ -7,11 +7,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from ..decoding.media_names import has_extension
-from ..errors import AnnotationError
-from ..moments import Moment
-from .entries import LABEL_LIMIT, Entry, ListPart, Parsed
-from .text_files import at, csv_rows, numbered_lines, read_json
+from ...decoding.media_names import has_extension
+from ...errors import AnnotationError
+from ...moments import Moment
+from ..entries import LABEL_LIMIT, Entry, ListPart, Parsed
+from ..text_files import at, csv_rows, numbered_lines, read_json
 
 GYM_LINE = re.compile(r"(\S{11}_E_\d{6}_\d{6}_A_\d{4}_\d{4}(?:\.\w+)?)\s+(\d{1,18})")
 _KINETICS_COLUMNS = ("youtube_id", "time_start", "time_end")

@@ -11,14 +11,13 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from ..decoding.media_names import TWO_FILES, has_extension
-from ..errors import AnnotationError
-from . import formats_community as community
-from . import formats_images as images
-from . import formats_official as official
-from .entries import Entry, ListPart, Parsed, entry_with_search, value_of
-from .folders import read_folder, read_videos
-from .formats_columns import (
+from ...decoding.media_names import TWO_FILES, has_extension
+from ...errors import AnnotationError
+from ..entries import Entry, ListPart, Parsed, entry_with_search, value_of
+from ..folders import read_folder, read_videos
+from ..text_files import at, numbered_lines, raw_lines, read_json
+from . import community, images, official
+from .columns import (
     COLUMNS,
     INTEGER,
     SAMPLE,
@@ -28,8 +27,7 @@ from .formats_columns import (
     read_csv,
     write_whole,
 )
-from .formats_json import read_jsonl
-from .text_files import at, numbered_lines, raw_lines, read_json
+from .json_objects import read_jsonl
 
 _COMMA = re.compile(r",\s*([+-]?\d+\s*)?$|^[^\s.]+,[^\s.]+$")  # `a.mp4,3`, `a.mp4, 3` and the header `path,label`
 _THREE = re.compile(r"\S.*?\s+[+-]?\d+\s+[+-]?\d+")

@@ -5,10 +5,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..errors import AnnotationError
-from .entries import Entry, ListPart, Parsed
-from .formats_columns import COLUMNS, entry_of, known_names
-from .text_files import TOO_MUCH_JSON, at, numbered_lines, raw_lines, read_json
+from ...errors import AnnotationError
+from ..entries import Entry, ListPart, Parsed
+from ..text_files import TOO_MUCH_JSON, at, numbered_lines, raw_lines, read_json
+from .columns import COLUMNS, entry_of, known_names
 
 
 def read_jsonl(file: Path, part: ListPart) -> Parsed:
