@@ -323,6 +323,7 @@ def test_pretraining_goes_on_in_another_stage(data, tmp_path):
     torch.testing.assert_close(weights, reference, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_fine_tuning_in_stage_3(data, tmp_path):
     """From given weights, validated and tested though the ranks have different numbers of videos."""
     torch.manual_seed(1)

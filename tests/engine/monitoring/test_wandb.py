@@ -24,6 +24,7 @@ def test_needs_a_folder_for_its_id(data):
     assert finished.code == 2 and "--wandb needs --output_dir" in finished.errors[0]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not INSTALLED, reason="wandb, which is optional, is not installed")
 def test_one_run_for_all_restarts(data, tmp_path, monkeypatch):
     """Offline: both starts write into runs of the same id, with the values of log.txt."""
