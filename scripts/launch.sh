@@ -13,6 +13,7 @@
 #   GPUS         GPUs per node (default: 8)
 #   BATCH_SIZE   clips per GPU and forward pass. The total batch stays the recipe's: with fewer GPUs, gradients are accumulated
 #   DEVICE, NUM_WORKERS   values of --device and --num_workers (default: those of the script)
+#   VALUE        scripts/ablations: of what the recipe changes (required there)
 #   VENV         Python environment (default: .venv of the repository)
 #   SHOW_COMMAND=1        print the command and end
 #   Multi-node: NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT; run the same command on every node. For slurm see scripts/slurm.
@@ -21,6 +22,7 @@ ROOT=$(CDPATH='' cd -- "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 PATH=${VENV:-$ROOT/.venv}/bin:$PATH
 recipe=${BASH_SOURCE[1]##*/} kind=$(CDPATH='' cd -- "${BASH_SOURCE[1]%"${BASH_SOURCE[1]##*/}"}." && pwd)
 RECIPE=${kind##*/}_${recipe%.sh}
+[ "${kind##*/}" != ablations ] || RECIPE+=_${VALUE:-} # a folder for each value of what an ablation changes
 GPUS=${GPUS:-8} NNODES=${NNODES:-1} NODE_RANK=${NODE_RANK:-0}
 OUTPUT_DIR=${OUTPUT_DIR:-$ROOT/output/$RECIPE}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
@@ -63,6 +65,12 @@ pretrain() { # FLAGS
     require DATA_PATH "the list of training videos, for example DATA_PATH=lists/train.csv"
     train run_sigma_pretraining.py --decoder_depth 4 --mask_ratio 0.9 --num_frames 16 --augmentation multi_scale_crop \
         --opt adamw --opt_betas 0.9 0.95 --min_lr 1e-5 --weight_decay 0.05 "$@"
+}
+
+ablate() { # FLAGS: the pre-training that ablations change one thing of, as far as it is public
+    TOTAL_BATCH=96 BATCH_SIZE=${BATCH_SIZE:-12} # 3 GPUs x 32 clips in pretrain/pretrain_mini_ssv2.sh of QUVA-Lab/SIGMA 13e9c17
+    pretrain --model pretrain_videomae_small_patch16_224 --mask_type tube --target_type mlp --num_prototypes 4000 --sinkhorn_eps 0.03 \
+        --sinkhorn_iterations 10 --sampling_rate 2 --epochs 400 --warmup_epochs 40 --save_ckpt_freq 20 --lr 1.5e-4 "$@"
 }
 
 finetune() { # FLAGS

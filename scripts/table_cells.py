@@ -17,7 +17,7 @@ from .table_records import ROW, Record
 
 PUBLISHED = Path(__file__).with_name("published.json")
 EPOCHS = 800  # of the paper's pre-training, in the tables that do not name epochs
-PAPER = "SIGMA"  # the source whose rows are the paper's tables
+PAPER = ("SIGMA", "note on SIGMA")  # the sources whose rows are the paper's tables
 # SHA-256 or fingerprint of official lists, where they are public: github.com/SMSD75/TimeT_clean, val.txt
 OFFICIAL_LISTS = {"YTVOS": "5b1ebb10e2a5d66b2f1040957248a2fc2f291159d08e5cea1e36823fede07e26"}
 
@@ -30,6 +30,7 @@ class Column:
         data_set: its name in the catalogue.
         views: these alone; "": any.
         subset: trained on the 10^3 samples of SEVERE.
+        by_name: takes only what `row.json` says to be of this column.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Column:
     probe: str
     views: str = ""
     subset: bool = False
+    by_name: bool = False
     digits: int = 1
 
     def takes(self, record: Record) -> bool:
@@ -48,7 +50,7 @@ class Column:
         return (
             (record.data_set, record.metric, record.probe) == (self.data_set, self.metric, self.probe)
             and self.views in ("", record.views)
-            and (named == self.name if named else is_subset == self.subset)
+            and (named == self.name if named or self.by_name else is_subset == self.subset)
         )
 
 
@@ -110,6 +112,11 @@ TABLES = (
         ),
         mean="mean",
     ),
+    Table(
+        "ablation",
+        "Ablations: fine-tuned on mini-SSv2, pre-trained there, top-1 in %",
+        (_tuned("mini-SSv2", "SSV2", views="2x3", by_name=True),),
+    ),
 )
 
 
@@ -144,7 +151,7 @@ class Row:
     """A row; `of_paper`: the paper's own table has it, else it is context."""
 
     method: str
-    backbone: str
+    backbone: str | None
     pretrained_on: str | None
     epochs: int | None
     cells: dict[str, Cell]
@@ -154,7 +161,7 @@ class Row:
 def published_rows(table: Table) -> list[Row]:
     """The rows of a table with what is published, those of the paper first, in the order of its pages."""
     entries = [entry for entry in json.loads(PUBLISHED.read_text())["values"] if entry["table"] == table.name]
-    entries.sort(key=lambda entry: (entry.get("secondhand", False), entry["source"] != PAPER))
+    entries.sort(key=lambda entry: (entry.get("secondhand", False), entry["source"] not in PAPER))
     rows: dict[tuple[Any, ...], Row] = {}
     names = [column.name for column in table.columns] + [table.mean] * bool(table.mean)
     for entry in entries:
@@ -163,7 +170,7 @@ def published_rows(table: Table) -> list[Row]:
         row = rows.setdefault(
             key, Row(entry["method"], entry["backbone"], *pretraining, cells={name: Cell() for name in names})
         )
-        row.of_paper |= entry["source"] == PAPER
+        row.of_paper |= entry["source"] in PAPER
         for name, value in entry["values"].items():
             cell = row.cells[name]
             cell.secondhand = entry.get("secondhand", False) and not (cell.published and not cell.secondhand)
@@ -207,9 +214,12 @@ def fill(records: Sequence[Record]) -> tuple[dict[str, list[Row]], list[str]]:
 
 
 def _row_of(table: Table, rows: Iterable[Row], record: Record) -> Row | None:
-    keys = ("method", "backbone") + (("pretrained_on", "epochs") if table.by_pretraining else ())
-    of_keys = (row for row in rows if all(getattr(row, key) == record.row.get(key) for key in keys))
-    return next((row for row in of_keys if row.pretrained_on in (None, record.row.get("pretrained_on"))), None)
+    """The row of a record. A row whose backbone or pre-training data nobody states takes those of any."""
+    row = record.row
+    keys = ("method",) + (("pretrained_on", "epochs") if table.by_pretraining else ())
+    of_keys = (r for r in rows if all(getattr(r, key) == row.get(key) for key in keys))
+    of_size = (r for r in of_keys if r.backbone in (None, row.get("backbone")))
+    return next((r for r in of_size if r.pretrained_on in (None, row.get("pretrained_on"))), None)
 
 
 def _place(table: Table, cell: Cell, record: Record, column: Column) -> None:
@@ -243,10 +253,18 @@ def marks_of(record: Record, column: Column) -> list[str]:
 def _unplaced(records: Sequence[Record], used: set[int]) -> list[str]:
     """A line for each file none of whose numbers is in a table, nor one of the same evaluation beside it."""
     placed = {(record.file.parent, record.task) for record in records if id(record) in used}
-    files = {record.file: record for record in records if (record.file.parent, record.task) not in placed}
-    return [
-        f"{file}: in no table ({record.data_set or 'unknown data set'}, {record.probe}"
-        + "".join(f", {key} {value}" for key, value in record.row.items())
-        + f"); `{ROW}` beside it can say which row it is"
-        for file, record in files.items()
-    ]
+    files: dict[Path, list[Record]] = {}
+    for record in records:
+        if (record.file.parent, record.task) not in placed:
+            files.setdefault(record.file, []).append(record)
+    return [_why_unplaced(file, of_file) for file, of_file in files.items()]
+
+
+def _why_unplaced(file: Path, records: Sequence[Record]) -> str:
+    first = records[-1]
+    columns = {(column.data_set, column.metric) for table in TABLES for column in table.columns}
+    if not any((record.data_set, record.metric) in columns for record in records):
+        metrics = ", ".join(dict.fromkeys(record.metric for record in records))
+        return f"{file}: no table has {metrics} of {first.data_set or 'an unknown data set'}"
+    named = "".join(f", {key} {value}" for key, value in first.row.items())
+    return f"{file}: in no table ({first.data_set}, {first.probe}{named}); `{ROW}` beside it can say which row it is"

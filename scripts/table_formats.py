@@ -43,13 +43,13 @@ def grid(table: Table, rows: Sequence[Row], notes: list[str], *, with_measured: 
     first = ["method", "model"] + ["pre-trained on", "epochs"] * table.by_pretraining
     lines = [[*first, *(rows[0].cells if rows else digits)]]
     for row in rows:
-        line = [row.method, row.backbone]
+        line = [row.method, row.backbone or MISSING]
         if table.by_pretraining:
             line += [row.pretrained_on or MISSING, MISSING if row.epochs is None else str(row.epochs)]
         for name, cell in row.cells.items():
             note = ""
             if cell.marks and with_measured:
-                notes.append(f"{row.method} {row.backbone}, {name}: {'; '.join(cell.marks)}")
+                notes.append(f"{row.method} {row.backbone or ''}, {name}: {'; '.join(cell.marks)}")
                 note = f" [{len(notes)}]"
             line.append(cell_text(cell, digits.get(name, 1), with_measured=with_measured, note=note))
         lines.append(line)

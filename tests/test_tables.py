@@ -85,7 +85,7 @@ def test_published_values_have_sources_and_columns():
 
 def test_pages_with_published_values_are_up_to_date():
     page = (ROOT / "docs" / "results.md").read_text()
-    assert page.count("<!-- tables:") == 7
+    assert page.count("<!-- tables:") == 8
     assert with_tables(page) == page, "run `python scripts/tables.py --write`"
 
 
@@ -276,3 +276,10 @@ def test_formats(tmp_path):
     assert {line["group"] for line in lines if line["method"].startswith(("SMILE", "TrackMAE", "DINOv3"))} == {
         "context"
     }
+
+
+def test_a_metric_that_no_table_has_is_said_so(tmp_path):
+    _, unplaced = cells(number(tmp_path / "a", "miou_overclustering_greedy", data_set="DAVIS"))
+    assert unplaced == [
+        f"{tmp_path}/a/miou_overclustering_greedy.json: no table has miou_overclustering_greedy of DAVIS"
+    ]
