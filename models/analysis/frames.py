@@ -39,10 +39,10 @@ def frame_tokens(encoder: VideoTransformer, frames_B3HW: torch.Tensor) -> torch.
 
 
 def sliding_tokens(encoder: VideoTransformer, frames_T3HW: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Every frame in the middle of a clip of its own; at the ends of the video, in the first or last clip that fits.
+    """Every frame in the middle of a clip of its own; before and after the video its first and last frame are repeated.
 
-    A frame's tokens are those of its slot in the clip: of frame k of the clip, slot floor(k / frames of a tubelet). A
-    video shorter than a clip is followed by copies of its last frame.
+    A frame's tokens are those of its slot, floor(k / frames of a tubelet) for frame k of the clip. It is the same slot
+    for all frames, as their tokens are compared with one another, and positions differ from slot to slot.
 
     Args:
         frames_T3HW: normalised, of the encoder's size.
@@ -50,13 +50,12 @@ def sliding_tokens(encoder: VideoTransformer, frames_T3HW: torch.Tensor) -> Iter
     Yields:
         (h, w, D) after the final norm, frame by frame.
     """
-    length, last = encoder.clip_shape[1], len(frames_T3HW) - 1
+    length = encoder.clip_shape[1]
+    around = torch.arange(length, device=frames_T3HW.device) - length // 2
     for frame in range(len(frames_T3HW)):
-        start = min(max(frame - length // 2, 0), max(last + 1 - length, 0))
-        numbers = torch.arange(start, start + length, device=frames_T3HW.device).clamp_max(last)
-        clip = frames_T3HW[numbers].transpose(0, 1)[None]
+        clip = frames_T3HW[(frame + around).clamp(0, len(frames_T3HW) - 1)].transpose(0, 1)[None]
         tokens = VideoTransformer.forward(encoder, clip)[0].unflatten(0, encoder.grid)  # of a classifier too
-        yield tokens[(frame - start) // encoder.tubelet[0]]
+        yield tokens[length // 2 // encoder.tubelet[0]]
 
 
 def slot_positions(encoder: VideoTransformer, h: int, w: int) -> torch.Tensor:
