@@ -5,6 +5,7 @@ Letters: T H W frames and pixels.
 
 import bisect
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -148,7 +149,10 @@ def _shortened(text: str, size: int, width: int) -> str:
     def ends(kept: int) -> str:
         return f"{text[:kept]}...{text[len(text) - kept :]}"
 
-    fitting = bisect.bisect_right(range(1, len(text) // 2), width, key=lambda kept: _font(size).getlength(ends(kept)))
+    def needed(kept: int) -> int:
+        return math.ceil(_font(size).getlength(ends(kept)))
+
+    fitting = bisect.bisect_right(range(1, len(text) // 2), width, key=needed)
     return ends(max(fitting, 1))
 
 
