@@ -1,11 +1,11 @@
 # Sourced by every recipe of scripts/pretrain, scripts/finetune and scripts/eval: what they share. A recipe has a header, TOTAL_BATCH
-# and BATCH_SIZE where it trains, and one call of `pretrain`, `finetune`, `evaluate` or `segment` with the flags that are its own.
+# and BATCH_SIZE where it trains, and one call of `pretrain`, `finetune`, `evaluate`, `probe`, `segment` or `count` with its own flags.
 #
 #   DATA_PATH=lists/ssv2 CHECKPOINT=pretrained.pth bash scripts/finetune/ssv2_vit_b.sh [flags]
 #
 # Flags at the end override the recipe's. Variables:
 #   DATA_PATH    pre-training: a list, one `path label` or `path` per line; fine-tuning: a folder with train.csv, val.csv and test.csv;
-#                segmentation: the folder of the data set (required)
+#                images, segmentation and repetitions: the folder of the data set (required)
 #   DATA_ROOT    root of relative paths in the lists (default: see DATASET.md)
 #   CHECKPOINT   weights to start from or to evaluate, a released file, an https:// address or our own (required except in
 #                pre-training); use a new OUTPUT_DIR for other weights, because training resumes from checkpoints in OUTPUT_DIR
@@ -25,6 +25,7 @@ RECIPE=${kind##*/}_${recipe%.sh}
 [ "${kind##*/}" != ablations ] || RECIPE+=_${VALUE:-} # a folder for each value of what an ablation changes
 GPUS=${GPUS:-8} NNODES=${NNODES:-1} NODE_RANK=${NODE_RANK:-0}
 OUTPUT_DIR=${OUTPUT_DIR:-$ROOT/output/$RECIPE}
+LISTS=(--data_path "${DATA_PATH:-}" --data_root "${DATA_ROOT:-}")
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 # Compiled kernels, on a disk of the node: many processes that write them to a shared home folder wait for one another.
 export TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-${TMPDIR:-/tmp}/triton_${USER:-$(id -un)}}
@@ -56,14 +57,14 @@ train() { # SCRIPT FLAGS
         echo "error: BATCH_SIZE $BATCH_SIZE x GPUS $GPUS x NNODES $NNODES does not divide the total batch of $TOTAL_BATCH" >&2
         exit 2
     fi
-    launch "$script" --data_path "$DATA_PATH" --data_root "${DATA_ROOT:-}" --output_dir "$OUTPUT_DIR" --log_dir "$OUTPUT_DIR" \
+    launch "$script" --output_dir "$OUTPUT_DIR" --log_dir "$OUTPUT_DIR" \
         --batch_size "$BATCH_SIZE" --update_freq $((TOTAL_BATCH / step_batch)) \
         ${DEVICE:+--device "$DEVICE"} ${NUM_WORKERS:+--num_workers "$NUM_WORKERS"} "$@"
 }
 
 pretrain() { # FLAGS
     require DATA_PATH "the list of training videos, for example DATA_PATH=lists/train.csv"
-    train run_sigma_pretraining.py --decoder_depth 4 --mask_ratio 0.9 --num_frames 16 --augmentation multi_scale_crop \
+    train run_sigma_pretraining.py "${LISTS[@]}" --decoder_depth 4 --mask_ratio 0.9 --num_frames 16 --augmentation multi_scale_crop \
         --opt adamw --opt_betas 0.9 0.95 --min_lr 1e-5 --weight_decay 0.05 "$@"
 }
 
@@ -76,14 +77,27 @@ ablate() { # FLAGS: the pre-training that ablations change one thing of, as far 
 finetune() { # FLAGS
     require DATA_PATH "the folder with train.csv, val.csv and test.csv"
     require CHECKPOINT "the pre-trained weights, for example CHECKPOINT=output/pretrain_k400_sigma_mlp_vit_b/checkpoint-800.pth"
-    train run_class_finetuning.py --finetune "$CHECKPOINT" --num_frames 16 --warmup_epochs 5 \
+    train run_class_finetuning.py "${LISTS[@]}" --finetune "$CHECKPOINT" --num_frames 16 --warmup_epochs 5 \
         --opt adamw --opt_betas 0.9 0.999 --lr 1e-3 --min_lr 1e-6 --weight_decay 0.05 "$@"
 }
 
 evaluate() { # FLAGS: fine-tuned weights, tested again
     require DATA_PATH "the folder with test.csv"
     require CHECKPOINT "the fine-tuned weights, for example CHECKPOINT=output/finetune_k400_vit_b/checkpoint-99.pth"
-    train run_class_finetuning.py --eval --finetune "$CHECKPOINT" --num_frames 16 "$@"
+    train run_class_finetuning.py "${LISTS[@]}" --eval --finetune "$CHECKPOINT" --num_frames 16 "$@"
+}
+
+probe() { # FLAGS: a linear layer on features that are kept in OUTPUT_DIR
+    require DATA_PATH "the folder of the lists, or of the images"
+    require CHECKPOINT "the pre-trained weights, for example CHECKPOINT=output/pretrain_k400_sigma_mlp_vit_b/checkpoint-800.pth"
+    launch run_probing.py "${LISTS[@]}" --finetune "$CHECKPOINT" --output_dir "$OUTPUT_DIR" \
+        ${DEVICE:+--device "$DEVICE"} ${NUM_WORKERS:+--num_workers "$NUM_WORKERS"} "$@"
+}
+
+count() { # FLAGS: repetitions
+    require DATA_PATH "the folder of UCFRep, with annotations/train and annotations/val"
+    require CHECKPOINT "the pre-trained weights, for example CHECKPOINT=output/pretrain_k400_sigma_mlp_vit_b/checkpoint-800.pth"
+    train run_repetition_counting.py --data_root "$DATA_PATH" --finetune "$CHECKPOINT" "$@"
 }
 
 segment() { # FLAGS

@@ -12,6 +12,8 @@ from typing import Any
 
 from engine.errors import ConfigError
 from run_class_finetuning import FinetuningConfig
+from run_probing import ProbingConfig
+from run_repetition_counting import RepetitionConfig
 from run_segmentation import SegmentationConfig
 from run_sigma_pretraining import PretrainingConfig
 
@@ -20,7 +22,9 @@ KINDS = ("pretrain", "finetune", "eval")
 CONFIGS: Mapping[str, type] = {  # of the entry scripts that recipes run
     "run_sigma_pretraining.py": PretrainingConfig,
     "run_class_finetuning.py": FinetuningConfig,
+    "run_probing.py": ProbingConfig,
     "run_segmentation.py": SegmentationConfig,
+    "run_repetition_counting.py": RepetitionConfig,
 }
 _BATCH = re.compile(r"^TOTAL_BATCH=(\d+) BATCH_SIZE=\$\{BATCH_SIZE:-(\d+)\}$", re.MULTILINE)
 _FIELD = re.compile(r"# (\S.{0,9}?) {2,}(\S.*)")

@@ -79,6 +79,9 @@ DATA: Mapping[str, DataFolder] = MappingProxyType(  # by the name of their lists
         "charades": DataFolder(
             "charades", "charades", ("annotations", "frame_lists"), ("videos", "Charades_v1_rgb"), "train.csv, val.csv"
         ),
+        "imagenet": DataFolder("imagenet", files="ILSVRC/Data/CLS-LOC and LOC_val_solution.csv, or train/ and val/"),
+        "cifar100": DataFolder("cifar100", files="cifar-100-python/"),
+        "ucfrep": DataFolder("ucfrep", files="annotations/train, annotations/val and imgs/"),
         "DAVIS": DataFolder("DAVIS", files=_MASKED),
         "YTVOS": DataFolder("YTVOS", files=f"{_MASKED}, meta.json"),
     }

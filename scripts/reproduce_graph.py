@@ -92,7 +92,7 @@ class Planner:
             raise ConfigError(f"{recipe.name}: {error}") from error
         epochs, every = config.get("epochs"), config.get("save_ckpt_freq")
         whole = table_epochs(epochs) if epochs else 0
-        trains = epochs is not None and not config.get("eval")
+        trains = "update_freq" in config and not config.get("eval")
         kept = whole if trains and whole % every == 0 else epochs
         self.jobs[name] = Job(
             name=name,

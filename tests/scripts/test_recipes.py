@@ -61,7 +61,7 @@ def test_command_builds_a_configuration_that_the_header_describes(name, configs)
     recipe, config = RECIPES[name], configs[name]
     assert f"_{SIZES[re.search(r'ViT-.', recipe.summary)[0]]}_" in config["model"]
     assert config["output_dir"] == str(ROOT / "output" / name.replace("/", "_"))
-    if "batch_size" in config and not config.get("eval"):
+    if "update_freq" in config and not config.get("eval"):
         total = 8 * config["batch_size"] * config["update_freq"]
         batch, rate = re.match(r"(\d+) = .*learning rate (\S+)", recipe.fields["Batch"]).groups()
         assert (total, config["lr"] * total / 256) == (int(batch), pytest.approx(float(rate)))
@@ -109,15 +109,15 @@ def test_cells_have_the_numbers_that_the_paper_prints(name, configs):
         if "data_set" in config:
             spec = CATALOGUE[column.data_set]
             assert (config["data_set"], config["nb_classes"]) == (spec.name, spec.num_classes)
-            views = f"{config['test_num_segment']}x{config['test_num_crop']}"
-            assert views == (column.views or f"{spec.test_num_segment}x{spec.test_num_crop}")
-            assert config["linear_probing"] is (column.probe == "linear")
+            own = (spec.test_num_segment, spec.test_num_crop)  # of run_probing.py, by default
+            views = [config[f"test_num_{part}"] or own[i] for i, part in enumerate(("segment", "crop"))]
+            assert "{}x{}".format(*views) == (column.views or "{}x{}".format(*own))
+            assert config.get("linear_probing", config.get("probe") == "linear") is (column.probe == "linear")
         else:
-            assert RECIPES[name].data == column.data_set
+            assert RECIPES[name].data.lower() == column.data_set.lower()
 
 
 def test_every_cell_of_a_row_that_can_be_pretrained_has_one_recipe():
-    """Those that have none are named here: their evaluations do not exist."""
     rows = {(r.row["method"], r.row["backbone"]) for r in RECIPES.values() if r.kind == "pretrain"}
     wanted = {
         (entry["table"], column, entry["backbone"])
@@ -128,8 +128,7 @@ def test_every_cell_of_a_row_that_can_be_pretrained_has_one_recipe():
     }
     cells = [(cell.table, cell.column, cell.backbone) for r in RECIPES.values() for cell in r.cells]
     assert len(cells) == len(set(cells))
-    missing = {("linear", "IN-1K", "ViT-B"), ("linear", "CIFAR-100", "ViT-B"), ("severe", "UCF-RC", "ViT-B")}
-    assert wanted - set(cells) == missing
+    assert wanted <= set(cells)
 
 
 def test_gpu_hours_follow_from_the_measured_rates(configs):
