@@ -8,7 +8,6 @@
 # Hours      not measured
 # Status     not verified: this recipe has not been run to completion
 # Note       the authors' settings for this cell are not public.
-#            views are averaged where SEVERE takes the maximum, and a training clip has the labels of its video.
 source "$(dirname "${BASH_SOURCE[0]}")/../launch.sh"
 
 TOTAL_BATCH=128 BATCH_SIZE=${BATCH_SIZE:-16}
