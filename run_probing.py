@@ -450,7 +450,7 @@ def probe_linear(job: Job) -> Outcome:
     candidates, chosen, places = recipe.candidates, {}, everything
     best = candidates[0]
     if len(candidates) > 1:
-        fitted, held = hold_out(labels, recipe.holdout, recipe.seed)
+        fitted, held = hold_out(labels.tolist(), recipe.holdout, recipe.seed)
         own = candidates[world.rank :: world.size]  # a head each is trained whole on one rank
         found = {
             candidate: accuracy(probabilities(head, cached, held, device=world.device), labels[held])
@@ -470,7 +470,7 @@ def probe_attentive(job: Job) -> Outcome:
     recipe, labels = job.recipe, job.labels("train")
     candidates, chosen, everything = recipe.candidates, {}, np.arange(len(labels))
     if len(candidates) > 1:
-        fitted, held = hold_out(labels, recipe.holdout, recipe.seed)
+        fitted, held = hold_out(labels.tolist(), recipe.holdout, recipe.seed)
         heads = fit_on_clips(job, candidates, fitted)
         correct = np.zeros(len(candidates))
         for places, found in test_on_clips(job, heads, "train", held):
@@ -506,7 +506,7 @@ def fit_on_clips(job: Job, candidates: Sequence[Candidate], places: np.ndarray) 
             f"{world.size}, and at most the {len(places)} samples that are trained on"
         )
     loader = build_train_loader(
-        Chosen(sight.train(job.data.lists["train"]), places),
+        Chosen(sight.train(job.data.lists["train"]), places.tolist()),
         batch_size=recipe.batch_size // world.size,
         seed=recipe.seed,
         **job.loader_kwargs(alone=False),
@@ -528,6 +528,7 @@ def fit_on_clips(job: Job, candidates: Sequence[Candidate], places: np.ndarray) 
             logger.warning("%s: %s; another sample took its place", path, reason)
         batch = batch.to(world.device)
         clips, targets = batch.clip, batch.label
+        assert targets is not None
         if clips.shape[2] == 1:
             clips = clips.expand(-1, -1, job.loaded.clip.num_frames, -1, -1)
         if mix is not None:
@@ -607,7 +608,7 @@ def make_records(job: Job, outcome: Outcome) -> list[Record]:
             raise NonFiniteError("the predictions are NaN or Inf: choose smaller --lrs, or --amp none")
         values = {"top1": top_k(scores, labels, 1), "top5": top_k(scores, labels, 5)}
         values["mean_per_class"] = mean_per_class(scores, labels)
-        own = {"value": values[metric], "per_seed": (values[metric],)}
+        own: Any = {"value": values[metric], "per_seed": (values[metric],)}
         all_options = options | outcome.chosen | {"all_metrics": values}
         records.append(Record(metric=metric + ending, options=all_options, **own, **common))
     return records

@@ -93,7 +93,8 @@ class Chosen(Dataset):
 
     def __getitem__(self, key: tuple[int, ...]) -> dict[str, Any]:
         epoch, index, *occurrence = key
-        return self.dataset[(epoch, int(self.places[index]), *occurrence)]
+        own = (epoch, int(self.places[index]), *occurrence)
+        return self.dataset[own]
 
 
 def batches_of(dataset: Dataset, *, batch_size: int, **loader: Any) -> Callable[[Sequence[int]], Iterator[Batch]]:

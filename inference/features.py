@@ -119,13 +119,13 @@ def extract(
     missing = on_main_process(world, lambda: [shard for shard in own if not plan.file_of(shard).is_file()])
     if len(missing) < len(own):
         logger.info("%s: %d of %d shards are there", plan.folder, len(own) - len(missing), len(own))
-    error: Exception | None = None
+    failure: Exception | None = None
     try:
         _encode_shards(plan, world, missing[world.rank :: world.size], batches=batches, encode=encode)
-    except (OSError, ValueError, RuntimeError) as failure:  # the others have to hear of it
-        error = failure
-    for failure in filter(None, gather_objects(error)):
-        raise failure
+    except (OSError, ValueError, RuntimeError) as error:  # the others have to hear of it
+        failure = error
+    for shared in filter(None, gather_objects(failure)):
+        raise shared
     if share[1] > 1:
         return None
     on_main_process(world, lambda: _join(plan))

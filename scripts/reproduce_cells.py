@@ -34,7 +34,9 @@ def chosen_cells(
     Raises:
         ConfigError: nothing is left.
     """
-    by_cell = {(c.table, c.column, c.backbone): recipe for recipe in recipes.values() for c in recipe.cells}
+    by_cell: dict[tuple[str, str, str | None], Recipe] = {
+        (c.table, c.column, c.backbone): recipe for recipe in recipes.values() for c in recipe.cells
+    }
     made: dict[tuple[str, str], tuple[Recipe, Recipe]] = {}  # a recipe may fill several cells
     without: list[str] = []
     for row in published_rows(table):

@@ -90,7 +90,7 @@ class Planner:
             config = recorded(parse(cls, [*flags, *words]))
         except OptionError as error:
             raise ConfigError(f"{recipe.name}: {error}") from error
-        epochs, every = config.get("epochs"), config.get("save_ckpt_freq")
+        epochs, every = int(config.get("epochs") or 0), int(config.get("save_ckpt_freq") or 1)
         whole = table_epochs(epochs) if epochs else 0
         trains = "update_freq" in config and not config.get("eval")
         kept = whole if trains and whole % every == 0 else epochs

@@ -20,7 +20,7 @@ _NAME = __package__  # sigma_video
 class _PrefixingLoader(SourceFileLoader):
     """Compiles a module with `sigma_video.` before the names of our packages in its imports."""
 
-    def source_to_code(self, data: Any, path: Any, *, _optimize: int = -1) -> CodeType:
+    def source_to_code(self, data: Any, path: Any, *, _optimize: int = -1) -> CodeType:  # type: ignore[override]
         tree = ast.parse(data, path)
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and not node.level:

@@ -44,7 +44,7 @@ def _hashes(videos: VideoList) -> dict[int, Any]:
     """64-bit hash of each video -> its label as the list has it."""
     root = f"{videos.root.rstrip('/')}/" if videos.root else ""
     return {
-        int.from_bytes(hashlib.blake2b(f"{path.removeprefix(root)}\t{span}".encode(), digest_size=8).digest()): (
+        int.from_bytes(hashlib.blake2b(f"{path.removeprefix(root)}\t{span}".encode(), digest_size=8).digest(), "big"): (
             videos.label(place)
         )
         for place, (path, span) in enumerate(videos.samples())

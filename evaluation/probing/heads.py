@@ -4,6 +4,7 @@ Letters: B samples, N tokens, D width, K classes.
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -102,9 +103,11 @@ class AttentiveHead(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
         nn.init.trunc_normal_(self.query, std=0.02)
         self.apply(_initialise)
+        block: Any
         for number, block in enumerate(self.blocks, start=1):
             _shrink(number, block.self_attn.out_proj, block.linear2)
-        _shrink(max(depth - 1, 1), self.mlp[2])
+        last: Any = self.mlp[2]
+        _shrink(max(depth - 1, 1), last)
         self.dropout, self.linear = nn.Dropout(dropout), nn.Linear(dim, num_classes)
 
     def forward(self, tokens_BND: torch.Tensor) -> torch.Tensor:

@@ -52,7 +52,7 @@ def first_length(num_frames: int, ask: Ask) -> int:
     """
     middle = num_frames / 2
 
-    def asked(lengths: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    def asked(lengths: Sequence[float] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         outputs = ask([State(middle - length, middle, middle + length + 1) for length in lengths])[:, 0, WHOLE]
         refined = np.asarray(lengths) * np.exp(outputs[:, 2].astype(np.float64).clip(-LIMIT, LIMIT))
         return confidence(outputs), np.where(

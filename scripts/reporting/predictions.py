@@ -87,7 +87,7 @@ class Predictions:
 
 
 def _join(names: Sequence[str], is_there: np.ndarray) -> str:
-    found = [names[k] for k in np.flatnonzero(is_there)]
+    found = [names[k] for k in np.flatnonzero(is_there).tolist()]
     more = ", ..." if len(found) > MOST_CLASSES_NAMED else ""
     return ", ".join(found[:MOST_CLASSES_NAMED]) + more or "none"
 

@@ -153,7 +153,7 @@ def _read_log(file: Path) -> list[dict[str, Any]]:
     if not file.is_file():
         return []
     lines = _text(file).splitlines()
-    records = []
+    records: list[dict[str, Any]] = []
     for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)

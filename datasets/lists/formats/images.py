@@ -41,7 +41,9 @@ def read_imagenet(file: Path, part: ListPart) -> Parsed:
     if not names:
         raise AnnotationError(f"{root / 'train'}: no folders of classes in it. Unpack ILSVRC's training images there.")
     if _folders(where):
-        images = ((os.path.join(name, image), name) for name in names for image in _images(where / name))
+        images: Iterator[tuple[str, str]] = (
+            (os.path.join(name, image), name) for name in names for image in _images(where / name)
+        )
     else:
         images = _solution(next((p for p in (file / _SOLUTION, root / _SOLUTION) if p.is_file()), file / _SOLUTION))
     prefix = str(where.relative_to(file))
