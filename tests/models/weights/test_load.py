@@ -45,6 +45,14 @@ def test_norm_is_taken_where_the_model_has_one():
     assert report.unexpected == () and (model.norm.weight == 2).all()
 
 
+def test_a_missing_final_norm_is_no_other_architecture():
+    """A classifier that pools has none; of one block it is a tenth of the tensors that a model on a token has."""
+    model = classifier(depth=1, use_mean_pooling=False)
+    source = classifier(depth=1, seed=7)
+    assert {"norm.weight", "norm.bias"} <= set(load_encoder(model, source.state_dict()).missing)
+    assert torch.equal(model.blocks[0].mlp.fc1.weight, source.blocks[0].mlp.fc1.weight)
+
+
 @pytest.mark.parametrize(
     "prefix",
     [
