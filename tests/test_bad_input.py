@@ -8,6 +8,13 @@ import torch
 from conftest import write_list
 from processes import FINETUNE, PRETRAIN, ROOT, fresh, run_script
 
+from datasets.errors import AnnotationError
+from engine.flags import parse
+from models import ModelError
+from run_class_finetuning import FinetuningConfig
+from run_sigma_pretraining import PretrainingConfig
+from sigma_video.options import OptionError
+
 REFUSED = [  # script, changes of the tiny run's flags, words of the message
     (PRETRAIN, {"data_path": "/nowhere/list.csv"}, ["/nowhere/list.csv", "Check the path"]),
     (PRETRAIN, {"distillation_teacher": "dino_s"}, ["--distillation_teacher dino_s", "--target_type dino_v1"]),
@@ -66,6 +73,8 @@ REFUSED = [  # script, changes of the tiny run's flags, words of the message
     (FINETUNE, {"enable_deepspeed": True, "zero_stage": 3, "model_ema": True}, ["--model_ema", "--zero_stage 3"]),
 ]
 
+CONFIGS = {PRETRAIN: PretrainingConfig, FINETUNE: FinetuningConfig}
+
 
 def check_refused(finished, *words, trained=False):
     """One line on stderr, the last one, with these words; `trained`: the error can only come in the middle of a run."""
@@ -81,7 +90,14 @@ def check_refused(finished, *words, trained=False):
 
 @pytest.mark.parametrize(("script", "changes", "words"), REFUSED, ids=lambda value: str(value)[:60])
 def test_refused_before_any_work(script, changes, words, data, tmp_path):
-    check_refused(run_script(script, *data.flags(script, **{"output_dir": tmp_path, **changes})), *words)
+    """By the options alone, or by the script, which shows either in the same form."""
+    argv = data.flags(script, **{"output_dir": tmp_path, **changes})
+    try:
+        parse(CONFIGS[script], argv)
+    except (OptionError, ModelError, AnnotationError) as error:
+        assert all(word in str(error) for word in words) and "\n" not in str(error), error
+    else:
+        check_refused(run_script(script, *argv), *words)
     assert not list(tmp_path.glob("*.pth")) and not (tmp_path / "log.txt").exists()
 
 

@@ -45,7 +45,7 @@ VARIANTS = {
 }
 
 # The others run beside them where slow tests are asked for.
-QUICK = ("sigma-mlp", "sigma-mlp frozen", "sigma-dino", "videomae", "all at once", "continued, longer clips")
+QUICK = ("sigma-mlp", "sigma-mlp frozen", "sigma-dino", "videomae")
 NAMES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS]
 
 
@@ -147,6 +147,7 @@ def test_frozen_networks_stay_out_of_the_checkpoint_and_of_the_optimizer(runs):
     assert trained == len(frozen["model"]) - len(projection)
 
 
+@pytest.mark.slow
 def test_positions_of_a_longer_clip_are_remembered(runs):
     """What was trained with a resampled table says so to whoever loads it next."""
     args = load(runs / "one" / "continued, longer clips" / "checkpoint-1.pth")["args"]
