@@ -59,7 +59,7 @@ def first_length(num_frames: int, ask: Ask) -> int:
             (refined >= LEAST_LENGTH) & (refined < num_frames / LEAST_CYCLES), refined, np.nan
         )
 
-    scores, refined = asked(scale_lengths(num_frames))
+    scores, refined = asked(scale_lengths(num_frames).tolist())
     if np.isnan(refined).all():
         return LEAST_LENGTH
     length = int(refined[np.where(np.isnan(refined), -np.inf, scores).argmax()])
