@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import pickle
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -34,11 +35,24 @@ def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
     temporary = path.with_name(path.name + ".tmp")
     try:
         _write_whole(temporary, content)
+        _keep_later_format(path)
         os.replace(temporary, path)
     except (OSError, RuntimeError):
         remove(temporary)  # on a full disk it takes the room that is needed to go on
         raise
     _sync_folder(path.parent)
+
+
+def _keep_later_format(path: Path) -> None:
+    """Rename a file of a later format that is about to be replaced: this code cannot say that it has what that has."""
+    try:
+        version = torch.load(path, map_location="cpu", weights_only=True, mmap=True)[FORMAT_KEY]
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError):
+        return  # there is none, or it has no format
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        kept = path.with_name(f"{path.name}.format-{version}")
+        os.replace(path, kept)
+        logger.warning("%s has a later format: kept as %s", path, kept)
 
 
 def _write_whole(path: Path, content: Mapping[str, Any]) -> None:

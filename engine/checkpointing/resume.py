@@ -126,19 +126,19 @@ def _choose(explicit: str, folder: str, *, trust: bool) -> tuple[Path | None, di
     """The named file, else the newest in the folder whose state is finite, and its content; None if there is none.
 
     Raises:
-        CheckpointError: the named file cannot be read or is not finite; or all in the folder are not finite.
-        NewerFormatError: the named file, or the newest in the folder, is of a later format.
+        CheckpointError: the named file cannot be read, is not finite or of a later format; or so are all in the folder.
     """
     refused = ""
     for path in [Path(explicit)] if explicit else valid_checkpoints(folder) if folder else []:
         try:
             content = read_checkpoint(path, trust=trust)
-        except NewerFormatError as error:  # not passed over: the run would write files of the same names
-            raise NewerFormatError(f"{error}, or choose another --output_dir") from error
-        bad = find_nonfinite({key: content[key] for key in STATE_KEYS if key in content})
-        if not bad:
-            return path, content
-        refused = f"{path}: {bad} is not finite (NaN or Inf): no run can resume from it"
+        except NewerFormatError as error:
+            refused = str(error)
+        else:
+            bad = find_nonfinite({key: content[key] for key in STATE_KEYS if key in content})
+            if not bad:
+                return path, content
+            refused = f"{path}: {bad} is not finite (NaN or Inf): no run can resume from it"
         if not explicit:
             logger.warning("%s; trying the one before", refused)
     if refused:

@@ -229,17 +229,20 @@ def test_a_later_format_is_refused_before_anything_is_touched(version, tmp_path)
     assert same(dict(state.backend.module.state_dict()), before) and state.step == 1
 
 
-def test_a_later_format_is_not_passed_over(tmp_path, caplog):
-    """A run that resumed from the file before it would overwrite it."""
-    save(tmp_path / "checkpoint-1.pth")
-    newer = write_version(tmp_path / "checkpoint-2.pth", 2)
-    before, state = newer.read_bytes(), state_of(seed=7, steps=1)
-    words = rf"^{newer}: has format version 2, [^\n]*, or choose another --output_dir$"
-    with pytest.raises(CheckpointError, match=words):
-        resume(state, explicit="", auto=True, output_dir=str(tmp_path), world=CPU)
-    assert state.step == 1 and newer.read_bytes() == before and "trying the one before" not in caplog.text
-    newer.write_bytes(before[:200])  # a damaged one is
-    assert resume(state, explicit="", auto=True, output_dir=str(tmp_path), world=CPU).name == "checkpoint-1.pth"
+def test_resuming_takes_the_file_before_one_of_a_later_format(tmp_path, caplog):
+    """Which is not lost when the run that resumes saves under its name."""
+    older, newer = save(tmp_path / "checkpoint-1.pth"), write_version(tmp_path / "checkpoint-2.pth", 2)
+    before = newer.read_bytes()
+    assert resume(state_of(), explicit="", auto=True, output_dir=str(tmp_path), world=CPU) == older
+    assert f"{newer}: has format version 2, and this code reads versions up to 1" in caplog.text
+    assert "trying the one before" in caplog.text and newer.read_bytes() == before
+    for _ in range(2):  # the second time its own file is replaced
+        save(newer)
+    assert (tmp_path / "checkpoint-2.pth.format-2").read_bytes() == before
+    assert resume(state_of(), explicit="", auto=True, output_dir=str(tmp_path), world=CPU) == newer
+    assert sorted(file.name for file in tmp_path.iterdir() if file.suffix != ".lock") == [
+        "checkpoint-1.pth", "checkpoint-2.pth", "checkpoint-2.pth.format-2",
+    ]  # fmt: skip
 
 
 def test_files_without_a_format_are_read_as_ever(tmp_path):
