@@ -289,3 +289,14 @@ def test_trained_grid():
             trained_grid({"position_grid": grid}, tubelet)
     report = load_encoder(classifier(), classifier(seed=4).state_dict())
     assert "positions of 2x4x4 tokens: the file does not say" in report.describe()
+
+
+def test_mae_st_is_another_architecture():
+    """facebookresearch/mae_st: a class token, and positions in space and time apart; its blocks alone would load."""
+    state = create_model("vit_mini_patch8_32", num_frames=4, num_classes=2).state_dict()
+    width = state["patch_embed.proj.weight"].shape[0]
+    state |= {"cls_token": torch.zeros(1, 1, width), "pos_embed_class": torch.zeros(1, 1, width)}
+    state |= {"pos_embed_spatial": torch.zeros(1, 16, width), "pos_embed_temporal": torch.zeros(1, 2, width)}
+    model = create_model("vit_mini_patch8_32", num_frames=4, num_classes=2)
+    with pytest.raises(ModelError, match=r"its encoder has cls_token, pos_embed_\w+, pos_embed_\w+ and 1 more"):
+        load_encoder(model, state, trained_with={})
