@@ -24,7 +24,7 @@ from . import load as files
 from .load import ClipFacts, Loaded
 from .predict import Prediction, Predictor, refuse_nothing_read
 from .sources import Sample, find_samples
-from .views import Views, view_dataset, views_of_frames
+from .views import Views, view_dataset, views_of_frames, with_sampling_rate
 
 Source = str | Path | np.ndarray | torch.Tensor
 _MIDDLE = Views(1, 1)
@@ -149,6 +149,7 @@ def load(
     amp: str | None = None,
     num_frames: int | None = None,
     input_size: int | None = None,
+    sampling_rate: int | None = None,
 ) -> VideoModel:
     """The model of a checkpoint: a file, a folder, `hf:ORG/NAME` or an address, in any layout of WEIGHTS.md.
 
@@ -156,12 +157,13 @@ def load(
         device: "auto": a GPU if there is one; or as torch names devices.
         amp: precision of the forward pass: "none", "bf16" or "fp16"; default: bf16 on a GPU, none on a CPU.
         num_frames, input_size: of a clip, in place of those that the file was trained with.
+        sampling_rate: every so many frames of a video; default: as it was trained, or 4 where the file does not say.
 
     Raises:
         CheckpointError: it cannot be read, or holds no model of this project; the message names it.
         ConfigError: a device or precision that is not there.
     """
-    loaded = files.load(path, num_frames=num_frames, input_size=input_size)
+    loaded = with_sampling_rate(files.load(path, num_frames=num_frames, input_size=input_size), sampling_rate)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     place = torch.device(device)

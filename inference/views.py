@@ -3,7 +3,7 @@
 Letters: G views of a video, T frames of a clip, S its height and width.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from datasets.transforms.presets import ViewTransform
 
 from .load import ClipFacts, Loaded
 
-_SAMPLING_RATE = {"dense": 4, "strided": 4, "uniform": 0}  # where the file does not say
+DEFAULT_RATE = 4  # of dense clips, where the file does not say
 _VIEWS = {"uniform": (2, 3)}  # clips and crops of a data set that the file does not name; else 5 x 3
 
 
@@ -55,11 +55,24 @@ def view_dataset(videos: VideoList, clip: ClipFacts, views: Views, *, decoder: s
         transform=ViewTransform(clip.input_size, clip.short_side_size, views.crops),
         sampler=clip.sampling,
         num_frames=clip.num_frames,
-        sampling_rate=None if clip.fps else clip.sampling_rate or _SAMPLING_RATE[clip.sampling],
+        sampling_rate=None if clip.fps else clip.sampling_rate or DEFAULT_RATE,
         fps=clip.fps,
         num_clips=views.clips,
         decoder=decoder,
     )
+
+
+def with_sampling_rate(loaded: Loaded, rate: int | None) -> Loaded:
+    """A model that takes every `rate`-th frame of a video; None: as it is."""
+    return loaded if rate is None else replace(loaded, clip=replace(loaded.clip, sampling_rate=rate, fps=None))
+
+
+def sampling_doubt(loaded: Loaded) -> str:
+    """What is assumed of the distance of frames, where the file does not say it; "" where it does."""
+    clip = loaded.clip
+    if clip.sampling == "uniform" or clip.fps or clip.sampling_rate:
+        return ""
+    return f"the file does not say how far apart the frames of a clip are: every {DEFAULT_RATE}th is taken"
 
 
 class Tolerant(Dataset):

@@ -37,7 +37,7 @@ from engine.monitoring.metrics import setup_logging
 from inference.features import ARRAY, DTYPES, Plan, Row, extract
 from inference.load import POSITIONS, Loaded, load
 from inference.sources import Sample, as_list, find_samples, windows_of
-from inference.views import Views, view_dataset
+from inference.views import Views, sampling_doubt, view_dataset, with_sampling_rate
 from models import ModelError
 from scripts.data.jobs import parse_part, positive
 from scripts.predict import parse_seconds, parse_views
@@ -59,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--dtype", choices=DTYPES, default="float32", help="in which they are kept (float32)")
     options.add_argument("--format", choices=FORMATS, default="npy", help="safetensors: also features.safetensors")
     options.add_argument("--no_final_norm", action="store_true", help="tokens before the final norm, if there is one")
+    options.add_argument("--sampling_rate", type=positive, metavar="N", help="every N-th frame (default: as trained)")
     options.add_argument("--num_frames", type=positive, help="of a clip (default: as trained)")
     options.add_argument("--input_size", type=positive, help="of a clip (default: as trained)")
     options.add_argument("--positions", choices=POSITIONS, default="rows", help="of clips with fewer frames (rows)")
@@ -130,6 +131,9 @@ def run(args: argparse.Namespace, world: World) -> None:
     sizes: Any = {"num_frames": args.num_frames, "input_size": args.input_size, "positions": args.positions}
     loaded = load(args.checkpoint, start, world=world, **sizes)
     loaded.model.to(world.device)
+    loaded = with_sampling_rate(loaded, args.sampling_rate)
+    if world.is_main and (doubt := sampling_doubt(loaded)):
+        print(f"{args.checkpoint}: {doubt}; --sampling_rate says otherwise", file=sys.stderr)
     samples = on_main_process(world, lambda: find(args))
     precision = RunConfig(amp=args.amp).amp_on(world.device)
     with as_config_error(args.checkpoint):

@@ -30,7 +30,7 @@ from engine.files import replace_text
 from inference.load import Loaded, load
 from inference.predict import Prediction, Predictor
 from inference.sources import Sample, find_samples, windows_of
-from inference.views import Views, tested_views
+from inference.views import Views, sampling_doubt, tested_views, with_sampling_rate
 from models import ModelError
 from models.weights.load import weights_hash
 from scripts.data.jobs import positive
@@ -46,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("checkpoint", metavar="CHECKPOINT", help="a fine-tuned model in any format of WEIGHTS.md")
     options.add_argument("sources", nargs="+", metavar="VIDEO|FOLDER|LIST", help="labels of a list are not looked at")
     options.add_argument("--views", type=parse_views, metavar="CxK", help="clips x crops (default: as in its test)")
+    options.add_argument("--sampling_rate", type=positive, metavar="N", help="every N-th frame (default: as trained)")
     options.add_argument("--window", type=parse_seconds, metavar="SECONDS", help="predict windows of this length")
     options.add_argument("--stride", type=parse_seconds, metavar="SECONDS", help="between windows (half a window)")
     options.add_argument("--top", type=positive, default=5, metavar="N", help="classes shown and written (default: 5)")
@@ -98,9 +99,10 @@ def check(args: argparse.Namespace) -> None:
             raise ConfigError(f"--{flag} {file}: the folder {folder} is not there or cannot be written to")
 
 
-def key_of(loaded: Loaded, views: Views) -> dict[str, str]:
+def key_of(args: argparse.Namespace, loaded: Loaded, views: Views) -> dict[str, str]:
     """What predictions depend on besides the video."""
-    return {"weights": weights_hash(loaded.model.state_dict()), "views": str(views)}
+    shown = f"{views}, every {args.sampling_rate}. frame" if args.sampling_rate else str(views)
+    return {"weights": weights_hash(loaded.model.state_dict()), "views": shown}
 
 
 def row_of(prediction: Prediction, key: dict[str, str], top: int) -> dict[str, Any]:
@@ -243,12 +245,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             start = StartConfig(model_key=args.model_key, trust_checkpoint=args.trust_checkpoint)
             loaded = load(args.checkpoint, start, world=world)
             loaded.model.to(world.device)
+            loaded = with_sampling_rate(loaded, args.sampling_rate)
+            if world.is_main and (doubt := sampling_doubt(loaded)):
+                print(f"{args.checkpoint}: {doubt}; --sampling_rate says otherwise", file=sys.stderr)
             with as_config_error(args.checkpoint):
                 precision = autocast(world.device, RunConfig(amp=args.amp).amp_on(world.device))
                 views = args.views or tested_views(loaded)
                 predictor = Predictor.of(loaded, precision, views=views, batch_size=args.batch_size)
             rows = []
-            for row in predict(args, world, predictor, key_of(loaded, views)):
+            for row in predict(args, world, predictor, key_of(args, loaded, views)):
                 show(row)
                 rows.append(row)
             return on_main_process(world, lambda: finish(args, rows))

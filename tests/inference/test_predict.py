@@ -170,6 +170,23 @@ def test_features_are_the_mean_of_the_tokens(pretrained, data):
     np.testing.assert_array_equal(model.features([video, video])[1], model.features(video))
 
 
+def test_the_distance_of_frames_that_a_file_does_not_say(checkpoint, data, tmp_path):
+    """Every 4th is taken, with a word; the same as asked for without a word."""
+    content = torch.load(checkpoint, weights_only=True)
+    rate = content["args"].pop("sampling_rate")
+    assert rate != 2 and content["args"].pop("data_set")
+    torch.save(content, tmp_path / "silent.pth")
+    said, rows = {}, {}
+    for name, words in (("silent", []), ("four", ["--sampling_rate", 4]), ("two", ["--sampling_rate", 2])):
+        file = tmp_path / f"{name}.jsonl"
+        finished = predict(tmp_path / "silent.pth", data.videos[11], "--json", file, *words)
+        assert finished.code == 0, finished.stderr
+        said[name], rows[name] = "every 4th is taken" in finished.stderr, rows_of(file)[0]
+    assert said == {"silent": True, "four": False, "two": False}
+    assert rows["silent"]["top"] == rows["four"]["top"] != rows["two"]["top"]
+    assert rows["two"]["views"] == "2x2, every 2. frame"
+
+
 def test_sources(data, tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "b.mp4").symlink_to(data.videos[0])
