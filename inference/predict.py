@@ -92,6 +92,11 @@ class Predictor:
         """See the attributes; views: default: those of the run's test. Raises ModelError: see `task_of`."""
         return cls(loaded, task_of(loaded), views or tested_views(loaded), autocast, batch_size)
 
+    @property
+    def outputs(self) -> int:
+        """K."""
+        return int(self.loaded.model.head.weight.shape[0])
+
     def predict_batch(self, batch: Batch) -> np.ndarray:
         """(B, K) of a batch on the model's device.
 

@@ -1,5 +1,6 @@
 """Videos that a command line names: files, folders of videos and lists, and their parts by the second."""
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from datasets.lists.folders import scan_folder
 from datasets.lists.read import read_list
 from datasets.lists.spans import frames_within, times_within
 from datasets.lists.video_list import Span, VideoList
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,8 @@ def _find_in_folder(folder: Path) -> list[Sample]:
         return [Sample(str(folder))]  # the frames of one video
     if not scan.items:
         raise AnnotationError("; ".join([f"{folder}: no videos in it", *scan.notes()]) + ".")
+    for note in scan.notes():
+        logger.warning("%s: %s", folder, note)
     return [Sample(str(folder / item.path)) for item in scan.items]
 
 

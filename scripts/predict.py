@@ -11,7 +11,7 @@ import csv
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ from scripts.data.progress import Progress
 from sigma_video.command_line import CommandLine
 
 SUBMISSIONS = ("ssv2",)
+SUBMITTED = 5  # classes of a video in a submission
+_ROW = '{"path": '  # how a line of --json begins
 
 
 def parser() -> argparse.ArgumentParser:
@@ -92,11 +94,24 @@ def check(args: argparse.Namespace) -> None:
         raise ConfigError("--submission and --output go together: the format, and the file")
     if args.submission and args.window:
         raise ConfigError("--submission has a line a video: leave out --window")
+    if args.submission and args.top < SUBMITTED:
+        raise ConfigError(f"--submission {args.submission} has {SUBMITTED} classes a video: --top {SUBMITTED} or more")
+    inputs = {os.path.realpath(name): "is read" for name in (args.checkpoint, *args.sources)}
     for flag in ("json", "csv", "output"):
-        file = getattr(args, flag)
-        folder = Path(file).parent if file else Path()
-        if file and not (folder.is_dir() and os.access(folder, os.W_OK)):
-            raise ConfigError(f"--{flag} {file}: the folder {folder} is not there or cannot be written to")
+        if file := getattr(args, flag):
+            _check_output(f"--{flag} {file}", Path(file), inputs)
+            inputs[os.path.realpath(file)] = f"is that of --{flag}"
+
+
+def _check_output(named: str, file: Path, taken: Mapping[str, str]) -> None:
+    """Raise ConfigError for a file that cannot be written, or that the command uses for something else."""
+    folder = file.parent
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise ConfigError(f"{named}: the folder {folder} is not there or cannot be written to")
+    if file.is_dir():
+        raise ConfigError(f"{named}: a folder: give a file in it")
+    if use := taken.get(os.path.realpath(file)):
+        raise ConfigError(f"{named}: this file {use}: give another")
 
 
 def key_of(args: argparse.Namespace, loaded: Loaded, views: Views) -> dict[str, str]:
@@ -127,25 +142,29 @@ def sample_of(row: dict[str, Any]) -> Sample:
 def read_done(file: str | None, key: dict[str, str], top: int) -> dict[Sample, dict[str, Any]]:
     """What an earlier command wrote into `--json`; a line that was cut off at the end is taken away.
 
+    Args:
+        top: classes of a video.
+
     Raises:
         ConfigError: the file holds something else, or predictions of other weights, views or --top.
     """
     if not file or not Path(file).is_file():
         return {}
-    lines = Path(file).read_text(encoding="utf-8").splitlines(keepends=True)
-    if lines and not lines[-1].endswith("\n"):
-        replace_text(Path(file), "".join(lines[:-1]))
-        lines = lines[:-1]
+    *lines, rest = Path(file).read_text(encoding="utf-8", errors="replace").split("\n")  # names may hold other breaks
     done = {}
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
             done[sample_of(row)] = row
-            same = {name: row[name] for name in key} == key and ("error" in row or len(row["top"]) <= top)
+            same = {name: row[name] for name in key} == key and ("error" in row or len(row["top"]) == top)
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"--json {file}, line {number}: not a prediction: give another file") from error
         if not same:
             raise ConfigError(f"--json {file}, line {number}: of other weights, --views or --top: give another file")
+    if rest and not (rest.startswith(_ROW) or _ROW.startswith(rest)):
+        raise ConfigError(f"--json {file}, line {len(lines) + 1}: not a prediction: give another file")
+    if rest:
+        replace_text(Path(file), "".join(line + "\n" for line in lines))
     return done
 
 
@@ -184,7 +203,10 @@ def predict(
 ) -> Iterator[dict[str, Any]]:
     """The row of every video on rank 0, in order, old and new ones; what is new is appended to `--json`."""
     samples, failed = on_main_process(world, lambda: find(args))
-    done = on_main_process(world, lambda: read_done(args.json, key, args.top))
+    classes = min(args.top, predictor.outputs)
+    if args.submission and classes < SUBMITTED:
+        raise ConfigError(f"{args.checkpoint}: --submission needs {SUBMITTED} classes, it has {classes}")
+    done = on_main_process(world, lambda: read_done(args.json, key, classes))
     new = [sample for sample in samples if sample not in done]
     loader = LoaderConfig(num_workers=args.num_workers, decode_timeout=args.decode_timeout)
     found = predictor.predict(new, loader, world)
@@ -226,13 +248,13 @@ def write_submission(file: str, rows: Sequence[dict[str, Any]]) -> None:
     labels, which a model trained on the official lists has.
 
     Raises:
-        ConfigError: a video could not be read, or there are fewer than five classes.
+        ConfigError: a video could not be read.
     """
     lines = []
     for row in rows:
-        if "error" in row or len(row["top"]) < 5:
-            raise ConfigError(f"{row['path']}: --submission ssv2 needs five classes for every video, --top 5 or more")
-        lines.append(";".join([Path(row["path"]).stem, *(str(entry["label"]) for entry in row["top"][:5])]))
+        if "error" in row:
+            raise ConfigError(f"{row['path']}: --submission ssv2 needs every video, and this one has no prediction")
+        lines.append(";".join([Path(row["path"]).stem, *(str(entry["label"]) for entry in row["top"][:SUBMITTED])]))
     replace_text(Path(file), "\n".join(lines) + "\n")
 
 

@@ -10,9 +10,11 @@ from conftest import Data
 from processes import run_script
 
 from datasets.decoding.open import open_video
+from engine.errors import ConfigError
 from inference.sources import Sample, find_samples, windows_of
 from inference.video_model import load
 from inference.views import Views
+from scripts.predict import read_done
 
 SCRIPT = "scripts/predict.py"
 
@@ -75,7 +77,7 @@ def test_the_same_command_goes_on(predicted, checkpoint, data, tmp_path):
     assert file.read_bytes() == kept + b"".join(lines[1:])
     rows = list(csv.DictReader(table.open()))
     assert len(rows) == len(lines) and rows[1]["class1"] == json.loads(lines[1])["top"][0]["class"]
-    for changes in (["--views", "1x1"], ["--top", "1"]):
+    for changes in (["--views", "1x1"], ["--top", "1"], ["--top", "2"]):
         refused = predict(checkpoint, data.folder / "test.csv", "--json", file, *changes)
         assert refused.code == 2 and refused.stderr.startswith(f"error: --json {file}, line 1: of other weights")
 
@@ -117,7 +119,11 @@ def test_windows_of_a_video(checkpoint, data, tmp_path):
 
 def test_submission_has_official_numbers(checkpoint, data, tmp_path):
     refused = predict(checkpoint, data.videos[5], "--submission", "ssv2", "--output", tmp_path / "s.csv")
-    assert refused.code == 2 and "needs five classes" in refused.stderr and not (tmp_path / "s.csv").exists()
+    assert (
+        refused.code == 2
+        and "--submission needs 5 classes, it has 3" in refused.stderr
+        and not (tmp_path / "s.csv").exists()
+    )
 
 
 @pytest.mark.parametrize(
@@ -129,6 +135,9 @@ def test_submission_has_official_numbers(checkpoint, data, tmp_path):
         (["{video}", "--views", "5"], "clips x crops, such as 5x3"),
         (["{video}", "--json", "/nowhere/x.json"], "--json /nowhere/x.json: the folder /nowhere is not there"),
         (["{video}", "--output", "x"], "--submission and --output go together"),
+        (["{video}", "--json", "{empty}"], "a folder: give a file in it"),
+        (["{video}", "--csv", "{video}"], "this file is read: give another"),
+        (["{video}", "--json", "{empty}/x", "--csv", "{empty}/./x"], "this file is that of --json: give another"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(words, said, checkpoint, data, tmp_path):
@@ -140,6 +149,35 @@ def test_what_cannot_be_done_is_one_line(words, said, checkpoint, data, tmp_path
 def test_a_pretrained_model_is_no_classifier(pretrained, data):
     finished = predict(pretrained / "checkpoint-0.pth", data.videos[0])
     assert finished.code == 2 and "no classification head: fine-tune it first" in finished.stderr
+
+
+# ------------------------------------------------------------------------------------------------- files of --json
+
+KEY = {"weights": "abc", "views": "1x1"}
+
+
+@pytest.mark.parametrize("content", [b'{"a": 1}', b'{"path": "x"}\n{"a": 1}', b"\x9e\xff", b"mine"])
+def test_a_file_of_something_else_is_refused_and_left(content, tmp_path):
+    file = tmp_path / "x.json"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match="not a prediction"):
+        read_done(str(file), KEY, 5)
+    assert file.read_bytes() == content
+
+
+def test_names_may_hold_line_breaks_of_unicode(tmp_path):
+    rows = [{"path": f"{name}.mp4", "error": "e"} | KEY for name in ["a\u2028", "a\x85", "a\x0c"]]
+    file = tmp_path / "x.json"
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows) + '{"pa')
+    assert list(read_done(str(file), KEY, 5).values()) == rows
+    assert file.read_text().endswith("}\n")
+
+
+def test_what_a_folder_holds_and_no_list_can_is_told(tmp_path, caplog):
+    for name in ("a.mp4", "line\nend.mp4"):
+        (tmp_path / name).write_bytes(b"")
+    assert find_samples([tmp_path]) == [Sample(str(tmp_path / "a.mp4"))]
+    assert "passed over 1 names with line ends" in caplog.text
 
 
 # ------------------------------------------------------------------------------------------------- as a library
