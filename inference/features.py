@@ -7,6 +7,7 @@ where it was, with any number of ranks. A batch never crosses a shard: the same 
 whatever the number of ranks, and give the same bits.
 """
 
+import contextlib
 import csv
 import io
 import json
@@ -26,6 +27,8 @@ from engine.distributed.collectives import gather_objects
 from engine.distributed.world import World, on_main_process
 from engine.errors import CheckpointError, ConfigError, NonFiniteError
 from engine.files import replace_text
+from engine.resilience.holder import NAME as LOCK
+from engine.resilience.lock import output_lock
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +36,7 @@ FORMAT = 1  # of a folder
 SHARD = 512  # samples, about
 LOG_EVERY = 50  # batches
 ARRAY, INDEX, META = "features.npy", "index.csv", "meta.json"
+WAYS_OUT = "makes features in this folder. Wait for it to end, or choose another folder."
 DTYPES = ("float32", "float16")
 Key = Mapping[str, Any]  # what features depend on, by kind: "checkpoint", "list", "views" and so on
 
@@ -113,6 +117,25 @@ def extract(
         ConfigError: the folder holds features of something else, or the disk is too small.
         NonFiniteError: features that are NaN or Inf.
     """
+    if share[1] > 1 and rebuild:
+        raise ConfigError(f"{plan.folder}: a part does not remake what the others made: remove the folder first")
+    if on_main_process(world, lambda: refuse_folder(plan, rebuild=rebuild)):
+        return _open(plan)
+    alone = output_lock(str(plan.folder), world, WAYS_OUT) if share[1] == 1 else contextlib.nullcontext()
+    with alone:
+        return _extract(plan, world, batches=batches, encode=encode, rebuild=rebuild, share=share)
+
+
+def _extract(
+    plan: Plan,
+    world: World,
+    *,
+    batches: Callable[[Sequence[int]], Iterable[Batch]],
+    encode: Callable[[torch.Tensor], torch.Tensor],
+    rebuild: bool,
+    share: tuple[int, int],
+) -> np.ndarray | None:
+    """See `extract`; no other command writes into the folder meanwhile, but for other parts."""
     if on_main_process(world, lambda: prepare(plan, rebuild=rebuild)):
         return _open(plan)
     own = plan.shards()[share[0] :: share[1]]
@@ -138,15 +161,12 @@ def prepare(plan: Plan, *, rebuild: bool) -> bool:
     Raises:
         ConfigError: see `extract`.
     """
-    folder, meta = plan.folder, read_meta(plan.folder)
-    if meta is not None and not rebuild:
-        refuse_others(plan, meta)
-        if meta["complete"]:
-            return True
-    elif folder.is_dir() and any(folder.iterdir()):
-        if meta is None:
-            raise ConfigError(f"{folder}: not a folder of features, and not empty: choose another, or empty it")
-        shutil.rmtree(folder)
+    if refuse_folder(plan, rebuild=rebuild):
+        return True
+    folder = plan.folder
+    if rebuild and folder.is_dir():
+        for child in _content(folder):
+            shutil.rmtree(child) if child.is_dir() and not child.is_symlink() else child.unlink()
     folder.mkdir(parents=True, exist_ok=True)
     wanted = {plan.file_of(shard) for shard in plan.shards()}
     for file in folder.glob("rows-*"):
@@ -161,6 +181,25 @@ def prepare(plan: Plan, *, rebuild: bool) -> bool:
         )
     replace_text(folder / META, json.dumps(plan.meta(complete=False), indent=1) + "\n")
     return False
+
+
+def refuse_folder(plan: Plan, *, rebuild: bool) -> bool:
+    """Whether the folder holds the plan's features already.
+
+    Raises:
+        ConfigError: it holds something else, or, unless they are to be made anew, features of something else.
+    """
+    meta = read_meta(plan.folder)
+    if meta is None and plan.folder.is_dir() and _content(plan.folder):
+        raise ConfigError(f"{plan.folder}: not a folder of features, and not empty: choose another, or empty it")
+    if meta is None or rebuild:
+        return False
+    refuse_others(plan, meta)
+    return bool(meta["complete"])
+
+
+def _content(folder: Path) -> list[Path]:
+    return [child for child in folder.iterdir() if not child.name.startswith(LOCK)]
 
 
 def read_meta(folder: Path) -> dict[str, Any] | None:

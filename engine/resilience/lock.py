@@ -37,8 +37,11 @@ _RESTARTS = (("SLURM_JOB_ID", "SLURM_RESTART_COUNT"), ("TORCHELASTIC_RUN_ID", "T
 
 
 @contextmanager
-def output_lock(output_dir: str, world: World) -> Iterator[None]:
+def output_lock(output_dir: str, world: World, ways_out: str = "") -> Iterator[None]:
     """Hold the lock of a folder, which is made if it is not there. Every rank must enter; rank 0 holds it.
+
+    Args:
+        ways_out: what the message says of a folder that is no `--output_dir`.
 
     Raises:
         ConfigError: on all ranks, another run holds it; or the folder cannot be written to.
@@ -46,7 +49,7 @@ def output_lock(output_dir: str, world: World) -> Iterator[None]:
     if not output_dir:
         yield
         return
-    lock = RunLock(Path(output_dir))
+    lock = RunLock(Path(output_dir), ways_out=ways_out)
     on_main_process(world, lock.acquire)
     if not world.is_main:
         yield
@@ -65,11 +68,19 @@ class RunLock:
         folder: is made if it is not there.
         environment: of the launcher.
         on_lost: called from the thread that counts, if another run has taken the lock.
+        ways_out: see `output_lock`.
     """
 
     def __init__(
-        self, folder: Path, *, environment: Mapping[str, str] = os.environ, on_lost: Callable[[], None] | None = None
+        self,
+        folder: Path,
+        *,
+        environment: Mapping[str, str] = os.environ,
+        on_lost: Callable[[], None] | None = None,
+        ways_out: str = "",
     ) -> None:
+        self.named = str(folder) if ways_out else f"--output_dir {folder}"
+        self.ways_out = ways_out
         self.path = folder / NAME
         self.environment = environment
         self.on_lost = on_lost or self._end_process
@@ -82,14 +93,14 @@ class RunLock:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if self.path.is_dir():
-                raise ConfigError(f"--output_dir {self.path.parent}: {self.path} is in the way: remove that folder")
+                raise ConfigError(f"{self.named}: {self.path} is in the way: remove that folder")
             while not self._create():
                 holder = self._read()
                 if not self._is_gone(holder):
-                    raise ConfigError(f"--output_dir {self.path.parent}: {describe_holder(holder)} {self._remedy()}")
+                    raise ConfigError(f"{self.named}: {describe_holder(holder)} {self._remedy()}")
                 self._remove(holder)
         except OSError as error:
-            raise ConfigError(f"--output_dir {self.path.parent}: {no_folder(self.path.parent, error)}") from error
+            raise ConfigError(f"{self.named}: {no_folder(self.path.parent, error)}") from error
 
     def release(self) -> None:
         """Give the lock back, if it is still held; a folder that has gone needs none."""
@@ -207,11 +218,11 @@ class RunLock:
         logger.warning("%s: left behind by %s, taken over", self.path, describe_holder(holder))
 
     def _remedy(self) -> str:
-        return (
+        ways_out = self.ways_out or (
             f"writes into this folder. Choose another --output_dir, or wait for it to end (to test a run that trains: "
-            f"--eval --resume {self.path.parent}/checkpoint-N.pth --output_dir OTHER). If no such process is there, "
-            f"remove {self.path}"
+            f"--eval --resume {self.path.parent}/checkpoint-N.pth --output_dir OTHER)."
         )
+        return f"{ways_out} If no such process is there, remove {self.path}"
 
 
 def _number(text: str) -> int:

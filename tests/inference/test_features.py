@@ -13,6 +13,7 @@ from processes import gloo_world
 from datasets.loading.batch import Batch
 from engine.distributed.world import World
 from engine.errors import CheckpointError, ConfigError, NonFiniteError
+from engine.resilience.lock import RunLock
 from inference import features
 from inference.features import Plan, Row, extract
 
@@ -160,3 +161,20 @@ def test_folders_that_hold_something_else_are_not_touched(tmp_path, monkeypatch)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10, 9, 1))
     with pytest.raises(ConfigError, match="features of 23 samples take"):
         extract(plan(tmp_path / "small"), ALONE, batches=batches, encode=encode)
+
+
+def test_two_at_once_are_refused_and_a_complete_folder_needs_no_lock(tmp_path):
+    """The second one leaves the first one's folder as it is; a part makes nothing anew."""
+    other = RunLock(tmp_path / "f")
+    other.acquire()
+    with pytest.raises(ConfigError, match=r"f: process .* makes features in this folder. Wait for it to end"):
+        extract(plan(tmp_path / "f"), ALONE, batches=batches, encode=encode)
+    assert [file.name for file in (tmp_path / "f").iterdir()] == ["run.lock"]
+    other.release()
+    extract(plan(tmp_path / "f"), ALONE, batches=batches, encode=encode)
+    extract(plan(tmp_path / "f"), ALONE, batches=batches, encode=encode, rebuild=True)
+    assert not (tmp_path / "f" / "run.lock").exists()
+    other.acquire()
+    assert np.array_equal(extract(plan(tmp_path / "f"), ALONE, batches=batches, encode=encode), expected())
+    with pytest.raises(ConfigError, match="a part does not remake"):
+        extract(plan(tmp_path / "f"), ALONE, batches=batches, encode=encode, rebuild=True, share=(0, 2))
