@@ -200,6 +200,13 @@ def test_videos_and_folders_of_frames_of_one_name(put, tmp_path):
     assert not any("have the name of another" in note for note in read_list(tmp_path).notes)
     put("run/a.jpg")
     assert not any("have the name of another" in note for note in read_list(tmp_path).notes)
+    put("run/a.avi")
+    assert any(note.startswith("2 videos have the name of another") for note in read_list(tmp_path).notes)
+
+
+def test_pictures_beside_folders_of_frames_alone_are_no_videos(put, tmp_path):
+    put("run/v/1.jpg", "run/cover.jpg", "walk/w/1.jpg")
+    assert read(tmp_path) == [("run/v", 0), ("walk/w", 1)]
 
 
 def test_a_data_set_of_pictures_is_one(put, tmp_path):
