@@ -182,6 +182,14 @@ def test_packages_re_export_what_is_promised_and_nothing_else():
             assert all(hasattr(module, promised) for promised in PROMISED.get(name, ()))
 
 
+def test_no_module_at_the_top_hides_another():
+    """Installed commands have the folder `sigma_video` at the head of the path: its `triton.py` would be Triton."""
+    names = {file.stem for file in (ROOT / "sigma_video").glob("*.py")} | {file.stem for file in ROOT.glob("run_*.py")}
+    names |= {*PACKAGES, "scripts"} - {"datasets"}  # which is ours on purpose
+    others = {*packages_distributions(), *OPTIONAL, *sys.stdlib_module_names, "transformers", "ray", "mteb"}
+    assert not names & {other for other in others if "sigma-video" not in packages_distributions().get(other, ())}
+
+
 def test_parsed_flags_stay_where_flags_are_parsed():
     """What follows a command line is typed: no function of a package takes argparse's namespace but the bridge."""
     for path in SOURCES:

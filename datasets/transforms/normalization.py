@@ -4,7 +4,7 @@ import functools
 
 import torch
 
-from sigma_video.triton import kernels_run
+from sigma_video.triton_kernels import kernels_run
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

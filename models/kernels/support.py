@@ -10,7 +10,7 @@ from importlib.util import find_spec
 
 import torch
 
-from sigma_video import triton
+from sigma_video import triton_kernels
 
 DEVICE_TYPES = ("cuda",)  # that the kernels are for; tests add the CPU, where they run in Triton's interpreter
 
@@ -31,7 +31,7 @@ def kernels_run(device: torch.device) -> bool:
 
         probe(device)
 
-    return triton.kernels_run(
+    return triton_kernels.kernels_run(
         probe_all, otherwise="Triton kernels do not run here, plain PyTorch is used instead, slower"
     )
 
