@@ -26,6 +26,7 @@ from datasets.probing import Chosen, FirstEpoch, Sight, batches_of
 from datasets.sampling import ClipConfig
 from datasets.transforms.mixup import MixupConfig, build_mixup
 from datasets.transforms.presets import AugmentConfig, TrainTransform
+from engine.checkpointing.download import hash_of_weights, is_address
 from engine.checkpointing.read_weights import StartConfig
 from engine.distributed.collectives import all_reduce_sum, gather_objects, gather_to_main
 from engine.distributed.ddp import AMP_DTYPES, autocast, check_amp, set_matmul_precision
@@ -40,7 +41,6 @@ from engine.errors import ConfigError, NonFiniteError, as_config_error, user_err
 from engine.flags import parse
 from engine.monitoring.metrics import log_table, setup_logging
 from engine.record import code_commit
-from engine.results import hash_of
 from engine.tasks.scores import mean_per_class, top_k
 from evaluation.probing.heads import ProbeError, build_head
 from evaluation.probing.nearest import NeighbourConfig, classify_nearest
@@ -595,7 +595,7 @@ def make_records(job: Job, outcome: Outcome) -> list[Record]:
         "data_set": config.lists.data_set,
         "model": str(job.loaded.args.get("model") or "") if weights else config.encoder.model,
         "checkpoint": weights,
-        "checkpoint_sha256": hash_of(Path(weights)) if weights and Path(weights).exists() else "",
+        "checkpoint_sha256": hash_of_weights(weights) if is_address(weights) or Path(weights).exists() else "",
         "list_file": str(test.file),
         "list_sha256": test.fingerprint,
         "seeds": (config.recipe.seed,),

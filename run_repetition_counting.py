@@ -22,6 +22,7 @@ from datasets.loading.loaders import LoaderConfig, build_eval_loader, build_trai
 from datasets.loading.workers import loader_errors
 from engine.acceleration.compilation import compile_blocks, with_compilation
 from engine.checkpointing.checkpoint import CheckpointConfig
+from engine.checkpointing.download import hash_of_weights
 from engine.checkpointing.read_weights import Weights
 from engine.config import RunConfig, RunFacts, TrainingConfig
 from engine.distributed.ddp import AMP_DTYPES, autocast
@@ -35,7 +36,6 @@ from engine.optim import OptimConfig
 from engine.record import code_commit, log_test_plan
 from engine.resilience.preemption import exit_on_preemption
 from engine.resilience.watchdog import watchdog
-from engine.results import hash_of
 from engine.setup import Instruments, TrainingSet, build_trainer, prepare, run_script
 from engine.training import fit
 from engine.weights import load_weights, weights_to_test
@@ -317,7 +317,7 @@ def make_records(
         "data_set": DATA_SET,
         "model": config.model,
         "checkpoint": weights,
-        "checkpoint_sha256": hash_of(Path(weights)) if weights else "",
+        "checkpoint_sha256": hash_of_weights(weights),
         "list_file": str(repetitions.videos.file),
         "list_sha256": repetitions.sha256,
         "options": recorded(config),

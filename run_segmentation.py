@@ -13,6 +13,7 @@ import torch
 from datasets.errors import DATA_ERRORS
 from datasets.segmentation import MaskedVideosConfig, find_masked_videos
 from datasets.transforms.normalization import normalize_clips
+from engine.checkpointing.download import hash_of_weights
 from engine.checkpointing.read_weights import StartConfig, Weights
 from engine.distributed.collectives import gather_objects
 from engine.distributed.world import World, distributed, on_main_process
@@ -20,7 +21,6 @@ from engine.errors import ConfigError, as_config_error, user_errors
 from engine.flags import parse
 from engine.monitoring.metrics import log_table, setup_logging
 from engine.record import code_commit
-from engine.results import hash_of
 from engine.weights import load_weights
 from evaluation.records import Record, hash_of_file
 from evaluation.segmentation.clips import ClipJob, check_clips, evaluate_clips
@@ -216,7 +216,7 @@ def make_records(
         "data_set": Path(config.data.data_root).resolve().name,
         "model": config.model,
         "checkpoint": weights,
-        "checkpoint_sha256": hash_of(Path(weights)) if weights else "",
+        "checkpoint_sha256": hash_of_weights(weights),
         "list_file": str(listed),
         "list_sha256": hash_of_file(listed),
         "options": recorded(config) | (recorded(config.propagation.resolved()) if config.task == "propagation" else {}),

@@ -67,6 +67,13 @@ def fetch(address: str) -> Path:
     return file
 
 
+def hash_of_weights(path: str) -> str:
+    """SHA-256 of a file, or of a folder; of an address, that of the file that it was fetched into. "" of ""."""
+    if not path:
+        return ""
+    return hash_of(fetch(path) if is_address(path) else Path(path))
+
+
 def _check_digest(address: str, fragment: str, name: str, digest: str, file: Path) -> None:
     in_name = _HASH_IN_NAME.search(name)
     wanted = fragment.removeprefix("sha256=").lower() if fragment else in_name[1] if in_name else ""

@@ -10,7 +10,7 @@ import pytest
 import torch
 from runs import same
 
-from engine.checkpointing.download import fetch
+from engine.checkpointing.download import fetch, hash_of_weights
 from engine.checkpointing.read_weights import read_weights
 from engine.errors import CheckpointError
 
@@ -73,6 +73,13 @@ def test_fetched_once_and_verified(server, caplog):
     file.write_bytes(file.read_bytes() + b"x")
     with pytest.raises(CheckpointError, match="differs from what was downloaded"):
         read_weights(f"{address}/checkpoint.pth")
+
+
+def test_an_evaluation_records_the_hash_of_what_was_fetched(server):
+    address, folder = server
+    digest = hashlib.sha256((folder / "checkpoint.pth").read_bytes()).hexdigest()
+    assert hash_of_weights(f"{address}/checkpoint.pth") == hash_of_weights(str(folder / "checkpoint.pth")) == digest
+    assert hash_of_weights("") == ""
 
 
 def test_known_digests_are_compared(server):
