@@ -56,7 +56,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--tokens", action="store_true", help="all tokens of a clip in place of their mean")
     options.add_argument("--window", type=parse_seconds, metavar="SECONDS", help="features of windows of this length")
     options.add_argument("--stride", type=parse_seconds, metavar="SECONDS", help="between windows (half a window)")
-    options.add_argument("--dtype", choices=DTYPES, default="float32", help="in which they are kept (float32)")
+    options.add_argument(
+        "--dtype", "--feature_dtype", choices=DTYPES, default="float32", help="in which they are kept (float32)"
+    )
     options.add_argument("--format", choices=FORMATS, default="npy", help="safetensors: also features.safetensors")
     options.add_argument("--no_final_norm", action="store_true", help="tokens before the final norm, if there is one")
     options.add_argument("--sampling_rate", type=positive, metavar="N", help="every N-th frame (default: as trained)")
@@ -64,7 +66,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--input_size", type=positive, help="of a clip (default: as trained)")
     options.add_argument("--positions", choices=POSITIONS, default="rows", help="of clips with fewer frames (rows)")
     options.add_argument("--part", type=parse_part, metavar="i/n", help="make only this part, from 1, and join nothing")
-    options.add_argument("--rebuild", action="store_true", help="make them anew, whatever OUT holds")
+    options.add_argument(
+        "--rebuild", "--rebuild_features", action="store_true", help="make them anew, whatever OUT holds"
+    )
     options.add_argument("--data_root", default="", metavar="FOLDER", help="what a list's relative paths start from")
     options.add_argument("--batch_size", type=positive, default=16, help="clips of a forward pass (default: 16)")
     options.add_argument("--num_workers", type=int, default=2, help="loader processes per rank (default: 2)")
