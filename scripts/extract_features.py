@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     options = CommandLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("checkpoint", metavar="CHECKPOINT", help="weights in any format of WEIGHTS.md")
-    options.add_argument("sources", nargs="+", metavar="VIDEO|FOLDER|LIST", help="labels of a list go into the index")
+    options.add_argument("sources", nargs="+", metavar="VIDEO|FOLDER|LIST", help="labels of a list are not looked at")
     options.add_argument("out", metavar="OUT", help="a folder, new or of the same features")
     options.add_argument("--views", type=parse_views, default=Views(1, 1), metavar="CxK", help="clips x crops (1x1)")
     options.add_argument("--tokens", action="store_true", help="all tokens of a clip in place of their mean")

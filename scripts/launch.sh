@@ -76,7 +76,7 @@ ablate() { # FLAGS: the pre-training that ablations change one thing of, as far 
 
 finetune() { # FLAGS
     require DATA_PATH "the folder with train.csv, val.csv and test.csv"
-    require CHECKPOINT "the pre-trained weights, for example CHECKPOINT=output/pretrain_k400_sigma_mlp_vit_b/checkpoint-800.pth"
+    require CHECKPOINT "the pre-trained weights, for example CHECKPOINT=output/pretrain_k400_sigma_mlp_vit_b/checkpoint-799.pth"
     train run_class_finetuning.py "${LISTS[@]}" --finetune "$CHECKPOINT" --num_frames 16 --warmup_epochs 5 \
         --opt adamw --opt_betas 0.9 0.999 --lr 1e-3 --min_lr 1e-6 --weight_decay 0.05 "$@"
 }
@@ -89,20 +89,20 @@ evaluate() { # FLAGS: fine-tuned weights, tested again
 
 probe() { # FLAGS: a linear layer on features that are kept in OUTPUT_DIR
     require DATA_PATH "the folder of the lists, or of the images"
-    require CHECKPOINT "the pre-trained weights, for example CHECKPOINT=output/pretrain_k400_sigma_mlp_vit_b/checkpoint-800.pth"
+    require CHECKPOINT "the pre-trained weights, for example CHECKPOINT=output/pretrain_k400_sigma_mlp_vit_b/checkpoint-799.pth"
     launch run_probing.py "${LISTS[@]}" --finetune "$CHECKPOINT" --output_dir "$OUTPUT_DIR" \
         ${DEVICE:+--device "$DEVICE"} ${NUM_WORKERS:+--num_workers "$NUM_WORKERS"} "$@"
 }
 
 count() { # FLAGS: repetitions
     require DATA_PATH "the folder of UCFRep, with annotations/train and annotations/val"
-    require CHECKPOINT "the pre-trained weights, for example CHECKPOINT=output/pretrain_k400_sigma_mlp_vit_b/checkpoint-800.pth"
+    require CHECKPOINT "the pre-trained weights, for example CHECKPOINT=output/pretrain_k400_sigma_mlp_vit_b/checkpoint-799.pth"
     train run_repetition_counting.py --data_root "$DATA_PATH" --finetune "$CHECKPOINT" "$@"
 }
 
 segment() { # FLAGS
     require DATA_PATH "the folder with JPEGImages, Annotations and the list of the split"
-    require CHECKPOINT "the pre-trained weights, for example CHECKPOINT=output/pretrain_k400_sigma_mlp_vit_b/checkpoint-800.pth"
+    require CHECKPOINT "the pre-trained weights, for example CHECKPOINT=output/pretrain_k400_sigma_mlp_vit_b/checkpoint-799.pth"
     launch run_segmentation.py --data_root "$DATA_PATH" --finetune "$CHECKPOINT" --output_dir "$OUTPUT_DIR" \
         ${DEVICE:+--device "$DEVICE"} "$@"
 }

@@ -31,8 +31,11 @@ def write_report(folders: Sequence[Path], output: Path) -> None:
     """Write the page of the runs in and below some folders.
 
     Raises:
-        ConfigError: a folder without a run, or a file in it that cannot be read.
+        ConfigError: a folder without a run, a file in it that cannot be read, or an `output` that is no page.
     """
+    is_page = output.is_file() and output.read_bytes()[:100].lstrip().lower().startswith(b"<!doctype html")
+    if output.exists() and not is_page:
+        raise ConfigError(f"--output {output}: what is there is no page; give another file")
     found: dict[Path, Path] = {}
     for folder in folders:
         below = find_runs(folder)

@@ -241,6 +241,17 @@ def test_what_is_no_run_is_one_line(tmp_path, capsys, spoil, words):
     assert not (tmp_path / "page.html").exists()
 
 
+def test_a_page_replaces_pages_alone(tmp_path, capsys):
+    make_log(tmp_path / "run", steps=2)
+    write(tmp_path, tmp_path / "run")
+    write(tmp_path, tmp_path / "run")  # another page takes its place
+    (tmp_path / "page.html").write_text("{}")
+    with pytest.raises(SystemExit) as ended:
+        write(tmp_path, tmp_path / "run")
+    assert ended.value.code == 2 and "what is there is no page" in capsys.readouterr().err
+    assert (tmp_path / "page.html").read_text() == "{}"
+
+
 def test_a_folder_that_is_not_there(tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         write(tmp_path, tmp_path / "none")
