@@ -81,7 +81,7 @@ def test_a_cell_that_fails(tmp_path, capsys):
     assert measured["a b"] == 1.5 and measured["part"] == "trial" and measured["device"] and measured["torch"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("run", ["decide", "report"])
 def test_a_quick_run(run, tmp_path):
     """Without decoders, and with one part that ends at once: every other part leaves rows."""

@@ -139,7 +139,7 @@ def test_a_full_disk_is_seen_before_any_work(tmp_path, monkeypatch):
         demo.check_room(made)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_demo_that_was_cut_off(tmp_path):
     """The second call resumes pre-training, the third has nothing to train; little is left on the disk."""
     run = tmp_path / "sigma-smoke-seed0"

@@ -352,7 +352,7 @@ def test_flags_that_decide_nothing(name, folders):
     assert wrong == {}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", TABLES)
 def test_flags_that_decide_nothing_but_the_rounding(name, folders, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")

@@ -46,7 +46,7 @@ VARIANTS = {
 
 # The others run beside them where slow tests are asked for.
 QUICK = ("sigma-mlp", "sigma-mlp frozen", "sigma-dino", "videomae")
-NAMES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS]
+NAMES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.long) for name in VARIANTS]
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def runs(request, data, folder):
     The quick variants have run; the others too, if one of their tests is among those that were chosen.
     """
     run_variants(data, folder, QUICK)
-    if any(item.path == request.path and item.get_closest_marker("slow") for item in request.session.items):
+    if any(item.path == request.path and item.get_closest_marker("long") for item in request.session.items):
         run_variants(data, folder, [name for name in VARIANTS if name not in QUICK])
     return folder
 
@@ -147,14 +147,14 @@ def test_frozen_networks_stay_out_of_the_checkpoint_and_of_the_optimizer(runs):
     assert trained == len(frozen["model"]) - len(projection)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_positions_of_a_longer_clip_are_remembered(runs):
     """What was trained with a resampled table says so to whoever loads it next."""
     args = load(runs / "one" / "continued, longer clips" / "checkpoint-1.pth")["args"]
     assert args["position_grid"] == [2, 4, 4] and args["num_frames"] == 8
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_repeats_multiply_the_clips(runs):
     text = (runs / "one" / "repeated sampling" / "console.txt").read_text()
     assert "2 = 2 x accumulation 1 x ranks 1 videos, 3 clips of each (--num_sample): 6 clips" in text

@@ -79,7 +79,7 @@ def one_rank_cannot(world, argv):
     return str(caught.value)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(" " in torch.__file__, reason="torch cannot compile from a path with a blank")
 def test_all_ranks_compile_or_none(data):
     said = gloo_world(one_rank_cannot, list(map(str, data.flags(FINETUNE, compile=True))), size=2)

@@ -263,7 +263,7 @@ def replica(folder):
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_row_of_replicas_twice(tmp_path, capsys):
     """From raw videos to the table; the second time nothing runs. What was changed is marked in the table."""
     words = tiny_words(replica(tmp_path / "data"), tmp_path / "out")

@@ -95,7 +95,7 @@ def wait_for(condition, what):
         time.sleep(0.1)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads Linux's /proc")
 def test_real_torchrun_with_the_flags_of_the_template(data, tmp_path):
     """USR1 to torchrun in an array job: one requeue, by its number and task, and no process left. Started again it goes

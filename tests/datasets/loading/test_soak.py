@@ -27,7 +27,7 @@ def open_files_of(pid):
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's /proc")
 def test_memory_and_open_files_stay_flat(write_video, tmp_path):
     videos = [write_video(tmp_path / f"{i}.mp4", 4 + i % 3, width=32, height=32, gop=4) for i in range(40)]

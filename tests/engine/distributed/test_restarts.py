@@ -23,7 +23,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_max_restarts_goes_on_from_the_last_checkpoint(data, tmp_path):
     program = tmp_path / "fails_once.py"
     program.write_text(FAILS_ONCE)
