@@ -30,7 +30,7 @@ from datasets.loading.loaders import LoaderConfig, build_eval_loader
 from datasets.loading.workers import loader_errors
 from engine.checkpointing.read_weights import StartConfig
 from engine.config import RunConfig
-from engine.distributed.ddp import AMP_DTYPES, autocast
+from engine.distributed.ddp import autocast
 from engine.distributed.world import World, distributed, on_main_process
 from engine.errors import ConfigError, as_config_error, user_errors
 from engine.monitoring.metrics import setup_logging
@@ -40,7 +40,7 @@ from inference.sources import Sample, as_list, find_samples, windows_of
 from inference.views import Views, sampling_doubt, view_dataset, with_sampling_rate
 from models import ModelError
 from scripts.data.jobs import parse_part, positive
-from scripts.predict import parse_seconds, parse_views
+from scripts.predict import add_run_flags, parse_seconds, parse_views
 from sigma_video.command_line import CommandLine
 
 FORMATS = ("npy", "safetensors")
@@ -69,14 +69,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--rebuild", "--rebuild_features", action="store_true", help="make them anew, whatever OUT holds"
     )
-    options.add_argument("--data_root", default="", metavar="FOLDER", help="what a list's relative paths start from")
-    options.add_argument("--batch_size", type=positive, default=16, help="clips of a forward pass (default: 16)")
-    options.add_argument("--num_workers", type=int, default=2, help="loader processes per rank (default: 2)")
-    options.add_argument("--decode_timeout", type=float, default=60.0, metavar="SECONDS", help="a clip (default: 60)")
-    options.add_argument("--amp", choices=tuple(AMP_DTYPES), help="default: bf16 on a GPU, none on a CPU")
-    options.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    options.add_argument("--model_key", default=StartConfig().model_key, help="key of the weights in the file")
-    options.add_argument("--trust_checkpoint", action="store_true", help="unpickle objects too: they can run any code")
+    add_run_flags(options)
     return options
 
 

@@ -56,6 +56,12 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--csv", metavar="FILE", help="path, start, end, error, and N classes and probabilities a row")
     options.add_argument("--submission", choices=SUBMISSIONS, help="write a test server's format into --output")
     options.add_argument("--output", metavar="FILE", help="of --submission")
+    add_run_flags(options)
+    return options
+
+
+def add_run_flags(options: argparse.ArgumentParser) -> None:
+    """How videos are read, and a checkpoint runs: shared by the commands that take a checkpoint and videos."""
     options.add_argument("--data_root", default="", metavar="FOLDER", help="what a list's relative paths start from")
     options.add_argument("--batch_size", type=positive, default=16, help="clips of a forward pass (default: 16)")
     options.add_argument("--num_workers", type=int, default=2, help="loader processes per rank (default: 2)")
@@ -64,7 +70,6 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     options.add_argument("--model_key", default=StartConfig().model_key, help="key of the weights in the file")
     options.add_argument("--trust_checkpoint", action="store_true", help="unpickle objects too: they can run any code")
-    return options
 
 
 def parse_views(text: str) -> Views:
