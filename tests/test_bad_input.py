@@ -101,6 +101,7 @@ def test_refused_before_any_work(script, changes, words, data, tmp_path):
     assert not list(tmp_path.glob("*.pth")) and not (tmp_path / "log.txt").exists()
 
 
+@pytest.mark.slow
 def test_from_a_shell(data, tmp_path):
     """From a fresh interpreter in any folder: nothing that the tests' own process has set up is needed."""
     finished = fresh(sys.executable, ROOT / FINETUNE, *data.flags(FINETUNE, warmup_epochs=9), cwd=tmp_path)

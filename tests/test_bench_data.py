@@ -30,6 +30,7 @@ def normalised(clip):
 LEVEL = 1 / 255 / 0.224  # one grey level after normalisation
 
 
+@pytest.mark.slow
 def test_quick_run(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(bench_data, "QUICK", bench_data.Scale(((64, 48),), 3, 32, 32, rounds=2, clips=1, contents=1))
     bench_data.main(["--quick", "--json", str(tmp_path / "report.json")])

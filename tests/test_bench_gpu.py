@@ -60,6 +60,7 @@ def test_other_arguments_are_refused(arguments, tmp_path):
     assert finished.returncode == 2 and finished.stderr.startswith("usage: ")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_ends_at_once(tmp_path):
     finished = gpu_sh("decide", tmp_path)

@@ -25,6 +25,7 @@ def test_the_collation_of_before_makes_the_same_batch(repeats):
         assert torch.equal(old, new) if isinstance(new, torch.Tensor) else old == new, field.name
 
 
+@pytest.mark.slow
 def test_handing_over(tmp_path, capsys):
     bench_loader.main(["--quick", "--json", str(tmp_path / "report.json")])
     rows = json.loads((tmp_path / "report.json").read_text())["rows"]

@@ -185,6 +185,7 @@ def test_peak_of_one_implementation_beside_others(monkeypatch):
     assert measured.peak == 50 + 7
 
 
+@pytest.mark.slow
 def test_a_quick_run(tmp_path, capsys):
     file = tmp_path / "results" / "step.json"
     step.main(["--quick", "--baseline", "--rounds", "1", "--tasks", "dino", "finetune", "--json", str(file)])

@@ -317,8 +317,18 @@ def is_quick(name, key, row):
     return not has_network(row) and not (name == "fine-tuning" and key in WEIGHTS)
 
 
-@pytest.mark.parametrize("column", [pytest.param("weights", marks=pytest.mark.slow), "predictions", "refused"])
-@pytest.mark.parametrize("name", TABLES)
+QUICK = [
+    ("pre-training", "predictions"),
+    ("pre-training", "refused"),
+    ("fine-tuning", "refused"),
+    ("testing", "refused"),
+]
+DECIDE = [(name, column) for name in TABLES for column in ("weights", "predictions", "refused")]
+
+
+@pytest.mark.parametrize(
+    ("name", "column"), [pytest.param(*case, marks=[] if case in QUICK else pytest.mark.slow) for case in DECIDE]
+)
 def test_flags_that_decide(name, column, folders):
     rows = {key: row for key, row in TABLES[name].get(column, {}).items() if is_quick(name, key, row)}
     assert wrong_rows(folders, name, column, rows) == {}

@@ -187,6 +187,7 @@ def test_fine_tuning_starts_from_the_weights(outputs):
         assert 0 < change < 0.1
 
 
+@pytest.mark.slow
 def test_the_licence_of_the_weights_goes_on(outputs, data, tmp_path):
     folder, _ = outputs
     content = load(folder / "p" / "checkpoint-2.pth")

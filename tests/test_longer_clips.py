@@ -22,6 +22,7 @@ def runs(data, pretrained, tmp_path_factory):
     return folder, changes
 
 
+@pytest.mark.slow
 def test_the_result_is_tested_with_the_positions_it_was_trained_with(runs, data, tmp_path):
     """In a new process, from the checkpoint alone: the same probabilities, bit for bit."""
     folder, _ = runs

@@ -118,12 +118,16 @@ def test_workers_and_cores_are_said_once_and_not_by_torch():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", message="This DataLoader will create")  # as the module does for all
         build_train_loader(dataset, batch_size=1, num_workers=500)
-    program = "import datasets.loading.loaders as l; l.build_train_loader([1, 2], batch_size=1, num_workers=500)"
-    finished = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
-    assert finished.returncode == 0 and "worker" not in finished.stderr, finished.stderr
     cores = len(os.sched_getaffinity(0))
     assert LoaderConfig(num_workers=0).describe() == "0 per process"
     assert f"more than this machine's {cores} cores" in LoaderConfig(num_workers=cores + 1).describe()
+
+
+@pytest.mark.slow
+def test_torch_does_not_speak_of_workers_in_a_fresh_process():
+    program = "import datasets.loading.loaders as l; l.build_train_loader([1, 2], batch_size=1, num_workers=500)"
+    finished = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert finished.returncode == 0 and "worker" not in finished.stderr, finished.stderr
 
 
 def test_an_iterator_that_could_not_be_made_says_nothing_more(monkeypatch):
@@ -186,6 +190,7 @@ def test_a_log_step_is_one_line_of_a_terminal(pretrained, finetuned):
 # ---------------------------------------------------------------------------------------------- before it has begun
 
 
+@pytest.mark.slow
 def test_isolated_python(tmp_path):
     """`python -I` leaves the script's folder out of the path."""
     command = [sys.executable, "-I", str(ROOT / PRETRAIN), "--nonsense"]
@@ -194,6 +199,7 @@ def test_isolated_python(tmp_path):
     assert finished.stderr == "error: unknown flag --nonsense. --help lists all flags.\n"
 
 
+@pytest.mark.slow
 def test_ctrl_c_during_the_imports():
     process = subprocess.Popen([sys.executable, str(ROOT / PRETRAIN)], stderr=subprocess.PIPE, text=True)
     time.sleep(0.7)  # the imports take two seconds and more

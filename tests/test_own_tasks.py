@@ -82,6 +82,7 @@ def test_regression_resumes_to_the_same_bits(regression, data, own, tmp_path):
     assert ours["best"] == theirs["best"]
 
 
+@pytest.mark.slow
 def test_several_classes_on_several_processes(data, own, tmp_path):
     run(data, own, "multilabel", tmp_path / "one", epochs=1, warmup_epochs=0, init_scale=1)
     weights = {"eval": True, "finetune": tmp_path / "one" / "checkpoint-0.pth"}
@@ -97,6 +98,7 @@ def test_several_classes_on_several_processes(data, own, tmp_path):
     assert "trained with --task multilabel, not classification: give --task multilabel" in error
 
 
+@pytest.mark.slow
 def test_what_decides_training_resumes_to_the_same_bits(data, own, finetuned, tmp_path):
     """Order, weights, frozen blocks and times of frames, after an interruption inside an epoch."""
     (tmp_path / "weights.txt").write_text("1\n0.5\n2\n")

@@ -127,6 +127,7 @@ assert not {"models", "datasets", "engine", "programs"} & {*sys.modules}
 """
 
 
+@pytest.mark.slow
 def test_packages_that_compose_the_others_work_under_the_installed_name(tmp_path):
     """One copy of everything, from any folder, whatever else is called `datasets`."""
     (tmp_path / "datasets.py").write_text("raise ImportError('of another project')")

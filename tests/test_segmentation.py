@@ -75,6 +75,7 @@ def test_clustering_leaves_a_record_for_each_metric(replica, checkpoint, tmp_pat
         assert video.n_frames == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["clustering", "propagation"])
 def test_results_do_not_depend_on_the_number_of_ranks(replica, tmp_path, task):
     results = []

@@ -44,8 +44,7 @@ VARIANTS = {
     "continued, longer clips": {"finetune": "sigma-mlp", "num_frames": 8},
 }
 
-# The others run beside them where slow tests are asked for.
-QUICK = ("sigma-mlp", "sigma-mlp frozen", "sigma-dino", "videomae")
+QUICK = ("sigma-mlp", "sigma-dino", "videomae")
 NAMES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.long) for name in VARIANTS]
 
 

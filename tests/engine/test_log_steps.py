@@ -80,6 +80,7 @@ def test_what_is_not_finite_stops_the_run_before_anything_is_saved(print_freq, l
     assert records(tmp_path)[-1]["step"] == last
 
 
+@pytest.mark.slow
 def test_policies(data, tmp_path):
     """The update is left out as by a host that sees it at once: the same weights in the end."""
     changes = {"target_type": "pixel", "opt": "sgd", "lr": 1, "batch_size": 2, "save_ckpt_steps": 2}

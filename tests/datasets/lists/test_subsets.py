@@ -128,6 +128,7 @@ def ucf101(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_published_subset_of_ucf101(ucf101, capsys):
     """The golden hashes of the paper's list, from the published list to the drawn names, by way of prepare.py."""
     assert (ucf101 / "trainlist01.txt").stat().st_size == 395_164  # as the copy that the counts were read from

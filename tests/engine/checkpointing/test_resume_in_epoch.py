@@ -118,6 +118,7 @@ def test_another_number_of_ranks_goes_on_with_the_same_batches(data, tmp_path):
     assert len(refused.errors) == 1 and "--batch_size" in refused.errors[0]
 
 
+@pytest.mark.slow
 def test_another_total_batch_is_refused_inside_an_epoch_only(data, tmp_path):
     """Twelve videos in batches of 5 and of 6 make two updates an epoch, so that the schedule is the same."""
     straight = tmp_path / "straight"

@@ -245,6 +245,7 @@ def shares(world):
     return empty, held, sum(parameter.ds_numel for parameter in model.parameters())
 
 
+@pytest.mark.slow
 def test_in_stage_3_no_rank_holds_the_model():
     number, total = len(list(make_sigma().parameters())), sum(p.numel() for p in make_sigma().parameters())
     for empty, held, known in gloo_world(shares):

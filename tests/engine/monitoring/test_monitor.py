@@ -88,6 +88,7 @@ def test_histograms_are_those_of_the_values(tmp_path):
     assert events.Histograms("constant")[0].histogram_value.num == 5
 
 
+@pytest.mark.slow
 def test_profile(data, tmp_path):
     """Profiles the given number of steps; the run continues and ends as without a profile."""
     for name, profile in (("plain", 0), ("profiled", 2)):

@@ -38,8 +38,13 @@ def onnx_runner(file):
 FORMATS = {"torch": (export.export_torch, torch_runner), "onnx": (export.export_onnx, onnx_runner)}
 
 
-@pytest.mark.parametrize("dynamic_batch", [False, pytest.param(True, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize(
+    ("kind", "dynamic_batch"),
+    [
+        ("torch", False),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in [("torch", True), ("onnx", False), ("onnx", True)]),
+    ],
+)
 def test_classifier(kind, dynamic_batch, tmp_path, clips):
     """What training adds is left out: dropout, stochastic depth, recomputing; and the model stays as it is."""
     write, runner = FORMATS[kind]
