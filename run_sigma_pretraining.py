@@ -123,7 +123,7 @@ def main(config: PretrainingConfig, world: World) -> None:
         order=config.loader.order(len(dataset), seed=run.seed),
         **config.loader.kwargs(rank=world.rank, world_size=world.size, device=world.device),
     )
-    teacher, guide = build_target_network(config, world, model), build_guide(config, world, model)
+    teacher, guide = build_target_network(config, world, model, facts), build_guide(config, world, model)
     compile_and_capture(config, world, model, teacher=teacher, num_masked=dataset.num_masked)
     trainer = build_trainer(
         config,
@@ -152,7 +152,7 @@ def main(config: PretrainingConfig, world: World) -> None:
             figure_fn=lambda batch, out: pretraining_pictures(
                 model, batch.clip.repeat_interleave(masks.num_masks, dim=0), out
             ),
-            plan=plan_of(config, world, model, num_masked=dataset.num_masked, teacher=teacher),
+            plan=plan_of(config, world, model, num_masked=dataset.num_masked, teacher=teacher, facts=facts),
         ),
         facts=facts,
     )

@@ -256,6 +256,8 @@ class RunFacts:
     position_grid: list[int] | None = None  # token grid whose position table is in use
     target_scale: list[float] | None = None  # of --task regression: mean and standard deviation that outputs stand for
     licence: str | None = None  # of the weights that training started from: it goes on with what is made of them
+    teacher_used: dict[str, str] | None = None  # that --teacher names: what it is, and the licence of its weights
+    teacher_digest: str | None = None  # of its weights: a run goes on with the same ones, wherever they lie
     tested: dict[str, tuple[str, str]] | None = None  # suffix of the results -> file and key of the weights
 
     def beside(self, config: Any) -> dict[str, Any]:

@@ -3,7 +3,13 @@
 from .objectives import OBJECTIVES, ObjectiveConfig
 from .targets import TARGETS, TargetConfig
 
-_SWAPPED = {"mlp": "SIGMA-MLP", "dino_v1": "SIGMA-DINO", "dino_v2": "SIGMA with DINOv2"}
+_SWAPPED = {
+    "mlp": "SIGMA-MLP",
+    "dino_v1": "SIGMA-DINO",
+    "dino_v2": "SIGMA with DINOv2",
+    "timm": "SIGMA with an image teacher",
+    "video": "SIGMA with a video teacher",
+}
 _DEFAULT = TargetConfig().target_type
 
 

@@ -14,8 +14,8 @@ from torch import nn
 from sigma_video.options import AT_LEAST_ONE, POSITIVE, Options, option
 
 from .kernels.support import agree_on_kernels
-from .sinkhorn.balance import AllReduce, sinkhorn_codes
-from .sinkhorn.prototype_loss import prototype_cross_entropy, prototype_scores
+from .sinkhorn.balance import AllReduce, sinkhorn, sinkhorn_codes
+from .sinkhorn.prototype_loss import prototype_cross_entropy, prototype_scores, soft_cross_entropy
 
 
 class Objective(nn.Module):
@@ -38,12 +38,14 @@ class SwappedClusterPrediction(Objective):
 
     With unit vectors z of a sample and c_k of the prototypes, a branch predicts p = softmax_k(z . c_k / temperature).
     Its targets are the other branch's codes, argmax_k of the transport plan, as in engine_for_pretraining.py of the
-    released code. Prototypes learn from the projection network's branch only: the prediction sees a detached copy.
+    released code; or, soft, its rows of the plan, as in arXiv 2006.09882. Prototypes learn from the projection
+    network's branch only: the prediction sees a detached copy.
 
     Args:
         epsilon: Sinkhorn's entropy regularisation.
         num_iters: Sinkhorn's iterations.
         temperature: of the softmax.
+        soft: targets are rows of the plan instead of their argmax.
         all_reduce: sum over ranks, so that assignments are balanced over the global batch; None for one process.
     """
 
@@ -55,17 +57,24 @@ class SwappedClusterPrediction(Objective):
         epsilon: float = 0.05,
         num_iters: int = 10,
         temperature: float = 0.1,
+        soft: bool = False,
         all_reduce: AllReduce | None = None,
     ) -> None:
         super().__init__()
         self.epsilon = epsilon
         self.num_iters = num_iters
         self.temperature = temperature
+        self.soft = soft
         self.all_reduce = all_reduce
 
     @classmethod
     def from_config(cls, config: ObjectiveConfig, all_reduce: AllReduce | None) -> SwappedClusterPrediction:
-        return cls(epsilon=config.sinkhorn_eps, num_iters=config.sinkhorn_iterations, all_reduce=all_reduce)
+        return cls(
+            epsilon=config.sinkhorn_eps,
+            num_iters=config.sinkhorn_iterations,
+            soft=config.sinkhorn_targets == "soft",
+            all_reduce=all_reduce,
+        )
 
     def forward(
         self, predicted_BMP: torch.Tensor, projected_BMP: torch.Tensor, prototypes_KP: torch.Tensor
@@ -86,9 +95,16 @@ class SwappedClusterPrediction(Objective):
         if self.all_reduce:
             agree_on_kernels(prototypes_KP.device, self.all_reduce)  # asks the ranks once
         scores_GSK = prototype_scores((video_SP, target_SP), prototypes_KP)
-        codes_video_S, codes_target_S = self.codes(scores_GSK)
-        video_loss = self._cross_entropy(video_SP, prototypes_KP.detach(), codes_target_S, scores_GSK[0])
-        target_loss = self._cross_entropy(target_SP, prototypes_KP, codes_video_S, scores_GSK[1])
+        if self.soft:
+            plan_GSK = self.plan(scores_GSK)
+            codes_video_S, codes_target_S = plan_GSK.argmax(dim=-1)
+            soft = {"temperature": self.temperature}
+            video_loss = soft_cross_entropy(video_SP, prototypes_KP.detach(), plan_GSK[1], **soft)
+            target_loss = soft_cross_entropy(target_SP, prototypes_KP, plan_GSK[0], **soft)
+        else:
+            codes_video_S, codes_target_S = self.codes(scores_GSK)
+            video_loss = self._cross_entropy(video_SP, prototypes_KP.detach(), codes_target_S, scores_GSK[0])
+            target_loss = self._cross_entropy(target_SP, prototypes_KP, codes_video_S, scores_GSK[1])
         return {
             "loss": video_loss + target_loss,
             "video_loss": video_loss,
@@ -100,6 +116,10 @@ class SwappedClusterPrediction(Objective):
     def codes(self, scores: torch.Tensor) -> torch.Tensor:
         """(S,) codes of (S, K) scores, or (G, S) of (G, S, K), balanced over the samples of all ranks."""
         return sinkhorn_codes(scores, epsilon=self.epsilon, num_iters=self.num_iters, all_reduce=self.all_reduce)
+
+    def plan(self, scores: torch.Tensor) -> torch.Tensor:
+        """The plan of scores (G, S, K), float32 of the same shape, balanced over the samples of all ranks."""
+        return sinkhorn(scores, epsilon=self.epsilon, num_iters=self.num_iters, all_reduce=self.all_reduce)
 
     def _cross_entropy(
         self, embeddings_SP: torch.Tensor, prototypes_KP: torch.Tensor, codes_S: torch.Tensor, scores_SK: torch.Tensor
@@ -141,6 +161,11 @@ class ObjectiveConfig(Options):
         0.05, "entropy regularisation of Sinkhorn-Knopp: smaller gives harder assignments", rule=POSITIVE
     )
     sinkhorn_iterations: int = option(10, "iterations of Sinkhorn-Knopp in each step", rule=AT_LEAST_ONE)
+    sinkhorn_targets: str = option(
+        "hard",
+        "what a branch predicts: the other's prototype, as released, or its row of the plan, as SwAV",
+        choices=("hard", "soft"),
+    )
 
     def name_for(self, target_type: str) -> str:
         """The key of OBJECTIVES for this kind of target."""

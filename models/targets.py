@@ -1,4 +1,4 @@
-"""What is predicted at the masked positions: pixels here, features of a frozen image teacher in teachers.py.
+"""What is predicted at the masked positions: pixels here, features of a frozen network in teachers.py.
 
 Letters: B clips, C channels, T H W frames and pixels, N tokens, M masked tokens, F target-feature width.
 """
@@ -105,21 +105,25 @@ class TargetType:
 
     Attributes:
         features: class of the target network that is part of the model; it is made with (tubelet, normalize=...), has
-            `dim`, the width F of its features, and maps (clip, masked positions) to them. None: a frozen image teacher
-            of TEACHERS makes them, outside of the model.
+            `dim`, the width F of its features, and maps (clip, masked positions) to them. None: a frozen teacher makes
+            them, outside of the model.
         projects: a trained MLP maps target features to embeddings; else the features are compared directly.
         embedding_dim: default of P, the embedding width; None: that of the target features.
+        named: `--teacher` names the teacher; else it is a row of TEACHERS.
     """
 
     features: type[PixelTarget] | None
     projects: bool
     embedding_dim: int | None = None
+    named: bool = False
 
 
 TARGETS = {
     "mlp": TargetType(PixelTarget, projects=True, embedding_dim=256),
     "pixel": TargetType(PixelTarget, projects=False),
     **{kind: TargetType(None, projects=False) for kind, _ in TEACHERS},
+    "timm": TargetType(None, projects=False, named=True),
+    "video": TargetType(None, projects=False, named=True),
 }
 TARGET_TYPES = tuple(TARGETS)
 
@@ -130,13 +134,17 @@ class TargetConfig(Options):
 
     target_type: str = option(
         "mlp",
-        "what the decoder predicts: the trained projection of pixels, pixels, features of a frozen image teacher",
+        "what the decoder predicts: the trained projection of pixels, pixels, or features of a frozen teacher: DINO, "
+        "DINOv2, any ViT of timm, a video model of this project",
         choices=TARGET_TYPES,
     )
     distillation_teacher: str | None = option(
         None, f"the teacher's network; default: {DEFAULT_TEACHER}", choices=tuple(dict.fromkeys(n for _, n in TEACHERS))
     )
-    teacher_weights: str = option("", "the teacher's weights; default: from timm's hub", metavar="FILE")
+    teacher: str = option(
+        "", "of --target_type timm: name of a ViT of timm; of video: a checkpoint", metavar="NAME|FILE"
+    )
+    teacher_weights: str = option("", "an image teacher's weights; default: from timm's hub", metavar="FILE")
     mlp_preloading: str = option(
         "", "take the projection network from this pre-training checkpoint, and freeze it", metavar="FILE"
     )
@@ -150,23 +158,26 @@ class TargetConfig(Options):
         (1024, 1024, 512), "hidden widths of the projection MLP", rule=AT_LEAST_ONE
     )
     decoder_num_classes: int | None = option(
-        None, "embedding width; default: 256 for mlp, the teacher's for dino", rule=AT_LEAST_ONE
+        None, "embedding width; default: 256 for mlp, that of a teacher's features", rule=AT_LEAST_ONE
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        taught = [name for name, kind in TARGETS.items() if kind.features is None]
-        projected = [name for name, kind in TARGETS.items() if kind.projects]
+        images = [name for name, kind in TARGETS.items() if kind.features is None and name != "video"]
         for flag, allowed in (
-            ("distillation_teacher", taught),
-            ("teacher_weights", taught),
-            ("mlp_preloading", projected),
+            ("distillation_teacher", [name for name in images if not TARGETS[name].named]),
+            ("teacher", [name for name, kind in TARGETS.items() if kind.named]),
+            ("teacher_weights", images),
+            ("mlp_preloading", [name for name, kind in TARGETS.items() if kind.projects]),
         ):
             if (given := getattr(self, flag)) and self.target_type not in allowed:
                 raise OptionError(
                     f"--{flag} {given} is for --target_type {' or '.join(allowed)}, not {self.target_type}: "
                     "leave one of them out"
                 )
+        if TARGETS[self.target_type].named and not self.teacher:
+            what = {"timm": "NAME, a ViT of timm", "video": "FILE, a checkpoint"}[self.target_type]
+            raise OptionError(f"--target_type {self.target_type} needs --teacher {what}")
 
     def ignored(self) -> dict[str, str]:
         found, kind = {}, TARGETS[self.target_type]
@@ -178,18 +189,20 @@ class TargetConfig(Options):
 
     @property
     def uses_teacher(self) -> bool:
-        """Whether a frozen image teacher gives the target features."""
+        """Whether a frozen teacher gives the target features."""
         return TARGETS[self.target_type].features is None
 
     @property
     def teacher_name(self) -> str:
-        """The image teacher as its paper calls it, with its size."""
+        """The teacher as its paper calls it, with its size; or by its own name."""
+        if TARGETS[self.target_type].named:
+            return self.teacher if self.target_type == "timm" else f"video model ({self.teacher})"
         family = {"dino_v1": "DINO", "dino_v2": "DINOv2"}.get(self.target_type, self.target_type)
-        return f"{family} ({self.teacher})"
+        return f"{family} ({self.known_teacher})"
 
     @property
-    def teacher(self) -> str:
-        """The image teacher's name: with `target_type` a key of TEACHERS."""
+    def known_teacher(self) -> str:
+        """With `target_type` a key of TEACHERS."""
         own = [name for kind, name in TEACHERS if kind == self.target_type]
         default = DEFAULT_TEACHER if DEFAULT_TEACHER in own or not own else own[0]
         return self.distillation_teacher or default

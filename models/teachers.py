@@ -1,4 +1,4 @@
-"""Frozen image teachers: DINO and DINOv2 networks whose features SIGMA predicts (arXiv 2407.15447).
+"""Frozen teachers, whose features SIGMA predicts: DINO and DINOv2 (arXiv 2407.15447); more_teachers.py has others.
 
 Letters: B clips, C channels, T H W frames and pixels, S single frames, t h w the student's token grid, y x a teacher's
 grid of a frame, N = t * n = t * h * w tokens, M masked tokens, P values of a patch, F target-feature width.
@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn import functional
 
 from .registry import ModelError
-from .targets import TEACHERS, TargetConfig, Teacher, deviation, standardize_
+from .targets import TARGETS, TEACHERS, TargetConfig, Teacher, deviation, standardize_
 from .tokens import Tubelet, gather_tokens, split_by_mask
 from .weights.teacher import download_teacher, load_teacher
 
@@ -41,15 +41,19 @@ def teacher_dim(target_type: str, name: str) -> int:
     return find_teacher(target_type, name).feature_dim
 
 
-def with_teacher_dim(targets: TargetConfig) -> TargetConfig:
-    """The options with the embedding width that the image teacher gives: its features are compared as they are.
+def with_teacher_dim(targets: TargetConfig, width: int | None = None) -> TargetConfig:
+    """The options with the embedding width that the teacher gives: its features are compared as they are.
+
+    Args:
+        width: of the features of a teacher that `--teacher` names.
 
     Raises:
         ModelError: another width was asked for, or there is no such teacher.
     """
     if not targets.uses_teacher:
         return targets
-    width = teacher_dim(targets.target_type, targets.teacher)
+    if not TARGETS[targets.target_type].named:
+        width = teacher_dim(targets.target_type, targets.known_teacher)
     if targets.decoder_num_classes not in (None, width):
         raise ModelError(f"--decoder_num_classes {targets.decoder_num_classes}: the teacher gives {width}")
     return replace(targets, decoder_num_classes=width)
@@ -84,42 +88,42 @@ class StandardizedTargets(nn.Module):
         return gather_tokens(centred_BNF, index_BM).div_(deviation(centred_BNF, dim=1))
 
 
-class ImageTeacher(nn.Module):
-    """Features of a frozen ViT at the masked positions, standardised per clip and channel over all tokens.
+class FrozenTeacher(nn.Module):
+    """Features of a frozen transformer at the masked positions, standardised per clip and channel over all tokens.
 
-    The network runs in the dtype of its weights, outside autocast, and always in inference mode. The features are the
-    tokens after its final norm, without class and register tokens, of the first frame of every tubelet
-    (engine_for_pretraining.py of the released code).
+    The network runs in the dtype of its weights, outside autocast, and always in inference mode. A subclass says what
+    the tokens of a clip are, in `_tokens`.
+
+    Attributes:
+        network: the frozen transformer; it has `blocks`.
+        num_passes, num_pass_tokens: how often a clip goes through the blocks, and its tokens in one pass.
 
     Args:
-        network: a ViT of timm, made for the clip's frame size; its patch embedding is replaced by `PatchEmbedding`.
-        tubelet: of the student.
-        grid: (t, h, w) of the student; where the network's grid of a frame differs from (h, w), its features are
-            resized to it, bilinearly.
+        tubelet, grid: of the student: frames and pixels, and (t, h, w) tokens.
     """
 
-    def __init__(self, network: VisionTransformer, *, tubelet: Tubelet, grid: tuple[int, int, int]) -> None:
+    num_passes: int
+    num_pass_tokens: int
+
+    def __init__(self, network: Any, *, tubelet: Tubelet, grid: tuple[int, int, int]) -> None:
         super().__init__()
-        network.patch_embed = PatchEmbedding(network.patch_embed)
         self.network = network.requires_grad_(False)
-        self.attentions = [module for module in network.modules() if isinstance(module, TimmAttention)]
         self.standardized = StandardizedTargets()
         self.frame_step = tubelet[0]
         self.grid = grid
         self.eval()
 
-    def train(self, mode: bool = True) -> "ImageTeacher":
+    def train(self, mode: bool = True) -> "FrozenTeacher":
         """Stay in inference mode, whatever `mode` says."""
         return super().train(False)
-
-    @property
-    def num_frame_tokens(self) -> int:
-        """Tokens of a frame in the network, with class and register tokens."""
-        return math.prod(self.network.patch_embed.grid_size) + self.network.num_prefix_tokens
 
     def compiled_parts(self) -> list[nn.Module]:
         """What `torch.compile` makes faster, one by one."""
         return [*self.network.blocks, self.standardized]
+
+    def _tokens(self, clip_BCTHW: torch.Tensor) -> torch.Tensor:
+        """(B, t, n, F) on the student's grid, outside autocast, of any float type."""
+        raise NotImplementedError
 
     @torch.no_grad()  # and not inference_mode, whose tensors a loss may not save for its backward pass
     def forward(self, clip_BCTHW: torch.Tensor, mask_BN: torch.Tensor, num_masked: int | None = None) -> torch.Tensor:
@@ -151,7 +155,28 @@ class ImageTeacher(nn.Module):
     @torch.no_grad()
     def features(self, clip_BCTHW: torch.Tensor) -> torch.Tensor:
         """(B, N, F) float32, standardised, of all tokens of the clips."""
-        return standardize_(self._tokens(clip_BCTHW).float().flatten(1, 2), dim=1)
+        with torch.autocast(clip_BCTHW.device.type, enabled=False):
+            return standardize_(self._tokens(clip_BCTHW).float().flatten(1, 2), dim=1)
+
+
+class ImageTeacher(FrozenTeacher):
+    """DINO, DINOv2: tokens after the final norm, without class and registers, of the first frame of every tubelet.
+
+    As in engine_for_pretraining.py of the released code.
+
+    Args:
+        network: a ViT of timm, made for the clip's frame size; its patch embedding is replaced by `PatchEmbedding`.
+        tubelet: of the student.
+        grid: (t, h, w) of the student; where the network's grid of a frame differs from (h, w), its features are
+            resized to it, bilinearly.
+    """
+
+    def __init__(self, network: VisionTransformer, *, tubelet: Tubelet, grid: tuple[int, int, int]) -> None:
+        network.patch_embed = PatchEmbedding(network.patch_embed)
+        super().__init__(network, tubelet=tubelet, grid=grid)
+        self.attentions = [module for module in network.modules() if isinstance(module, TimmAttention)]
+        self.num_passes = grid[0]
+        self.num_pass_tokens = math.prod(network.patch_embed.grid_size) + network.num_prefix_tokens
 
     def _tokens(self, clip_BCTHW: torch.Tensor) -> torch.Tensor:
         """(B, t, n, F) on the student's grid, in the network's dtype where nothing is resized, else float32."""
@@ -165,7 +190,7 @@ class ImageTeacher(nn.Module):
             passes = patches_SNP.split(self.grid[0]) if on_cpu else [patches_SNP]
             tokens = torch.cat([self.network.forward_features(patches) for patches in passes])
             patches_SNF = tokens[:, self.network.num_prefix_tokens :]
-            patches_SNF = _resize(patches_SNF, self.network.patch_embed.grid_size, self.grid[1:])
+            patches_SNF = resize_tokens(patches_SNF, self.network.patch_embed.grid_size, self.grid[1:])
             return patches_SNF.unflatten(0, (-1, self.grid[0]))
 
     def _patches(self, clip_BCTHW: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -177,7 +202,7 @@ class ImageTeacher(nn.Module):
         return rearrange(cut, "b t y x c h w -> (b t) (y x) (c h w)")
 
 
-def _resize(tokens_SNF: torch.Tensor, old: tuple[int, int], new: tuple[int, int]) -> torch.Tensor:
+def resize_tokens(tokens_SNF: torch.Tensor, old: tuple[int, int], new: tuple[int, int]) -> torch.Tensor:
     """Tokens of an old grid (y, x) -> of a new one (h, w), bilinearly, pixel centres aligned; then in float32."""
     if old == new:
         return tokens_SNF

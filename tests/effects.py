@@ -192,3 +192,5 @@ def make_weight_files(place):
     kept = {name: content[name] for name in ("model", "args")}
     torch.save({**kept, "other": {name: tensor * 1.1 for name, tensor in kept["model"].items()}}, place / "two.pth")
     torch.save({**kept, "object": Fraction(1, 2)}, place / "pickled.pth")
+    others = {name: tensor * 1.5 if "fc1" in name else tensor for name, tensor in kept["model"].items()}
+    torch.save({**kept, "model": others}, place / "other.pth")

@@ -11,6 +11,7 @@ from effects import LISTED, flag_in, make_inputs, make_networks, make_weight_fil
 from processes import FINETUNE, PRETRAIN, gloo_world
 
 DINO = "--target_type dino_v1 --distillation_teacher dino_s --teacher_weights {folder}/dino_v1.pth"
+VIDEO = "--target_type video --teacher {folder}/begun/checkpoint-1.pth"
 MOTION = "--mask_type motion --flow_weights {folder}/raft.pth"
 # What pre-training and fine-tuning have in common. A run has two updates.
 WEIGHTS = {
@@ -102,12 +103,14 @@ TABLES = {
             "decoder_mask_ratio": "--decoder_mask_ratio 0.5",
             "target_type": "--target_type pixel",
             "target_type: dino": DINO,
+            "teacher": (VIDEO, "--teacher {folder}/other.pth"),
             "teacher_weights": (DINO, "--teacher_weights {folder}/dino_v1_other.pth"),
             "mlp_preloading": "--mlp_preloading {folder}/begun/checkpoint-1.pth",
             "loss_func": "--loss_func L2",
             "num_prototypes": "--num_prototypes 13",
             "sinkhorn_eps": "--sinkhorn_eps 0.5",
             "sinkhorn_iterations": "--sinkhorn_iterations 1",
+            "sinkhorn_targets": "--sinkhorn_targets soft",
             "projection_dims": "--projection_dims 16 16",
             "decoder_num_classes": "--decoder_num_classes 16",
             "normalize_target": ("--target_type pixel", "--normalize_target False"),

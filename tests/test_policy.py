@@ -44,7 +44,7 @@ MAY_IMPORT = {  # besides the standard library and the package itself
         "engine",
         "sigma_video",
     },
-    "programs": {"torch", "models", "datasets", "engine", "sigma_video"},
+    "programs": {"torch", "models", "datasets", "engine", "inference", "sigma_video"},
 }
 # Rooms of a package, files and folders at its top, from bottom to top: each may import those of the rows below its own.
 ORDER = {
@@ -58,6 +58,7 @@ ORDER = {
         "registry",
         "sizes weights",
         "teachers",
+        "more_teachers",
         "analysis",
     ),
     "datasets": (

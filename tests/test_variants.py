@@ -32,6 +32,8 @@ VARIANTS = {
         "update_freq": 2,
     },
     "videomae": {"target_type": "pixel"},
+    "soft targets": {"sinkhorn_targets": "soft"},
+    "video teacher": {"target_type": "video", "teacher": "videomae"},
     "videomae raw": {"target_type": "pixel", "normalize_target": "False"},
     "regression on mlp": {"loss_func": "L2"},
     "regression on dino": {**DINO, "loss_func": "L2"},
@@ -69,7 +71,7 @@ def command(data, folder, output, changes):
     for flag in ("data_path", "teacher_weights", "flow_weights"):
         if flag in changes:
             changes = {**changes, flag: folder / changes[flag]}
-    for flag in ("mlp_preloading", "finetune"):
+    for flag in ("mlp_preloading", "finetune", "teacher"):
         if flag in changes:  # the result of another variant's run
             changes = {**changes, flag: output.parent / changes[flag] / "checkpoint-1.pth"}
     return data.flags(PRETRAIN, output, **{**COMMON, **changes})

@@ -22,6 +22,7 @@ _MODEL_OPTIONS = {
     "target_type",
     "loss_func",
     "distillation_teacher",
+    "teacher_digest",
     "normalize_target",
     "num_frames",
     "input_size",
@@ -34,7 +35,17 @@ _MODEL_OPTIONS = {
     "use_mean_pooling",
     "opt",
 }
-_IGNORED_OPTIONS = {"resume", "auto_resume", "local_rank", "output_dir", "log_dir", "run_name", "finetune", "licence"}
+_IGNORED_OPTIONS = {
+    "resume",
+    "auto_resume",
+    "local_rank",
+    "output_dir",
+    "log_dir",
+    "run_name",
+    "finetune",
+    "licence",
+    "teacher_used",
+}
 
 
 def finished_checkpoint(output_dir: str, epochs: int, world: World) -> Path | None:

@@ -15,12 +15,12 @@ from torch import nn
 
 from ..classifier import Classifier
 from ..sigma import Sigma
-from ..teachers import ImageTeacher
+from ..teachers import FrozenTeacher
 from ..tokens import num_chosen
 
 
 def pretraining_flops(
-    model: Sigma, *, num_masked: int, num_masks: int = 1, teacher: ImageTeacher | None = None
+    model: Sigma, *, num_masked: int, num_masks: int = 1, teacher: FrozenTeacher | None = None
 ) -> float:
     """Operations of one clip: forward and backward pass of the model for each mask, one forward pass of the teacher."""
     encoder, decoder = model.encoder, model.decoder
@@ -45,12 +45,12 @@ def pretraining_flops(
     return num_masks * total + (0 if teacher is None else teacher_flops(teacher))
 
 
-def teacher_flops(teacher: ImageTeacher) -> float:
-    """Operations of the forward pass over the frames of one clip."""
-    network, num_frames = teacher.network, teacher.grid[0]
-    num_patches = math.prod(network.patch_embed.grid_size)
-    embedding = _linear(num_patches, math.prod(network.patch_embed.patch_size) * 3, network.embed_dim)
-    return num_frames * (embedding + _blocks(network.blocks, teacher.num_frame_tokens, network.embed_dim))
+def teacher_flops(teacher: FrozenTeacher) -> float:
+    """Operations of the forward passes over one clip."""
+    network = teacher.network
+    num_patches = teacher.num_pass_tokens - getattr(network, "num_prefix_tokens", 0)
+    embedding = _linear(num_patches, network.patch_embed.proj.weight[0].numel(), network.embed_dim)
+    return teacher.num_passes * (embedding + _blocks(network.blocks, teacher.num_pass_tokens, network.embed_dim))
 
 
 def classifier_flops(model: Classifier) -> float:
@@ -70,7 +70,9 @@ def _linear(num_rows: int, in_dim: int, out_dim: int) -> float:
 
 def _blocks(blocks: nn.ModuleList | nn.Sequential, num_tokens: int, dim: int) -> float:
     """Forward pass of a transformer: with a hidden width of 4 d, 24 d^2 + 4 N d for a token and block."""
-    block: Any = blocks[0]  # one of ours or timm's
-    linear = 4 * _linear(num_tokens, dim, dim) + 2 * _linear(num_tokens, dim, block.mlp.fc1.out_features)
+    block: Any = blocks[0]  # one of ours or timm's, whose MLP may be gated
+    hidden = [layer for layer in block.mlp.modules() if isinstance(layer, nn.Linear)]
+    linear = 4 * _linear(num_tokens, dim, dim)
+    linear += sum(_linear(num_tokens, layer.in_features, layer.out_features) for layer in hidden)
     attention = 2 * _linear(num_tokens, dim, num_tokens)
     return len(blocks) * (linear + attention)

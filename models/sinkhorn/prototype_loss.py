@@ -75,6 +75,21 @@ def prototype_cross_entropy(
     return _loss_and_gradients(*tensors, temperature, needs_grad=(False, False))[0]
 
 
+def soft_cross_entropy(
+    embeddings_SP: torch.Tensor, prototypes_KP: torch.Tensor, plan_SK: torch.Tensor, *, temperature: float
+) -> torch.Tensor:
+    """Mean cross-entropy of softmax_k(embedding . prototype / temperature) with the rows of a plan, a float32 scalar.
+
+    Unlike the rest of this file it keeps arrays of the scores' size for the backward pass.
+
+    Args:
+        embeddings_SP, prototypes_KP, temperature: see `prototype_cross_entropy`.
+        plan_SK: (S, K) float32, rows that sum to 1.
+    """
+    logits_SK = (embeddings_SP / temperature) @ prototypes_KP.T
+    return -(plan_SK * torch.log_softmax(logits_SK, dim=1)).sum(dim=1).mean()
+
+
 def _fused(scores_SK: torch.Tensor) -> bool:
     """Whether the loss is computed from these scores by the kernel."""
     return (

@@ -221,7 +221,8 @@ def _pretraining_options(state: State, args: Mapping[str, Any]) -> dict[str, Any
     }
     if "prototypes" in state:
         options["num_prototypes"] = len(state["prototypes"])
-    return options | {name: args[name] for name in ("sinkhorn_eps", "sinkhorn_iterations") if args.get(name)}
+    recorded = ("sinkhorn_eps", "sinkhorn_iterations", "sinkhorn_targets")
+    return options | {name: args[name] for name in recorded if args.get(name)}
 
 
 def _target_type(state: State, args: Mapping[str, Any]) -> str:

@@ -112,3 +112,32 @@ def test_two_passes_before_one_backward():
     twice = torch.autograd.grad(sum(losses), (predicted, projected, prototypes))
     for one, two in zip(once, twice, strict=True):
         torch.testing.assert_close(two, 2 * one, rtol=1e-4, atol=1e-7)
+
+
+def test_soft_targets_are_the_other_branch_s_rows_of_the_plan():
+    """Against Sinkhorn and the cross-entropy in float64, as their papers write them; balanced over all samples."""
+    video, target, prototypes = rows(64, 0), rows(64, 1), rows(PROTOTYPES, 2)
+    objective = SwappedClusterPrediction(epsilon=0.1, num_iters=7, temperature=TEMPERATURE, soft=True)
+    out = objective(video[None], target[None], prototypes)
+    out["loss"].backward()
+
+    x, y, c = (t.detach().double().requires_grad_() for t in (video, target, prototypes))
+    plans = []
+    for scores in (x @ c.T, y @ c.T):
+        plan = (scores.detach() / 0.1).exp()
+        for _ in range(7):
+            plan = plan / plan.sum(0)
+            plan = plan / plan.sum(1, keepdim=True)
+        plans.append(plan)
+    video_loss = -(plans[1] * F.log_softmax(x @ c.detach().T / TEMPERATURE, 1)).sum(1).mean()
+    target_loss = -(plans[0] * F.log_softmax(y @ c.T / TEMPERATURE, 1)).sum(1).mean()
+    (video_loss + target_loss).backward()
+    torch.testing.assert_close(out["video_loss"].double(), video_loss, rtol=1e-5, atol=0)
+    torch.testing.assert_close(out["target_loss"].double(), target_loss, rtol=1e-5, atol=0)
+    for codes_1S, plan in zip((out["codes_video"], out["codes_target"]), plans, strict=True):
+        assert (codes_1S[0] == plan.argmax(1)).all()
+    torch.testing.assert_close(prototypes.grad.double(), c.grad, rtol=1e-3, atol=1e-6)
+    # The embeddings are normalised once more: what points along them has no gradient.
+    for found, wanted, unit in ((video, x, video), (target, y, target)):
+        along = (wanted.grad * unit).sum(1, keepdim=True) * unit
+        torch.testing.assert_close(found.grad.double(), wanted.grad - along.double(), rtol=1e-3, atol=1e-6)
