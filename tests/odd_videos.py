@@ -2,6 +2,7 @@
 
 import io
 import struct
+import wave
 from fractions import Fraction
 
 import av
@@ -70,3 +71,47 @@ def write_exif_pictures(path, images, orientation):
             packet.pts = packet.dts = number
             packet.time_base = Fraction(1, 25)
             out.mux(packet)
+
+
+def cut(source, target, first):
+    """`ffmpeg -ss ... -c copy`: all packets from the key frame before `first`; an edit list hides those before it."""
+    with av.open(str(source)) as reader, av.open(str(target), "w") as writer:
+        stream = reader.streams.video[0]
+        packets = [packet for packet in reader.demux(stream) if packet.size]
+        times = sorted(packet.pts for packet in packets)
+        start = max(i for i, packet in enumerate(packets) if packet.is_keyframe and packet.pts <= times[first])
+        output = writer.add_stream_from_template(stream)
+        for packet in packets[start:]:
+            packet.stream = output
+            packet.pts, packet.dts = packet.pts - times[first], packet.dts - times[first]
+            writer.mux(packet)
+    return target
+
+
+def write_sound(path):
+    with wave.open(str(path), "wb") as sound:
+        sound.setnchannels(1)
+        sound.setsampwidth(2)
+        sound.setframerate(8000)
+        sound.writeframes(bytes(16000))
+
+
+def break_file(kind, good, path):
+    data = good.read_bytes()
+    if kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "truncated":
+        path.write_bytes(data[: len(data) // 2])
+    elif kind == "html":
+        path.write_text("<!DOCTYPE html><html><body>404 Not Found</body></html>\n" * 20)
+    elif kind == "lfs":
+        path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n")
+    elif kind == "audio":
+        write_sound(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "no frames":
+        with av.open(str(path), "w", format="matroska") as container:
+            stream = container.add_stream("libx264", rate=30)
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+            container.start_encoding()

@@ -147,17 +147,20 @@ def index_from_header(stream: VideoStream, file: BinaryIO) -> FrameIndex | None:
         file: the same file.
 
     Returns:
-        None where the two do not go together (fragments, frames cut away, a file cut off, an FFmpeg without index), or
-        a packet shows nothing.
+        None where the two do not go together (fragments, frames cut away, an FFmpeg without index), or a packet shows
+        nothing.
+
+    Raises:
+        OSError: the file is cut off: it ends before the frames of its index do.
     """
     entries = [(entry.timestamp, entry.flags, entry.pos + entry.size) for entry in getattr(stream, "index_entries", ())]
+    decoded, flags, ends = np.array(entries, np.int64).reshape(-1, 3).T
+    if lost := int((ends > file.seek(0, io.SEEK_END)).sum()):
+        raise OSError(f"the file is cut off: {lost} of the {len(ends)} frames of its index are not in it")
     if stream.codec_context.name == "mpeg4" and _has_not_coded(stream, file):
         return None
     offsets = _composition_offsets(file, stream.id, len(entries))
-    if not entries or offsets is None:
-        return None
-    decoded, flags, ends = np.array(entries, np.int64).T
-    if (flags & _DISCARDED).any() or ends.max() > file.seek(0, io.SEEK_END):
+    if not entries or offsets is None or (flags & _DISCARDED).any():
         return None
     shown = decoded + offsets
     if shown.min() != stream.start_time:

@@ -3,12 +3,12 @@
 import multiprocessing
 import pickle
 import sys
-import wave
 
 import av
 import numpy as np
 import pytest
 import torch
+from odd_videos import break_file, cut
 
 from datasets.decoding.alternatives import why_missing
 from datasets.decoding.frame_index import FrameIndex
@@ -151,21 +151,6 @@ def test_rotated_videos_are_turned_upright(degrees, decoder, tmp_path, write_vid
     assert read_number(torch.rot90(frames[0], k=degrees // 90, dims=(1, 2))) == 5
 
 
-def cut(source, target, first):
-    """`ffmpeg -ss ... -c copy`: all packets from the key frame before `first`; an edit list hides those before it."""
-    with av.open(str(source)) as reader, av.open(str(target), "w") as writer:
-        stream = reader.streams.video[0]
-        packets = [packet for packet in reader.demux(stream) if packet.size]
-        times = sorted(packet.pts for packet in packets)
-        start = max(i for i, packet in enumerate(packets) if packet.is_keyframe and packet.pts <= times[first])
-        output = writer.add_stream_from_template(stream)
-        for packet in packets[start:]:
-            packet.stream = output
-            packet.pts, packet.dts = packet.pts - times[first], packet.dts - times[first]
-            writer.mux(packet)
-    return target
-
-
 def test_frames_hidden_by_an_edit_list_are_not_counted(decoder, tmp_path, videos, read_number):
     path = cut(videos("long_gop.mp4"), tmp_path / "cut.mp4", 17)
     with open_video(path, decoder=decoder) as video:
@@ -174,35 +159,6 @@ def test_frames_hidden_by_an_edit_list_are_not_counted(decoder, tmp_path, videos
 
 
 # ------------------------------------------------------------------------------------------------- broken files
-
-
-def write_sound(path):
-    with wave.open(str(path), "wb") as sound:
-        sound.setnchannels(1)
-        sound.setsampwidth(2)
-        sound.setframerate(8000)
-        sound.writeframes(bytes(16000))
-
-
-def break_file(kind, good, path):
-    data = good.read_bytes()
-    if kind == "empty":
-        path.write_bytes(b"")
-    elif kind == "truncated":
-        path.write_bytes(data[: len(data) // 2])
-    elif kind == "html":
-        path.write_text("<!DOCTYPE html><html><body>404 Not Found</body></html>\n" * 20)
-    elif kind == "lfs":
-        path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n")
-    elif kind == "audio":
-        write_sound(path)
-    elif kind == "folder":
-        path.mkdir()
-    elif kind == "no frames":
-        with av.open(str(path), "w", format="matroska") as container:
-            stream = container.add_stream("libx264", rate=30)
-            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-            container.start_encoding()
 
 
 @pytest.mark.parametrize("kind", ["missing", "empty", "truncated", "html", "lfs", "audio", "folder", "no frames"])
