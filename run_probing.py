@@ -524,7 +524,7 @@ def fit_on_clips(job: Job, candidates: Sequence[Candidate], places: np.ndarray) 
     mix = build_mixup(job.config.mixing, num_classes=job.data.num_classes)
 
     def parts(batch: Batch) -> Step:
-        for path, reason, _ in batch.failures:
+        for path, reason, *_ in batch.failures:
             logger.warning("%s: %s; another sample took its place", path, reason)
         batch = batch.to(world.device)
         clips, targets = batch.clip, batch.label

@@ -175,7 +175,7 @@ class TrainDataset(Dataset):
 
         Returns:
             "clip" uint8 (R, T, 3, size, size); "label" and "index" of the video shown, which is another than the one
-            asked for where that could not be decoded; "failures": (path, reason, worker) of those that could not.
+            asked for where that could not be decoded; "failures": those that could not.
         """
         rngs = sample_rngs(self.seed, key, self.num_repeats)
         (frames, seen), index, failures = read_or_replace(

@@ -72,7 +72,7 @@ class PretrainDataset(Dataset):
             "clip" uint8 (T, 3, size, size) and "mask" bool (N,), with several repeats (R, T, 3, size, size) and (R, N),
             with several masks (G, N) or (R, G, N);
             "index": the video shown, which is another than the one asked for where that could not be decoded;
-            "failures": (path, reason, worker) of those that could not.
+            "failures": those that could not.
         """
         rngs = sample_rngs(self.seed, key, self.num_repeats)
         decoded, index, failures = read_or_replace(

@@ -1,7 +1,7 @@
 """Shared by all training samples: the random stream of a sample, and replacements for videos that cannot be decoded."""
 
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -11,9 +11,18 @@ from .loading.workers import reading, worker_number
 
 MAX_REPLACEMENTS = 10
 
-Failure = tuple[str, str, int]  # path (with its span), reason, number of the worker
+_NUM_EXAMPLES = 2  # that the error for a sample without any replacement names, beside the last video
 
 T = TypeVar("T")
+
+
+class Failure(NamedTuple):
+    """A video that could not be decoded, and the one that took its place; paths have their spans."""
+
+    path: str
+    reason: str
+    worker: int  # its number
+    replacement: str
 
 
 def sample_rng(seed: int, epoch: int, index: int, repeat: int = 0) -> np.random.Generator:
@@ -44,25 +53,35 @@ def read_or_replace(
         read: path, and span or None -> frames, or what else is read of the video.
 
     Returns:
-        What was read; the index of the video it comes from; the failures: of every video that could not be decoded its
-        path, the reason, and the number of this worker (-1 outside of one).
+        What was read; the index of the video it comes from; the videos that could not be decoded, with the reason and
+        the number of this worker (-1 outside of one).
 
     Raises:
-        DecodeError: the video and its MAX_REPLACEMENTS replacements all failed; the error is that of the last.
+        DecodeError: the video and its MAX_REPLACEMENTS replacements all failed; the error is that of the last, and
+            names two others.
     """
-    failures: list[Failure] = []
+    failed: dict[str, str] = {}  # by path, which may come again
+    tries = 0
     while True:
         path, span = videos.paths[index], videos.span(index)
+        name = sample_name(path, span)
         try:
             with reading(path):
-                return read(path, span), index, failures
+                found = read(path, span)
+            return found, index, [Failure(*failure, worker_number(), name) for failure in failed.items()]
         except DecodeError as error:
-            failures.append((sample_name(path, span), error.reason, worker_number()))
-            if len(failures) > MAX_REPLACEMENTS:
-                others = len({failed for failed, *_ in failures}) - 1
-                raise DecodeError(
-                    path,
-                    f"{error.reason}; nor can {others} other videos of {videos.file} be decoded that were tried before "
-                    "it. scripts/data/check.py tests all of them",
-                ) from error
+            failed[name] = error.reason
+            tries += 1
+            if tries > MAX_REPLACEMENTS:
+                failed.pop(name)
+                raise DecodeError(path, f"{error.reason}; {_nor_others(failed, videos)}") from error
         index = int(rng.integers(len(videos)))
+
+
+def _nor_others(failed: Mapping[str, str], videos: VideoList) -> str:
+    """Why a sample has no replacement: the reasons by path."""
+    examples = "; ".join(f"{path}: {reason}" for path, reason in list(failed.items())[:_NUM_EXAMPLES])
+    return (
+        f"nor can {len(failed)} other videos of {videos.file} be decoded that were tried before it"
+        f"{f' ({examples})' if examples else ''}. scripts/data/check.py tests all of them"
+    )

@@ -250,7 +250,11 @@ def _safeguards(
     run, saving, output_dir = config.run, config.checkpoint, config.run.output_dir
     return {
         "bad_videos": BadVideoLog(
-            output_dir, num_videos=len(data.videos), max_bad_fraction=run.max_bad_fraction, world=world
+            output_dir,
+            num_videos=len(data.videos),
+            max_bad_fraction=run.max_bad_fraction,
+            batch_size=config.optim.batch_size,
+            world=world,
         ),
         "checkpointer": Checkpointer(
             output_dir,

@@ -246,7 +246,7 @@ def _encode_shards(
     with torch.inference_mode():
         for number, batch in enumerate(batches(places) if places else (), start=1):
             if batch.failures:
-                path, reason, _ = batch.failures[0]
+                path, reason, *_ = batch.failures[0]
                 raise ConfigError(f"{path}: {reason}; features are of the list's own samples: take it off the list")
             found = encode(batch.to(world.device).clip).float().cpu().numpy()
             with np.errstate(over="ignore"):  # an overflow is told below, with the sample

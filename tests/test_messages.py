@@ -70,7 +70,7 @@ def test_all_videos_broken_says_how_many_and_of_which_list(tmp_path):
     def fail(path, span):
         raise DecodeError(path, "empty file")
 
-    with pytest.raises(DecodeError, match=r"empty file; nor can 2 other videos of .*list\.csv be decoded"):
+    with pytest.raises(DecodeError, match=r"nor can 2 other videos of .*list\.csv be .* \(/.*\.mp4: empty file; /.*"):
         read_or_replace(videos, 0, rng=np.random.default_rng(0), read=fail)
 
 

@@ -24,7 +24,7 @@ class Batch:
         mask: bool (B, N), True = masked, or (G * B, N): G masks of each clip in a row; None outside pre-training.
         label: as many as `index`: int64 (B,) classes, int64 (B, K) of 0 and 1, or float64 (B,); None in pre-training.
         views: clips in a row that belong to one video: repeats in training, views in evaluation.
-        failures: (path, reason, worker) of the videos that could not be decoded and were replaced.
+        failures: of training: the videos that could not be decoded and were replaced; see `samples.Failure`.
         reused: whether the clip's memory goes back to its worker with `pin_memory`.
     """
 
@@ -33,7 +33,7 @@ class Batch:
     mask: torch.Tensor | None = None
     label: torch.Tensor | None = None
     views: int = 1
-    failures: list[tuple[str, str, int]] = field(default_factory=list)
+    failures: list[tuple[Any, ...]] = field(default_factory=list)
     reused: bool = False
 
     def to(self, device: torch.device | str) -> "Batch":

@@ -44,7 +44,7 @@ class SegmentBatch:
         counts: cycles in each.
         keys: (epoch, place, ...) of each sample, which decide what is drawn.
         index: int64 (B,), places of the videos in the list.
-        failures: (path, reason, worker) of videos that could not be decoded and were replaced.
+        failures: videos that could not be decoded and were replaced; see `datasets.samples.Failure`.
         states: of each segment; [] before the first step.
         rngs: the random stream of each, from then on.
         device: where clips go.
@@ -57,7 +57,7 @@ class SegmentBatch:
     counts: list[float]
     keys: list[tuple[int, ...]]
     index: torch.Tensor
-    failures: list[tuple[str, str, int]] = field(default_factory=list)
+    failures: list[tuple[Any, ...]] = field(default_factory=list)
     states: list[State] = field(default_factory=list)
     rngs: list[np.random.Generator] = field(default_factory=list)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))

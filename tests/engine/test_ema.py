@@ -118,7 +118,7 @@ def test_the_loop_leaves_the_average_alone_when_an_update_is_left_out():
         schedule=Schedule(**rates, epochs=1, steps_per_epoch=3, warmup_epochs=0, warmup_steps=-1),
         meter=Meter(prefix="train", log_every=1, total_steps=3, clips_per_step=1),
         log=RunLog("", None, world=world),
-        bad_videos=BadVideoLog("", num_videos=1, max_bad_fraction=1, world=world),
+        bad_videos=BadVideoLog("", num_videos=1, max_bad_fraction=1, batch_size=1, world=world),
         checkpointer=Checkpointer("", 1, world, {}, {}),
         guard=NonFiniteGuard("skip", limit=1, output_dir="", world=world, paths=[]),
         preemption=PreemptionHandler(world),

@@ -106,7 +106,7 @@ def loop_of(case, device):
         schedule=types.SimpleNamespace(apply=lambda optimizer, step: 1e-3, warmup=0, steps_per_epoch=10),
         meter=Meter(prefix="train", log_every=10, total_steps=100, clips_per_step=2),
         log=RunLog("", None, world=backend.world),
-        bad_videos=BadVideoLog("", num_videos=2, max_bad_fraction=0, world=backend.world),
+        bad_videos=BadVideoLog("", num_videos=2, max_bad_fraction=0, batch_size=2, world=backend.world),
         checkpointer=None,
         guard=NonFiniteGuard("stop", limit=0, output_dir="", world=backend.world, paths=[]),
         preemption=None,

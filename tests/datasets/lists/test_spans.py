@@ -104,7 +104,7 @@ def test_labelled_clips_come_from_the_span(videos, read_number):
             assert numbers(item["clip"][0], read_number) == [part[i] for i in drawn] and item["failures"] == []
         assert numbers(val[index]["clip"][0], read_number) == [part[i] for i in middle_dense_clip(len(part), 4, 3)]
     item = train[0, 3]  # the part that is not there
-    path, reason, _ = item["failures"][0]
+    path, reason, *_ = item["failures"][0]
     assert item["index"] != 3 and path == f"{videos.paths[3]} from 7.0 s to 8.0 s" and "no frame is shown" in reason
     with pytest.raises(DecodeError, match=r"a\.mp4: no frame is shown from 7.0 s to 8.0 s"):
         val[3]
