@@ -1,0 +1,1 @@
+"""Of run_probing.py."""

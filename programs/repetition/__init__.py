@@ -1,0 +1,1 @@
+"""Of run_repetition_counting.py."""
