@@ -59,6 +59,8 @@ def read_lists(config: ProbingConfig, world: World) -> LabelledData:
     train, test = data.lists["train"], data.lists["test"]
     names = str(train.file), str(test.file)
     on_main_process(world, lambda: refuse_overlap(train.samples(), test.samples(), files=names))
+    if config.probe == "knn":
+        config.neighbours.check_bank(len(train), file=names[0])
     log_table("data", {"data set": config.lists.data_set, **data.described})
     return data
 

@@ -7,15 +7,16 @@ where it was, with any number of ranks. A batch never crosses a shard: the same 
 whatever the number of ranks, and give the same bits.
 """
 
-import contextlib
 import csv
 import io
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ FORMAT = 1  # of a folder
 SHARD = 512  # samples, about
 LOG_EVERY = 50  # batches
 ARRAY, INDEX, META = "features.npy", "index.csv", "meta.json"
+PART_LOCK = re.compile(rf"{re.escape(LOCK)}\.part-\d+-of-(\d+)")
 WAYS_OUT = "makes features in this folder. Wait for it to end, or choose another folder."
 DTYPES = ("float32", "float16")
 Key = Mapping[str, Any]  # what features depend on, by kind: "checkpoint", "list", "views" and so on
@@ -121,9 +123,16 @@ def extract(
         raise ConfigError(f"{plan.folder}: a part does not remake what the others made: remove the folder first")
     if on_main_process(world, lambda: refuse_folder(plan, rebuild=rebuild)):
         return _open(plan)
-    alone = output_lock(str(plan.folder), world, WAYS_OUT) if share[1] == 1 else contextlib.nullcontext()
-    with alone:
+    number, of = share
+    name = LOCK if of == 1 else f"{LOCK}.part-{number + 1}-of-{of}"
+    with output_lock(str(plan.folder), world, WAYS_OUT, name=name, against=partial(_excludes, of=of)):
         return _extract(plan, world, batches=batches, encode=encode, rebuild=rebuild, share=share)
+
+
+def _excludes(name: str, *, of: int) -> bool:
+    """Whether a lock keeps a command from making its share, one of `of`: that of all, or of a part cut another way."""
+    part = PART_LOCK.fullmatch(name)
+    return name == LOCK or (part is not None and int(part[1]) != of)
 
 
 def _extract(
@@ -136,7 +145,7 @@ def _extract(
     share: tuple[int, int],
 ) -> np.ndarray | None:
     """See `extract`; no other command writes into the folder meanwhile, but for other parts."""
-    if on_main_process(world, lambda: prepare(plan, rebuild=rebuild)):
+    if on_main_process(world, lambda: prepare(plan, rebuild=rebuild, part=share[0] + 1 if share[1] > 1 else 0)):
         return _open(plan)
     own = plan.shards()[share[0] :: share[1]]
     missing = on_main_process(world, lambda: [shard for shard in own if not plan.file_of(shard).is_file()])
@@ -155,8 +164,11 @@ def _extract(
     return _open(plan)
 
 
-def prepare(plan: Plan, *, rebuild: bool) -> bool:
+def prepare(plan: Plan, *, rebuild: bool, part: int = 0) -> bool:
     """Make the folder ready on one rank; True: the features are there already.
+
+    Args:
+        part: from 1, of those that write into the folder at the same time, and remove nothing; 0: no other does.
 
     Raises:
         ConfigError: see `extract`.
@@ -164,14 +176,17 @@ def prepare(plan: Plan, *, rebuild: bool) -> bool:
     if refuse_folder(plan, rebuild=rebuild):
         return True
     folder = plan.folder
-    if rebuild and folder.is_dir():
+    if rebuild:
         for child in _content(folder):
             shutil.rmtree(child) if child.is_dir() and not child.is_symlink() else child.unlink()
     folder.mkdir(parents=True, exist_ok=True)
     wanted = {plan.file_of(shard) for shard in plan.shards()}
     for file in folder.glob("rows-*"):
-        if file not in wanted:  # of another batch size, or not whole
-            file.unlink()
+        if file in wanted or (part and file.suffix != ".npy"):
+            continue
+        if part:
+            raise ConfigError(f"{file}: made with another --batch_size: give the one that the other parts have")
+        file.unlink()  # of another batch size, or not whole
     need = int(np.prod(plan.shape)) * np.dtype(plan.dtype).itemsize
     free = shutil.disk_usage(folder).free
     if need > free:
@@ -179,7 +194,9 @@ def prepare(plan: Plan, *, rebuild: bool) -> bool:
             f"{folder}: features of {len(plan.rows):,} samples take {need / 2**30:.1f} GiB, free are "
             f"{free / 2**30:.1f} GiB: choose another folder, or --feature_dtype float16"
         )
-    replace_text(folder / META, json.dumps(plan.meta(complete=False), indent=1) + "\n")
+    scratch = folder / f"{META}.{part}"  # parts that start together do not write into one file
+    replace_text(scratch, json.dumps(plan.meta(complete=False), indent=1) + "\n")
+    os.replace(scratch, folder / META)
     return False
 
 
@@ -190,7 +207,8 @@ def refuse_folder(plan: Plan, *, rebuild: bool) -> bool:
         ConfigError: it holds something else, or, unless they are to be made anew, features of something else.
     """
     meta = read_meta(plan.folder)
-    if meta is None and plan.folder.is_dir() and _content(plan.folder):
+    others = [child for child in _content(plan.folder) if not child.name.startswith(META)]  # another part begins
+    if meta is None and others:
         raise ConfigError(f"{plan.folder}: not a folder of features, and not empty: choose another, or empty it")
     if meta is None or rebuild:
         return False
@@ -199,7 +217,7 @@ def refuse_folder(plan: Plan, *, rebuild: bool) -> bool:
 
 
 def _content(folder: Path) -> list[Path]:
-    return [child for child in folder.iterdir() if not child.name.startswith(LOCK)]
+    return [child for child in folder.iterdir() if not child.name.startswith(LOCK)] if folder.is_dir() else []
 
 
 def read_meta(folder: Path) -> dict[str, Any] | None:

@@ -113,25 +113,26 @@ def as_csv(tables: Mapping[str, Sequence[Row]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CSV_HEADER)
+    digits = {table.name: {column.name: column.digits for column in table.columns} for table in TABLES}
     for table, rows in tables.items():
         for row in rows:
             for name, cell in row.cells.items():
                 if cell.published or cell.measured is not None:
                     group = "paper" if row.of_paper else "context"
                     first = (table, group, row.method, row.backbone, row.pretrained_on, row.epochs, name)
-                    writer.writerow((*first, *_csv_cell(cell)))
+                    writer.writerow((*first, *_csv_cell(cell, digits[table].get(name, 1))))
     return text.getvalue()
 
 
-def _csv_cell(cell: Cell) -> tuple[object, ...]:
+def _csv_cell(cell: Cell, digits: int) -> tuple[object, ...]:
     values = [value for value, _ in cell.published]
     sources = "; ".join(f"{value:g} {source}" for value, source in cell.published)
-    limits = (cell.value, min(values, default=None), max(values, default=None))
-    rounded = tuple(None if value is None else round(value, 4) for value in (cell.measured, cell.difference))
+    numbers = (cell.value, min(values, default=None), max(values, default=None), cell.measured, cell.difference)
+    shown = tuple(None if value is None else f"{value:.{digits}f}" for value in numbers)
     found = cell.record
     of_record: tuple[object, ...] = ("",) * 7
     if found is not None:
         seeds = " ".join(map(str, found.seeds))
         of_record = (found.videos, found.views, found.probe, seeds, found.checkpoint, found.list_hash, found.commit)
     file = "" if found is None else found.file
-    return (*limits, sources, cell.secondhand, *rounded, *of_record, "; ".join(cell.marks), file)
+    return (*shown[:3], sources, cell.secondhand, *shown[3:], *of_record, "; ".join(cell.marks), file)

@@ -14,9 +14,11 @@ from processes import PROBE, run_in_processes, script_target
 from datasets.decoding.open import open_video
 from datasets.lists.read import read_list
 from datasets.transforms.images import ImageTestTransform, ImageTrainTransform
+from engine.distributed.world import World
 from engine.flags import parse
+from evaluation.probing.heads import ProbeError
 from models.registry import create_model
-from run_probing import ProbingConfig
+from run_probing import ProbingConfig, read_lists
 from scripts.table_cells import fill
 from scripts.table_records import read_records
 
@@ -25,6 +27,7 @@ SMALL += ["--nb_classes", "2", "--any_length"]
 RANDOM = ["--random_weights", "0", "--model", "vit_mini_patch8_32"]
 LINEAR = ["--epochs", "3", "--holdout", "0.34"]
 ATTENTIVE = ["--epochs", "1", "--batch_size", "4", "--probe_heads", "4", "--lrs", "1e-3", "3e-3", "--holdout", "0.34"]
+NEAREST = ["--neighbours", "1", "6"]
 MAKERS = {
     "Kinetics-400": replicas.kinetics,
     "SSV2": replicas.something_something,
@@ -128,7 +131,7 @@ def test_each_probe_runs_on_each_data_set(made, tmp_path, name, probe):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("probe", "more"), [("linear", LINEAR), ("knn", []), ("attentive4", ATTENTIVE)])
+@pytest.mark.parametrize(("probe", "more"), [("linear", LINEAR), ("knn", NEAREST), ("attentive4", ATTENTIVE)])
 def test_results_do_not_depend_on_the_number_of_ranks(made, tmp_path, probe, more):
     """Augmentation is that of the sample; without mixing and dropout only the order of sums differs."""
     found = []
@@ -163,7 +166,7 @@ def test_the_choice_never_sees_the_test(made, tmp_path):
 
 
 def test_features_of_another_checkpoint_are_refused(made, tmp_path):
-    probe = partial(run, "CIFAR-100", made("CIFAR-100"), tmp_path, "--probe", "knn", *RANDOM[2:])
+    probe = partial(run, "CIFAR-100", made("CIFAR-100"), tmp_path, "--probe", "knn", "--neighbours", 1, *RANDOM[2:])
     (first,) = probe("--random_weights", "0")
     assert first.code == 0, first.stderr
     refused(probe("--random_weights", "1")[0], "CIFAR-100-train-1x1-normed", "another checkpoint", "--rebuild_features")
@@ -195,6 +198,15 @@ def test_lists_that_cannot_be_judged_are_refused_before_any_work(made, tmp_path)
     (finished,) = run_in_processes(script_target(PROBE, *map(str, own)))
     refused(finished, "test.csv")
     assert not list(tmp_path.glob("features*"))
+
+
+def test_more_neighbours_than_training_samples_are_refused(made):
+    """Six would vote, and the record would say seven."""
+    argv = ["--data_set", "CIFAR-100", *made("CIFAR-100").flags, "--output_dir", "o", *SMALL, *RANDOM, "--probe", "knn"]
+    alone = World(0, 1, 0, torch.device("cpu"))
+    assert len(read_lists(parse(ProbingConfig, [*argv, "--neighbours", "6"]), alone).lists["train"]) == 6
+    with pytest.raises(ProbeError, match=r"100.*: 6 samples, and --neighbours 7 of them are to vote"):
+        read_lists(parse(ProbingConfig, [*argv, "--neighbours", "1", "7"]), alone)
 
 
 @pytest.mark.parametrize(

@@ -270,6 +270,9 @@ def test_formats(tmp_path):
     with_value = sum(bool(cell.published) for row in tables["severe"] if row.of_paper for cell in row.cells.values())
     assert f"Measured: 1 of {with_value} cells, {with_value - 1} are missing." in texts["markdown"]
     lines = list(csv.DictReader(io.StringIO(as_csv(tables))))
+    numbers = [line[name] for line in lines for name in ("published", "lowest", "highest", "measured", "difference")]
+    assert all(re.fullmatch(r"-?\d+\.\d{1,3}", number) for number in numbers if number)
+    assert {line["published"] for line in lines} >= {"53.9", "0.169", "65.0"}  # digits as in the other forms
     (line,) = (line for line in lines if line["table"] == "finetuning" and line["measured"])
     assert (line["published"], line["measured"], line["difference"]) == ("71.1", "70.1", "-1.0")
     assert line["checkpoint"] == SHA and line["file"].endswith("test.json")

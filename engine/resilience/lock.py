@@ -37,11 +37,20 @@ _RESTARTS = (("SLURM_JOB_ID", "SLURM_RESTART_COUNT"), ("TORCHELASTIC_RUN_ID", "T
 
 
 @contextmanager
-def output_lock(output_dir: str, world: World, ways_out: str = "") -> Iterator[None]:
+def output_lock(
+    output_dir: str,
+    world: World,
+    ways_out: str = "",
+    *,
+    name: str = NAME,
+    against: Callable[[str], bool] = lambda name: False,
+) -> Iterator[None]:
     """Hold the lock of a folder, which is made if it is not there. Every rank must enter; rank 0 holds it.
 
     Args:
         ways_out: what the message says of a folder that is no `--output_dir`.
+        name: of the lock's file; commands that share a folder have one each.
+        against: by name, the other locks in the folder that nobody may hold meanwhile.
 
     Raises:
         ConfigError: on all ranks, another run holds it; or the folder cannot be written to.
@@ -49,7 +58,7 @@ def output_lock(output_dir: str, world: World, ways_out: str = "") -> Iterator[N
     if not output_dir:
         yield
         return
-    lock = RunLock(Path(output_dir), ways_out=ways_out)
+    lock = RunLock(Path(output_dir), ways_out=ways_out, name=name, against=against)
     on_main_process(world, lock.acquire)
     if not world.is_main:
         yield
@@ -68,7 +77,7 @@ class RunLock:
         folder: is made if it is not there.
         environment: of the launcher.
         on_lost: called from the thread that counts, if another run has taken the lock.
-        ways_out: see `output_lock`.
+        ways_out, name, against: see `output_lock`.
     """
 
     def __init__(
@@ -78,10 +87,13 @@ class RunLock:
         environment: Mapping[str, str] = os.environ,
         on_lost: Callable[[], None] | None = None,
         ways_out: str = "",
+        name: str = NAME,
+        against: Callable[[str], bool] = lambda name: False,
     ) -> None:
         self.named = str(folder) if ways_out else f"--output_dir {folder}"
         self.ways_out = ways_out
-        self.path = folder / NAME
+        self.path = folder / name
+        self.against = against
         self.environment = environment
         self.on_lost = on_lost or self._end_process
         self.token = uuid.uuid4().hex
@@ -99,8 +111,21 @@ class RunLock:
                 if not self._is_gone(holder):
                     raise ConfigError(f"{self.named}: {describe_holder(holder)} {self._remedy()}")
                 self._remove(holder)
+            self._refuse_others()
         except OSError as error:
             raise ConfigError(f"{self.named}: {no_folder(self.path.parent, error)}") from error
+
+    def _refuse_others(self) -> None:
+        """Give the lock back if a lock that may not be held beside it is; whoever comes second sees the first one's."""
+        for path in sorted(self.path.parent.iterdir()):
+            if path == self.path or not self.against(path.name):
+                continue
+            other = RunLock(path.parent, ways_out=self.ways_out, name=path.name, environment=self.environment)
+            holder = other._read()
+            if path.exists() and not other._is_gone(holder):
+                self.release()
+                raise ConfigError(f"{self.named}: {describe_holder(holder)} {other._remedy()}")
+            other._remove(holder)
 
     def release(self) -> None:
         """Give the lock back, if it is still held; a folder that has gone needs none."""
@@ -204,7 +229,7 @@ class RunLock:
 
     def _remove(self, holder: Mapping[str, Any]) -> None:
         """Remove the lock of a holder that is gone, and no other: another process may have done so by now."""
-        aside = self.path.with_name(f"{NAME}.{self.token}")
+        aside = self.path.with_name(f"{self.path.name}.{self.token}")
         try:
             os.rename(self.path, aside)
         except FileNotFoundError:

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 
 from sigma_video.options import AT_LEAST_ONE, POSITIVE, Options, option
 
+from .heads import ProbeError
+
 CHUNK = 256  # queries at a time, so that what they give does not depend on the number of ranks
 
 
@@ -25,6 +27,14 @@ class NeighbourConfig(Options):
         (10, 20, 100, 200), "knn: numbers of nearest training samples that vote; a result each", rule=AT_LEAST_ONE
     )
     temperature: float = option(0.07, "knn: a neighbour's vote counts exp(cosine / this)", rule=POSITIVE)
+
+    def check_bank(self, samples: int, *, file: str) -> None:
+        """Raise ProbeError for more neighbours than the bank has samples: fewer would vote than the result says."""
+        if max(self.neighbours) > samples:
+            raise ProbeError(
+                f"{file}: {samples:,} samples, and --neighbours {max(self.neighbours)} of them are to vote: give "
+                "smaller numbers, such as --neighbours 1"
+            )
 
 
 def unit_features(features_VGD: np.ndarray, device: torch.device) -> torch.Tensor:
@@ -45,11 +55,11 @@ def nearest_votes(
 
     Args:
         queries_VD, bank_MD: of length 1.
-        neighbours: values of k; one larger than the bank takes all of it.
+        neighbours: values of k, at most M.
     """
     found: dict[int, list[torch.Tensor]] = {k: [] for k in neighbours}
     for chunk in queries_VD.split(CHUNK):
-        cosines, places = (chunk @ bank_MD.T).topk(min(max(neighbours), len(bank_MD)), dim=1)
+        cosines, places = (chunk @ bank_MD.T).topk(max(neighbours), dim=1)
         weights, classes = (cosines / temperature).exp(), labels_M[places]
         for k in neighbours:
             votes = weights.new_zeros(len(chunk), num_classes)

@@ -178,3 +178,37 @@ def test_two_at_once_are_refused_and_a_complete_folder_needs_no_lock(tmp_path):
     assert np.array_equal(extract(plan(tmp_path / "f"), ALONE, batches=batches, encode=encode), expected())
     with pytest.raises(ConfigError, match="a part does not remake"):
         extract(plan(tmp_path / "f"), ALONE, batches=batches, encode=encode, rebuild=True, share=(0, 2))
+
+
+def test_parts_have_locks_of_their_own(tmp_path):
+    """One part twice, all beside a part, parts cut another way: refused. Other parts go on; the dead hold no lock."""
+    folder = tmp_path / "f"
+
+    def make(*share, **changes):
+        return extract(plan(folder, **changes), ALONE, batches=batches, encode=encode, share=share)
+
+    other = RunLock(folder, name="run.lock.part-1-of-2")
+    other.acquire()
+    for share in ((0, 2), (0, 1), (2, 3)):
+        with pytest.raises(ConfigError, match=r"makes features in this folder.*remove .*run\.lock\.part-1-of-2$"):
+            make(*share)
+    assert [file.name for file in folder.iterdir()] == [other.path.name]  # no lock of those refused
+    (folder / "meta.json").write_text(json.dumps(plan(folder).meta(complete=False)))
+    (folder / "rows-00000000-00000008.tmp").write_bytes(b"half")  # the other one is writing it
+    assert make(1, 2) is None
+    names = {"meta.json", other.path.name, "rows-00000000-00000008.tmp", "rows-00000008-00000016.npy"}
+    assert {file.name for file in folder.iterdir()} == names
+    other.release()
+    with pytest.raises(ConfigError, match=r"rows-00000008-00000016.npy: made with another --batch_size"):
+        make(0, 2, batch=5)
+    whole = RunLock(folder)
+    whole.acquire()
+    with pytest.raises(ConfigError, match=r"remove .*run\.lock$"):
+        make(0, 2)
+    whole.release()
+    left = json.dumps({**other._content(), "pid": 2**22 + 1, "process_start": 1})  # killed
+    other.path.write_text(left)
+    make(0, 2)
+    other.path.write_text(left)
+    assert np.array_equal(make(0, 1), expected())
+    assert sorted(file.name for file in folder.iterdir()) == ["features.npy", "index.csv", "meta.json"]
