@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 Moment = tuple[float, float, int]  # first and last frame or second, both included, and the class seen there
+UNITS = ("frames", "seconds")
 
 
 @dataclass(frozen=True)
@@ -13,7 +14,7 @@ class Moments:
     """The moments of all videos of a list.
 
     Attributes:
-        unit: "frames", numbered from 0, or "seconds".
+        unit: one of UNITS; frames are numbered from 0.
         by_video: of each video, in the list's order; empty where no class is seen.
         picture_rate: pictures a second of a folder of frames, which has no times of its own.
     """

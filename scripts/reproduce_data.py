@@ -20,6 +20,7 @@ class DataFolder:
         lists, videos: folders in it, by any of these names, with annotation files and videos; (): the folder itself.
         files: what `lists` has to hold.
         subset: `--subset` of prepare.py.
+        other_form: in place of `form`, and the file in `lists` that it is for.
     """
 
     folder: str
@@ -28,6 +29,7 @@ class DataFolder:
     videos: tuple[str, ...] = ()
     files: str = ""
     subset: str = ""
+    other_form: tuple[str, str] = ("", "")
 
     def layout(self, root: Path) -> str:
         """What is wanted, for messages."""
@@ -50,7 +52,9 @@ class DataFolder:
         lists, videos = (
             self.found(root, names) or root / self.folder / names[0] for names in (self.lists, self.videos)
         )
-        words = [sys.executable, str(PREPARE), "--from", self.form, str(lists), "--videos", str(videos)]
+        other, sign = self.other_form
+        form = other if sign and (lists / sign).is_file() else self.form
+        words = [sys.executable, str(PREPARE), "--from", form, str(lists), "--videos", str(videos)]
         return (*words, *(["--subset", self.subset] if self.subset else []), "--out", str(out))
 
 
@@ -77,7 +81,12 @@ DATA: Mapping[str, DataFolder] = MappingProxyType(  # by the name of their lists
         "fxs1": DataFolder(*_GYM99, subset="FXS1"),
         "ubs1": DataFolder(*_GYM99, subset="UBS1"),
         "charades": DataFolder(
-            "charades", "charades", ("annotations", "frame_lists"), ("videos", "Charades_v1_rgb"), "train.csv, val.csv"
+            "charades",
+            "charades",
+            ("annotations", "frame_lists", "Charades"),
+            ("videos", "Charades_v1_rgb", "Charades_v1_480"),
+            "train.csv, val.csv; or Charades_v1_train.csv, Charades_v1_test.csv",
+            other_form=("charades-actions", "Charades_v1_train.csv"),
         ),
         "imagenet": DataFolder("imagenet", files="ILSVRC/Data/CLS-LOC and LOC_val_solution.csv, or train/ and val/"),
         "cifar100": DataFolder("cifar100", files="cifar-100-python/"),

@@ -88,6 +88,8 @@ def records(videos: VideoList) -> Iterator[dict[str, Any]]:
         span = videos.span(place)
         if span is not None:
             record |= {"start": float(span[0])} | ({"end": float(span[1])} if span[1] != float("inf") else {})
+        if videos.moments is not None:
+            record |= {"moments_in": videos.moments.unit, "moments": videos.moments.by_video[place]}
         yield record
 
 

@@ -15,6 +15,8 @@ What is read, in ANNOTATIONS (--train, --val and --test name other files):
   hmdb51      CLASS_test_split1.txt of all classes; --split 2 for another split
   gym         *train*.txt, *val*.txt of FineGym
   charades    train.csv, val.csv: frame lists as SlowFast has them; VIDEOS holds the folders of frames
+  charades-actions
+              Charades_v1_train.csv, Charades_v1_test.csv; Charades_v1_classes.txt gives names
   diving48    Diving48_V2_train.json, Diving48_V2_test.json; Diving48_vocab.json gives names
   moments     trainingSet.csv, validationSet.csv of Moments in Time; moments_categories.txt numbers the classes
   epic-verb, epic-noun, epic-action

@@ -15,6 +15,7 @@ _ENDINGS = {
     "ssv2": (".json",),
     "gym": (".txt",),
     "charades": (".csv",),
+    "charades-actions": (".csv",),
     "csv": (".csv", ".tsv", ".txt"),
     "jsonl": (".jsonl",),
     "diving48": (".json",),

@@ -11,7 +11,7 @@ from engine.errors import ConfigError
 from engine.resilience.lock import RunLock
 from scripts import reproduce
 from scripts.recipes import read_recipes
-from scripts.reproduce_data import lists_are_written
+from scripts.reproduce_data import DATA, lists_are_written
 from scripts.reproduce_jobs import Job
 from scripts.reproduce_launch import run_local
 from scripts.reproduce_settings import parse_override
@@ -143,6 +143,23 @@ def test_parts_of_set():
     assert parse_override("no_compile", RECIPES).words == ("--no_compile",)
     one = parse_override("ssv2_vit_b.lr=1e-3", RECIPES)
     assert [name for name, recipe in RECIPES.items() if one.fits(recipe)] == ["finetune/ssv2_vit_b"]
+
+
+@pytest.mark.parametrize(
+    ("folders", "file", "form"),
+    [
+        (("frame_lists", "Charades_v1_rgb"), "train.csv", "charades"),
+        (("Charades", "Charades_v1_480"), "Charades_v1_train.csv", "charades-actions"),
+    ],
+)
+def test_both_lists_of_charades(folders, file, form, tmp_path):
+    for name in folders:
+        (tmp_path / "charades" / name).mkdir(parents=True)
+    (tmp_path / "charades" / folders[0] / file).touch()
+    assert not DATA["charades"].missing(tmp_path)
+    words = DATA["charades"].command(tmp_path, tmp_path / "out")
+    lists, videos = (str(tmp_path / "charades" / name) for name in folders)
+    assert words[2:] == ("--from", form, lists, "--videos", videos, "--out", str(tmp_path / "out"))
 
 
 # ------------------------------------------------------------------------------------------------ what is done

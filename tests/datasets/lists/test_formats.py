@@ -393,6 +393,7 @@ def test_folder_with_metadata(name, write, tmp_path):
 
 GYM_ID = "A0xAXXysHUo_E_002184_002237_A_0035_0036"
 CHARADES = "original_vido_id video_id frame_id path labels\n"
+SEEN_IN = '{"path": "a", "label": [3], "moments_in": "%s", "moments": %s}\n'
 KINETICS = "label,youtube_id,time_start,time_end\n"
 
 
@@ -414,6 +415,16 @@ KINETICS = "label,youtube_id,time_start,time_end\n"
         ("ssv2", '[{"id": "1", "template": 3}]', "entry 1: its id or its template is not a string"),
         ("ssv2", '[{"id": ["1"]}]', "entry 1: its id or its template is not a string"),
         ("ssv2", "[" * 200_000, "not JSON that can be read"),
+        ("jsonl", SEEN_IN % ("seconds", "[[2, 1, 3]]"), r"line 1: moments \[2, 1, 3\]: not \[first, last, class\]"),
+        ("jsonl", SEEN_IN % ("seconds", "[[1, 2, 4]]"), r"\[1, 2, 4\]: .* with a number of \[3\]"),
+        ("jsonl", SEEN_IN % ("seconds", "[1, 2, 3]"), "line 1: moments 1: not"),
+        (
+            "jsonl",
+            SEEN_IN % ("seconds", "[]") + SEEN_IN % ("frames", "[]"),
+            "line 2: moments_in 'frames', 'seconds' be",
+        ),
+        ("jsonl", SEEN_IN % ("seconds", "[]") + '{"path": "b"}\n', "line 2: moments_in None, 'seconds' before"),
+        ("jsonl", SEEN_IN % ("hours", "[]"), "line 1: moments_in 'hours', 'none' before: write frames or seconds"),
         ("videomae", "a.mp4 1.0\n", r"line 1: label '1\.0' is not an integer\. Write 1, not 1\.0"),
     ],
 )

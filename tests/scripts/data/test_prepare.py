@@ -132,6 +132,12 @@ def test_several_labels_a_video(sources, tmp_path):
     made = read_list(tmp_path / "checked" / "train.jsonl")
     assert list(made.label_sets) == [(1, 3), (), (3, 156)] and made.num_classes == 157
     assert numbers(made.paths[0]) == [1, 2]
+    assert made.moments.unit == "frames"  # what a training clip shows of a video's classes
+    assert [sorted(map(tuple, video)) for video in made.moments.by_video] == [
+        [(0, 0, 1), (0, 1, 3)],
+        [],
+        [(1, 1, 3), (1, 1, 156)],
+    ]
 
 
 def test_anomalies_are_reported(sources, capsys):
