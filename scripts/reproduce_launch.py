@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -61,26 +61,31 @@ def _run(job: Job, log: Path) -> int:
             words, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
         )
         with _passing_on(process):
-            return process.wait()
+            code = process.wait()
+    return code
 
 
 @contextmanager
 def _passing_on(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Ctrl-C and TERM end the job, which saves a checkpoint first; then this process."""
+    """Ctrl-C and TERM go to the job, which saves a checkpoint first; once it has ended they end this process."""
+    received: list[int] = []
 
-    def end(number: int, frame: FrameType | None) -> None:
-        os.killpg(process.pid, number)
-        process.wait()
-        if number == signal.SIGINT:
-            raise KeyboardInterrupt
-        sys.exit(128 + number)
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        # not to wait here: the wait that is interrupted holds a lock, and goes on after this
+        received.append(number)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
 
-    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    if signal.SIGINT in received:
+        raise KeyboardInterrupt
+    if received:
+        sys.exit(128 + received[0])
 
 
 def _reason(log: Path) -> str:

@@ -1,6 +1,7 @@
 """scripts/reproduce.py: the jobs behind a table, what is done and what is not, and a table made of replicas."""
 
 import json
+import signal
 import sys
 
 import masked_videos
@@ -240,6 +241,35 @@ def test_a_job_that_fails_stops_those_that_need_it_and_no_others(tmp_path, capsy
     assert "a: failed with exit code 1: error: no space" in printed and "b: left out, it needs a" in printed
     assert [job.is_done() for job in jobs] == [False, False, True]
     assert not run_local([lists_job(tmp_path, "a"), jobs[1]], tmp_path / "logs")
+
+
+def test_a_signal_goes_to_the_job_which_ends_as_it_wants(tmp_path):
+    """Both have ended then, and the job did what it does on TERM."""
+    code = """if True:
+        import os, pathlib, signal, sys, time
+        def save(*_):
+            time.sleep(0.2)
+            pathlib.Path(sys.argv[1], 'saved').touch()
+            raise SystemExit(75)
+        signal.signal(signal.SIGTERM, save)
+        os.kill(os.getppid(), signal.SIGTERM)
+        time.sleep(60)
+    """
+    command = (sys.executable, "-I", "-c", code, str(tmp_path / "a"))
+
+    def hangs(*_):
+        raise AssertionError("it waits for what cannot end")
+
+    of_term, before = signal.getsignal(signal.SIGTERM), signal.signal(signal.SIGALRM, hangs)
+    signal.alarm(20)
+    try:
+        with pytest.raises(SystemExit, match=str(128 + signal.SIGTERM)):
+            run_local([Job(name="a", folder=tmp_path / "a", command=command)], tmp_path / "logs")
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    assert (tmp_path / "a" / "saved").is_file()
+    assert signal.getsignal(signal.SIGTERM) == of_term
 
 
 def test_two_commands_do_not_run_in_one_folder(tmp_path):
