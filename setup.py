@@ -11,7 +11,7 @@ ENTRY_SCRIPTS = (
     "run_sigma_pretraining",
 )
 # What begins so of scripts/ is not installed: demo and tables write into their checkout, recipes lie there.
-NOT_INSTALLED = ("demo", "figures", "table", "recipes", "reproduce")
+NOT_INSTALLED = ("demo", "figures", "table_cells", "table_formats", "tables", "recipes", "reproduce")
 
 
 class BuildPy(build_py):

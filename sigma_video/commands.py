@@ -46,11 +46,12 @@ ANSWERS = {
     "visualize": "visualize.py",
     "report": "report.py",
     "runs": "runs.py",
+    "zoo": "zoo.py",
 }
 
 
 def sigma() -> None:
-    """`sigma`: what a checkpoint or a run says: `sigma predict CHECKPOINT VIDEO`, and so on."""
+    """`sigma`: what a checkpoint or a run says, and released weights: `sigma predict CHECKPOINT VIDEO`, and so on."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help"):
         lines = "\n".join(f"  sigma {known} --help" for known in ANSWERS)

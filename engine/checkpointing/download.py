@@ -33,15 +33,19 @@ def is_address(path: object) -> bool:
     return found is not None and found[1] in ("http", "https")
 
 
-def fetch(address: str) -> Path:
+def fetch(address: str, *, size: int | None = None, folder: Path | None = None) -> Path:
     """The file of an address, from the cache or downloaded into it.
 
     The cache is torch.hub's folder, with a folder for each address: many files are called `checkpoint.pth`. The
     SHA-256 of the file is stored beside it, said in the log, and compared at every use. It is also compared with the
     fragment `#sha256=...` of the address, and with the digits in a name such as `name-1a2b3c4d.pth`.
 
+    Args:
+        size: in bytes, if it is known: a file of another one is refused before it is downloaded.
+        folder: in the cache, for files that belong together; default: one of its own.
+
     Raises:
-        CheckpointError: not reachable, no file but a page, cut off, or of another hash.
+        CheckpointError: not reachable, no file but a page, cut off, or of another size or hash.
     """
     address, _, fragment = address.partition("#")
     address = re.sub(r"^(https?):/+", r"\1://", address)  # a path object merges the slashes
@@ -50,7 +54,7 @@ def fetch(address: str) -> Path:
     except ValueError as error:
         raise CheckpointError(f"{address}: no address ({error})") from error
     key = hashlib.sha256(address.encode()).hexdigest()[:16]
-    file = Path(torch.hub.get_dir()) / "checkpoints" / "sigma" / key / name
+    file = (folder or Path(torch.hub.get_dir()) / "checkpoints" / "sigma" / key) / name
     record = file.with_name(f"{name}.sha256")
     try:
         if file.is_file() and record.is_file():
@@ -58,7 +62,7 @@ def fetch(address: str) -> Path:
             if digest != record.read_text(encoding="ascii", errors="replace").strip():
                 raise CheckpointError(f"{file}: differs from what was downloaded from {address}: remove it")
         else:
-            digest = _download(address, file)
+            digest = _download(address, file, size)
             record.write_text(digest + "\n", encoding="ascii")
     except OSError as error:
         raise CheckpointError(f"{address}: cannot be kept in {file.parent} ({error.strerror or error})") from error
@@ -78,11 +82,12 @@ def _check_digest(address: str, fragment: str, name: str, digest: str, file: Pat
     in_name = _HASH_IN_NAME.search(name)
     wanted = fragment.removeprefix("sha256=").lower() if fragment else in_name[1] if in_name else ""
     if not digest.startswith(wanted):
-        file.unlink(missing_ok=True)
+        for written in (file, file.with_name(f"{name}.sha256")):
+            written.unlink(missing_ok=True)
         raise CheckpointError(f"{address}: the file's SHA-256 is {digest}, not {wanted}: another file; removed")
 
 
-def _download(address: str, file: Path) -> str:
+def _download(address: str, file: Path, size: int | None) -> str:
     """Write the file whole or not at all; returns its SHA-256."""
     logger.info("%s: downloading to %s", address, file)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -91,14 +96,16 @@ def _download(address: str, file: Path) -> str:
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as response, part.open("wb") as stream:
             _check_kind(address, response)
-            digest, size = hashlib.sha256(), 0
+            announced = response.headers.get("Content-Length")
+            _check_size(address, announced, size)
+            digest, got = hashlib.sha256(), 0
             while chunk := response.read(_CHUNK):
                 stream.write(chunk)
                 digest.update(chunk)
-                size += len(chunk)
-        expected = response.headers.get("Content-Length")
-        if expected is not None and size != int(expected):
-            raise CheckpointError(f"{address}: cut off after {size} of {expected} bytes; try again")
+                got += len(chunk)
+        if announced is not None and got != int(announced):
+            raise CheckpointError(f"{address}: cut off after {got} of {announced} bytes; try again")
+        _check_size(address, got, size)
         os.replace(part, file)
     except urllib.error.HTTPError as error:
         raise CheckpointError(f"{address}: the server answers {error.code} {error.reason}") from error
@@ -112,6 +119,11 @@ def _download(address: str, file: Path) -> str:
     finally:
         part.unlink(missing_ok=True)
     return digest.hexdigest()
+
+
+def _check_size(address: str, found: object, wanted: int | None) -> None:
+    if wanted is not None and found is not None and int(str(found)) != wanted:
+        raise CheckpointError(f"{address}: has {found} bytes, not {wanted}: another file; nothing was kept")
 
 
 def _check_kind(address: str, response: Any) -> None:
