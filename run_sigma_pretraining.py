@@ -43,6 +43,7 @@ from models.analysis.flops import pretraining_flops
 from models.methods import describe_method
 from models.sigma import Sigma
 from programs.pretraining.networks import build_guide, build_model, build_target_network, compile_and_capture, plan_of
+from programs.pretraining.online_probe import build_online_probe, describe_probe
 from programs.pretraining.options import PretrainingConfig
 from sigma_video.options import recorded
 
@@ -105,6 +106,16 @@ def is_done(config: PretrainingConfig, world: World) -> bool:
     return True
 
 
+def collapse_detector(config: PretrainingConfig, world: World, model: Sigma) -> CollapseDetector:
+    """What warns of features that are all alike, or ends the run."""
+    return CollapseDetector(
+        None if model.prototypes is None else config.objective.num_prototypes,
+        check_cosine=config.targets.target_type != "pixel",
+        log_warnings=world.is_main,
+        stops=config.probe.stop_when_collapsed,
+    )
+
+
 def main(config: PretrainingConfig, world: World) -> None:
     """One run, from the options to the last checkpoint."""
     config = prepare(config.resolved(), world)
@@ -123,6 +134,7 @@ def main(config: PretrainingConfig, world: World) -> None:
         order=config.loader.order(len(dataset), seed=run.seed),
         **config.loader.kwargs(rank=world.rank, world_size=world.size, device=world.device),
     )
+    probe = build_online_probe(config, world, lambda: model)
     teacher, guide = build_target_network(config, world, model, facts), build_guide(config, world, model)
     compile_and_capture(config, world, model, teacher=teacher, num_masked=dataset.num_masked)
     trainer = build_trainer(
@@ -144,15 +156,12 @@ def main(config: PretrainingConfig, world: World) -> None:
             flops_per_clip=pretraining_flops(
                 model, num_masked=dataset.num_masked, num_masks=masks.num_masks, teacher=teacher
             ),
-            diagnostics=CollapseDetector(
-                None if model.prototypes is None else config.objective.num_prototypes,
-                log_warnings=world.is_main,
-                check_cosine=config.targets.target_type != "pixel",
-            ),
+            diagnostics=collapse_detector(config, world, model),
             figure_fn=lambda batch, out: pretraining_pictures(
                 model, batch.clip.repeat_interleave(masks.num_masks, dim=0), out
             ),
-            plan=plan_of(config, world, model, num_masked=dataset.num_masked, teacher=teacher, facts=facts),
+            plan=plan_of(config, world, model, num_masked=dataset.num_masked, teacher=teacher, facts=facts)
+            | describe_probe(probe, config.probe.every),
         ),
         facts=facts,
     )
@@ -160,7 +169,9 @@ def main(config: PretrainingConfig, world: World) -> None:
     if run.dry_run:
         rehearse(trainer, batches, world=world)
     else:
-        fit(trainer, batches)
+        if probe is not None:
+            probe.begin(trainer.state.step)
+        fit(trainer, batches, validate=probe, every=config.probe.every)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,11 @@ class NonFiniteError(RuntimeError):
     """A NaN or Inf loss or gradient; raised on all ranks, with the weights unchanged."""
 
 
-USER_ERRORS: tuple[type[Exception], ...] = (OptionError, CheckpointError, BadVideosError, NonFiniteError)
+class CollapseError(RuntimeError):
+    """Features or assignments that have collapsed, with `--stop_when_collapsed`; raised on all ranks."""
+
+
+USER_ERRORS: tuple[type[Exception], ...] = (OptionError, CheckpointError, BadVideosError, NonFiniteError, CollapseError)
 LONGEST = 2000  # characters of a message; what a file holds may be quoted in it
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # full disk, quota, read-only, file size limit
 

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NoReturn
@@ -32,12 +32,13 @@ ForwardFn = Callable[[nn.Module, Any], dict[str, torch.Tensor]]
 ValidateFn = Callable[[], dict[str, float]]
 
 
-def fit(trainer: "Trainer", loader: Any, *, validate: ValidateFn | None = None) -> None:
-    """Train from the current state to the last epoch; validate after each epoch, save checkpoints when due.
+def fit(trainer: "Trainer", loader: Any, *, validate: ValidateFn | None = None, every: int = 1) -> None:
+    """Train from the current state to the last epoch; validate after epochs, save checkpoints when due.
 
     Args:
         loader: this rank's data loader; its `sampler` has `set_epoch`, `state_dict` and `load_state_dict`.
         validate: the best value of the metric that `trainer.selection` names is kept in the state.
+        every: epochs from one validation to the next; the last one is validated in any case.
 
     Raises:
         Preempted: the process received a signal to stop and saved; the same command resumes.
@@ -59,9 +60,10 @@ def fit(trainer: "Trainer", loader: Any, *, validate: ValidateFn | None = None) 
                 loader.sampler.set_epoch(-1)  # so that set_epoch starts the epoch anew and does not continue it
                 continue
             state.epoch += 1
-            if validate is not None:
+            is_due = validate is not None and ((state.epoch + 1) % every == 0 or state.epoch + 1 == epochs)
+            if is_due:
                 trainer.checkpointer.before_validation(state, record)
-            trainer.finish_epoch(record, validate)
+            trainer.finish_epoch(record, validate if is_due else None)
         trainer.checkpointer.finish()
     trainer.close()
 
@@ -207,12 +209,12 @@ class Trainer:
                     results = validate()
             except Preempted as request:
                 self.exit_preempted(request.signum, all_ranks=False)
-            value = results[f"val/{self.selection.metric}"]
-            improved = self.selection.improves(value, state.best)
+            value = results.get(f"val/{self.selection.metric}")  # a probe of pre-training chooses nothing
+            improved = value is not None and self.selection.improves(value, state.best)
             state.best = value if improved else state.best
             record = {**record, **results}
-            metrics = "  ".join(f"{name} {_short(value)}" for name, value in results.items())
-            logger.info("epoch %d  %s  best %s", state.epoch, metrics, _short(state.best))
+            best = "" if value is None else f"  best {_short(state.best)}"
+            logger.info("epoch %d  %s%s", state.epoch, describe_results(results), best)
         self.log.write(state.step, **record)
         signum = self.preemption.poll_blocking(save_failed=self.checkpointer.failed)
         is_last = state.epoch + 1 == self.schedule.epochs
@@ -289,6 +291,11 @@ class Trainer:
         if self.monitor is not None:
             self.monitor.close()
         self.log.close()
+
+
+def describe_results(results: Mapping[str, float]) -> str:
+    """Metrics for the console."""
+    return "  ".join(f"{name} {_short(value)}" for name, value in results.items())
 
 
 def _short(value: float) -> str:

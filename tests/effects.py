@@ -175,6 +175,9 @@ def make_inputs(place, script, data):
     for file in torn:
         file.write_bytes(b"no video")
     write_lists(place / "broken", script, [*videos, *torn])
+    (place / "probe").mkdir()
+    for part, labelled in (("train", videos), ("val", others)):
+        write_list(place / "probe" / f"{part}.csv", labelled)
     return place
 
 

@@ -120,7 +120,12 @@ TABLES = {
             "input_size": "--input_size 48",
             "distillation_teacher": (DINO, "--distillation_teacher dino_b"),
         },
-        "nothing": NOTHING,
+        "nothing": {
+            **NOTHING,
+            "probe_data": "--probe_data {folder}/probe",
+            "probe_every": ("--probe_data {folder}/probe", "--probe_every 1"),
+            "stop_when_collapsed": "--stop_when_collapsed",
+        },
     },
     "fine-tuning": {
         "weights": {

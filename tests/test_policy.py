@@ -58,6 +58,7 @@ ORDER = {
         "registry",
         "sizes weights",
         "teachers",
+        "more_teachers",
         "analysis",
     ),
     "datasets": (
@@ -186,8 +187,9 @@ def test_no_module_at_the_top_hides_another():
     """Installed commands have the folder `sigma_video` at the head of the path: its `triton.py` would be Triton."""
     names = {file.stem for file in (ROOT / "sigma_video").glob("*.py")} | {file.stem for file in ROOT.glob("run_*.py")}
     names |= {*PACKAGES, "scripts"} - {"datasets"}  # which is ours on purpose
-    others = {*packages_distributions(), *OPTIONAL, *sys.stdlib_module_names, "transformers", "ray", "mteb"}
-    assert not names & {other for other in others if "sigma-video" not in packages_distributions().get(other, ())}
+    installed = packages_distributions()
+    others = {*installed, *OPTIONAL, *sys.stdlib_module_names, "transformers", "ray", "mteb"}
+    assert not names & {other for other in others if "sigma-video" not in installed.get(other, ())}
 
 
 def test_parsed_flags_stay_where_flags_are_parsed():

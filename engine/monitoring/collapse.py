@@ -10,11 +10,14 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 
+from ..errors import CollapseError
+
 logger = logging.getLogger(__name__)
 
 CHANCE_LOSS_RATIO = 0.98  # of ln K: a cross-entropy above it is no better than chance
 MIN_USED_RATIO = 0.1  # of the prototypes that could be used
 MAX_MEAN_COSINE = 0.95  # mean cosine similarity between features
+STEPS_TO_STOP = 3  # log steps in a row with the same warning that end a run
 
 
 def count_codes(codes: torch.Tensor, num_prototypes: int) -> torch.Tensor:
@@ -75,13 +78,23 @@ class CollapseDetector:
         num_prototypes: K; None for an objective without prototypes.
         check_cosine: False for features that are similar by nature, such as pixels, which are all positive.
         log_warnings: True on one rank only.
+        stops: end the run where a warning stays.
     """
 
-    def __init__(self, num_prototypes: int | None, *, check_cosine: bool = True, log_warnings: bool = True) -> None:
+    def __init__(
+        self,
+        num_prototypes: int | None,
+        *,
+        check_cosine: bool = True,
+        log_warnings: bool = True,
+        stops: bool = False,
+    ) -> None:
         self.num_prototypes = num_prototypes
         self.check_cosine = check_cosine
         self.log_warnings = log_warnings
+        self.stops = stops
         self._active_warnings: set[str] = set()
+        self._in_a_row: dict[str, int] = {}
 
     def sums(self, out: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """What has to be summed over ranks, by name. Does not synchronize with the device.
@@ -105,6 +118,9 @@ class CollapseDetector:
         Args:
             sums: those of all ranks, float32 in host memory.
             after_warmup: warn only then; before, a loss at chance is expected.
+
+        Raises:
+            CollapseError: on all ranks, with `stops`, where a warning is as true as at the log steps before.
         """
         statistics = {f"cosine_{name}": mean_cosine(sums[name]) for name in ("predicted", "projected")}
         warnings = {
@@ -121,6 +137,8 @@ class CollapseDetector:
                 warnings |= self._check_codes(sums[f"codes_{branch}"], loss, branch, statistics)
         if after_warmup and self.log_warnings:
             self._warn(step, warnings)
+        if after_warmup and self.stops:
+            self._stop(step, warnings)
         return statistics
 
     def _check_codes(
@@ -137,6 +155,15 @@ class CollapseDetector:
         if num_usable > 1 and used < max(MIN_USED_RATIO * num_usable, 2):
             warnings[f"few prototypes are in use by the {branch} codes"] = f"{used} of {self.num_prototypes}"
         return warnings
+
+    def _stop(self, step: int, warnings: Mapping[str, str]) -> None:
+        self._in_a_row = {what: self._in_a_row.get(what, 0) + 1 for what in warnings}
+        for what, numbers in warnings.items():
+            if self._in_a_row[what] >= STEPS_TO_STOP:
+                raise CollapseError(
+                    f"step {step}: {what} ({numbers}), at {STEPS_TO_STOP} log steps in a row: the run is ended by "
+                    "--stop_when_collapsed. Its checkpoints stay; see 'What loss to expect' in PRETRAIN.md"
+                )
 
     def _warn(self, step: int, warnings: Mapping[str, str]) -> None:
         for what, numbers in warnings.items():

@@ -21,6 +21,8 @@ from models.targets import TargetConfig
 from models.vit import EncoderConfig
 from sigma_video.options import OptionError, group, option
 
+from .online_probe import OnlineProbeConfig
+
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainingConfig(TrainingConfig):
@@ -42,6 +44,7 @@ class PretrainingConfig(TrainingConfig):
     augmentation: PretrainAugmentConfig = group("augmentation")
     masks: MaskConfig = group("mask")
     loader: LoaderConfig = group("loading")
+    probe: OnlineProbeConfig = group("probe during training")
 
     @classmethod
     def completed(cls, values: dict[str, Any]) -> dict[str, Any]:
