@@ -19,7 +19,7 @@ from .distributed.collectives import gather_objects, gather_to_main
 from .distributed.world import EXPECTED, World, on_main_process, raise_any
 from .errors import NonFiniteError
 from .files import replace_text
-from .resilience.preemption import raise_if_preempted
+from .resilience.preemption import raise_if_preempted, stop_requested
 from .resilience.watchdog import heartbeat
 from .results import RESULTS
 from .tasks.results import Listed, write_results
@@ -61,8 +61,10 @@ def predict_batches(
     in_step: bool,
     scores: Scores,
 ) -> Iterator[tuple[Any, torch.Tensor]]:
-    """Each batch, moved to the device, and the scores of its views; see `predict` for the rest."""
+    """Each batch, moved to the device, and the scores of its views, until a rank is asked to stop; see `predict`."""
     for batch in batches:
+        if stop_requested():
+            break
         batch = batch.to(device)
         yield (
             batch,
@@ -99,6 +101,7 @@ def predict(
     Raises:
         RuntimeError: on rank 0, a video predicted twice or not at all.
         OSError, RuntimeError, ValueError: on all ranks, what ended one of them, such as a video that cannot be decoded.
+        Preempted: on all ranks, one received a signal.
     """
     was_training = model.training
     model.eval()
@@ -116,7 +119,6 @@ def predict(
     try:
         for number, (batch, views) in enumerate(predictions, start=1):
             heartbeat()
-            raise_if_preempted()
             pooled = views.amax(dim=1) if pooling == "max" else views.mean(dim=1)
             rows += zip(batch.index.tolist(), *(x.cpu().numpy() for x in (batch.label, pooled, views)), strict=True)
             if number % log_every == 0:
@@ -127,6 +129,7 @@ def predict(
         failure = error
     model.train(was_training)
     raise_any(failure, world)
+    raise_if_preempted()
     shares = gather_to_main(rows)  # a rank beyond the number of videos has none
     return _merge([row for share in shares for row in share], num_videos) if world.is_main else None
 

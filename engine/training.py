@@ -208,7 +208,7 @@ class Trainer:
                 with self.preemption.interruptible():
                     results = validate()
             except Preempted as request:
-                self.exit_preempted(request.signum, all_ranks=False)
+                self.exit_preempted(request.signum)
             value = results.get(f"val/{self.selection.metric}")  # a probe of pre-training chooses nothing
             improved = value is not None and self.selection.improves(value, state.best)
             state.best = value if improved else state.best
@@ -269,20 +269,14 @@ class Trainer:
         self.log.rewind(self.state.step)
         self.meter.restart_epoch()
 
-    def exit_preempted(self, signum: int, *, all_ranks: bool = True) -> NoReturn:
-        """Finish writing checkpoints, close the logs and exit, after a signal or a failed save.
-
-        Args:
-            all_ranks: every rank calls this now.
+    def exit_preempted(self, signum: int) -> NoReturn:
+        """Finish writing checkpoints, close the logs and exit, after a signal or a failed save; on every rank.
 
         Raises:
             Preempted: always, unless
             CheckpointError: a checkpoint cannot be written.
         """
-        if all_ranks:
-            self.checkpointer.finish()
-        else:
-            self.checkpointer.wait()
+        self.checkpointer.finish()
         self.close()
         self.preemption.exit(signum, f"after {self.state.step} steps; the same command resumes")
 

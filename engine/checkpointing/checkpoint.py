@@ -158,7 +158,7 @@ class Checkpointer:
         """
         error = None
         try:
-            self.wait()
+            self.writer.wait()  # only rank 0 writes
         except CheckpointError as failure:
             error = failure
         failed = int(all_reduce_sum(torch.tensor(int(error is not None), device=self.world.device)))
@@ -166,10 +166,6 @@ class Checkpointer:
             raise error
         if failed:
             raise SystemExit(2)
-
-    def wait(self) -> None:
-        """`finish` without the other ranks; only rank 0 writes."""
-        self.writer.wait()
 
     def _is_due(self, step: int) -> bool:
         return self.save_steps > 0 and step % self.save_steps == 0

@@ -242,6 +242,17 @@ def announce(word: str) -> None:
             logger.debug("announcing %s: %s", word, error)
 
 
+def was_announced(word: str) -> bool:
+    """Whether a rank has announced the word; asks the store, and waits for no rank."""
+    if not dist.is_initialized():
+        return False
+    try:
+        return bool(dist.distributed_c10d._get_default_store().check([word]))
+    except dist.DistError as error:  # the launcher, which keeps the store, has ended already
+        logger.debug("asking for %s: %s", word, error)
+        return False
+
+
 def wait_for(word: str, timeout: datetime.timedelta) -> bool:
     """Wait until a rank announces the word, or until none can, because the store is gone; False after `timeout`."""
     if dist.is_initialized():

@@ -20,7 +20,7 @@ import torch
 from ..distributed.collectives import all_reduce_sum
 from ..distributed.ddp import NUM_REQUESTS, Backend
 from ..distributed.readout import Readout
-from ..distributed.world import World, announce, wait_for
+from ..distributed.world import World, announce, wait_for, was_announced
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +32,7 @@ SAVE_FAILED = 1 << 10  # larger than any signal number: a rank can no longer wri
 REQUESTS = (*sorted(map(int, SIGNALS)), SAVE_FAILED)
 assert len(REQUESTS) == NUM_REQUESTS
 _REQUEUED = "the job is requeued"  # what the main process announces
+_STOPPING = "a rank was asked to stop"  # what that rank announces while it evaluates
 
 
 class Preempted(SystemExit):
@@ -129,7 +130,10 @@ class PreemptionHandler:
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Around work that is redone after a restart, such as validation: `raise_if_preempted` raises inside it."""
+        """Around work that is redone after a restart, such as validation: `raise_if_preempted` raises inside it.
+
+        Every rank must enter it.
+        """
         _interruptible_handlers.append(self)
         try:
             raise_if_preempted()
@@ -156,15 +160,28 @@ def exit_on_preemption(world: World) -> Iterator[None]:
 _interruptible_handlers: list[PreemptionHandler] = []
 
 
+def stop_requested() -> bool:
+    """Asked between the batches of an evaluation: whether to leave the rest out, after a signal to any rank.
+
+    Ranks have different numbers of batches, so that no collective can be among them. A rank that has received a signal
+    announces it; all go on to `raise_if_preempted`. Always False outside of `interruptible`.
+    """
+    for handler in _interruptible_handlers:
+        if handler.local_signal:
+            announce(_STOPPING)
+            return True
+    return bool(_interruptible_handlers) and was_announced(_STOPPING)
+
+
 def raise_if_preempted() -> None:
-    """Called between the batches of an evaluation. Raises Preempted in `interruptible` after a signal.
+    """Raise Preempted in `interruptible`, on all ranks, if one has received a signal. Every rank must call it.
 
     The signal handler itself does not raise: an exception at an arbitrary point, for example while a worker starts, may
     leave a lock held.
     """
     for handler in _interruptible_handlers:
-        if handler.local_signal:
-            raise Preempted(handler.local_signal)
+        if signum := handler.poll_blocking():
+            raise Preempted(signum)
 
 
 def signal_name(signum: int) -> str:

@@ -17,7 +17,7 @@ from torch import nn
 from engine.distributed.collectives import gather_objects
 from engine.distributed.world import World
 from engine.errors import NonFiniteError
-from engine.resilience.preemption import raise_if_preempted
+from engine.resilience.preemption import raise_if_preempted, stop_requested
 from engine.resilience.watchdog import heartbeat
 
 from .anchors import split_outputs
@@ -53,19 +53,22 @@ class Counter:
 
         Raises:
             NonFiniteError: on all ranks, outputs that are NaN.
+            Preempted: on all ranks, one received a signal.
         """
         was_training = model.training
         model.eval()
         counts, bad = {}, []
         for batch in self.loader:
             heartbeat()
-            raise_if_preempted()
+            if stop_requested():
+                break
             index = int(batch.index[0])
             try:
                 counts[index] = count_cycles(batch.clip.shape[1], partial(self.ask, model, batch.clip[0]))
             except NonFiniteError:
                 bad.append(index)
         model.train(was_training)
+        raise_if_preempted()
         shares = gather_objects((counts, bad))
         if nans := sorted(index for _, found in shares for index in found):
             raise NonFiniteError(

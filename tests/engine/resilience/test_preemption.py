@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from processes import FINETUNE, PRETRAIN, gloo_world, run_in_processes, run_script, running, script_target
 from runs import load, records, same
 
+from datasets.loading.batch import Batch
 from engine import evaluation
 from engine.checkpointing.files import newest_valid
 from engine.distributed.ddp import Backend
@@ -220,6 +222,60 @@ def test_interruptible():
         with pytest.raises(Preempted), handler.interruptible():  # the request came before
             raise AssertionError
         raise_if_preempted()  # outside, signals are only recorded
+
+
+def evaluate_until_a_signal_to_rank_0(world, in_step):
+    """Rank 0 has three batches and is asked to stop in its second, rank 1 has many; batches that were read."""
+    read = 0
+
+    def batches():
+        nonlocal read
+        for number in range(400 if world.rank else 3):
+            if not world.rank and number == 1:
+                os.kill(os.getpid(), signal.SIGUSR1)
+            time.sleep(0.01)
+            read += 1
+            yield Batch(clip=torch.ones(2, 4), index=torch.tensor([2 * number, 2 * number + 1]), label=torch.ones(2))
+
+    options = {"world": world, "num_videos": 806, "clips_at_once": 2, "scores": torch.sigmoid}
+    with PreemptionHandler(world) as handler:
+        try:
+            with handler.interruptible():
+                evaluation.predict(torch.nn.Linear(4, 3), batches(), in_step=in_step, autocast=nullcontext(), **options)
+        except Preempted as request:
+            return request.code, request.signum, read
+
+
+@pytest.mark.parametrize("in_step", [False, True])
+def test_a_signal_to_one_rank_ends_the_evaluation_of_all(in_step):
+    """They agree on it, however many batches each has: a rank that went alone would leave the others a lost peer."""
+    first, second = gloo_world(evaluate_until_a_signal_to_rank_0, in_step)
+    assert first == (EXIT_CODE, signal.SIGUSR1, 2)
+    assert second[:2] == (EXIT_CODE, signal.SIGUSR1) and second[2] < 300
+
+
+@pytest.mark.slow
+def test_a_run_on_two_ranks_that_is_stopped_in_validation(data, tmp_path):
+    changes = {"epochs": 1, "warmup_epochs": 0, "batch_size": 2, "num_sample": 1, "mixup": 0, "cutmix": 0}
+    script = script_target(FINETUNE, *data.flags(FINETUNE, tmp_path, **changes))
+
+    def interrupted():
+        predict_batch = evaluation.predict_batch
+
+        def asked_behind(*args, **kwargs):
+            if os.environ["RANK"] == "1":
+                os.kill(os.getpid(), signal.SIGTERM)
+            return predict_batch(*args, **kwargs)
+
+        evaluation.predict_batch = asked_behind
+        script()
+
+    for ended in run_in_processes(interrupted, size=2):
+        assert ended.code == EXIT_CODE and "Traceback" not in ended.stderr, ended.stderr[-2000:]
+    assert not (tmp_path / "checkpoint-0.pth").exists() and list(tmp_path.glob("checkpoint-*.pth"))
+    for ended in run_in_processes(script, size=2):
+        assert ended.code == 0, ended.stderr[-2000:]
+    assert (tmp_path / "checkpoint-0.pth").exists() and (tmp_path / "test.json").exists()
 
 
 ONE = {"SLURM_JOB_ID": "7", "SIGMA_REQUEUE": "1"}
