@@ -87,6 +87,7 @@ def test_depth_counts_all_blocks_and_the_last_layers_start_smaller():
     stds = [block.linear2.weight.std().item() for block in head.blocks]
     assert stds == pytest.approx([0.02 / math.sqrt(2 * n) for n in (1, 2, 3)], rel=0.05)
     assert head.blocks[2].linear1.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert head.mlp[2].weight.std().item() == pytest.approx(0.02 / math.sqrt(2 * 3), rel=0.05)  # as the last block's
 
 
 def test_the_linear_head_is_a_norm_and_a_layer():

@@ -1,6 +1,7 @@
 """Heads trained on features: against scikit-learn, against a step written out, and against each other."""
 
 import itertools
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -10,7 +11,15 @@ from sklearn.linear_model import LogisticRegression
 from evaluation.probing.heads import LinearHead, ProbeError
 from evaluation.probing.recipes import Candidate, RecipeConfig, best_of, defaults_for
 from evaluation.probing.splits import hold_out, refuse_overlap
-from evaluation.probing.training import HeadTrainer, accuracy, epoch_batches, probabilities, train_on_features
+from evaluation.probing.training import (
+    HeadTrainer,
+    accuracy,
+    clip_probabilities,
+    epoch_batches,
+    probabilities,
+    train_on_clips,
+    train_on_features,
+)
 
 CPU = torch.device("cpu")
 
@@ -47,6 +56,7 @@ def test_a_first_step_is_that_of_adamw():
     features, labels = clouds(samples=6)
     head = LinearHead(4, 3, trains_norm=False)
     torch.nn.init.normal_(head.linear.weight)
+    torch.nn.init.constant_(head.linear.bias, 10.0)  # the same for all classes
     x = head.norm(torch.from_numpy(features[:, 0])).double()
     before = head.linear.weight.detach().double()
     p = torch.softmax(x @ before.T, 1)
@@ -59,7 +69,7 @@ def test_a_first_step_is_that_of_adamw():
     lr = 0.01 * 128 / 256 / 2  # first of two steps of warm-up
     expected = before * (1 - lr * 0.2) - lr * g / (g.abs() + 1e-8)
     assert torch.allclose(head.linear.weight.double(), expected, atol=1e-6)
-    assert head.linear.bias.abs().max() <= lr * 1.001  # no decay there
+    assert (head.linear.bias - 10).abs().max() <= lr * 1.01  # no decay there
 
 
 def test_parts_of_a_step_count_as_one(tmp_path):
@@ -118,6 +128,33 @@ def test_views_are_averaged_as_probabilities():
         assert row == pytest.approx(torch.stack(each).mean(0).detach().numpy(), abs=1e-6)
 
 
+def test_views_of_clips_are_averaged_as_probabilities():
+    heads = [torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(8, 3)) for _ in range(2)]
+    tokens = 4 * torch.randn(2, 3, 2, 4, generator=torch.Generator().manual_seed(0))
+    ((mark, found),) = clip_probabilities(heads, [(tokens, "mark")], nullcontext())
+    for head, rows in zip(heads, found, strict=True):
+        with torch.no_grad():
+            expected = [sum(torch.softmax(head(view[None])[0], 0) for view in video) / 3 for video in tokens]
+        assert mark == "mark" and rows == pytest.approx(torch.stack(expected).numpy(), abs=1e-6)
+
+
+def test_training_on_clips_mixes_targets_and_trains_after_each_test():
+    """Soft targets are not smoothed again; what a test between epochs switches off, dropout, is on again."""
+    head = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Flatten(), torch.nn.Linear(8, 3))
+    trainer = HeadTrainer([head], [Candidate(0.0, 0.0)], recipe(epochs=2), steps_per_epoch=1, smoothing=0.5)
+    tokens, targets = torch.randn(4, 2, 4), torch.tensor([[0.7, 0.3, 0.0]] * 4)
+    modes, losses = [], []
+
+    def steps(epoch):
+        modes.append(head.training)
+        head.eval()
+        yield [(tokens, targets)]
+
+    train_on_clips(trainer, steps, total=4, reduce=None, log=lambda epoch, loss: losses.append(loss))
+    expected = -(targets * head(tokens).log_softmax(1)).sum(1).mean().item()
+    assert modes == [True, True] and losses == pytest.approx([expected] * 2, rel=1e-5)
+
+
 def test_predictions_that_are_nan_are_no_answers():
     rows = np.array([[0.9, 0.1], [np.nan, np.nan]])
     assert accuracy(rows, np.array([0, 0])) == 0 and accuracy(rows[:1], np.array([0])) == 100
@@ -154,3 +191,22 @@ def test_each_probe_has_its_published_recipe():
     assert (ssv2["pooler1"]["test_num_segment"], ssv2["pooler1"]["test_num_crop"]) == (1, 3)
     assert len(ssv2["attentive4"]["lrs"]) * len(ssv2["attentive4"]["weight_decays"]) == 20
     assert (ssv2["knn"]["test_num_segment"], ssv2["knn"]["final_norm"]) == (1, True)
+    assert defaults_for("pooler1", "SSV2", epochs=10)["warmup_epochs"] == 0.5
+    views = {
+        (probe, name): tuple(defaults_for(probe, name, epochs=None)[f"test_num_{part}"] for part in ("segment", "crop"))
+        for probe in ("linear", "pooler1", "attentive4", "knn")
+        for name in ("Kinetics-400", "SSV2", "UCF101")
+    }
+    assert views == {
+        **dict.fromkeys(itertools.product(["linear"], ["Kinetics-400", "SSV2", "UCF101"]), (None, None)),
+        **dict.fromkeys(itertools.product(["knn"], ["Kinetics-400", "SSV2", "UCF101"]), (1, 1)),
+        ("pooler1", "Kinetics-400"): (4, 3),
+        ("pooler1", "SSV2"): (1, 3),
+        ("pooler1", "UCF101"): (None, None),
+        ("attentive4", "Kinetics-400"): (8, 3),
+        ("attentive4", "SSV2"): (2, 3),
+        ("attentive4", "UCF101"): (None, None),
+    }
+    areas = {name: defaults_for("linear", name, epochs=None)["min_crop_area"] for name in ("ImageNet-1K", "SSV2")}
+    assert areas == {"ImageNet-1K": 0.08, "SSV2": 0.25}
+    assert defaults_for("attentive4", "ImageNet-1K", epochs=None)["min_crop_area"] == 0.3
