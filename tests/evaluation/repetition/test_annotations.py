@@ -4,10 +4,12 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from replicas_severe import UCFREP, ucfrep, write_annotation
 
 from datasets.errors import AnnotationError, DecodeError
 from evaluation.repetition.annotations import RepetitionDataConfig, check_apart, check_frames, read_repetitions
+from evaluation.repetition.cycles import neighbour_offsets
 from evaluation.repetition.segments import SegmentDataset, SpanDataset, collate_segments
 
 
@@ -50,6 +52,14 @@ def test_segments_have_the_targets_of_their_own_frames(whole):
     assert batch.frames.shape[1:] == (3, 16, 16) and len(batch.frames) == sum(batch.lengths) == len(batch.following)
     assert batch.index.tolist() == [0, 1] and max(batch.lengths) <= 20 and min(batch.counts) > 1
     assert all(np.array_equal(dataset[3, 5][name], dataset[3, 5][name]) for name in ("frames", "following"))
+    plain = SegmentDataset(found, redrawn=True, **{**options, "flip": False})
+    for place in range(6):
+        item, whole_span = plain[1, place], SpanDataset(found, size=16)[place % 3]["clip"][0]
+        number = len(item["frames"])
+        starts = [n for n in range(len(whole_span)) if torch.equal(whole_span[n : n + number], item["frames"])]
+        targets = neighbour_offsets(found.bounds[place % 3])
+        for name, of_video in zip(("following", "previous"), targets, strict=True):
+            assert any(np.array_equal(item[name], of_video[start : start + number]) for start in starts), (place, name)
     sizes = {len(dataset[epoch, 2]["frames"]) for epoch in range(8)}
     fixed = SegmentDataset(found, redrawn=False, **options)
     assert len(sizes) > 1 and len({len(fixed[epoch, 2]["frames"]) for epoch in range(8)}) == 1

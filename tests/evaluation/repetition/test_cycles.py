@@ -172,6 +172,14 @@ def test_first_hypotheses_lie_in_the_segment():
     assert np.mean((near > 0.45) & (near < 2.1)) > 0.3 and near.max() > 4  # around the true length, and any
 
 
+@pytest.mark.parametrize("factor", [0.5, 1.0, 2.0])
+def test_a_twelfth_of_first_hypotheses_is_a_half_the_whole_or_twice_the_true_length(factor):
+    """Give or take a twentieth; of the others, which are spread over all lengths, up to a twentieth lie there too."""
+    rng = np.random.default_rng(0)
+    past = np.array([draw_state(100, 20.0, 2000, rng).past for _ in range(3000)])
+    assert 0.07 < (np.abs(past / 100 - factor) < 0.06).mean() < 0.145
+
+
 # ------------------------------------------------------------------------------------------------ clips and batches
 
 
@@ -234,6 +242,20 @@ def test_training_shows_each_segment_its_own_frames_and_moves_on():
     steps = [new.middle - old for new, old in zip(batch.states, (29, 9), strict=True)]
     assert 3 <= steps[0] <= 12 and 2 <= steps[1] <= 8  # a twentieth to a fifth of the segment
     assert all(state.past == state.future == 10 for state in batch.states)
+
+
+def test_targets_are_those_of_the_past_at_the_state_and_of_the_future_behind_it():
+    """None where the segment ends."""
+    batch = batch_of([60, 40])
+    batch.previous, batch.following = torch.arange(5, 105), torch.arange(105, 205)
+    batch.states = [State(20, 29, 41), State(30, 39, 49)]
+    classes, logs = CountingTask._targets(batch)
+    expected = [
+        [anchor_targets(5 + 29, 10), anchor_targets(105 + 30, 12)],
+        [anchor_targets(5 + 60 + 39, 10), anchor_targets(-1, 10)],
+    ]
+    assert classes.tolist() == [[branch[0].tolist() for branch in row] for row in expected]
+    np.testing.assert_allclose(logs, [[branch[1] for branch in row] for row in expected], rtol=1e-6)
 
 
 def test_hypotheses_depend_on_seed_and_sample_alone():
