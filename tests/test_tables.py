@@ -158,6 +158,32 @@ def test_result_without_a_row_is_told(tmp_path):
     assert not found and str(tmp_path / "a" / "test.json") in line and "row.json" in line
 
 
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["in the run's folder", "in another"])
+def test_a_test_is_of_the_run_that_trained_its_weights(tmp_path, elsewhere):
+    """Not of the command that tested them: beside the results, or beside the weights where these lie elsewhere."""
+    few = "train.csv: format 'path label', 1,010 videos, 101 classes, fingerprint 0123456789ab"
+    trained = result(tmp_path / "trained", "UCF101", row=None, videos=3_783, views=(5, 3), train=few)
+    tested = {"args": {"data_set": "UCF101", "model": "vit_base_patch16_224", "eval": True, "finetune": "x.pth"}}
+    if elsewhere:
+        content = json.loads((trained / "test.json").read_text())
+        (trained / "test.json").unlink()
+        folder = tmp_path / "tested"
+        folder.mkdir()
+        (folder / "test.json").write_text(json.dumps(content))
+        (folder / "run.json").write_text(json.dumps([tested]))
+    else:
+        folder, runs = trained, json.loads((trained / "run.json").read_text())
+        (folder / "run.json").write_text(json.dumps([*runs, tested]))
+    (folder / "row.json").write_text(json.dumps(MINE))
+    found, _ = cells(folder)
+    assert [key[3] for key in found] == ["UCF 10^3"]
+
+
+def test_other_epochs_of_pretraining_are_marked_where_they_are_no_row_of_their_own(tmp_path):
+    found, _ = cells(result(tmp_path / "a", "GYM99", row={**MINE, "epochs": 400}, videos=8_521, views=(5, 3)))
+    assert found["severe", "SIGMA-DINO", "ViT-B", "Gym99"].marks == ["pre-trained for 400 epochs, the paper for 800"]
+
+
 @pytest.mark.parametrize(("views", "column"), [((5, 3), "K400 5x3"), ((7, 3), "K400 7x3")])
 def test_views_are_columns_of_k400(tmp_path, views, column):
     found, _ = cells(result(tmp_path / "a", "Kinetics-400", videos=19_796, views=views))
@@ -275,6 +301,8 @@ def test_formats(tmp_path):
     assert {line["published"] for line in lines} >= {"53.9", "0.169", "65.0"}  # digits as in the other forms
     (line,) = (line for line in lines if line["table"] == "finetuning" and line["measured"])
     assert (line["published"], line["measured"], line["difference"]) == ("71.1", "70.1", "-1.0")
+    assert all(float(line["lowest"]) <= float(line["highest"]) for line in lines if line["published"])
+    assert any(float(line["lowest"]) < float(line["highest"]) for line in lines if line["published"])
     assert line["checkpoint"] == SHA and line["file"].endswith("test.json")
     assert {line["group"] for line in lines if line["method"].startswith(("SMILE", "TrackMAE", "DINOv3"))} == {
         "context"

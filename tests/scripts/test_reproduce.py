@@ -15,7 +15,7 @@ from scripts.recipes import read_recipes
 from scripts.reproduce_data import DATA, lists_are_written
 from scripts.reproduce_jobs import Job
 from scripts.reproduce_launch import run_local
-from scripts.reproduce_settings import parse_override
+from scripts.reproduce_settings import parse_override, read_weights
 
 RECIPES = read_recipes()
 SMALL = ["--method", "SIGMA-MLP", "--model", "ViT-B"]
@@ -91,6 +91,14 @@ def test_weights_stand_in_for_pretraining(tmp_path):
     assert "pretrain-k400_sigma_dino_vit_s" in jobs  # none are released for ViT-S
     own = planned("segmentation", *SMALL, "--weights", f"k400_sigma_mlp_vit_b={file}")[0]
     assert {job.variables["CHECKPOINT"] for job in own.values()} == {str(file)}
+
+
+def test_a_file_that_is_given_counts_before_the_released_one(tmp_path):
+    (tmp_path / "w.pth").touch()
+    own = f"k400_sigma_dino_vit_b={tmp_path}/w.pth"
+    for words in (["released", own], [own, "released"]):
+        found = read_weights(words, RECIPES)
+        assert found["k400_sigma_dino_vit_b"] == str(tmp_path / "w.pth") and len(found) > 1
 
 
 def test_cells_without_a_recipe_are_told_and_rows_that_nobody_prints_are_left_out():

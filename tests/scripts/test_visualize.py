@@ -13,11 +13,11 @@ from videos import read_number, write_video
 from datasets.masks.masks import MaskConfig
 from models import create_model
 from models.sinkhorn import sinkhorn_codes
-from scripts.visualization import sheets
+from scripts.visualization import pictures, sheets
 from scripts.visualization.clips import Sampling, clip_numbers, find_videos, read_clips
 from scripts.visualization.gallery import BALANCED, NEAREST, collect
-from scripts.visualization.overlays import clusters_of, show_labels, show_visible
-from scripts.visualization.prototype_sheets import TILE, cut, nearest_tubelets
+from scripts.visualization.overlays import clusters_of, show_colours, show_heat, show_labels, show_visible
+from scripts.visualization.prototype_sheets import TILE, cut, nearest_tubelets, prototype_sheet
 from scripts.visualization.subject import Subject
 from scripts.visualize import main
 
@@ -153,6 +153,26 @@ def test_videos_of_a_list_have_its_spans(files, tmp_path):
     assert clips.numbers.min() >= 15 and clips.numbers.max() < 30
 
 
+def test_frames_a_second_are_kept_apart_by_the_videos_rate(files):
+    """7.5 of 30 frames a second: every 4th."""
+    clips = read_clips(str(files / "videos" / "long.mp4"), None, Sampling(4, 64, None, 7.5, 1))
+    assert np.diff([read_number(frame) for frame in clips.frames[0]]).tolist() == [4, 4, 4]
+    assert (clips.stride, clips.rate) == (4, 7.5)
+
+
+@pytest.mark.parametrize(
+    ("frames", "tubelet", "columns"),
+    [
+        (16, 2, [0, 2, 4, 6, 8, 10, 12, 14]),
+        (32, 2, [0, 4, 8, 12, 16, 20, 24, 28]),
+        (6, 2, [0, 2, 4]),
+        (3, 1, [0, 1, 2]),
+    ],
+)
+def test_columns_of_a_sheet_are_first_frames_of_tubelets(frames, tubelet, columns):
+    assert pictures.columns_of(frames, tubelet) == columns
+
+
 # ------------------------------------------------------------------------------------------------- prototypes
 
 
@@ -197,6 +217,40 @@ def test_a_tubelet_is_shown_where_it_comes_from(gallery):
         assert abs(inside - frame[8 * row : 8 * row + 8, 8 * column : 8 * column + 8][2:6, 2:6].mean()) < 12
 
 
+def test_the_legend_of_prototypes_says_which_colour_is_whose(gallery):
+    """The first colour is that of the prototype that the video has most; each is seen where its tubelets are."""
+    subject, _, found = gallery
+    seen = {}
+
+    def keep(text, rows, frames, **_):
+        seen.update(text=text, rows=rows, frames=frames)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pictures, "finish", keep)
+        pictures.show_prototypes(found, subject, 0)
+    assigned = found.assigned[0]
+    counts = np.bincount(assigned.ravel(), minlength=6)
+    shown = [int(name.split()[1].rstrip(":")) for _, name in seen["text"].legend]
+    assert shown == sorted(np.flatnonzero(counts), key=lambda k: (-counts[k], -k))
+    side = pictures.SIDE // 4
+    for colour, name in seen["text"].legend:
+        prototype = int(name.split()[1].rstrip(":"))
+        assert name.endswith(f": {100 * counts[prototype] / counts.sum():.1f} %")
+        clip, slot, row, column = np.argwhere(assigned == prototype)[0]
+        place = 4 * clip + 2 * slot, row * side + side // 2, column * side + side // 2
+        expected = 0.45 * seen["frames"][place].astype(float) + 0.55 * np.array(colour)
+        assert np.abs(seen["rows"]["prototypes"][place] - expected).max() <= 1
+
+
+def test_the_rank_of_a_prototype_counts_those_with_more_tubelets(gallery, monkeypatch):
+    subject, _, found = gallery
+    monkeypatch.setattr("scripts.visualization.prototype_sheets.tiles", lambda text, *_, **__: text)
+    counts = found.counts[BALANCED].tolist()
+    for prototype in range(6):
+        rank = sorted(counts, reverse=True).index(counts[prototype]) + 1
+        assert f" %: rank {rank} of 6. " in prototype_sheet(found, subject, prototype).notes[0]
+
+
 def test_too_few_tubelets_to_balance(gallery, monkeypatch):
     subject, videos, _ = gallery
     monkeypatch.setattr("scripts.visualization.gallery.ENOUGH", 1000)
@@ -239,6 +293,28 @@ def test_colours_lie_where_the_tubelets_are():
     assert not np.array_equal(shown[0, 4, 0], shown[0, 0, 4])
     visible = show_visible(frames, labels < 0)
     assert np.array_equal((visible != frames).any(-1), ~expected)
+
+
+def test_components_and_attention_are_seen_where_they_are():
+    """Colours are red, green and blue; the higher a value, the brighter."""
+    colours = np.zeros((1, 1, 2, 3))
+    colours[0, 0, 0], colours[0, 0, 1] = (1, 0.2, 0), (0, 0.6, 1)
+    shown = show_colours(colours, 4, 2)
+    assert shown.shape == (2, 4, 4, 3) and shown[1, 0, 0].tolist() == [255, 51, 0]
+    assert shown[0, 3, 3].tolist() == [0, 153, 255]
+    heat = show_heat(np.full((2, 8, 8, 3), 100, np.uint8), np.array([[[2.0, 3.0], [2.0, 3.0]]]), low=2, high=3)
+    assert heat[:, :, 0].tolist() == [[[40, 40, 42]] * 8] * 2  # 0.4 of grey and 0.6 of (0, 0, 4)
+    assert heat[:, :, 7].tolist() == [[[191, 193, 138]] * 8] * 2  # and of (252, 255, 164)
+
+
+def test_attention_is_told_in_multiples_of_an_even_share(files):
+    """As the mean over all tokens is one, the range of the legend holds it."""
+    model = create_model("vit_mini_patch8_32", num_frames=4, num_classes=3).eval()
+    subject = Subject(model, "a model", MaskConfig(), clusters=3, seed=0, device=torch.device("cpu"))
+    clips = read_clips(str(files / "videos" / "long.mp4"), None, Sampling(4, 32, 2, None, 1))
+    text, _ = pictures.show_attention(subject, clips, np.zeros((4, 32, 32, 3), np.uint8))
+    low, *_, high = (float(name) for _, name in text.legend)
+    assert 0 < low <= 1 <= high
 
 
 def test_the_tubelet_is_in_the_middle_of_its_picture():

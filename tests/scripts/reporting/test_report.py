@@ -3,21 +3,29 @@
 import base64
 import hashlib
 import json
+import math
+import re
 from html.parser import HTMLParser
 from io import BytesIO
+from pathlib import Path
 from urllib.request import urlopen
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from videos import read_number
 
 from scripts import report
 from scripts.reporting.assets import SCRIPT, STYLE
-from scripts.reporting.charts import MOST_POINTS, means, thinned, ticks
+from scripts.reporting.charts import BOTTOM, HEIGHT, LEFT, MOST_POINTS, RIGHT, TOP, Frame, means, thinned, ticks
+from scripts.reporting.charts import WIDTH as WIDTH_OF_CHART
 from scripts.reporting.markup import number
+from scripts.reporting.panels import GROUPS, chart_of
 from scripts.reporting.pictures import WIDTH, thumbnail
-from scripts.reporting.predictions import Predictions
-from scripts.reporting.run_folder import read_run
+from scripts.reporting.predictions import Predictions, most_confused
+from scripts.reporting.results_shown import confusion_section
+from scripts.reporting.run_folder import Run, read_run
 from sigma_video.terminal import printable
 
 from .conftest import HOSTILE, make_log, make_record, make_test, read_csv
@@ -173,6 +181,13 @@ def test_pictures_are_frames_of_the_video(finished):
     assert thumbnail("one.mp4", None, [finished / "elsewhere", finished]).startswith("data:image/jpeg;base64,")
 
 
+def test_pictures_of_a_part_are_frames_of_the_part(finished):
+    """Of 8 frames at 30 a second, the last three: 5, 6 and 7."""
+    with urlopen(thumbnail(str(finished / "one.mp4"), (5 / 30, 8 / 30), [finished])) as content:
+        picture = torch.from_numpy(np.array(Image.open(BytesIO(content.read())))).permute(2, 0, 1)
+    assert [read_number(frame) for frame in picture.split(WIDTH, dim=2)] == [5, 6, 7]
+
+
 def test_several_runs_are_compared(tmp_path, finished):
     for name, options in (("a", {"lr": 2e-3, "drop": 0.1}), ("b", {"lr": 3e-3})):
         make_log(tmp_path / "runs" / name, shift=1.0)
@@ -284,6 +299,48 @@ def test_a_matrix_of_many_classes_is_a_picture(tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------ parts
+
+
+def test_a_curve_rises_where_its_values_rise(tmp_path):
+    """Pixels count from the top left corner of the drawing."""
+    frame = Frame(left=2.0, right=6.0, bottom=-1.0, top=1.0)
+    box = (LEFT, WIDTH_OF_CHART - RIGHT, HEIGHT - BOTTOM, TOP)
+    assert (frame.x(2), frame.x(6), frame.y(-1), frame.y(1)) == pytest.approx(box)
+    assert frame.y(0) == pytest.approx((HEIGHT - BOTTOM + TOP) / 2)
+    make_log(tmp_path / "run", steps=5)
+    page = write(tmp_path, tmp_path / "run")
+    (shape,) = [a["d"] for a in page.attributes("path") if a.get("data-name") == "loss"]
+    places = [tuple(map(float, pair)) for pair in re.findall(r"([\d.]+)[ ,]([\d.]+)", shape)]
+    assert [x for x, _ in places] == sorted(x for x, _ in places) and len(places) == 5
+    assert [y for _, y in places] == sorted(y for _, y in places)  # the loss falls
+
+
+def test_levels_say_how_many_prototypes_there_are():
+    panels = {panel.title: panel for panel in (*GROUPS["Training"], *GROUPS["Collapse watch"])}
+    records = [{"step": 1, "train/ln_k": math.log(k), "train/video_loss": 8.0} for k in (12, 3000)]
+    keys = ("prototypes_used_video", "perplexity_video")
+    run = Run(Path("run"), [record | dict.fromkeys((f"train/{key}" for key in keys), 5.0) for record in records])
+    levels = {title: chart_of(panel, {"run": run}).levels for title, panel in panels.items() if panel.levels}
+    assert levels == {
+        "Loss of each branch": {"chance, ln K = 8.006": pytest.approx(math.log(3000))},
+        "Prototypes used": {"K = 3000": pytest.approx(3000)},
+        "Perplexity of the assignment": {"K = 3000": pytest.approx(3000)},
+    }
+
+
+def test_confused_classes_by_hand():
+    """Of four videos of class a one is taken for b; of the two of b, one for a and one for c."""
+    labels, found = [0, 0, 0, 0, 1, 1, 2], [0, 0, 0, 1, 0, 2, 2]
+    arrays = {"labels": np.array(labels), "probabilities": np.eye(3)[found], "class_names": np.array(list("abc"))}
+    predictions = Predictions("classification", {**arrays, "paths": np.array(labels).astype(str)})
+    assert most_confused(predictions.confusion(), 5) == [(0, 1, 1), (1, 0, 1), (1, 2, 1)]
+    assert most_confused(np.array([[0, 2, 0], [3, 0, 0], [0, 9, 1]]), 2) == [(2, 1, 9), (1, 0, 3)]
+    said = confusion_section(predictions)
+    shares = re.findall(r"(\w) taken for (\w): (\d) \(([\d.]+) %\)", said)
+    assert [share for share in shares if share[2] != "0"] == [
+        *(("a", "a", "3", "75.0"), ("a", "b", "1", "25.0"), ("b", "a", "1", "50.0"), ("b", "c", "1", "50.0")),
+        ("c", "c", "1", "100.0"),
+    ]
 
 
 def test_thinned_lines_keep_their_extremes():

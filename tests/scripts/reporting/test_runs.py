@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from processes import ROOT
@@ -16,8 +17,8 @@ from engine.resilience.lock import RunLock
 from engine.tasks.table import TASKS
 from scripts import runs
 from scripts.reporting.listing import HEADER, Listing, as_text, screen
-from scripts.reporting.run_folder import LOWER, METRICS, read_run
-from scripts.reporting.state import state_of
+from scripts.reporting.run_folder import LOWER, METRICS, Run, read_run
+from scripts.reporting.state import age, clock, seconds_left, state_of
 
 from .conftest import make_log, make_record, make_test
 
@@ -85,6 +86,26 @@ def test_steps_of_a_run_whose_record_does_not_say(tmp_path):
     assert read_run(run).total_steps == 40
     made(run, steps=9, total=None)
     assert read_run(run).total_steps is None
+
+
+def test_time_left_is_by_the_last_steps_alone():
+    """Slow steps since the last twenty lines: 100 - 60 steps of 2 s."""
+    records = [{"step": step, "train/step_time": 0.1 if step <= 40 else 2.0} for step in range(1, 61)]
+    assert seconds_left(Run(Path("run"), records, [{"total_steps": 100}])) == pytest.approx(80)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "as_clock", "as_age"),
+    [
+        (0.4, "0:00:00", "0 s"),
+        (59.7, "0:01:00", "60 s"),
+        (150, "0:02:30", "2 min"),
+        (5461, "1:31:01", "2 h"),
+        (360_000, "100:00:00", "4 d"),
+    ],
+)
+def test_times_in_words(seconds, as_clock, as_age):
+    assert (clock(seconds), age(seconds)) == (as_clock, as_age) and clock(None) == ""
 
 
 def test_what_is_better_is_what_the_tasks_say():
