@@ -8,6 +8,7 @@ from videos import read_number
 from datasets.classification import TrainDataset, ValDataset
 from datasets.lists.read import read_list
 from datasets.lists.subsets import select
+from datasets.moments import Moments
 
 LENGTH, CLIP, STRIDE = 40, 3, 4
 SEEN = {0: (0, 39), 1: (3, 9), 2: (20, 20), 3: (30, 45)}  # class: its first and last frame; one ends behind the video
@@ -57,6 +58,11 @@ def test_a_clip_has_the_labels_between_its_first_and_its_last_frame(listed, name
     assert len(sets) > 3  # also of frames between those that are shown
     validated = ValDataset(videos, transform=lambda frames: frames, **options)[0]
     assert validated["label"] == [1, 1, 1, 1]  # the whole video counts
+
+
+def test_moments_go_with_their_videos():
+    moments = Moments("frames", [[(0, 1, 0)], [(2, 3, 1)], [(4, 5, 2)]], 24)
+    assert moments.of([2, 0]).by_video == ([(4, 5, 2)], [(0, 1, 0)])
 
 
 def test_parts_of_a_list_keep_their_moments(listed):

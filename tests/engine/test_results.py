@@ -6,11 +6,20 @@ import shutil
 import subprocess
 
 import pytest
+import torch
 from conftest import write_list
 from processes import FINETUNE, PRETRAIN, run_script
 from runs import load
 
+from datasets.lists.read import read_list
+from datasets.lists.splits import LabelledData
+from engine import results
+from engine.config import RunFacts
+from engine.distributed.world import World
+from engine.flags import parse
 from engine.results import TestedOn, hash_of, is_tested
+from programs.finetuning.options import FinetuningConfig
+from programs.finetuning.results import tested_on
 
 ONE_EPOCH = {"epochs": 1, "warmup_epochs": 0}
 ON = TestedOn("/data/test.csv", "0123456789ab", {"input_size": 32, "test_num_segment": 2})
@@ -28,7 +37,8 @@ def write_result(folder, origin, **changes):
     (folder / "test.json").write_text(json.dumps({"test/top1": 50.0, **origin, **changes}))
 
 
-def test_the_hash_is_that_of_sha256sum(weights):
+def test_the_hash_is_that_of_sha256sum(weights, monkeypatch):
+    monkeypatch.setattr(results, "CHUNK", 5000)  # read in three parts
     said = subprocess.run(["sha256sum", weights], capture_output=True, text=True, check=True).stdout
     assert hash_of(weights) == said.split()[0]
 
@@ -64,6 +74,24 @@ def test_done_means_that_weights_list_and_views_agree(weights, tmp_path):
     write_result(tmp_path, origin)
     weights.write_bytes(b"other weights")
     assert not is_tested(tmp_path, ON.origin({"": (str(weights), "model")}))
+
+
+def test_whatever_changes_what_is_seen_is_another_test(data):
+    """Each option that decides which pixels a view has, how many there are, what is made of them, and how precisely."""
+    listed = read_list(data.folder / "test.csv")
+
+    def settings(*words):
+        flags = data.flags(FINETUNE, **dict(zip(words[::2], words[1::2], strict=True)))
+        config = parse(FinetuningConfig, flags).resolved()
+        world, listed_data = World(0, 1, 0, torch.device("cpu")), LabelledData({"test": listed}, 3, [], False, {})
+        return tested_on(config, world, listed_data, RunFacts(decoder_used="pyav 15")).settings
+
+    changes = [("short_side_size", 40), ("num_frames", 8), ("sampling_rate", 3), ("fps", 7.5), ("amp", "bf16")]
+    changes += [("sampling", "uniform"), ("test_num_segment", 3), ("test_num_crop", 1), ("task", "multilabel")]
+    changes += [("task", "multilabel", "view_pooling", "max")]
+    found = [settings(), *(settings(*words) for words in changes)]
+    assert all(one != other for place, one in enumerate(found) for other in found[:place])
+    assert settings() == settings("batch_size", 2, "lr", 1)
 
 
 @pytest.mark.parametrize(

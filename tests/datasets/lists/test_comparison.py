@@ -59,6 +59,18 @@ def test_what_is_said_of_another_list(rows, doubts, recorded, tmp_path):
     assert len(found) == len(doubts) and all(map(str.__contains__, found, doubts)), found
 
 
+def test_other_parts_of_the_same_videos_were_not_trained_on(tmp_path):
+    def parts(name, *spans):
+        lines = [f'{{"path": "a.mp4", "label": 0, "start": {start}, "end": {start + 1}}}' for start in spans]
+        (tmp_path / name).write_text("\n".join(lines))
+        return read_list(tmp_path / name, root="/videos")
+
+    train = {"train": summarise(parts("train.jsonl", 0, 2, 4))}
+    assert len(train["train"]["sample"]) == 3 and compare_with_training(train, parts("test.jsonl", 1, 3)) == []
+    (doubt,) = compare_with_training(train, parts("both.jsonl", 1, 3, 4))
+    assert doubt.startswith("1 of its 3 videos are in the list")
+
+
 @pytest.mark.parametrize("recorded", [{}, {"train": None}, {"train": {}}, {"train": {"fingerprint": "x", "videos": 3}}])
 def test_files_that_do_not_know_their_lists_say_nothing(recorded, tmp_path):
     assert compare_with_training(recorded, listed(tmp_path / "test.csv", TEST)) == []
