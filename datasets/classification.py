@@ -100,7 +100,9 @@ class ViewConfig(Options):
         """How videos become clips, in words."""
         flip = "on" if self.flip else "off"
         distance = "" if self.sampling == "uniform" else f", {clip.distance}"
-        return f"{self.sampling} sampling{distance}, flip {flip}, {self.describe_test()} at test"
+        enlarged = self.short_side_size / clip.input_size
+        nearer = f", which show things {enlarged:.2g} times as large as whole frames would" if enlarged > 1.25 else ""
+        return f"{self.sampling} sampling{distance}, flip {flip}, {self.describe_test()} at test{nearer}"
 
 
 def _check_sampler(sampler: str, sampling_rate: int | None, fps: float | None) -> None:

@@ -1,5 +1,6 @@
 """`run_probing.py` from end to end, on replicas of the data sets."""
 
+import csv
 import json
 import pickle
 import shutil
@@ -147,17 +148,20 @@ def test_results_do_not_depend_on_the_number_of_ranks(made, tmp_path, probe, mor
     assert found[0] and found[0] == found[1] == found[2]
 
 
-def test_the_choice_never_sees_the_test(made, tmp_path):
-    """Wrong labels in the test list change the result, and nothing that was chosen."""
-    replica, poisoned = made("CIFAR-100"), tmp_path / "poisoned"
-    shutil.copytree(replica.root, poisoned)
-    file = poisoned / "cifar-100-python" / "test"
+def mislabelled(replica, root):
+    """CIFAR-100 with wrong labels in the test list alone."""
+    shutil.copytree(replica.root, root)
+    file = root / "cifar-100-python" / "test"
     content = pickle.loads(file.read_bytes(), encoding="bytes")
     content[b"fine_labels"] = [1 - label for label in content[b"fine_labels"]]
     file.write_bytes(pickle.dumps(content, protocol=2))
-    found = []
-    for name, root in (("a", replica.root), ("b", poisoned)):
-        other = replicas.Replica(root, root, replica.train, replica.val)
+    return replicas.Replica(root, root, replica.train, tuple(content[b"fine_labels"]))
+
+
+def test_the_choice_never_sees_the_test(made, tmp_path):
+    """Wrong labels in the test list change the result, and nothing that was chosen."""
+    replica, found = made("CIFAR-100"), []
+    for name, other in (("a", replica), ("b", mislabelled(replica, tmp_path / "poisoned"))):
         (finished,) = run("CIFAR-100", other, tmp_path / name, *RANDOM, *LINEAR)
         assert finished.code == 0, finished.stderr
         found.append(records(tmp_path / name)["top1"])
@@ -165,10 +169,26 @@ def test_the_choice_never_sees_the_test(made, tmp_path):
     assert found[0]["value"] == 100 - found[1]["value"]
 
 
+def check_nearest(folder):
+    """That each test sample got the class of the training sample with the most similar features, not its own."""
+    parts = {}
+    for part in ("train", "test"):
+        (place,) = folder.glob(f"features/*-{part}-1x1-normed")
+        rows = np.load(place / "features.npy").mean(axis=1)
+        labels = [int(row["label"]) for row in csv.DictReader((place / "index.csv").open())]
+        parts[part] = rows / np.linalg.norm(rows, axis=1, keepdims=True), np.array(labels)
+    (bank, known), (queries, labels) = parts["train"], parts["test"]
+    with np.load(next(folder.glob("probe-knn-*-predictions.npz"))) as kept:
+        assert kept["labels"].tolist() == labels.tolist() != kept["predicted_k1"].tolist()
+        assert kept["predicted_k1"].tolist() == known[(queries @ bank.T).argmax(axis=1)].tolist()
+
+
 def test_features_of_another_checkpoint_are_refused(made, tmp_path):
-    probe = partial(run, "CIFAR-100", made("CIFAR-100"), tmp_path, "--probe", "knn", "--neighbours", 1, *RANDOM[2:])
+    replica = mislabelled(made("CIFAR-100"), tmp_path / "replica")
+    probe = partial(run, "CIFAR-100", replica, tmp_path, "--probe", "knn", "--neighbours", 1, *RANDOM[2:])
     (first,) = probe("--random_weights", "0")
     assert first.code == 0, first.stderr
+    check_nearest(tmp_path)
     refused(probe("--random_weights", "1")[0], "CIFAR-100-train-1x1-normed", "another checkpoint", "--rebuild_features")
     (again,) = probe("--random_weights", "1", "--rebuild_features")
     assert again.code == 0, again.stderr

@@ -72,7 +72,7 @@ class CountingTask:
         rows = []
         for state, length, start in zip(batch.states, batch.lengths, batch.starts, strict=True):
             middle = int(state.middle)
-            past = int(batch.previous[start + middle]) if middle < length else IGNORED
+            past = int(batch.previous[start + middle])
             future = int(batch.following[start + middle + 1]) if middle + 1 < length else IGNORED
             rows.append([anchor_targets(past, int(state.past)), anchor_targets(future, int(state.future))])
         classes = torch.tensor(np.array([[branch[0] for branch in row] for row in rows]))

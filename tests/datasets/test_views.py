@@ -8,10 +8,14 @@ import pytest
 import torch
 
 from datasets import classification
-from datasets.classification import ViewDataset
+from datasets.catalogue import CATALOGUE
+from datasets.classification import ViewConfig, ViewDataset
 from datasets.decoding.open import open_video
 from datasets.lists.read import read_list
-from datasets.transforms.presets import ViewTransform
+from datasets.sampling import ClipConfig
+from datasets.transforms.presets import TrainTransform, ViewTransform
+from engine.flags import parse
+from programs.finetuning.options import FinetuningConfig
 
 FRAMES, STRIDE = 6, 3
 SIDE = 32
@@ -150,3 +154,29 @@ def test_frames_in_parts_are_the_frames(listed, decoder):
 def test_the_views_keep_nothing_else_in_memory(listed):
     clip = view_dataset(listed, clips=3)[0]["clip"]
     assert clip.untyped_storage().nbytes() == clip.numel()
+
+
+def size_of_things(frames):
+    """Output pixels for one of a frame whose pixels say in which column they are."""
+    row = frames[0, 0, 0].tolist()
+    return (len(row) - 1) / (row[-1] - row[0])
+
+
+def test_tests_show_things_as_large_as_training_does():
+    """A short side of 256 to 340 for crops of 112, tested at 112, would be 2.7."""
+    ramp = torch.arange(256, dtype=torch.uint8).expand(1, 3, 192, 256).contiguous()
+    found = set()
+    for name, spec in CATALOGUE.items():
+        if spec.images or spec.num_classes is None:
+            continue
+        task = ["--task", "multilabel"] if spec.view_pooling == "max" else []
+        config = parse(FinetuningConfig, ["--data_set", name, "--data_path", "lists", *task]).resolved()
+        assert "times as large" not in config.views.describe(config.clip)
+        found.add((config.clip.input_size, config.views.short_side_size, config.augmentation.min_area))
+    for size, side, area in found:
+        train = TrainTransform(size, min_area=area)
+        trained = np.mean([np.log(size_of_things(train(ramp, np.random.default_rng(n)))) for n in range(50)])
+        tested = size_of_things(ViewTransform(size, side, 3)(ramp)[1])
+        assert 1 / 1.3 < tested / np.exp(trained) < 1.3
+    said = ViewConfig(short_side_size=64, sampling="uniform").describe(ClipConfig(input_size=32))
+    assert said.endswith("at test, which show things 2 times as large as whole frames would")
