@@ -149,6 +149,8 @@ def plan(args: argparse.Namespace, recipes: Mapping[str, Recipe]) -> tuple[list[
     if args.launcher == "local" and args.nodes > 1:
         raise ConfigError(f"--nodes {args.nodes}: --launcher local is for this machine: take slurm")
     table = BY_NAME[args.table]
+    if table.name == "ablation":
+        raise ConfigError("ablation: its list of videos is not public; docs/ablations.md has a recipe for every row")
     names = [column.name for column in table.columns]
     if args.column not in (None, *names):
         near = did_you_mean(args.column, names)

@@ -45,7 +45,8 @@ def run_local(jobs: Sequence[Job], logs: Path) -> list[Job]:
         job.mark()
         code = _run(job, log)
         if code or not job.is_done():
-            print(f"[{number}/{len(jobs)}] {job.name}: failed with exit code {code}: {_reason(log)}", flush=True)
+            how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
+            print(f"[{number}/{len(jobs)}] {job.name}: failed with {how}: {_reason(log)}", flush=True)
             failed[job.name] = job
     return list(failed.values())
 
@@ -82,6 +83,8 @@ def _passing_on(process: subprocess.Popen[bytes]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    if received:
+        print(f"ended by {signal.Signals(received[0]).name}; the same command goes on from here", flush=True)
     if signal.SIGINT in received:
         raise KeyboardInterrupt
     if received:
