@@ -30,7 +30,7 @@ MAY_IMPORT = {  # besides the standard library and the package itself
         "sigma_video",
     },
     "models": {"torch", "einops", "timm", "numpy", "sigma_video", "onnx", "onnxruntime", "onnxscript", "triton"},
-    "engine": {"torch", "numpy", "safetensors", "wandb", "deepspeed", "sigma_video"},
+    "engine": {"torch", "numpy", "safetensors", "wandb", "deepspeed", "huggingface_hub", "sigma_video"},
     "inference": {"torch", "numpy", "sigma_video", "models", "datasets", "engine"},
     "evaluation": {
         "torch",
@@ -212,7 +212,17 @@ def test_entry_scripts_are_imported_by_nothing():
 
 
 # What needs them says what to install.
-OPTIONAL = {"onnx", "onnxruntime", "onnxscript", "torchcodec", "fsspec", "triton", "wandb", "deepspeed"}
+OPTIONAL = {
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "torchcodec",
+    "fsspec",
+    "triton",
+    "wandb",
+    "deepspeed",
+    "huggingface_hub",
+}
 
 
 def test_third_party_imports_are_required():

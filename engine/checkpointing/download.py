@@ -15,6 +15,7 @@ import torch
 
 from ..errors import CheckpointError
 from ..results import hash_of
+from .hub import fetch_from_hub, is_on_hub
 
 logger = logging.getLogger(__name__)
 
@@ -25,16 +26,18 @@ _HASH_IN_NAME = re.compile(r"-(?=\d*[a-f])([0-9a-f]{8,64})\.[^.]*$")  # torch.hu
 
 def is_address(path: object) -> bool:
     """Whether this is an address, not a path. Raises CheckpointError for addresses that cannot be fetched."""
+    if is_on_hub(path):
+        return True
     found = re.match(r"([a-z][a-z0-9+.-]+):/", str(path))
     if found and found[1] not in ("http", "https") and not Path(str(path)).exists():
         raise CheckpointError(
-            f"{path}: only https:// is fetched, not {found[1]}://; download the file and give its path"
+            f"{path}: only https:// and hf: are fetched, not {found[1]}://; download the file and give its path"
         )
     return found is not None and found[1] in ("http", "https")
 
 
 def fetch(address: str, *, size: int | None = None, folder: Path | None = None) -> Path:
-    """The file of an address, from the cache or downloaded into it.
+    """The file of an address, from the cache or downloaded into it; of `hf:ORG/NAME` see `fetch_from_hub`.
 
     The cache is torch.hub's folder, with a folder for each address: many files are called `checkpoint.pth`. The
     SHA-256 of the file is stored beside it, said in the log, and compared at every use. It is also compared with the
@@ -47,6 +50,8 @@ def fetch(address: str, *, size: int | None = None, folder: Path | None = None) 
     Raises:
         CheckpointError: not reachable, no file but a page, cut off, or of another size or hash.
     """
+    if is_on_hub(address):
+        return fetch_from_hub(address)
     address, _, fragment = address.partition("#")
     address = re.sub(r"^(https?):/+", r"\1://", address)  # a path object merges the slashes
     try:

@@ -37,7 +37,7 @@ class StartConfig(Options):
 
     finetune: str = option(
         "",
-        "checkpoint or safetensors file, Hugging Face, DeepSpeed or output folder, or https:// address",
+        "checkpoint or safetensors file, Hugging Face, DeepSpeed or output folder, https:// address, or hf:ORG/NAME",
         metavar="PATH",
     )
     model_key: str = option(DEFAULT_KEY, "where the weights lie in a checkpoint file")

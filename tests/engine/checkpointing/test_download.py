@@ -127,9 +127,9 @@ def test_without_a_network(tmp_path, monkeypatch):
         read_weights("http://127.0.0.1:9/x.pth")
 
 
-@pytest.mark.parametrize("address", ["s3://bucket/x.pth", "hf://owner/name", "ftp://host/x.pth", "https://[bad/x.pth"])
+@pytest.mark.parametrize("address", ["s3://bucket/x.pth", "ftp://host/x.pth", "https://[bad/x.pth"])
 def test_other_addresses_are_said(address):
     with pytest.raises(
-        CheckpointError, match=r"only https:// is fetched, not (s3|hf|ftp)://|no address \(Invalid IPv6"
+        CheckpointError, match=r"only https:// and hf: are fetched, not (s3|ftp)://|no address \(Invalid IPv6"
     ):
         read_weights(address)
