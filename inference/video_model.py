@@ -3,6 +3,7 @@
 Letters: G views of a video, T frames of a clip, S its height and width, D width of the encoder, N tokens of a clip.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,9 @@ from . import load as files
 from .load import ClipFacts, Loaded
 from .predict import Prediction, Predictor, refuse_nothing_read
 from .sources import Sample, find_samples
-from .views import Views, view_dataset, views_of_frames, with_sampling_rate
+from .views import Views, sampling_doubt, view_dataset, views_of_frames, with_sampling_rate
+
+logger = logging.getLogger(__name__)
 
 Source = str | Path | np.ndarray | torch.Tensor
 _MIDDLE = Views(1, 1)
@@ -164,6 +167,8 @@ def load(
         ConfigError: a device or precision that is not there.
     """
     loaded = with_sampling_rate(files.load(path, num_frames=num_frames, input_size=input_size), sampling_rate)
+    if doubt := sampling_doubt(loaded):
+        logger.warning("%s: %s; sampling_rate= says otherwise", path, doubt)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     place = torch.device(device)

@@ -33,6 +33,17 @@ _CONFIG_ARGS = {
     "img_size": "input_size",
     "num_heads": "num_attention_heads",
 }
+# Of folders that this project exported: options of the run beyond those that transformers knows, and their types.
+_OWN = "sigma_video"
+_OWN_ARGS: dict[str, type] = {
+    "data_set": str,
+    "sampling": str,
+    "sampling_rate": int,
+    "fps": float,
+    "test_num_segment": int,
+    "test_num_crop": int,
+    "view_pooling": str,
+}
 _TASKS = {"multi_label_classification": "multilabel", "regression": "regression"}  # problem_type -> --task
 _PART = re.compile(r"(?P<stem>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})\.(?:safetensors|bin)")
 _PATTERNS = ("*.safetensors", "pytorch_model*.bin")
@@ -160,6 +171,9 @@ def read_facts(folder: Path) -> dict[str, Any]:
         args["task"] = _TASKS[config["problem_type"]]
     if isinstance(config.get("target_scale"), list):
         args["target_scale"] = config["target_scale"]
+    own = config.get(_OWN)
+    if isinstance(own, dict):
+        args |= {name: own[name] for name, kind in _OWN_ARGS.items() if type(own.get(name)) is kind}
     return {
         "args": args | _processing(folder),
         "class_names": _class_names(config.get("id2label") or {}, folder),

@@ -9,6 +9,11 @@ from ..sigma import Sigma
 from ..targets import IMAGENET_MEAN, IMAGENET_STD, PixelTarget
 from .huggingface import PRETRAINING, architecture
 
+SAMPLING = "sigma_video"  # key of options that decide which frames are read, which transformers keeps and does not use
+_SAMPLING_OPTIONS = (
+    *("data_set", "sampling", "sampling_rate", "fps"),
+    *("test_num_segment", "test_num_crop", "view_pooling"),
+)
 PROBLEM_TYPES = {"multilabel": "multi_label_classification", "regression": "regression"}  # of --task; decides scores
 
 
@@ -25,7 +30,7 @@ def huggingface_config(
         model: of a pre-training model other than for pixels the encoder is described.
         class_names: by label, of a classifier; empty: LABEL_0 and so on, transformers' own placeholders.
         dtype: of the weights in the file.
-        args: options of the run that made the weights, of which `task` and `target_scale` are used.
+        args: options of the run that made the weights, of which `task`, `target_scale` and those of sampling are used.
 
     Raises:
         ModelError: a model, or names, that transformers' VideoMAE cannot hold.
@@ -56,6 +61,7 @@ def huggingface_config(
         "use_mean_pooling": isinstance(model, Classifier) and model.fc_norm is not None,
         "dtype": dtype,
     }
+    config |= _sampling_config(args or {})
     if isinstance(model, Classifier):
         return config | _label_config(model, class_names) | _task_config(args or {})
     return config | (_decoder_config(model) if kind == PRETRAINING else {})
@@ -79,6 +85,12 @@ def _task_config(args: Mapping[str, Any]) -> dict[str, Any]:
     """What pipelines do with the logits, and the scale of a number, which is ours alone."""
     kind, scale = PROBLEM_TYPES.get(str(args.get("task"))), args.get("target_scale")
     return ({"problem_type": kind} if kind else {}) | ({"target_scale": list(scale)} if scale else {})
+
+
+def _sampling_config(args: Mapping[str, Any]) -> dict[str, Any]:
+    """How the run chose frames and views, for this project's commands: transformers has no name for it."""
+    known = {name: args[name] for name in _SAMPLING_OPTIONS if args.get(name) is not None}
+    return {SAMPLING: known} if known else {}
 
 
 def _decoder_config(model: Sigma) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """One call from a file to a model."""
 
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -8,8 +9,10 @@ from safetensors.torch import save_file
 
 from engine.checkpointing.read_weights import StartConfig
 from engine.errors import CheckpointError
+from inference import views
 from inference.load import load, made
 from models.registry import create_model
+from scripts.weight_files import Content, write
 
 SIZES = {"img_size": 32, "num_frames": 8}
 ARGS = {"num_frames": 8, "input_size": 32, "sampling_rate": 2, "model": "pretrain_videomae_mini_patch8_32"}
@@ -81,6 +84,22 @@ def test_whatever_changes_tokens_changes_the_digest(pretrained, change):
     else:
         other.blocks[0].attn.num_heads = 2
     assert made(other, {}).digest != own.digest
+
+
+def test_an_exported_folder_says_which_frames_are_read(tmp_path):
+    state = create_model("vit_mini_patch8_32", num_classes=2, **SIZES).state_dict()
+    seconds = {"data_set": "custom", "fps": 7.5, "short_side_size": 40, "test_num_segment": 2, "test_num_crop": 1}
+    for number, args in enumerate((seconds, {"data_set": "SSV2", "sampling_rate": 3, "sampling": "dense"})):
+        own = {"num_frames": 8, "input_size": 32, "model": "vit_mini_patch8_32", **args}
+        torch.save({"model": state, "args": own}, tmp_path / f"{number}.pth")
+        write(Content(state, own, ["a", "b"], "mit"), "hf", tmp_path / f"{number}")
+        original, exported = load(tmp_path / f"{number}.pth"), load(tmp_path / f"{number}")
+        assert exported.clip == original.clip and views.tested_views(exported) == views.tested_views(original)
+    assert exported.clip.sampling_rate == 3 and exported.clip.sampling == "dense"
+    config = json.loads((tmp_path / "1" / "config.json").read_text())
+    config["sigma_video"] |= {"sampling_rate": "3", "head": 1}  # of another hand
+    (tmp_path / "1" / "config.json").write_text(json.dumps(config))
+    assert load(tmp_path / "1").clip.sampling_rate == 2 and "head" not in load(tmp_path / "1").args
 
 
 def test_shorter_clips_take_the_first_rows_of_the_position_table(pretrained):
