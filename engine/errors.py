@@ -3,11 +3,12 @@
 import contextlib
 import errno
 import os
+import select
 import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from sigma_video.options import OptionError
 from sigma_video.terminal import PrintableStream, printable
@@ -39,6 +40,7 @@ class CollapseError(RuntimeError):
 
 USER_ERRORS: tuple[type[Exception], ...] = (OptionError, CheckpointError, BadVideosError, NonFiniteError, CollapseError)
 LONGEST = 2000  # characters of a message; what a file holds may be quoted in it
+_EXIT_PIPE = 128 + signal.SIGPIPE  # as a shell shows a program that this signal ended
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # full disk, quota, read-only, file size limit
 
 
@@ -75,6 +77,16 @@ def _exit_with(text: str) -> NoReturn:
     sys.exit(2)
 
 
+def _is_unread(stream: TextIO) -> bool:
+    """Whether it is a pipe that nobody reads any more."""
+    try:
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)
+    except (OSError, ValueError):  # no file behind it
+        return False
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
 @contextlib.contextmanager
 def naming(path: str | Path) -> Iterator[None]:
     """Around work on an open file: an error of it, such as a full disk, gets the file's name."""
@@ -87,26 +99,33 @@ def naming(path: str | Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def user_errors(*types: type[Exception]) -> Iterator[None]:
+def user_errors(*types: type[Exception], interrupted: str = "interrupted") -> Iterator[None]:
     """Turn errors that a user can mend into one line on stderr and exit code 2; Ctrl-C into exit code 130.
 
     These are `USER_ERRORS`, the given types, and those of files and folders. What is printed meanwhile is shown with
-    its control characters escaped.
+    its control characters escaped. If what reads it ends, as `head` does, so does the program, without a word.
+
+    Args:
+        interrupted: what is said after Ctrl-C.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # by an entry script, for the time of its imports
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with contextlib.redirect_stdout(PrintableStream(sys.stdout)):
             yield
+            sys.stdout.flush()
     except (*USER_ERRORS, *types) as error:
         _exit_with(one_line(str(error)))
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _is_unread(sys.stdout):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the exit
+            sys.exit(_EXIT_PIPE)
         if error.errno in _DISK_FULL:
             _exit_with(f"{_name(error)} could not be written: {error.strerror}. Free some space")
         if error.filename is None or error.errno is None:
             raise
         _exit_with(f"{_name(error)}: {error.strerror}")
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; the same command resumes from the last checkpoint\n")
+        sys.stderr.write(f"{interrupted}\n")
         sys.stderr.flush()
         sys.exit(130)

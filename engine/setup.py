@@ -39,6 +39,8 @@ from .training import ForwardFn, Trainer
 R = TypeVar("R", bound=TrainingConfig)
 logger = logging.getLogger(__name__)
 
+_INTERRUPTED = "interrupted; the same command resumes from the last checkpoint"
+
 
 def run_script(
     cls: type[R],
@@ -54,11 +56,11 @@ def run_script(
         errors: besides the engine's own, those that are shown as one line, with exit code 2.
         around: entered around `main`, once the ranks are joined.
     """
-    with user_errors(*errors):
+    with user_errors(*errors, interrupted=_INTERRUPTED):
         config = parse(cls)
         with (
             distributed(config.run.device) as world,
-            user_errors(*errors),
+            user_errors(*errors, interrupted=_INTERRUPTED),
             around(),
             scratch_output(config.run, world) as run,
             output_lock(run.output_dir, world),

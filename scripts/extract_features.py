@@ -173,10 +173,12 @@ def report(args: argparse.Namespace, plan: Plan, made: np.ndarray | None) -> Non
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     args = parser().parse_args(argv)
-    with user_errors(*DATA_ERRORS, ModelError):
+    interrupted = "interrupted; the same command goes on"
+    with user_errors(*DATA_ERRORS, ModelError, interrupted=interrupted):
         if args.stride and not args.window:
             raise ConfigError(f"--stride {args.stride:g} is the distance of windows: give --window, or leave it out")
-        with distributed(args.device) as world, user_errors(*DATA_ERRORS, ModelError), loader_errors():
+        reported = user_errors(*DATA_ERRORS, ModelError, interrupted=interrupted)
+        with distributed(args.device) as world, reported, loader_errors():
             setup_logging(world, "")
             run(args, world)
 

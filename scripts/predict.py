@@ -266,9 +266,11 @@ def write_submission(file: str, rows: Sequence[dict[str, Any]]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code."""
     args = parser().parse_args(argv)
-    with user_errors(*DATA_ERRORS, ModelError):
+    interrupted = f"interrupted; the same command goes on from {args.json}" if args.json else "interrupted"
+    with user_errors(*DATA_ERRORS, ModelError, interrupted=interrupted):
         check(args)
-        with distributed(args.device) as world, user_errors(*DATA_ERRORS, ModelError), loader_errors():
+        reported = user_errors(*DATA_ERRORS, ModelError, interrupted=interrupted)
+        with distributed(args.device) as world, reported, loader_errors():
             start = StartConfig(model_key=args.model_key, trust_checkpoint=args.trust_checkpoint)
             loaded = load(args.checkpoint, start, world=world)
             loaded.model.to(world.device)

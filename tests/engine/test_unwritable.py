@@ -5,6 +5,7 @@ import logging
 import os
 import resource
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -214,6 +215,19 @@ def test_errors_of_files_are_one_line(error, words, capsys):
 def test_an_error_without_a_file_is_a_fault_of_the_code():
     with pytest.raises(OSError, match="strange"), user_errors():
         raise OSError("strange")
+
+
+def test_output_that_nobody_reads_any_more_ends_the_program_without_a_word(monkeypatch):
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as stdout:
+        monkeypatch.setattr("sys.stdout", stdout)
+        os.close(reading)
+        with pytest.raises(SystemExit) as ended, user_errors():
+            print("a line")  # noqa: T201
+        print("and one at the exit", flush=True)  # noqa: T201
+    assert ended.value.code == 128 + signal.SIGPIPE
+    with pytest.raises(BrokenPipeError), user_errors():  # of something else
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
 
 def test_a_name_is_given_to_errors_that_have_none():
