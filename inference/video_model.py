@@ -174,3 +174,6 @@ def load(
     place = torch.device(device)
     loaded.model.to(place)
     return VideoModel(loaded, place, RunConfig(amp=amp).amp_on(place))
+
+
+from_pretrained = load  # the name by which users of Hugging Face's libraries look for it

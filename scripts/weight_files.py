@@ -83,8 +83,15 @@ def write_torch(key: str, tensors: Mapping[str, torch.Tensor], file: Path, conte
         raise OSError(str(error).splitlines()[0]) from error
 
 
-def write_huggingface(content: Content, folder: Path) -> dict[str, torch.Tensor]:
-    """Write the folder that `from_pretrained` reads; returns the tensors in it, by native names."""
+def write_huggingface(
+    content: Content, folder: Path, *, metrics: Mapping[str, float] | None = None, whole: str = ""
+) -> dict[str, torch.Tensor]:
+    """Write the folder that `from_pretrained` reads; returns the tensors in it, by native names.
+
+    Args:
+        metrics: for the card: results, by what was measured on what.
+        whole: file for all tensors, where transformers has no place for some of them; "": these are left out.
+    """
     model = build(content)
     tensors = to_huggingface(content.state)
     dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
@@ -96,13 +103,19 @@ def write_huggingface(content: Content, folder: Path) -> dict[str, torch.Tensor]
         "video_preprocessor_config.json": video_preprocessor_config(model, short_side=short_side),
     }
     names, args, licence = content.class_names, content.args, content.licence
-    card = model_card(model, name=folder.name, class_names=names, args=args, licence=licence)
+    written = from_huggingface(tensors)
+    held = {name.removeprefix("encoder.") for name in written}
+    has_more = any(name.removeprefix("encoder.") not in held for name in content.state)
+    facts: dict[str, Any] = {"metrics": metrics, "whole": whole if has_more else ""}
+    card = model_card(model, name=folder.name, class_names=names, args=args, licence=licence, **facts)
     folder.mkdir()
     write_safetensors(tensors, folder / "model.safetensors")
+    if whole and has_more:
+        write(content, "safetensors", folder / whole)
     for name, values in configs.items():
         (folder / name).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(card, encoding="utf-8")
-    return from_huggingface(tensors)
+    return written
 
 
 def write(content: Content, target: str, file: Path) -> dict[str, torch.Tensor]:
@@ -125,9 +138,14 @@ def write(content: Content, target: str, file: Path) -> dict[str, torch.Tensor]:
     else:
         written = {name: value.float() if value.is_floating_point() else value for name, value in written.items()}
         write_torch("module", written, file, content)
+    check_written(file, written)
+    return written
+
+
+def check_written(file: Path, written: Mapping[str, torch.Tensor]) -> None:
+    """Raise CheckpointError where what is read back differs from what was written, by native names."""
     if weights_hash(native_state(read_weights(file).tensors)) != weights_hash(written):
         raise CheckpointError(f"{file.name}: read back, it holds other weights; nothing was kept. Is the disk sound?")
-    return written
 
 
 def export(content: Content, target: str, file: Path, *, dynamic_batch: bool) -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""The rows of zoo.json: released weights, where they lie, what is known of them. Used by zoo.py."""
+"""The rows of zoo.json: released weights, where they lie, what is known of them. Used by zoo.py, publish.py."""
 
 import json
 import re

@@ -14,8 +14,8 @@ from .composing import install
 
 __version__ = "0.1.0"
 
-__all__ = ["ModelError", "create_model", "load"]
-_PLACES = {"load": ".inference.video_model"}  # of what is not in `.models`
+__all__ = ["ModelError", "create_model", "from_pretrained", "load"]
+_PLACES = dict.fromkeys(("from_pretrained", "load"), ".inference.video_model")  # of what is not in `.models`
 
 # The last entry is the folder that holds the packages and the entry scripts.
 if not Path(__file__).with_name("models").is_dir():

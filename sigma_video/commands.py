@@ -47,6 +47,7 @@ ANSWERS = {
     "report": "report.py",
     "runs": "runs.py",
     "zoo": "zoo.py",
+    "publish": "publish.py",
 }
 
 

@@ -97,7 +97,7 @@ def test_nothing_heavy_is_imported_before_it_is_used():
 
 def test_names_of_the_package():
     assert sigma_video.ModelError.__module__ == "sigma_video.models.registry"
-    assert {"create_model", "ModelError"} <= set(dir(sigma_video))
+    assert {"create_model", "ModelError", "load", "from_pretrained"} <= set(dir(sigma_video))
     with pytest.raises(AttributeError, match="no attribute 'create_modle'"):
         _ = sigma_video.create_modle
 
@@ -139,7 +139,8 @@ def test_packages_that_compose_the_others_work_under_the_installed_name(tmp_path
 def test_hub():
     entries = {name for name in dir(hubconf) if callable(getattr(hubconf, name)) and not name.startswith("_")}
     kinds, sizes = ("pretrain_videomae", "vit"), ("small", "base", "large", "huge")
-    assert entries == {"create_model"} | {f"{kind}_{size}_patch16_224" for kind in kinds for size in sizes}
+    sized = {f"{kind}_{size}_patch16_224" for kind in kinds for size in sizes}
+    assert entries == {"create_model", "from_pretrained"} | sized
     assert "num_classes" in hubconf.vit_small_patch16_224.__doc__
     small = {"depth": 1, "img_size": 32, "num_frames": 4, "num_classes": 3}
     model = torch.hub.load(str(ROOT), "vit_small_patch16_224", source="local", **small)

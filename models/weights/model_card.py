@@ -30,6 +30,7 @@ def model_card(
     args: Mapping[str, Any] | None = None,
     metrics: Mapping[str, float] | None = None,
     licence: str = "",
+    whole: str = "",
 ) -> str:
     """Markdown with a YAML header.
 
@@ -38,6 +39,7 @@ def model_card(
         args: options of the run that made the weights, as far as known.
         metrics: results, by what was measured on what.
         licence: of the weights that training started from, else of these; '': unknown, which the card says.
+        whole: file beside the card with the whole pre-training model, where transformers holds its encoder alone.
     """
     kind = architecture(model.state_dict())
     header, terms = _licence(licence)
@@ -47,7 +49,7 @@ def model_card(
     parts = [
         f"---\n{header}\nlibrary_name: transformers\npipeline_tag: {task}\ntags:\n{tags}\n---",
         f"# {name}",
-        _description(model, kind),
+        _description(model, kind, whole),
         "## Data and recipe\n\n" + _recipe(args or {}),
         "## Results\n\n" + _results(metrics or {}),
         "## How to load\n\n" + _loading(model, kind) + (_pipeline(model, args or {}) if kind == CLASSIFIER else ""),
@@ -75,7 +77,7 @@ def _licence(licence: str) -> tuple[str, str]:
     return f"license: other\nlicense_name: {json.dumps(licence)}", section
 
 
-def _description(model: Classifier | Sigma, kind: str) -> str:
+def _description(model: Classifier | Sigma, kind: str, whole: str) -> str:
     encoder = model if isinstance(model, Classifier) else model.encoder
     channels, frames, height, width = encoder.clip_shape
     t, h, w = encoder.grid
@@ -91,6 +93,12 @@ def _description(model: Classifier | Sigma, kind: str) -> str:
     )
     if kind in (CLASSIFIER, PRETRAINING):
         return f"{what}. {sizes}"
+    if whole:
+        return (
+            f"{what}. {sizes} Its decoder, projection network and prototypes have no place in transformers' VideoMAE: "
+            f"they are in `{whole}`, together with the encoder, for the `run_sigma_pretraining.py --finetune {whole}` "
+            "of the project that made these weights, which continues the pre-training."
+        )
     return (
         f"{what}. {sizes} Its decoder, projection network and prototypes are left out, because transformers' VideoMAE "
         "has no place for them: to continue pre-training use the file that this was converted from."

@@ -1,0 +1,140 @@
+"""Writes weights as a Hugging Face folder to publish: `python scripts/publish.py CHECKPOINT FOLDER --results output/x`.
+
+FOLDER gets what `convert_checkpoint.py --to hf` writes, of a pre-trained model its decoder as well, and a card with
+licence, base model, data, recipe and the results of these very weights. Nothing is uploaded without --push.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import sigma_video.compat  # noqa: F401  (before anything that imports torchvision)
+from datasets.errors import AnnotationError
+from engine.checkpointing.download import hash_of_weights, is_address
+from engine.checkpointing.files import newest_weights
+from engine.checkpointing.read_weights import DEFAULT_KEY
+from engine.errors import ConfigError, user_errors
+from models import ModelError
+from scripts.convert_checkpoint import Given, check_output, read_content
+from scripts.publish_card import complete, labels
+from scripts.publish_hub import connect, upload
+from scripts.table_records import Record, read_records
+from scripts.weight_files import Content, check_written, new_place, summary, write_huggingface
+from scripts.zoo_rows import NOT_STATED, Zoo, is_noncommercial, read_zoo
+from sigma_video.command_line import CommandLine
+
+WHOLE = "pretraining.safetensors"  # encoder, decoder and the rest, where transformers holds the encoder alone
+_NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+
+
+def parser() -> CommandLine:
+    """Command line of this script."""
+    made = CommandLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("checkpoint", metavar="CHECKPOINT", help="file, folder or address")
+    made.add_argument("folder", type=Path, metavar="FOLDER", help="to write; must not exist")
+    made.add_argument("--results", type=Path, nargs="+", default=[], metavar="DIR", help="with results in or below it")
+    made.add_argument("--name", default="", metavar="ORG/NAME", help="of the repository; default: FOLDER's, as a title")
+    made.add_argument("--licence", default="", help="of these weights; default: that of those they come from")
+    made.add_argument("--base_model", default="", metavar="NAME", help="they come from: of the zoo, or ORG/NAME")
+    made.add_argument("--datasets", nargs="+", default=[], metavar="NAME", help="trained on; default: as recorded")
+    made.add_argument("--class_names", default="", metavar="FILE", help="one name per line, in label order")
+    made.add_argument("--model_key", default=DEFAULT_KEY, help="keys of the weights in a .pth file")
+    made.add_argument("--num_frames", type=int, help="frames per clip, if the file does not record it")
+    made.add_argument("--input_size", type=int, help="height and width of a clip, if the file does not record them")
+    made.add_argument("--trust_checkpoint", action="store_true", help="run the code that CHECKPOINT may hold")
+    made.add_argument("--push", action="store_true", help="upload FOLDER to huggingface.co as a new repository --name")
+    return made
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise ConfigError for options that do not work, before anything is read."""
+    check_output(args.folder, target="hf", dynamic_batch=False)
+    if args.push and not args.name:
+        raise ConfigError("--push: as what? Give --name ORG/NAME")
+    if args.name and not _NAME.fullmatch(args.name):
+        raise ConfigError(f"--name {args.name}: a repository is ORG/NAME, of letters, digits, dots, - and _")
+    if args.results and args.model_key != DEFAULT_KEY:
+        raise ConfigError("--results are of the weights that a test takes: leave out --model_key, or --results")
+
+
+def licence_of(recorded: str, *, given: str, base_model: str, zoo: Zoo) -> str:
+    """The licence of the weights; "" if nobody says it.
+
+    Args:
+        recorded: of the weights that they come from, as the checkpoint says.
+        given: as the user says.
+
+    Raises:
+        ConfigError: what they come from forbids commercial use, and the given licence does not.
+    """
+    sources = {"what the checkpoint was trained from": recorded, base_model: zoo.licence_of(base_model)}
+    for where, licence in sources.items():
+        if given and is_noncommercial(licence) and not is_noncommercial(given):
+            raise ConfigError(
+                f"--licence {given}: {where} is under {licence}, which forbids commercial use of what is made from it "
+                "too: give a licence that does, or leave --licence out"
+            )
+    known = [licence for licence in sources.values() if licence not in ("", "unknown", NOT_STATED)]
+    return given or next(filter(is_noncommercial, known), known[0] if known else "")
+
+
+def records_of(checkpoint: str, folders: Sequence[Path]) -> list[Record]:
+    """The results that were measured with these weights, by their hash.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if not folders:
+        return []
+    newest = None if is_address(checkpoint) or not Path(checkpoint).is_dir() else newest_weights(Path(checkpoint))
+    digest = hash_of_weights(str(newest or checkpoint))
+    found = read_records(folders)
+    own = [record for record in found if record.checkpoint == digest]
+    if not own:
+        raise ConfigError(
+            f"--results: none of the {len(found)} results is of {newest or checkpoint} (SHA-256 {digest[:12]}...): "
+            "test these weights, or leave --results out"
+        )
+    if len(own) < len(found):
+        print(f"results: {len(own)} of {len(found)} are of these weights; the others are left out")
+    return own
+
+
+def write(args: argparse.Namespace, content: Content, records: Sequence[Record], base_model: str) -> None:
+    """Write FOLDER, whole or not at all."""
+    name = args.name or args.folder.name
+    data = args.datasets or list(filter(None, [str(content.args.get("data_set") or "")]))
+    with new_place(args.folder) as place:
+        written = write_huggingface(content, place, metrics=labels(records), whole=WHOLE)
+        complete(place / "README.md", name=name, base_model=base_model, datasets=data, records=records)
+        check_written(place, written)
+        names = ", ".join(sorted(file.name for file in place.iterdir()))
+    print(f"{args.folder}: written and read back: {summary(written)}\nin it: {names}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    with user_errors(ModelError, AnnotationError):
+        args = parser().parse_args(argv)
+        check(args)
+        hub = connect(args.name) if args.push else None
+        zoo = read_zoo()
+        given = Given(args.class_names, "", args.num_frames, args.input_size)
+        content = read_content(args.checkpoint, given, model_key=args.model_key, trust=args.trust_checkpoint)
+        licence = licence_of(content.licence, given=args.licence, base_model=args.base_model, zoo=zoo)
+        if not licence:
+            print("note: no licence is known: ask whoever made the weights that these come from", file=sys.stderr)
+        content.licence = licence
+        records = records_of(args.checkpoint, args.results)
+        row = zoo.rows.get(args.base_model)
+        write(args, content, records, row.repository if row else args.base_model)
+        if hub:
+            print(upload(hub, args.folder, args.name))
+
+
+if __name__ == "__main__":
+    main()
