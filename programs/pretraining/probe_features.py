@@ -21,6 +21,8 @@ from datasets.samples import Failure
 from datasets.sampling import ClipConfig
 from engine.distributed.collectives import gather_objects
 from engine.distributed.world import World
+from engine.resilience.preemption import raise_if_preempted, stop_requested
+from engine.resilience.watchdog import heartbeat
 from models.vit import VideoTransformer
 
 logger = logging.getLogger(__name__)
@@ -83,6 +85,9 @@ def frozen_features(
         encoder: in evaluation mode.
         autocast: context of the forward pass.
         loader: options of `batches_of`.
+
+    Raises:
+        Preempted: on all ranks, where one has received a signal.
     """
     rng, size = np.random.default_rng(0), min(TOKENS, encoder.num_tokens)
     chosen_VS = np.stack([rng.choice(encoder.num_tokens, size, replace=False) for _ in range(len(videos))])
@@ -90,6 +95,9 @@ def frozen_features(
     own = list(range(world.rank, len(videos), world.size))
     found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     for batch in batches_of(dataset, **loader)(own) if own else ():
+        heartbeat()
+        if stop_requested():
+            break
         for path, reason, *_ in batch.failures:
             logger.warning("--probe_data: %s: %s", path, reason)
         with torch.no_grad(), autocast():
@@ -100,6 +108,7 @@ def frozen_features(
         tokens_BSD = torch.take_along_dim(tokens_BND, chosen_BS1, dim=1).cpu().numpy()
         rows = zip(places, means_BD, tokens_BSD, strict=True)
         found |= {place: (mean, some) for place, mean, some in rows if place >= 0}
+    raise_if_preempted()
     together = {place: rows for share in gather_objects(found) for place, rows in share.items()}
     places = sorted(together)
     means, tokens = np.empty((0, encoder.embed_dim)), np.empty((0, size, encoder.embed_dim))
