@@ -39,7 +39,6 @@ from engine.resilience.preemption import exit_on_preemption
 from engine.resilience.watchdog import watchdog
 from engine.results import RESULTS
 from engine.setup import Instruments, TrainingSet, build_trainer, prepare, run_script
-from engine.tasks.regression import scale_of
 from engine.tasks.table import TASKS, TaskInputs
 from engine.tasks.task import Task
 from engine.training import fit
@@ -51,7 +50,7 @@ from models.analysis.figures import clip_pictures
 from models.analysis.flops import classifier_flops
 from models.attention import describe_attention
 from models.classifier import Classifier
-from programs.finetuning.model import build_model, find_tested, load_for_test
+from programs.finetuning.model import build_model, find_tested, load_for_test, target_scale
 from programs.finetuning.options import FinetuningConfig
 from programs.finetuning.results import is_done, tested_on, trained_weights
 
@@ -73,7 +72,7 @@ def read_data(config: FinetuningConfig, world: World, facts: RunFacts) -> Labell
         **names,
     )
     if task.task == "regression" and not task.eval:
-        facts.target_scale = scale_of(data.lists["train"].labels)
+        facts.target_scale = target_scale(config, world, data.lists["train"].labels)
     with as_config_error("--decoder"):
         facts.decoder_used = describe_decoder(config.loader.decoder)
     clips = f"{config.lists.data_set}: {config.views.describe(config.clip)}"

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +15,7 @@ from torch import nn
 
 from .checkpointing.checkpoint import Checkpointer, Ema, TrainState
 from .checkpointing.finite import find_nonfinite
-from .checkpointing.resume import resume
+from .checkpointing.resume import options_of, resume
 from .config import RunConfig, RunFacts, TrainingConfig
 from .distributed.ddp import Backend, set_matmul_precision
 from .distributed.deepspeed import DeepSpeedBackend, load_deepspeed, zero3_init
@@ -37,6 +38,7 @@ from .resilience.preemption import PreemptionHandler
 from .training import ForwardFn, Trainer
 
 R = TypeVar("R", bound=TrainingConfig)
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 _INTERRUPTED = "interrupted; the same command resumes from the last checkpoint"
@@ -201,9 +203,7 @@ def build_trainer(
     state = TrainState(backend, ema, steps_per_epoch=schedule.steps_per_epoch, total_batch=total_batch)
     state.validated_on = data.validated_on
     resume_from = _resumer(config, world, state, args=args, data=data)
-    # A command that was started again resumes from what it has saved itself; --resume was for its first start.
-    resumed = resume_from("", True) if saving.resume and was_restarted(os.environ) else None
-    resumed = resumed or resume_from(saving.resume, saving.auto_resume)
+    resumed = _first_found(config, resume_from)
     steps = {"first_step": state.step, "total_steps": schedule.total_steps} | data.in_record()
     write_run_record(run.output_dir, world, args, **steps)
     rows = {**computed_by(run, world.device, resumed=state.step > 0), **instruments.plan}
@@ -278,6 +278,23 @@ def _safeguards(
         "preemption": PreemptionHandler(world),
         "stall_timeout": run.stall_timeout,
     }
+
+
+def options_to_resume(config: TrainingConfig, world: World) -> dict[str, Any]:
+    """Options, and facts beside them, of the checkpoint that `build_trainer` will resume from; {} if there is none."""
+    folder, trust = config.run.output_dir, config.start.trust_checkpoint
+    find = partial(options_of, output_dir=folder, world=world, trust=trust)
+    return _first_found(config, lambda explicit, auto: find(explicit, auto=auto)) or {}
+
+
+def _first_found(config: TrainingConfig, find: Callable[[str, bool], T]) -> T | None:
+    """What `find` makes of the checkpoint to resume from: (file that is named, look in the output folder) -> that.
+
+    A command that was started again resumes from what it has saved itself; --resume was for its first start.
+    """
+    saving = config.checkpoint
+    found = find("", True) if saving.resume and was_restarted(os.environ) else None
+    return found or find(saving.resume, saving.auto_resume)
 
 
 def _resumer(

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -80,6 +81,24 @@ def test_regression_resumes_to_the_same_bits(regression, data, own, tmp_path):
     ours, theirs = (load(folder / "checkpoint-1.pth") for folder in (tmp_path, regression))
     assert same(ours["model"], theirs["model"]) and same(ours["optimizer"], theirs["optimizer"])
     assert ours["best"] == theirs["best"]
+
+
+@pytest.mark.slow
+def test_regression_resumed_on_another_list_keeps_its_unit(regression, data, own, tmp_path):
+    """Outputs stand for deviations from the first list's mean: weights that go on must mean the same by them."""
+    changed = tmp_path / "regression"
+    shutil.copytree(own / "regression", changed)
+    rows = (changed / "train.csv").read_text().replace(",10000", ",20000")
+    (changed / "train.csv").write_text(rows)
+    resume = regression / "checkpoint-0-step3.pth"  # all of the epoch, but for its validation
+    options = {"init_scale": 1, "lr": 0.5, "save_ckpt_steps": 1}
+    finished = run(data, tmp_path, "regression", tmp_path / "out", resume=resume, **options)
+    assert "training continues on the current list" in finished.stderr
+    assert "its outputs keep the unit of the list they" in finished.stderr
+    before, after = load(resume), load(tmp_path / "out" / "checkpoint-1.pth")
+    assert after["args"]["target_scale"] == before["args"]["target_scale"]
+    seen = [row["train/mae"] for row in records(tmp_path / "out") if "train/mae" in row]
+    assert len(seen) == 4 and all(0.9e6 < value < 1.1e6 for value in seen[1:])  # the first is of the first list
 
 
 @pytest.mark.slow

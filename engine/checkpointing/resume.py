@@ -133,6 +133,11 @@ def resume(
     return path
 
 
+def options_of(explicit: str, *, auto: bool, output_dir: str, world: World, trust: bool) -> dict[str, Any]:
+    """The options in the checkpoint that `resume` finds with these arguments; {} if training starts from scratch."""
+    return on_main_process(world, lambda: saved_options(_choose(explicit, output_dir if auto else "", trust=trust)[1]))
+
+
 def _choose(explicit: str, folder: str, *, trust: bool) -> tuple[Path | None, dict[str, Any]]:
     """The named file, else the newest in the folder whose state is finite, and its content; None if there is none.
 

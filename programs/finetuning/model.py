@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from engine.distributed.world import World, on_main_process
 from engine.errors import as_config_error
 from engine.memory import Need, check_memory
 from engine.record import log_test_plan
-from engine.setup import model_init_context, place_model
+from engine.setup import model_init_context, options_to_resume, place_model
+from engine.tasks.regression import scale_of
 from engine.weights import (
     best_weights,
     check_task,
@@ -138,6 +139,24 @@ def load_to_train(model: Classifier, config: FinetuningConfig, data: LabelledDat
         wanted = f"these {data.num_classes} classes" if data.num_classes > 1 else "one output"
         logger.info("new head: the weights have none for %s", wanted)
     return report
+
+
+def target_scale(config: FinetuningConfig, world: World, values: Sequence[float]) -> list[float]:
+    """Mean and deviation that outputs of `--task regression` stand for: of the run that is resumed, or of this list.
+
+    Args:
+        values: targets of the training list.
+    """
+    own = scale_of(values)
+    before = options_to_resume(config, world).get("target_scale")
+    if before and before != own:
+        logger.warning(
+            "--task regression: the checkpoint to resume from is of another list: its outputs keep the unit of the "
+            "list they were trained on, mean %g and deviation %g (now %g and %g)",
+            *before,
+            *own,
+        )
+    return before or own
 
 
 def find_tested(config: FinetuningConfig) -> Callable[[TrainingConfig, World], tuple[str | Path, str]]:
