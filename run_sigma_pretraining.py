@@ -10,6 +10,7 @@ if __name__ == "__main__":
 
 import logging
 
+from datasets.clip_check import check_clips
 from datasets.decoding.open import describe_decoder
 from datasets.errors import DATA_ERRORS
 from datasets.lists.checks import check_files
@@ -71,6 +72,7 @@ def build_data(
         seed=config.run.seed,
         decoder=config.loader.decoder,
     )
+    on_main_process(world, lambda: check_clips(dataset, config.clip))
     log_table(
         "data",
         {

@@ -156,16 +156,21 @@ class TrainDataset(Dataset):
     def _read(self, path: str, span: Span | None, rng: np.random.Generator) -> tuple[torch.Tensor, np.ndarray | None]:
         """The frames of one clip, uint8 (T, 3, H, W), and what the list's moments count of it, if there are any."""
         with open_video(path, decoder=self.decoder) as video:
-            frames = frames_within(video, path, span)
-            if self.fps is not None:
-                drawn = draw_timed_clip(times_within(video, path, frames), self.num_frames, self.fps, rng)
-            else:
-                drawn = self._draw(len(frames), rng)
-            shown, moments = frames.start + drawn, self.videos.moments
+            shown, moments = self._draw(video, path, span, rng), self.videos.moments
             seen = None if moments is None else shown_between(video, moments, int(shown.min()), int(shown.max()))
             return video.get_frames(shown), seen
 
-    def _draw(self, length: int, rng: np.random.Generator) -> np.ndarray:
+    def draw(self, video: VideoReader, index: int, rng: np.random.Generator) -> np.ndarray:
+        """The frames (T,) of a clip of the opened video of this index."""
+        return self._draw(video, self.videos.paths[index], self.videos.span(index), rng)
+
+    def _draw(self, video: VideoReader, path: str, span: Span | None, rng: np.random.Generator) -> np.ndarray:
+        frames = frames_within(video, path, span)
+        if self.fps is not None:
+            return frames.start + draw_timed_clip(times_within(video, path, frames), self.num_frames, self.fps, rng)
+        return frames.start + self._draw_by_number(len(frames), rng)
+
+    def _draw_by_number(self, length: int, rng: np.random.Generator) -> np.ndarray:
         if self.sampler == "uniform":
             return uniform_train_indices(length, self.num_frames, rng)
         if self.sampler == "strided":

@@ -90,6 +90,10 @@ class PretrainDataset(Dataset):
         with MotionReader(path) as video:
             return video.get_frames_and_motion(self._draw(video, path, span, rng), self.pairs)
 
+    def draw(self, video: VideoReader, index: int, rng: np.random.Generator) -> np.ndarray:
+        """The frames (T,) of a clip of the opened video of this index."""
+        return self._draw(video, self.videos.paths[index], self.videos.span(index), rng)
+
     def _draw(self, video: VideoReader, path: str, span: Span | None, rng: np.random.Generator) -> np.ndarray:
         frames, clip = frames_within(video, path, span), self.clip
         if clip.fps is not None:

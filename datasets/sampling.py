@@ -17,6 +17,7 @@ import numpy as np
 
 from sigma_video.options import AT_LEAST_ONE, OptionError, Options, Rule, option
 
+HIGHEST_FPS = 10_000  # a second: beyond what cameras of such data sets record
 PRETRAINING_RATE = 2  # --sampling_rate of pre-training; in fine-tuning it is the data set's
 
 
@@ -34,7 +35,7 @@ class ClipConfig(Options):
     fps: float | None = option(
         None,
         "frames a second in the clip, by the times of the video's frames; in place of --sampling_rate",
-        rule=Rule(lambda fps: 0 < fps < float("inf"), "must be a positive number"),
+        rule=Rule(lambda fps: 0 < fps <= HIGHEST_FPS, f"must be a positive number, at most {HIGHEST_FPS}"),
         metavar="RATE",
     )
     input_size: int = option(

@@ -6,6 +6,7 @@ import torch
 from videos import read_number, write_video
 
 from datasets.classification import TrainDataset, ValDataset, ViewDataset
+from datasets.clip_check import check_clips
 from datasets.errors import DecodeError
 from datasets.lists.read import read_list
 from datasets.masks.masks import MaskConfig
@@ -118,6 +119,38 @@ def test_one_of_both_says_how_far_apart_frames_are():
     with pytest.raises(OptionError, match=r"--fps 7\.5 and --sampling_rate 4"):
         ClipConfig(fps=7.5, sampling_rate=4)
     assert ClipConfig(fps=7.5).with_rate(4).sampling_rate is None and ClipConfig().with_rate(4).sampling_rate == 4
-    for wrong in (0.0, -1.0, float("inf"), float("nan")):
+    for wrong in (0.0, -1.0, 1e9, float("inf"), float("nan")):
         with pytest.raises(OptionError, match=r"--fps \S+: must be a"):
             ClipConfig(fps=wrong)
+
+
+def test_rates_at_which_clips_stand_still_are_refused(tmp_path, caplog):
+    """Thirty frames a second; one video of a single frame and a broken one prove nothing."""
+    videos = [write_video(tmp_path / f"{i}.mp4", 1 if i == 1 else 60) for i in range(4)]
+    (tmp_path / "broken.mp4").write_bytes(b"x" * 100)
+    (tmp_path / "list.csv").write_text("".join(f"{video} 0\n" for video in [*videos, tmp_path / "broken.mp4"]))
+    listed = read_list(tmp_path / "list.csv")
+
+    def check(training, **rate):
+        clip = ClipConfig(num_frames=8, input_size=32, **rate)
+        if training:
+            options = {"sampler": "dense", "num_frames": 8, "transform": lambda frames, rng: frames}
+            dataset = TrainDataset(listed, seed=0, **options, **rate)
+        else:
+            options = {"transform": PretrainTransform(32), "grid": (4, 2, 2), "seed": 0}
+            dataset = PretrainDataset(listed, clip, MaskConfig(mask_ratio=0.5), **options)
+        check_clips(dataset, clip)
+
+    for training in (False, True):
+        for fps, number in ((5000, 1), (0.01, 2)):
+            with pytest.raises(OptionError, match=rf"--fps {fps}: a clip of 8 frames would show {number} of a video"):
+                check(training, fps=float(fps))
+        for fps in (0.6, 3.0, 33.0):
+            check(training, fps=fps)
+        assert not caplog.records
+        check(training, fps=60.0)
+        assert "--fps 60: the videos looked at have 30 frames a second at most: frames repeat" in caplog.text
+        caplog.clear()
+        with pytest.raises(OptionError, match="--sampling_rate 500: a clip of 8 frames would show 1 of a video"):
+            check(training, sampling_rate=500)
+        check(training, sampling_rate=2)
