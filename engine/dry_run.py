@@ -20,7 +20,7 @@ from .checkpointing.checkpoint import Checkpointer
 from .checkpointing.io import read_checkpoint
 from .checkpointing.resume import restore
 from .config import RunConfig
-from .distributed.collectives import gather_to_main
+from .distributed.collectives import all_reduce_sum, gather_to_main
 from .distributed.world import World, barrier, on_main_process
 from .errors import NonFiniteError
 from .evaluation import Evaluator
@@ -32,6 +32,7 @@ from .training import Trainer
 logger = logging.getLogger(__name__)
 
 STEPS = 3  # the first warms up; of the others the faster one counts
+SLOW_STEP = 10.0  # seconds on a CPU, where warming up is a small part of such a step: it is the only one
 GIB = 2**30
 
 
@@ -115,11 +116,11 @@ def rehearse(trainer: Trainer, loader: Any, *, world: World, evaluations: Sequen
     Raises:
         NonFiniteError: the gradient is not finite from the start, and `--on_nonfinite` does not let that pass.
     """
-    step_time, data_time = _train(trainer, loader)
+    step_time, data_time, num_steps = _train(trainer, loader)
     clips_per_second = trainer.meter.clips_per_step / step_time
     rows = {"time per step": f"{step_time:.3f} s (data {data_time:.3f}), {clips_per_second:.1f} clips/s"}
     rows |= _save_and_load(trainer, world, validates=any(passes.name == "val" for passes in evaluations))
-    training = (trainer.schedule.total_steps - trainer.state.step + STEPS) * step_time
+    training = (trainer.schedule.total_steps - trainer.state.step + num_steps) * step_time
     log_table("dry run", rows | _time_of_run({"training": training}, evaluations, world) | memory_by_rank(world))
 
 
@@ -135,12 +136,14 @@ def _time_of_run(parts: dict[str, float], evaluations: Sequence[Passes], world: 
     return {"time of the run": f"about {format_seconds(sum(parts.values()))} ({words})"}
 
 
-def _train(trainer: Trainer, loader: Any) -> tuple[float, float]:
-    """Seconds of an update after the first, and of these those that it waited for its data."""
+def _train(trainer: Trainer, loader: Any) -> tuple[float, float, int]:
+    """Seconds of an update after the first, of these those that it waited for its data, and how many were made."""
     trainer.backend.model.train()
     batches = _endless(loader)
-    times = []
-    for number in range(STEPS):
+    times: list[tuple[float, float]] = []
+    of_run, trainer.meter.total_steps = trainer.meter.total_steps, STEPS  # on the console
+    while len(times) < STEPS and not _is_slow(times, trainer.backend.world):
+        number = len(times)
         trainer.meter.restart_clock()
         lr, sums = trainer.update(batches, 0, is_log_step=number + 1 == STEPS)
         trainer.step_log.start(number, epoch=0, lr=lr, sums=sums, after_warmup=False, is_written=False)
@@ -149,7 +152,15 @@ def _train(trainer: Trainer, loader: Any) -> tuple[float, float]:
         except RollbackRequested as request:  # to where? nothing has been saved
             raise NonFiniteError(str(request)) from request
         times.append((record["train/step_time"], record["train/data_time"]))
-    return min(times[1:])
+    trainer.meter.total_steps = of_run
+    return *min(times[1:] or times), len(times)
+
+
+def _is_slow(times: Sequence[tuple[float, float]], world: World) -> bool:
+    """Whether the first update says enough, the same on all ranks."""
+    if len(times) != 1 or world.device.type != "cpu":
+        return False
+    return bool(all_reduce_sum(torch.tensor(float(times[0][0] > SLOW_STEP))))
 
 
 def _endless(loader: Any) -> Iterator[Any]:

@@ -1,13 +1,15 @@
 """`--dry_run`: everything once, and nothing left behind."""
 
+import os
 import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from processes import FINETUNE, PRETRAIN, run_script
+from processes import FINETUNE, PRETRAIN, run_in_processes, run_script, script_target
 
+from engine import dry_run
 from engine.checkpointing.checkpoint import Checkpointer
 from engine.distributed.world import World
 from engine.dry_run import num_checkpoints
@@ -21,8 +23,9 @@ def content(folder):
     }
 
 
-def check_table(text, *, ranks, evaluated=(), checkpoints=1):
-    """The table is complete, and stands last."""
+def check_table(text, *, ranks, evaluated=(), checkpoints=1, steps=3, made=3):
+    """The table is complete, and stands last; the steps above it are those of the dry run."""
+    assert re.findall(r"step (\d+/\d+) ", text) == [f"{number}/{steps}" for number in range(1, made + 1)]
     table = text.split("dry run\n")[1]
     assert re.search(r"time per step +\d+\.\d{3} s \(data \d+\.\d{3}\), \d+\.\d clips/s\n", table)
     assert re.search(r"checkpoint +0\.0\d\d GiB, saved in \d+\.\d\d s, loaded in \d+\.\d\d s\n", table)
@@ -62,11 +65,28 @@ def test_a_dry_run_leaves_nothing(script, size, data, pretrained, finetuned, tmp
     )  # a folder was made and removed there
 
 
+@pytest.mark.slow
+def test_one_step_is_enough_where_it_is_slow(data, tmp_path):
+    """On a CPU a large model takes minutes for three; one rank that finds it slow decides for all."""
+    script = script_target(PRETRAIN, *data.flags(PRETRAIN, tmp_path / "a", batch_size=2), "--dry_run")
+
+    def slow_on_one_rank():
+        dry_run.SLOW_STEP = 0.0 if os.environ["RANK"] == "1" else 1e9
+        script()
+
+    main, other = run_in_processes(slow_on_one_rank, size=2)
+    assert main.code == other.code == 0, main.stderr + other.stderr
+    check_table(main.stderr, ranks=2, made=1)
+
+
 def test_a_run_without_an_output_folder(data, tmp_path):
-    flags = data.flags(PRETRAIN, update_freq=3, log_dir=tmp_path / "events")
+    """One step of training in all, of which the dry run makes three."""
+    flags = data.flags(PRETRAIN, update_freq=3, epochs=1, warmup_epochs=0, log_dir=tmp_path / "events")
     finished = run_script(PRETRAIN, *flags, "--dry_run", cwd=tmp_path)
     assert finished.code == 0, finished.stderr
     assert "checkpoints       none: no --output_dir" in finished.stderr
+    assert re.findall(r"step (\d+/\d+) ", finished.stderr) == ["1/3", "2/3", "3/3"]
+    assert re.search(r"  steps +1 = 1 epochs x 1", finished.stderr)
     assert list(tmp_path.iterdir()) == []
 
 
