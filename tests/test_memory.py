@@ -7,8 +7,12 @@ import torch
 from conftest import write_list
 from processes import FINETUNE, PRETRAIN, run_script
 
+from engine.config import RunFacts
+from engine.distributed.world import World
 from engine.errors import ConfigError
+from engine.flags import parse
 from engine.memory import GIB, Need, check_memory, memory_of
+from run_class_finetuning import FinetuningConfig, build_evaluator, build_task, read_data
 
 CPU = torch.device("cpu")
 HUGE = [
@@ -49,6 +53,16 @@ def test_a_label_that_is_too_large(data, tmp_path):
         write_list(tmp_path / f"{name}.csv", data.videos)
     ended = run_script(FINETUNE, *data.flags(FINETUNE, tmp_path / "out", data_path=tmp_path))
     assert ended.code == 2 and "line 13: label 999999999 would make" in ended.errors[0]
+
+
+def test_a_batch_of_the_test_holds_as_many_clips_as_one_of_training(data):
+    """And not its views times as many: --batch_size 8 with 2 x 2 views makes batches of two videos."""
+    config = parse(FinetuningConfig, data.flags(FINETUNE, batch_size=8)).resolved()
+    world, facts = World(0, 1, 0, CPU), RunFacts()
+    listed = read_data(config, world, facts)
+    loaders = build_evaluator(config, world, listed, build_task(config, listed, facts)).loaders
+    clips = {part: len(next(iter(loaders[part])).clip) for part in ("train", "val", "test")}
+    assert clips == {"train": 8 * 2, "val": 5, "test": 2 * 4}  # two augmentations of each; five videos to validate on
 
 
 def test_the_largest_part_is_named():

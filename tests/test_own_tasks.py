@@ -6,10 +6,12 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from processes import FINETUNE, run_script
 from runs import load, records, same
 
 from engine.flags import parse
+from engine.results import hash_of
 from run_class_finetuning import FinetuningConfig
 from sigma_video.options import OptionError
 
@@ -45,10 +47,13 @@ def rows_of(path):
         return list(csv.DictReader(file))
 
 
+OF_REGRESSION = {"init_scale": 1, "lr": 0.5, "test_best": True, "save_ckpt_steps": 1, "keep_ckpts": 9}
+
+
 @pytest.fixture(scope="module")
 def regression(data, own, tmp_path_factory):
     folder = tmp_path_factory.mktemp("regression")
-    run(data, own, "regression", folder, init_scale=1, lr=0.5, test_best=True, save_ckpt_steps=1, keep_ckpts=9)
+    run(data, own, "regression", folder, **OF_REGRESSION)
     return folder
 
 
@@ -64,6 +69,16 @@ def test_regression_tests_the_best_checkpoint_in_the_unit_of_the_list(regression
     assert [row["path"] for row in rows] == [str(video) for video in data.videos[9:]]
     errors = [abs(float(row["predicted"]) - float(row["target"])) for row in rows]
     assert result["test/mae"] == pytest.approx(np.mean(errors), rel=1e-3)
+    # the same command again: the results are those of the best weights already, also where these are not the last
+    (regression / "checkpoint-best.pth").unlink()
+    torch.save({**best, "other": 1}, regression / "checkpoint-best.pth")
+    result["weights"][""]["sha256"] = hash_of(regression / "checkpoint-best.pth")
+    (regression / "test.json").write_text(json.dumps(result))
+    again = run(data, own, "regression", regression, **OF_REGRESSION)
+    assert (
+        "finished already: all 2 epochs are done" in again.stderr
+        and json.loads((regression / "test.json").read_text()) == result
+    )
     # the file alone, on other numbers of processes
     for size in (1, 2):
         folder = tmp_path / str(size)

@@ -14,10 +14,12 @@ from engine.resilience.lock import RunLock
 from scripts import reproduce
 from scripts.data import prepare
 from scripts.recipes import read_recipes
+from scripts.reproduce_cells import _pretraining
 from scripts.reproduce_data import DATA, lists_are_written
 from scripts.reproduce_jobs import Job
 from scripts.reproduce_launch import run_local
 from scripts.reproduce_settings import parse_override, read_weights
+from scripts.table_cells import Row
 
 RECIPES = read_recipes()
 SMALL = ["--method", "SIGMA-MLP", "--model", "ViT-B"]
@@ -93,6 +95,12 @@ def test_weights_stand_in_for_pretraining(tmp_path):
     assert "pretrain-k400_sigma_dino_vit_s" in jobs  # none are released for ViT-S
     own = planned("segmentation", *SMALL, "--weights", f"k400_sigma_mlp_vit_b={file}")[0]
     assert {job.variables["CHECKPOINT"] for job in own.values()} == {str(file)}
+
+
+def test_a_row_of_other_epochs_is_not_made_with_a_recipe_of_800():
+    rows = {epochs: Row("SIGMA-DINO", "ViT-B", "K400", epochs, {}) for epochs in (None, 800, 1600)}
+    found = {epochs: recipe.name for epochs, row in rows.items() if (recipe := _pretraining(row, RECIPES))}
+    assert found == dict.fromkeys((None, 800), "pretrain/k400_sigma_dino_vit_b")
 
 
 def test_a_file_that_is_given_counts_before_the_released_one(tmp_path):
