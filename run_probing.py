@@ -24,8 +24,10 @@ from datasets.transforms.presets import TrainTransform
 from engine.distributed.ddp import set_matmul_precision
 from engine.distributed.world import World, distributed, main_process_first, on_main_process
 from engine.errors import ConfigError, as_config_error, user_errors
+from engine.files import make_folder
 from engine.flags import parse
 from engine.monitoring.metrics import log_table, setup_logging
+from engine.resilience.lock import WAYS_OUT, output_lock
 from evaluation.probing.heads import ProbeError
 from evaluation.probing.splits import refuse_overlap
 from inference.load import Loaded, load, made
@@ -128,11 +130,10 @@ def look_at(config: ProbingConfig, loaded: Loaded) -> Sight:
 
 def main(config: ProbingConfig, world: World) -> None:
     """From options to records."""
-    for folder in filter(None, (config.output.output_dir, config.output.cache_dir)):
-        try:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"{folder}: cannot be made ({error.strerror}); choose another") from error
+    if config.output.output_dir:
+        make_folder("output_dir", config.output.output_dir, written=("console.txt",), replaced=("probe-*",))
+    if config.output.cache_dir:
+        make_folder("cache_dir", config.output.cache_dir)
     setup_logging(world, config.output.output_dir)
     data = read_lists(config, world)
     with as_config_error():
@@ -162,7 +163,13 @@ def main(config: ProbingConfig, world: World) -> None:
 
 if __name__ == "__main__":
     errors = (*DATA_ERRORS, ModelError, ProbeError)
-    with user_errors(*errors):
+    interrupted = "interrupted; the same command goes on with the features that are there"
+    with user_errors(*errors, interrupted=interrupted):
         parsed = parse(ProbingConfig)
-        with distributed(parsed.output.device) as world, user_errors(*errors), loader_errors():
+        with (
+            distributed(parsed.output.device) as world,
+            user_errors(*errors, interrupted=interrupted),
+            loader_errors(),
+            output_lock(parsed.output.output_dir, world, WAYS_OUT),
+        ):
             main(parsed, world)

@@ -1,5 +1,13 @@
 """Video object segmentation with frozen weights: `python run_segmentation.py --data_root DAVIS --finetune FILE`."""
 
+import signal
+import sys
+
+if __name__ == "__main__":
+    sys.path.insert(0, __file__.rpartition("/")[0] or ".")  # `python -I` leaves it out
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports: no traceback; see `user_errors`
+
 import logging
 import platform
 from collections.abc import Callable, Iterable, Sequence
@@ -16,14 +24,16 @@ from datasets.transforms.normalization import normalize_clips
 from engine.checkpointing.download import hash_of_weights
 from engine.checkpointing.read_weights import StartConfig, Weights
 from engine.distributed.collectives import gather_objects
-from engine.distributed.world import World, distributed, on_main_process
-from engine.errors import ConfigError, as_config_error, user_errors
+from engine.distributed.world import World, distributed, on_every_rank, on_main_process
+from engine.errors import as_config_error, user_errors
+from engine.files import make_folder
 from engine.flags import parse
 from engine.monitoring.metrics import log_table, setup_logging
 from engine.record import code_commit
+from engine.resilience.lock import WAYS_OUT, output_lock
 from engine.weights import load_weights
 from evaluation.records import Record, hash_of_file
-from evaluation.segmentation.clips import ClipJob, check_clips, evaluate_clips
+from evaluation.segmentation.clips import ClipJob, check_clips, check_points, evaluate_clips
 from evaluation.segmentation.clustering import ClusteringConfig
 from evaluation.segmentation.masked_video import MaskedVideo, MaskError
 from evaluation.segmentation.pictures import write_sheet
@@ -167,6 +177,7 @@ def cluster(
         tokens=lambda clip: clip_tokens(model, clip, world.device),
         pictures=Path(config.output.output_dir) if config.output.overlays else None,
     )
+    check_points(job, model.grid[1:])
     number = config.clustering.fit_clips
     fits = [videos[i : i + number] for i in range(0, len(videos), number)]
     return merge(evaluate_clips(fit, job) for fit in fits[world.rank :: world.size])
@@ -251,18 +262,10 @@ def check(config: SegmentationConfig) -> tuple[Sequence[MaskedVideo], Path]:
     return videos, listed
 
 
-def make_folder(output_dir: str) -> None:
-    """Make the output folder. Raises ConfigError where that is not possible."""
-    try:
-        if output_dir:
-            Path(output_dir).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--output_dir {output_dir}: cannot be made ({error.strerror}); choose another") from error
-
-
 def main(config: SegmentationConfig, world: World) -> None:
     """From options to records."""
-    make_folder(config.output.output_dir)
+    if config.output.output_dir:
+        make_folder("output_dir", config.output.output_dir, written=("console.txt",), replaced=("segmentation-*.json",))
     setup_logging(world, config.output.output_dir)
     videos, listed = on_main_process(world, lambda: check(config))
     with as_config_error():
@@ -270,7 +273,7 @@ def main(config: SegmentationConfig, world: World) -> None:
     log_table("data", {"list": str(listed), "sequences": str(len(videos)), "ranks": str(world.size)})
     evaluate = cluster if config.task == "clustering" else propagate_all
     with torch.inference_mode():
-        results = merge(gather_objects(evaluate(config, world, model, videos)))
+        results = merge(gather_objects(on_every_rank(world, lambda: evaluate(config, world, model, videos))))
     if not world.is_main:
         return
     order = [video.name for video in videos]
@@ -286,7 +289,12 @@ def main(config: SegmentationConfig, world: World) -> None:
 
 if __name__ == "__main__":
     errors = (*DATA_ERRORS, MaskError, ModelError)
-    with user_errors(*errors):
+    interrupted = "interrupted; the same command begins again"
+    with user_errors(*errors, interrupted=interrupted):
         parsed = parse(SegmentationConfig)
-        with distributed(parsed.output.device) as world, user_errors(*errors):
+        with (
+            distributed(parsed.output.device) as world,
+            user_errors(*errors, interrupted=interrupted),
+            output_lock(parsed.output.output_dir, world, WAYS_OUT),
+        ):
             main(parsed, world)

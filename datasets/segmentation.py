@@ -111,7 +111,10 @@ def find_masked_videos(config: MaskedVideosConfig) -> tuple[list[MaskedVideo], P
     listed = _first(root, [pattern.format(config.split) for pattern in SPLITS], "--split")
     images = _first(root, IMAGES, "--data_root")
     masks = _first(root, [config.masks] if config.masks else MASKS, "--masks")
-    names = listed.read_text(encoding="utf-8").split()
+    try:
+        names = listed.read_text(encoding="utf-8").split()
+    except UnicodeDecodeError as error:
+        raise AnnotationError(f"{listed}: not a text in UTF-8; write the name of a sequence a line") from error
     if not names:
         raise AnnotationError(f"{listed}: names no sequence; write one a line")
     if len(set(names)) < len(names):

@@ -2,8 +2,6 @@
 
 import dataclasses
 import importlib.util
-import os
-import tempfile
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,13 +26,11 @@ from .checkpointing.checkpoint import CheckpointConfig
 from .checkpointing.read_weights import StartConfig
 from .distributed.ddp import AMP_DTYPES, check_amp
 from .distributed.deepspeed import DEFAULT_STAGE, STAGES
-from .errors import ConfigError
-from .files import no_folder
+from .files import make_folder
 from .memory import LEARNED, SHARDED
 from .optim import OptimConfig
 from .resilience.nonfinite import POLICIES
 
-MIN_FREE = 1 << 12  # bytes that have to be free at the start; `--dry_run` says what checkpoints need
 REPLACED = ("checkpoint-*.pth", "test*_predictions.npz", "test*.csv")
 WRITTEN = ("console.txt", "log.txt", "run.json", "test.json", "bad_videos.txt")
 
@@ -160,30 +156,9 @@ class RunConfig(Options):
         """
         log_dir = str(Path(self.log_dir) / self.run_name) if self.log_dir and self.run_name else self.log_dir
         for flag, folder in (("output_dir", self.output_dir), ("log_dir", log_dir)):
-            if not folder:
-                continue
-            try:
-                Path(folder).mkdir(parents=True, exist_ok=True)
-                with tempfile.TemporaryFile(dir=folder) as file:  # a full disk makes files, and fails to fill them
-                    file.write(bytes(MIN_FREE))
-                    file.flush()
-                    os.fsync(file.fileno())
-            except OSError as error:
-                raise ConfigError(f"--{flag} {folder}: {no_folder(folder, error)}") from error
-            _check_files(flag, Path(folder))
+            if folder:
+                make_folder(flag, folder, written=WRITTEN, replaced=REPLACED)
         return dataclasses.replace(self, log_dir=log_dir)
-
-
-def _check_files(flag: str, folder: Path) -> None:
-    """Raise ConfigError where a file that a run writes cannot be written, though its folder can."""
-    folders = [path for pattern in REPLACED for path in folder.glob(pattern) if path.is_dir()]
-    for path in [*folders, *(folder / name for name in WRITTEN)]:
-        if path.exists() and not path.is_file():
-            raise ConfigError(
-                f"--{flag} {folder}: {path} is in the way: not a file. Remove it, or choose another folder"
-            )
-        if path.exists() and not os.access(path, os.W_OK):
-            raise ConfigError(f"--{flag} {folder}: {path} may not be written by this user. Choose another folder")
 
 
 @dataclass(frozen=True, kw_only=True)

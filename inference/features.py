@@ -24,8 +24,7 @@ import numpy as np
 import torch
 
 from datasets.loading.batch import Batch
-from engine.distributed.collectives import gather_objects
-from engine.distributed.world import World, on_main_process
+from engine.distributed.world import World, on_every_rank, on_main_process
 from engine.errors import CheckpointError, ConfigError, NonFiniteError
 from engine.files import replace_text
 from engine.resilience.holder import NAME as LOCK
@@ -151,13 +150,8 @@ def _extract(
     missing = on_main_process(world, lambda: [shard for shard in own if not plan.file_of(shard).is_file()])
     if len(missing) < len(own):
         logger.info("%s: %d of %d shards are there", plan.folder, len(own) - len(missing), len(own))
-    failure: Exception | None = None
-    try:
-        _encode_shards(plan, world, missing[world.rank :: world.size], batches=batches, encode=encode)
-    except (OSError, ValueError, RuntimeError) as error:  # the others have to hear of it
-        failure = error
-    for shared in filter(None, gather_objects(failure)):
-        raise shared
+    mine = missing[world.rank :: world.size]
+    on_every_rank(world, lambda: _encode_shards(plan, world, mine, batches=batches, encode=encode))
     if share[1] > 1:
         return None
     on_main_process(world, lambda: _join(plan))

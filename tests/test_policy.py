@@ -206,6 +206,13 @@ def test_models_know_no_rank_no_options_and_no_files():
             assert not any(name == word or name.startswith(word + ".") for word in NOT_IN_MODELS), (path, name)
 
 
+def test_entry_scripts_begin_alike():
+    """With what lets them run with `python -I` and end without a traceback at Ctrl-C during the imports."""
+    heads = [path.read_text().split('"""', 2)[2].partition("\n\nimport ")[2] for path in ROOT.glob("run_*.py")]
+    heads = [head[: head.index("\n\nimport ")] for head in heads]
+    assert len(heads) == 5 and len(set(heads)) == 1 and "signal.SIG_DFL" in heads[0]
+
+
 def test_entry_scripts_are_imported_by_nothing():
     for path in SOURCES:
         assert not any(name.startswith("run_") for name in imports(path)), path

@@ -17,6 +17,7 @@ from datasets.lists.read import read_list
 from datasets.transforms.images import ImageTestTransform, ImageTrainTransform
 from engine.distributed.world import World
 from engine.flags import parse
+from engine.resilience.lock import RunLock
 from evaluation.probing.heads import ProbeError
 from models.registry import create_model
 from run_probing import ProbingConfig, read_lists
@@ -220,6 +221,27 @@ def test_lists_that_cannot_be_judged_are_refused_before_any_work(made, tmp_path)
     assert not list(tmp_path.glob("features*"))
 
 
+@pytest.mark.slow
+def test_a_test_video_that_one_rank_cannot_read_ends_all_with_its_name(made, tmp_path):
+    replica = made("UCF101")
+    shutil.copytree(replica.root, tmp_path / "videos")
+    (video,) = (tmp_path / "videos").rglob("*_g01_*.avi")
+    video.write_bytes(video.read_bytes()[:2000])
+    broken = replicas.Replica(replica.lists, tmp_path / "videos", replica.train, replica.val)
+    argv = ["--probe", "pooler1", *RANDOM, *ATTENTIVE, "--lrs", "1e-3"]
+    for rank in run("UCF101", broken, tmp_path / "out", *argv, size=2):
+        assert rank.code == 2 and "Traceback" not in rank.stderr and str(video) in rank.errors[0]
+
+
+def test_folders_that_another_run_or_something_else_is_in(made, tmp_path):
+    probe = partial(run, "CIFAR-100", made("CIFAR-100"), tmp_path, "--probe", "knn", "--neighbours", 1, *RANDOM)
+    (tmp_path / "probe-knn-CIFAR-100-top1_k1.json").mkdir()
+    refused(probe()[0], f"--output_dir {tmp_path}: ", "top1_k1.json is in the way: not a file. Remove it")
+    other = RunLock(tmp_path)
+    other.acquire()
+    refused(probe()[0], f"--output_dir {tmp_path}: process ", "choose another --output_dir. If no such process")
+
+
 def test_more_neighbours_than_training_samples_are_refused(made):
     """Six would vote, and the record would say seven."""
     argv = ["--data_set", "CIFAR-100", *made("CIFAR-100").flags, "--output_dir", "o", *SMALL, *RANDOM, "--probe", "knn"]
@@ -236,6 +258,7 @@ def test_more_neighbours_than_training_samples_are_refused(made):
         ("--mixup 0.5", "--mixup has no effect with --probe linear"),
         ("--probe attentive4 --cache_dir c", "--cache_dir has no effect with --probe attentive4"),
         ("--finetune a.pth", "either --finetune FILE or --random_weights SEED"),
+        ("--lrs 1e38", "--lrs 1e.38: must be positive and at most 1000"),
         ("--holdout 0", "--holdout 0 leaves nothing to choose one of 4 heads on"),
         ("--data_set CIFAR-100 --aa none", "--aa has no effect"),
         ("--probe pooler1 --batch_size 3", "--batch_size is odd"),

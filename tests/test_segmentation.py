@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import subprocess
 
 import numpy as np
@@ -14,6 +15,7 @@ from processes import ROOT, SEGMENT, run_in_processes, script_target
 
 from engine.distributed.world import World
 from engine.flags import build_parser, parse
+from engine.resilience.lock import RunLock
 from engine.results import hash_of
 from models.registry import create_model
 from run_segmentation import SegmentationConfig, build_encoder, check, propagate_all
@@ -155,6 +157,8 @@ def test_masks_that_cannot_be_scored(tmp_path):
     data = ["--data_root", tmp_path, *random]
     said = errors(*data, "--overclusters", "3")
     assert "Annotations/480p/dog: 4 labels in the clip, more than --overclusters 3; give at least as many" in said
+    points = ["--upsample", "labels", "--temporal", "subsample_gt", "--overclusters", 33]  # 2 x 4 x 4 tokens
+    assert "--overclusters 33: with --upsample labels a clip has 32 points" in errors(*data, *points)
     folder = tmp_path / "Annotations/480p/dog"
     for frame, mask in enumerate(masks["dog"]):
         write_mask(np.where(mask > 0, 255, 0).astype(np.uint8), folder / f"{frame:05d}.png")
@@ -166,6 +170,28 @@ def test_masks_that_cannot_be_scored(tmp_path):
     assert "dog/00001.png: label 3 is not in the first mask" in errors(*propagation)
     write_mask(np.zeros((64, 64), np.uint8), folder / "00000.png")
     assert "dog/00000.png: no object to follow" in errors(*propagation)
+
+
+def test_folders_that_another_run_or_something_else_is_in(replica, tmp_path):
+    argv = ["--data_root", replica, "--random_weights", 0, *MODEL, "--output_dir", tmp_path]
+    (tmp_path / "segmentation-clustering-miou_hungarian.json").mkdir()
+    said = errors(*argv)
+    assert f"--output_dir {tmp_path}: " in said and "miou_hungarian.json is in the way: not a file. Remove it" in said
+    other = RunLock(tmp_path)
+    other.acquire()
+    said = errors(*argv)
+    assert f"--output_dir {tmp_path}: process " in said and "choose another --output_dir. If no such process" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["clustering", "propagation"])
+def test_a_damaged_image_of_one_rank_ends_all_with_its_name(replica, tmp_path, task):
+    shutil.copytree(replica, tmp_path, dirs_exist_ok=True)
+    image = tmp_path / "JPEGImages/480p/goat/00003.jpg"
+    image.write_bytes(image.read_bytes()[:1000])  # its header is whole
+    argv = ["--data_root", tmp_path, "--random_weights", 0, *MODEL, "--frame_size", 64, "--task", task]
+    for rank in run(*argv, "--num_frames", 6, size=2):
+        assert rank.code == 2 and "Traceback" not in rank.stderr and "goat/00003.jpg: damaged" in rank.errors[0]
 
 
 def test_frames_that_patches_do_not_divide(replica):

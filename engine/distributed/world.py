@@ -221,6 +221,17 @@ def main_process_first(world: World, work: Callable[[], T]) -> T:
     return cast("T", outcome[0])
 
 
+def on_every_rank(world: World, work: Callable[[], T]) -> T:
+    """Run `work` on all ranks at once; an error on one is raised on all of them, when each has done its own."""
+    outcome: tuple[T | None, Exception | None] = None, None
+    try:
+        outcome = work(), None
+    except EXPECTED as failure:
+        outcome = None, failure
+    raise_any(outcome[1], world)
+    return cast("T", outcome[0])
+
+
 def raise_any(error: Exception | None, world: World) -> None:
     """Wait for all ranks, and raise the error of the lowest one that has any, on all of them."""
     if int(all_reduce_sum(torch.tensor(int(error is not None), device=world.device))):

@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 BEAT = 10.0  # seconds between two counts
 POLL = 2.0  # seconds between two looks at another's count
 LOST = 70  # exit code of a run whose lock another one has taken
+WAYS_OUT = "writes its results into this folder. Wait for it to end, or choose another --output_dir."
 _RESTARTS = (("SLURM_JOB_ID", "SLURM_RESTART_COUNT"), ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT"))
 
 
@@ -90,7 +91,7 @@ class RunLock:
         name: str = NAME,
         against: Callable[[str], bool] = lambda name: False,
     ) -> None:
-        self.named = str(folder) if ways_out else f"--output_dir {folder}"
+        self.named = f"--output_dir {folder}" if ways_out in ("", WAYS_OUT) else str(folder)
         self.ways_out = ways_out
         self.path = folder / name
         self.against = against

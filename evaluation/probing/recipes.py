@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from engine.optim import END_RATE, LEARNING_RATE
 from sigma_video.options import (
     AT_LEAST_ONE,
     FRACTION,
     NOT_NEGATIVE,
-    POSITIVE,
     RATE,
     Options,
     option,
@@ -40,7 +40,7 @@ class RecipeConfig(Options):
         None, "samples of a training step, over all ranks; default: 384 (linear), 256", rule=AT_LEAST_ONE
     )
     lrs: tuple[float, ...] | None = option(
-        None, "base learning rates of the sweep, for 256 samples a step; default: the probe's", rule=POSITIVE
+        None, "base learning rates of the sweep, for 256 samples a step; default: the probe's", rule=LEARNING_RATE
     )
     weight_decays: tuple[float, ...] | None = option(
         None, "weight decays of the sweep, each with each of --lrs; default: the probe's", rule=NOT_NEGATIVE
@@ -49,7 +49,7 @@ class RecipeConfig(Options):
         None, "epochs of linear warm-up; default: the probe's", rule=NOT_NEGATIVE, metavar="EPOCHS"
     )
     min_lr: float | None = option(
-        None, "base learning rate at the end of the cosine; default: the probe's", rule=NOT_NEGATIVE
+        None, "base learning rate at the end of the cosine; default: the probe's", rule=END_RATE
     )
     dropout: float | None = option(None, "before the last layer; default: 0.5 (pooler1), 0", rule=RATE)
     probe_heads: int | None = option(

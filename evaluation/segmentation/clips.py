@@ -78,6 +78,21 @@ def check_clips(
                 )
 
 
+def check_points(job: ClipJob, grid: tuple[int, ...]) -> None:
+    """Raise MaskError for more clusters than points: tokens where labels are enlarged, else pixels.
+
+    Args:
+        grid: h and w.
+    """
+    height, width = grid if job.config.upsample == "labels" else job.size
+    points = len(scored_frames(job.num_frames, job.tubelet, job.config.temporal)) * height * width
+    if job.config.overclusters > points:
+        raise MaskError(
+            f"--overclusters {job.config.overclusters}: with --upsample {job.config.upsample} a clip has {points:,} "
+            "points to put into clusters; choose fewer"
+        )
+
+
 def evaluate_clips(videos: Sequence[MaskedVideo], job: ClipJob) -> Scores:
     """Scores of clips whose tokens are standardised and reduced together.
 

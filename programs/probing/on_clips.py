@@ -13,7 +13,7 @@ from datasets.loading.loaders import build_train_loader
 from datasets.probing import Chosen, batches_of
 from datasets.transforms.mixup import build_mixup
 from engine.distributed.collectives import all_reduce_sum, gather_objects, gather_to_main
-from engine.distributed.world import seed_everything
+from engine.distributed.world import on_every_rank, seed_everything
 from engine.errors import ConfigError
 from evaluation.probing.recipes import Candidate, best_of
 from evaluation.probing.splits import hold_out
@@ -33,7 +33,7 @@ def probe_attentive(job: Job) -> Outcome:
         fitted, held = hold_out(labels.tolist(), recipe.holdout, recipe.seed)
         heads = fit_on_clips(job, candidates, fitted)
         correct = np.zeros(len(candidates))
-        for places, found in test_on_clips(job, heads, "train", held):
+        for places, found in on_every_rank(job.world, lambda: list(test_on_clips(job, heads, "train", held))):
             correct += [float((part.argmax(axis=1) == labels[places]).sum()) for part in found]
         scores = (100 * np.sum(gather_objects(correct), axis=0) / len(held)).tolist()
         best, chosen = best_of(scores), describe_choice(candidates, scores)
@@ -41,11 +41,8 @@ def probe_attentive(job: Job) -> Outcome:
     else:
         (head,) = fit_on_clips(job, candidates, everything)
     every = range(len(job.data.lists["test"]))
-    own = {
-        p: row
-        for places, (rows,) in test_on_clips(job, [head], "test", every)
-        for p, row in zip(places, rows, strict=True)
-    }
+    tested = on_every_rank(job.world, lambda: list(test_on_clips(job, [head], "test", every)))
+    own = {p: row for places, (rows,) in tested for p, row in zip(places, rows, strict=True)}
     merged = {place: row for share in gather_to_main(own) for place, row in share.items()}
     return Outcome({"": rows_of(merged)} if job.world.is_main else {}, chosen)
 

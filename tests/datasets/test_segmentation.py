@@ -88,7 +88,12 @@ def no_split(root):
     (root / "ImageSets/2017/val.txt").unlink()
 
 
+def latin_list(root):
+    (root / "ImageSets/2017/val.txt").write_bytes(b"dog\nb\xe4r\n")
+
+
 WRONG = {
+    latin_list: "val.txt: not a text in UTF-8",
     remove_mask: "Annotations/480p/dog/00003.png: 00003.jpg has no mask; add it, or take dog out of",
     remove_masks: "Annotations/480p/dog: no masks of the sequence; unpack them, or take dog out of",
     smaller_mask: "dog/00002.png: 32 x 24 pixels, its image is 64 x 48; use the masks of these images",

@@ -4,6 +4,7 @@ import datetime
 import os
 import random
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from engine.distributed.world import (
     barrier,
     choose_device,
     distributed,
+    on_every_rank,
     on_main_process,
     seed_everything,
 )
@@ -70,7 +72,15 @@ def _asked_of_the_main_process(world):
     found = on_main_process(world, work)
     with pytest.raises(ConfigError, match=r"^no such file$"):
         on_main_process(world, refuse)
+    assert on_every_rank(world, lambda: world.rank) == world.rank
+    with pytest.raises(ConfigError, match=r"^not on the last rank$"):
+        on_every_rank(world, partial(_fail_on_the_last_rank, world))
     return found, calls
+
+
+def _fail_on_the_last_rank(world):
+    if world.rank == world.size - 1:
+        raise ConfigError("not on the last rank")
 
 
 def test_the_main_process_works_and_refuses_for_all():
@@ -219,6 +229,13 @@ def test_user_errors_are_one_line(kind, capsys):
     out, err = capsys.readouterr()
     assert out == ""
     assert err == ("error: one two three\n" if kind is not KeyError else "error: 'one\\n  two\\nthree'\n")
+
+
+def test_ctrl_c_says_what_the_same_command_does(capsys):
+    for words, said in (({}, "resumes from the last checkpoint"), ({"stopped": "begin again"}, "begin again")):
+        with pytest.raises(SystemExit) as stop, user_errors(**words):
+            raise KeyboardInterrupt
+        assert stop.value.code == 130 and capsys.readouterr().err.endswith(f"{said}\n")
 
 
 def test_errors_of_ours_keep_their_traceback():
