@@ -105,7 +105,7 @@ class VideoModel:
         if isinstance(source, np.ndarray | torch.Tensor):
             return self._encode(views_of_frames(np.asarray(source), self.clip, Views(*views)), tokens=tokens)
         samples, is_single = _samples(source)
-        found = np.stack([self._encode(self._views(sample, Views(*views)), tokens=tokens) for sample in samples])
+        found = np.stack([self._encode(self.read_views(sample, Views(*views)), tokens=tokens) for sample in samples])
         return found[0] if is_single else found
 
     def load_clip(self, path: str | Path) -> torch.Tensor:
@@ -114,20 +114,24 @@ class VideoModel:
         Raises:
             DecodeError: the video cannot be read.
         """
-        return normalize_clips(self._views(Sample(str(path)), _MIDDLE))[0]
+        return normalize_clips(self.read_views(Sample(str(path)), _MIDDLE))[0]
 
-    def _views(self, sample: Sample, views: Views) -> torch.Tensor:
-        """uint8 (G, T, 3, S, S)."""
+    def read_views(self, sample: Sample, views: Views) -> torch.Tensor:
+        """The views of a video: uint8 (G, T, 3, S, S); raises DecodeError if it cannot be read."""
         with open_video(sample.path) as video:
             frames = frames_within(video, sample.path, sample.span)
             return view_dataset(_NOT_LISTED, self.clip, views).views_of(video, frames)
 
     @torch.inference_mode()
-    def _encode(self, views_GT3SS: torch.Tensor, *, tokens: bool) -> np.ndarray:
-        clips = normalize_clips(views_GT3SS.to(self.device))
+    def encode_views(self, views_BT3SS: torch.Tensor) -> torch.Tensor:
+        """The tokens of views, of one video or several: uint8 (B, T, 3, S, S) -> (B, N, D), float32, on the device."""
+        clips = normalize_clips(views_BT3SS.to(self.device))
         has_norm = self.loaded.has_final_norm
         with autocast(self.device, self.amp):
-            found = torch.cat([self.loaded.tokens(clip, final_norm=has_norm) for clip in clips.split(8)]).float()
+            return torch.cat([self.loaded.tokens(clip, final_norm=has_norm) for clip in clips.split(8)]).float()
+
+    def _encode(self, views_GT3SS: torch.Tensor, *, tokens: bool) -> np.ndarray:
+        found = self.encode_views(views_GT3SS)
         return (found if tokens else found.mean(dim=(0, 1))).cpu().numpy()
 
     def _alone(self) -> World:

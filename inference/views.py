@@ -3,6 +3,7 @@
 Letters: G views of a video, T frames of a clip, S its height and width.
 """
 
+import argparse
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -38,6 +39,14 @@ class Views:
     def number(self) -> int:
         """G."""
         return self.clips * self.crops
+
+
+def parse_views(text: str) -> Views:
+    """`5x3`, as a command line has it."""
+    clips, _, crops = text.partition("x")
+    if not (clips.isdecimal() and crops.isdecimal() and int(clips) and int(crops)):
+        raise argparse.ArgumentTypeError(f"{text}: clips x crops, such as 5x3")
+    return Views(int(clips), int(crops))
 
 
 def tested_views(loaded: Loaded) -> Views:

@@ -37,10 +37,10 @@ from engine.monitoring.metrics import setup_logging
 from inference.features import ARRAY, DTYPES, Plan, Row, extract
 from inference.load import POSITIONS, Loaded, load
 from inference.sources import Sample, as_list, find_samples, windows_of
-from inference.views import Views, sampling_doubt, view_dataset, with_sampling_rate
+from inference.views import Views, parse_views, sampling_doubt, view_dataset, with_sampling_rate
 from models import ModelError
 from scripts.data.jobs import parse_part, positive
-from scripts.predict import add_run_flags, parse_seconds, parse_views
+from scripts.predict import add_run_flags, parse_seconds
 from sigma_video.command_line import CommandLine
 
 FORMATS = ("npy", "safetensors")

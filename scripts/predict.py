@@ -30,7 +30,7 @@ from engine.files import replace_text
 from inference.load import Loaded, load
 from inference.predict import Prediction, Predictor
 from inference.sources import Sample, find_samples, windows_of
-from inference.views import Views, sampling_doubt, tested_views, with_sampling_rate
+from inference.views import Views, parse_views, sampling_doubt, tested_views, with_sampling_rate
 from models import ModelError
 from models.weights.load import weights_hash
 from scripts.data.jobs import positive
@@ -70,14 +70,6 @@ def add_run_flags(options: argparse.ArgumentParser) -> None:
     options.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     options.add_argument("--model_key", default=StartConfig().model_key, help="key of the weights in the file")
     options.add_argument("--trust_checkpoint", action="store_true", help="unpickle objects too: they can run any code")
-
-
-def parse_views(text: str) -> Views:
-    """`5x3`."""
-    clips, _, crops = text.partition("x")
-    if not (clips.isdecimal() and crops.isdecimal() and int(clips) and int(crops)):
-        raise argparse.ArgumentTypeError(f"{text}: clips x crops, such as 5x3")
-    return Views(int(clips), int(crops))
 
 
 def parse_seconds(text: str) -> float:

@@ -43,6 +43,7 @@ def convert() -> None:
 ANSWERS = {
     "predict": "predict.py",
     "features": "extract_features.py",
+    "mveb": "mveb.py",
     "visualize": "visualize.py",
     "report": "report.py",
     "runs": "runs.py",

@@ -31,7 +31,7 @@ MAY_IMPORT = {  # besides the standard library and the package itself
     },
     "models": {"torch", "einops", "timm", "numpy", "sigma_video", "onnx", "onnxruntime", "onnxscript", "triton"},
     "engine": {"torch", "numpy", "safetensors", "wandb", "deepspeed", "huggingface_hub", "sigma_video"},
-    "inference": {"torch", "numpy", "sigma_video", "models", "datasets", "engine"},
+    "inference": {"torch", "numpy", "mteb", "tqdm", "sigma_video", "models", "datasets", "engine"},
     "evaluation": {
         "torch",
         "torchvision",
@@ -78,7 +78,7 @@ ORDER = {
         "acceleration dry_run record weights",
         "setup",
     ),
-    "inference": ("load sources", "features views", "predict", "video_model"),
+    "inference": ("load sources", "features views", "predict", "video_model", "mveb"),
     "evaluation": ("probing records repetition segmentation",),
     "programs": ("finetuning pretraining probing repetition",),
 }
