@@ -1,0 +1,199 @@
+"""What the study trains: settings, arms, and the commands of a run from pre-training to its tests."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+MLP = ("--target_type", "mlp", "--projection_dims", "256", "256", "--decoder_num_classes", "64")
+SIGMA = (*MLP, "--loss_func", "SWAV")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Sizes that all runs have in common."""
+
+    size: int
+    frames: int
+    batch: int
+    pretrain_epochs: int
+    finetune_epochs: int
+    probe_epochs: int
+    views: tuple[int, int]
+
+
+FULL = Settings(32, 16, 32, 235, 60, 100, (2, 3))
+SMOKE = Settings(32, 4, 8, 1, 1, 2, (1, 1))
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A way to pre-train.
+
+    Attributes:
+        title: for the table.
+        flags: of run_sigma_pretraining.py.
+        teacher: name of the arm whose encoder is the frozen teacher.
+        replicated: trained with every seed; the others, which vary one option, with the first.
+    """
+
+    title: str
+    flags: tuple[str, ...]
+    teacher: str = ""
+    replicated: bool = True
+
+
+def varied(title: str, *flags: str, prototypes: int = 64) -> Arm:
+    """SIGMA-MLP with other options."""
+    return Arm(title, (*SIGMA, "--num_prototypes", str(prototypes), *flags), replicated=False)
+
+
+ARMS = {
+    "videomae": Arm("VideoMAE", ("--target_type", "pixel")),
+    "sigma": Arm("SIGMA-MLP", (*SIGMA, "--num_prototypes", "64")),
+    "sigma-video": Arm(
+        "SIGMA, frozen VideoMAE as teacher", ("--target_type", "video", "--num_prototypes", "64"), teacher="videomae"
+    ),
+    "l2": Arm("L2 onto a trained projection", (*MLP, "--loss_func", "L2")),
+    "prototypes-256": varied("256 prototypes", prototypes=256),
+    "prototypes-1000": varied("1000 prototypes", prototypes=1000),
+    "epsilon-0.02": varied("epsilon 0.02", "--sinkhorn_eps", "0.02"),
+    "epsilon-0.2": varied("epsilon 0.2", "--sinkhorn_eps", "0.2"),
+    "mask-0.5": varied("mask ratio 0.5", "--mask_ratio", "0.5"),
+    "mask-0.9": varied("mask ratio 0.9", "--mask_ratio", "0.9"),
+    "soft": varied("soft targets", "--sinkhorn_targets", "soft"),
+}
+TESTS = {"knn": "k-NN", "linear": "linear probe", "attentive4": "attentive probe", "finetune": "fine-tuned"}
+SCRATCH = "scratch"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command of the study.
+
+    Attributes:
+        name: ARM/SEED/STEP, also its folder below the study's.
+        command: words.
+        result: the file that says that it is done.
+        after: names of the jobs that it needs.
+    """
+
+    name: str
+    command: Sequence[str]
+    result: Path
+    after: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Study:
+    """Folders and options of one study."""
+
+    out: Path
+    settings: Settings
+    seeds: int
+    arms: Sequence[str] = field(default=tuple(ARMS))
+
+    @property
+    def lists(self) -> Path:
+        """Where pretrain.csv, train.csv, val.csv and test.csv are written to."""
+        return self.out / "lists"
+
+    def jobs(self) -> list[Job]:
+        """All jobs, in an order in which they can run: a comparison for each seed, then what varies one option."""
+        found: list[Job] = []
+        for seed in range(self.seeds):
+            found += [self.test(SCRATCH, seed, "finetune")]
+            for name in self.arms:
+                if ARMS[name].replicated:
+                    found += self.chain(name, seed)
+        for name in self.arms:
+            if not ARMS[name].replicated:
+                found += self.chain(name, 0)
+        return found
+
+    def chain(self, arm: str, seed: int) -> list[Job]:
+        """Pre-training, and all tests of its encoder."""
+        return [self.pretraining(arm, seed), *(self.test(arm, seed, kind) for kind in TESTS)]
+
+    def checkpoint(self, arm: str, seed: int) -> Path:
+        """Of the end of a pre-training."""
+        return self.out / arm / str(seed) / "pretrain" / f"checkpoint-{self.settings.pretrain_epochs - 1}.pth"
+
+    def pretraining(self, arm: str, seed: int) -> Job:
+        """Without labels; the online probe looks at the target's."""
+        s, name = self.settings, f"{arm}/{seed}/pretrain"
+        teacher = ARMS[arm].teacher
+        more = ["--teacher", str(self.checkpoint(teacher, seed))] if teacher else []
+        command = [
+            *self._training("run_sigma_pretraining.py", name, seed),
+            *("--data_path", str(self.lists / "pretrain.csv"), "--model", f"pretrain_videomae_mini_patch8_{s.size}"),
+            *("--sampling_rate", "2", "--mask_ratio", "0.75", "--decoder_depth", "2", "--clip_grad", "1"),
+            *("--epochs", str(s.pretrain_epochs), "--lr", "4e-3", "--min_lr", "4e-5"),
+            *("--warmup_epochs", str(s.pretrain_epochs // 10), "--save_ckpt_freq", str(max(s.pretrain_epochs // 5, 1))),
+            *("--probe_data", str(self.lists), "--probe_every", str(max(s.pretrain_epochs // 10, 1))),
+            *ARMS[arm].flags,
+            *more,
+        ]
+        after = (f"{teacher}/{seed}/pretrain",) if teacher else ()
+        return Job(name, command, self.checkpoint(arm, seed), after)
+
+    def test(self, arm: str, seed: int, kind: str) -> Job:
+        """A probe of the frozen encoder, or fine-tuning, which also starts from scratch."""
+        name = f"{arm}/{seed}/{kind}"
+        start = [] if arm == SCRATCH else ["--finetune", str(self.checkpoint(arm, seed))]
+        after = () if arm == SCRATCH else (f"{arm}/{seed}/pretrain",)
+        if kind == "finetune":
+            return Job(name, [*self._finetuning(name, seed), *start], self.out / name / "test.json", after)
+        command = [*self._probing(name, seed, kind), *start]
+        return Job(name, command, self.out / name / "done", after)
+
+    def _training(self, script: str, name: str, seed: int) -> list[str]:
+        out, s = str(self.out / name), self.settings
+        return [
+            *(sys.executable, script, "--output_dir", out, "--log_dir", out, "--seed", str(seed), "--num_workers", "0"),
+            *("--input_size", str(s.size), "--num_frames", str(s.frames), "--batch_size", str(s.batch)),
+        ]
+
+    def _finetuning(self, name: str, seed: int) -> list[str]:
+        s = self.settings
+        return [
+            *self._training("run_class_finetuning.py", name, seed),
+            *("--data_set", "custom", "--data_path", str(self.lists), "--model", f"vit_mini_patch8_{s.size}"),
+            *("--sampling", "uniform", "--short_side_size", str(s.size), "--flip", "False"),
+            *("--test_num_segment", str(s.views[0]), "--test_num_crop", str(s.views[1])),
+            *(
+                "--aa",
+                "none",
+                "--reprob",
+                "0",
+                "--mixup",
+                "0",
+                "--cutmix",
+                "0",
+                "--num_sample",
+                "1",
+                "--drop_path",
+                "0",
+            ),
+            *("--epochs", str(s.finetune_epochs), "--lr", "4e-3", "--layer_decay", "1"),
+            *("--warmup_epochs", str(s.finetune_epochs // 10), "--disable_eval_during_finetuning"),
+            *("--save_ckpt_freq", str(s.finetune_epochs)),
+        ]
+
+    def _probing(self, name: str, seed: int, kind: str) -> list[str]:
+        s = self.settings
+        own: dict[str, list[str]] = {
+            "knn": ["--neighbours", "20" if s is FULL else "1"],
+            "linear": ["--flip", "False", "--epochs", str(s.probe_epochs)],
+            "attentive4": ["--flip", "False", "--epochs", str(s.finetune_epochs), "--probe_heads", "4"],
+        }
+        if s is not FULL and kind != "knn":  # too few videos to choose a head on some of them
+            own[kind] += ["--lrs", "0.01", "--weight_decays", "0.05"]
+        return [
+            *(sys.executable, "run_probing.py", "--probe", kind, "--output_dir", str(self.out / name)),
+            *("--data_set", "custom", "--data_path", str(self.lists), "--num_workers", "0"),
+            *([] if kind == "knn" else ["--seed", str(seed)]),
+            *("--sampling", "uniform", "--short_side_size", str(s.size), "--final_norm"),
+            *("--test_num_segment", str(s.views[0]), "--test_num_crop", str(s.views[1])),
+            *own[kind],
+        ]

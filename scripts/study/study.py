@@ -1,0 +1,150 @@
+"""Compares ways to pre-train on videos of your own, and writes the tables: see scripts/study/run.sh."""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from datasets.errors import DATA_ERRORS  # noqa: E402
+from datasets.lists.read import read_list  # noqa: E402
+from engine.errors import ConfigError, user_errors  # noqa: E402
+from engine.files import replace_text  # noqa: E402
+from scripts.study.plan import ARMS, FULL, SMOKE, Job, Study  # noqa: E402
+from scripts.study.table import write_tables  # noqa: E402
+
+SETS = ("train", "val")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code: 0, or 1 if a job failed."""
+    args = _arguments(argv)
+    study = Study(args.out.resolve(), SMOKE if args.smoke else FULL, seeds=args.seeds, arms=args.arms)
+    study.lists.mkdir(parents=True, exist_ok=True)
+    if args.smoke and not args.lists:
+        _generate(study)
+    else:
+        _write_lists(study, args)
+    failed = run(study, num_processes=args.jobs)
+    write_tables(study)
+    print(f"tables: {study.out / 'tables.md'}", flush=True)
+    for name in failed:
+        print(f"failed: {name}, log {study.out / name}.log", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="everything is written to it")
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="folder that the lists' paths start from")
+    parser.add_argument("--lists", type=Path, metavar="FOLDER", help="with SET_train.csv and SET_val.csv")
+    parser.add_argument("--sets", default="", metavar="SET,SET", help="all are pre-trained on, without labels")
+    parser.add_argument("--target", default="", metavar="SET", help="that is tested; default: the first of --sets")
+    parser.add_argument("--arms", type=_arms, default=tuple(ARMS), metavar="ARM,ARM", help=f"of {', '.join(ARMS)}")
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="of the main comparison (default: 3)")
+    parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="processes at a time, one core each (default: 1)"
+    )
+    parser.add_argument("--smoke", action="store_true", help="tiny runs, of generated videos where there are no lists")
+    args = parser.parse_args(argv)
+    if not args.smoke and not (args.lists and args.sets):
+        parser.error("--lists FOLDER and --sets SET,SET are needed (or --smoke)")
+    return args
+
+
+def _arms(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    for name in names:
+        if name not in ARMS:
+            raise argparse.ArgumentTypeError(f"{name}: no such arm; arms are {', '.join(ARMS)}")
+        if ARMS[name].teacher not in ("", *names):
+            raise argparse.ArgumentTypeError(f"{name} needs the arm {ARMS[name].teacher}")
+    return names
+
+
+# ------------------------------------------------------------------------------------------------ lists
+
+
+def _generate(study: Study) -> None:
+    """Generated videos, with their lists."""
+    if (study.lists / "pretrain.csv").is_file():
+        return
+    sizes = ["--num_pretrain", "32", "--num_train", "20", "--num_test", "10"]
+    subprocess.run([sys.executable, "scripts/demo_videos.py", str(study.lists), *sizes], cwd=ROOT, check=True)
+
+
+def _write_lists(study: Study, args: argparse.Namespace) -> None:
+    """pretrain.csv of all sets' training videos; train.csv, val.csv and test.csv of the target, with absolute paths.
+
+    Raises:
+        AnnotationError: a list cannot be read.
+        ConfigError: videos of the target's val list are in a training list.
+    """
+    sets = args.sets.split(",")
+    target = args.target or sets[0]
+    lists = {
+        (name, part): read_list(args.lists / f"{name}_{part}.csv", root=str(args.data or ""))
+        for name in dict.fromkeys((*sets, target))
+        for part in (SETS if name == target else ("train",))
+    }
+    seen = {path for (name, part), videos in lists.items() if part == "train" for path in videos.paths}
+    if both := seen & {*lists[target, "val"].paths}:
+        raise ConfigError(f"{args.lists}: {len(both)} videos of {target}_val.csv are in a training list: {min(both)}")
+    everything = "".join(f"{path}\n" for name in sets for path in lists[name, "train"].paths)
+    replace_text(study.lists / "pretrain.csv", everything)
+    for part in ("train", "val", "test"):
+        videos = lists[target, "train" if part == "train" else "val"]
+        rows = (f"{path} {label}\n" for path, label in zip(videos.paths, videos.labels, strict=True))
+        replace_text(study.lists / f"{part}.csv", "".join(rows))
+
+
+# ------------------------------------------------------------------------------------------------ jobs
+
+
+def run(study: Study, *, num_processes: int) -> list[str]:
+    """Run what is not done, so many at a time; what needs a job that failed is left out.
+
+    Returns:
+        The names of those that failed or were left out.
+    """
+    jobs = study.jobs()
+    waiting, done, failed = [job for job in jobs if not job.result.exists()], set[str](), list[str]()
+    done = {job.name for job in jobs} - {job.name for job in waiting}
+    running: dict[Future[int], Job] = {}
+    with ThreadPoolExecutor(num_processes) as pool:
+        while waiting or running:
+            for job in [job for job in waiting if {*job.after} & {*failed}]:
+                waiting.remove(job)
+                failed.append(job.name)
+            for job in [job for job in waiting if {*job.after} <= done][: num_processes - len(running)]:
+                waiting.remove(job)
+                running[pool.submit(_run, job, study)] = job
+            for future in wait(running, return_when=FIRST_COMPLETED).done if running else ():
+                job = running.pop(future)
+                (failed.append if future.result() else done.add)(job.name)
+                counted = f"{len(done)} of {len(jobs)} done" + (f", {len(failed)} failed" if failed else "")
+                print(f"{time.strftime('%H:%M:%S')} {job.name}: exit code {future.result()}; {counted}", flush=True)
+    return failed
+
+
+def _run(job: Job, study: Study) -> int:
+    """Exit code of a job, whose output is added to its log; one process has one core."""
+    log = study.out / f"{job.name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with log.open("a", encoding="utf-8") as out:
+        done = subprocess.run(job.command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+    if not done.returncode and job.result.name == "done":
+        job.result.touch()
+    return done.returncode
+
+
+if __name__ == "__main__":
+    with user_errors(*DATA_ERRORS):
+        sys.exit(main())

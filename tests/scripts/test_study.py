@@ -1,0 +1,71 @@
+"""The study's jobs: every command parses, each needs what is made before it, and the table is that of the results."""
+
+import json
+import statistics
+
+import pytest
+
+from engine.flags import parse
+from programs.finetuning.options import FinetuningConfig
+from programs.pretraining.options import PretrainingConfig
+from programs.probing.options import ProbingConfig
+from scripts.study import study as command
+from scripts.study.plan import ARMS, FULL, SMOKE, TESTS, Job, Study
+from scripts.study.table import score, write_tables
+
+CONFIGS = {
+    "run_sigma_pretraining.py": PretrainingConfig,
+    "run_class_finetuning.py": FinetuningConfig,
+    "run_probing.py": ProbingConfig,
+}
+
+
+@pytest.mark.parametrize("settings", [FULL, SMOKE], ids=["full", "smoke"])
+def test_every_command_parses_and_needs_what_is_made_before_it(settings, tmp_path):
+    jobs = Study(tmp_path, settings, seeds=2).jobs()
+    seen = {}
+    for job in jobs:
+        config = parse(CONFIGS[job.command[1]], list(job.command[2:]))
+        assert job.name not in seen and {*job.after} <= seen.keys()
+        if isinstance(config, PretrainingConfig):
+            assert config.probe.probe_data == str(tmp_path / "lists")
+            seed = job.name.split("/")[1]
+            assert config.targets.teacher in ("", str(seen.get(f"videomae/{seed}/pretrain")))
+        elif not job.name.startswith("scratch"):
+            assert config.start.finetune == str(seen[job.after[0]])
+        seen[job.name] = job.result
+    replicated = sum(arm.replicated for arm in ARMS.values())
+    assert len(jobs) == 2 * (1 + replicated * (1 + len(TESTS))) + (len(ARMS) - replicated) * (1 + len(TESTS))
+
+
+def test_arms_differ_in_what_they_are_called_by(tmp_path):
+    flags = {name: arm.flags for name, arm in ARMS.items()}
+    assert len({*flags.values()}) == len(flags)
+    assert "0.02" in flags["epsilon-0.02"] and "soft" in flags["soft"] and "L2" in flags["l2"]
+
+
+def test_what_needs_a_job_that_failed_is_left_out(tmp_path, monkeypatch):
+    study = Study(tmp_path, SMOKE, seeds=1, arms=("videomae", "sigma-video"))
+    asked = []
+
+    def run(job: Job, study: Study) -> int:
+        asked.append(job.name)
+        return int(job.name == "sigma-video/0/pretrain")
+
+    monkeypatch.setattr(command, "_run", run)
+    failed = command.run(study, num_processes=2)
+    assert sorted(failed) == sorted(f"sigma-video/0/{step}" for step in ("pretrain", *TESTS))
+    assert "sigma-video/0/pretrain" in asked and "sigma-video/0/knn" not in asked and "videomae/0/finetune" in asked
+
+
+def test_table(tmp_path):
+    study = Study(tmp_path, SMOKE, seeds=3, arms=("videomae",))
+    values = [40.0, 43.0, 50.0]
+    for seed, value in enumerate(values):
+        tested = tmp_path / "videomae" / str(seed)
+        (tested / "finetune").mkdir(parents=True)
+        (tested / "finetune" / "test.json").write_text(json.dumps({"test/top1": value, "test/top5": 99.0}))
+    write_tables(study)
+    assert score(study, "videomae", 1, "finetune") == 43.0 and score(study, "videomae", 1, "knn") is None
+    spread = statistics.stdev(values)
+    assert f"| VideoMAE |  |  |  | 44.3 ± {spread:.1f} | 3 |" in (tmp_path / "tables.md").read_text()
