@@ -1,0 +1,1 @@
+"""Comparing ways to pre-train."""
