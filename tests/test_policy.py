@@ -66,7 +66,7 @@ ORDER = {
         "catalogue decoding segmentation transforms",
         "lists loading",
         "class_balance masks samples",
-        "classification pretraining",
+        "classification clip_check pretraining",
         "probing",
     ),
     "engine": (
@@ -229,6 +229,7 @@ OPTIONAL = {
     "wandb",
     "deepspeed",
     "huggingface_hub",
+    "mteb",
 }
 
 

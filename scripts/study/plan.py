@@ -188,7 +188,7 @@ class Study:
             "attentive4": ["--flip", "False", "--epochs", str(s.finetune_epochs), "--probe_heads", "4"],
         }
         if s is not FULL and kind != "knn":  # too few videos to choose a head on some of them
-            own[kind] += ["--lrs", "0.01", "--weight_decays", "0.05"]
+            own[kind] += ["--lrs", "0.01", "--weight_decays", "0.05", "--batch_size", str(s.batch)]
         return [
             *(sys.executable, "run_probing.py", "--probe", kind, "--output_dir", str(self.out / name)),
             *("--data_set", "custom", "--data_path", str(self.lists), "--num_workers", "0"),
