@@ -58,6 +58,7 @@ class Loaded:
         clip: what the model takes.
         digest: hash of what decides tokens: the encoder's tensors, its number of heads and its position tables.
         args: options of the run that made the file.
+        assumed_clip: whether neither the file nor the caller said how long and large clips are.
     """
 
     model: Classifier
@@ -68,6 +69,7 @@ class Loaded:
     digest: str
     args: Mapping[str, Any]
     licence: str = ""
+    assumed_clip: bool = False
 
     def tokens(self, clip: torch.Tensor, *, final_norm: bool = True) -> torch.Tensor:
         """(B, 3, T, H, W), normalised, or (B, 3, 1, H, W) images, which are repeated -> (B, N, D) of the last block.
@@ -153,6 +155,7 @@ def _from_weights(
         class_names=tuple(names),
         has_final_norm=has_final_norm,
         licence=weights.licence,
+        assumed_clip=any(value is None and args.get(key) is None for key, value in given.items()),
     )
 
 

@@ -20,12 +20,13 @@ from datasets.transforms.normalization import normalize_clips
 from engine.config import RunConfig
 from engine.distributed.ddp import autocast
 from engine.distributed.world import World
+from engine.errors import ConfigError
 
 from . import load as files
 from .load import ClipFacts, Loaded
 from .predict import Prediction, Predictor, refuse_nothing_read
 from .sources import Sample, find_samples
-from .views import Views, sampling_doubt, view_dataset, views_of_frames, with_sampling_rate
+from .views import Views, doubts, view_dataset, views_of_frames, with_sampling_rate
 
 logger = logging.getLogger(__name__)
 
@@ -105,8 +106,12 @@ class VideoModel:
         if isinstance(source, np.ndarray | torch.Tensor):
             return self._encode(views_of_frames(np.asarray(source), self.clip, Views(*views)), tokens=tokens)
         samples, is_single = _samples(source)
-        found = np.stack([self._encode(self.read_views(sample, Views(*views)), tokens=tokens) for sample in samples])
-        return found[0] if is_single else found
+        found = [self._encode(self.read_views(sample, Views(*views)), tokens=tokens) for sample in samples]
+        if not found:
+            model = self.loaded.model
+            of_one = (Views(*views).number, model.num_tokens, model.embed_dim) if tokens else (model.embed_dim,)
+            return np.empty((0, *of_one), np.float32)
+        return found[0] if is_single else np.stack(found)
 
     def load_clip(self, path: str | Path) -> torch.Tensor:
         """The clip from the middle of a video as the model takes it: normalised (3, T, S, S).
@@ -170,14 +175,28 @@ def load(
         CheckpointError: it cannot be read, or holds no model of this project; the message names it.
         ConfigError: a device or precision that is not there.
     """
+    if sampling_rate is not None and sampling_rate < 1:
+        raise ConfigError(f"sampling_rate={sampling_rate}: must be at least 1")
     loaded = with_sampling_rate(files.load(path, num_frames=num_frames, input_size=input_size), sampling_rate)
-    if doubt := sampling_doubt(loaded):
-        logger.warning("%s: %s; sampling_rate= says otherwise", path, doubt)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    place = torch.device(device)
+    if doubt := doubts(loaded):
+        logger.warning("%s: %s", path, doubt)
+    place = _device(device)
     loaded.model.to(place)
     return VideoModel(loaded, place, RunConfig(amp=amp).amp_on(place))
 
 
 from_pretrained = load  # the name by which users of Hugging Face's libraries look for it
+
+
+def _device(name: str) -> torch.device:
+    """Of `load`. Raises ConfigError."""
+    has_gpu = torch.cuda.is_available()
+    if name == "auto":
+        return torch.device("cuda" if has_gpu else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device={name!r}: not a device, such as 'cpu', 'cuda' or 'cuda:1'") from error
+    if device.type == "cuda" and (not has_gpu or (device.index or 0) >= torch.cuda.device_count()):
+        raise ConfigError(f"device={name!r}: there is no such GPU here; 'auto' takes what there is")
+    return device

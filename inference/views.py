@@ -76,12 +76,20 @@ def with_sampling_rate(loaded: Loaded, rate: int | None) -> Loaded:
     return loaded if rate is None else replace(loaded, clip=replace(loaded.clip, sampling_rate=rate, fps=None))
 
 
-def sampling_doubt(loaded: Loaded) -> str:
-    """What is assumed of the distance of frames, where the file does not say it; "" where it does."""
-    clip = loaded.clip
-    if clip.sampling == "uniform" or clip.fps or clip.sampling_rate:
-        return ""
-    return f"the file does not say how far apart the frames of a clip are: every {DEFAULT_RATE}th is taken"
+def doubts(loaded: Loaded) -> str:
+    """What is assumed of clips, where the file does not say it; "" where it does."""
+    clip, found = loaded.clip, []
+    if loaded.assumed_clip:
+        found.append(
+            f"the file does not say how long and large clips are: {clip.num_frames} frames of {clip.input_size} pixels "
+            "are taken; num_frames and input_size say otherwise"
+        )
+    if not (clip.sampling == "uniform" or clip.fps or clip.sampling_rate):
+        found.append(
+            f"the file does not say how far apart the frames of a clip are: every {DEFAULT_RATE}th is taken; "
+            "sampling_rate says otherwise"
+        )
+    return "; ".join(found)
 
 
 class Tolerant(Dataset):

@@ -37,10 +37,10 @@ from engine.monitoring.metrics import setup_logging
 from inference.features import ARRAY, DTYPES, Plan, Row, extract
 from inference.load import POSITIONS, Loaded, load
 from inference.sources import Sample, as_list, find_samples, windows_of
-from inference.views import Views, parse_views, sampling_doubt, view_dataset, with_sampling_rate
+from inference.views import Views, doubts, parse_views, view_dataset, with_sampling_rate
 from models import ModelError
-from scripts.data.jobs import parse_part, positive
-from scripts.predict import add_run_flags, parse_seconds
+from scripts.data.jobs import parse_part
+from scripts.predict import add_clip_flags, add_run_flags, parse_seconds
 from sigma_video.command_line import CommandLine
 
 FORMATS = ("npy", "safetensors")
@@ -61,9 +61,7 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument("--format", choices=FORMATS, default="npy", help="safetensors: also features.safetensors")
     options.add_argument("--no_final_norm", action="store_true", help="tokens before the final norm, if there is one")
-    options.add_argument("--sampling_rate", type=positive, metavar="N", help="every N-th frame (default: as trained)")
-    options.add_argument("--num_frames", type=positive, help="of a clip (default: as trained)")
-    options.add_argument("--input_size", type=positive, help="of a clip (default: as trained)")
+    add_clip_flags(options)
     options.add_argument("--positions", choices=POSITIONS, default="rows", help="of clips with fewer frames (rows)")
     options.add_argument("--part", type=parse_part, metavar="i/n", help="make only this part, from 1, and join nothing")
     options.add_argument(
@@ -129,8 +127,8 @@ def run(args: argparse.Namespace, world: World) -> None:
     loaded = load(args.checkpoint, start, world=world, **sizes)
     loaded.model.to(world.device)
     loaded = with_sampling_rate(loaded, args.sampling_rate)
-    if world.is_main and (doubt := sampling_doubt(loaded)):
-        print(f"{args.checkpoint}: {doubt}; --sampling_rate says otherwise", file=sys.stderr)
+    if world.is_main and (doubt := doubts(loaded)):
+        print(f"{args.checkpoint}: {doubt}", file=sys.stderr)
     samples = on_main_process(world, lambda: find(args))
     precision = RunConfig(amp=args.amp).amp_on(world.device)
     with as_config_error(args.checkpoint):

@@ -25,7 +25,7 @@ from sigma_video.datasets.loading.workers import loader_errors
 from sigma_video.engine.distributed.ddp import AMP_DTYPES
 from sigma_video.engine.errors import ConfigError, user_errors
 from sigma_video.inference.video_model import load
-from sigma_video.inference.views import Views, parse_views, sampling_doubt
+from sigma_video.inference.views import Views, doubts, parse_views
 from sigma_video.models import ModelError
 
 BATCH = 8  # videos
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> None:
     from sigma_video.inference.mveb import VideoEncoder
 
     model = load(args.checkpoint, device=args.device, amp=args.amp, sampling_rate=args.sampling_rate)
-    if doubt := sampling_doubt(model.loaded):
+    if doubt := doubts(model.loaded):
         print(f"{args.checkpoint}: {doubt}; --sampling_rate says otherwise", file=sys.stderr)
     encoder = VideoEncoder(model, name, views=args.views)
     how = {"encode_kwargs": {"batch_size": BATCH}, "num_proc": args.num_workers}

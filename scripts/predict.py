@@ -30,7 +30,7 @@ from engine.files import replace_text
 from inference.load import Loaded, load
 from inference.predict import Prediction, Predictor
 from inference.sources import Sample, find_samples, windows_of
-from inference.views import Views, parse_views, sampling_doubt, tested_views, with_sampling_rate
+from inference.views import Views, doubts, parse_views, tested_views, with_sampling_rate
 from models import ModelError
 from models.weights.load import weights_hash
 from scripts.data.jobs import positive
@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("checkpoint", metavar="CHECKPOINT", help="a fine-tuned model in any format of WEIGHTS.md")
     options.add_argument("sources", nargs="+", metavar="VIDEO|FOLDER|LIST", help="labels of a list are not looked at")
     options.add_argument("--views", type=parse_views, metavar="CxK", help="clips x crops (default: as in its test)")
-    options.add_argument("--sampling_rate", type=positive, metavar="N", help="every N-th frame (default: as trained)")
+    add_clip_flags(options)
     options.add_argument("--window", type=parse_seconds, metavar="SECONDS", help="predict windows of this length")
     options.add_argument("--stride", type=parse_seconds, metavar="SECONDS", help="between windows (half a window)")
     options.add_argument("--top", type=positive, default=5, metavar="N", help="classes shown and written (default: 5)")
@@ -58,6 +58,13 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--output", metavar="FILE", help="of --submission")
     add_run_flags(options)
     return options
+
+
+def add_clip_flags(options: argparse.ArgumentParser) -> None:
+    """The clips that a model takes, where its file does not say it, or they shall be others."""
+    options.add_argument("--sampling_rate", type=positive, metavar="N", help="every N-th frame (default: as trained)")
+    options.add_argument("--num_frames", type=positive, help="of a clip (default: as trained)")
+    options.add_argument("--input_size", type=positive, help="of a clip (default: as trained)")
 
 
 def add_run_flags(options: argparse.ArgumentParser) -> None:
@@ -114,6 +121,8 @@ def _check_output(named: str, file: Path, taken: Mapping[str, str]) -> None:
 def key_of(args: argparse.Namespace, loaded: Loaded, views: Views) -> dict[str, str]:
     """What predictions depend on besides the video."""
     shown = f"{views}, every {args.sampling_rate}. frame" if args.sampling_rate else str(views)
+    if args.num_frames or args.input_size:
+        shown += f", {loaded.clip.num_frames} frames of {loaded.clip.input_size}"
     return {"weights": weights_hash(loaded.model.state_dict()), "views": shown}
 
 
@@ -264,11 +273,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         reported = user_errors(*DATA_ERRORS, ModelError, interrupted=interrupted)
         with distributed(args.device) as world, reported, loader_errors():
             start = StartConfig(model_key=args.model_key, trust_checkpoint=args.trust_checkpoint)
-            loaded = load(args.checkpoint, start, world=world)
+            sizes: Any = {"num_frames": args.num_frames, "input_size": args.input_size}
+            loaded = load(args.checkpoint, start, world=world, **sizes)
             loaded.model.to(world.device)
             loaded = with_sampling_rate(loaded, args.sampling_rate)
-            if world.is_main and (doubt := sampling_doubt(loaded)):
-                print(f"{args.checkpoint}: {doubt}; --sampling_rate says otherwise", file=sys.stderr)
+            if world.is_main and (doubt := doubts(loaded)):
+                print(f"{args.checkpoint}: {doubt}", file=sys.stderr)
             with as_config_error(args.checkpoint):
                 precision = autocast(world.device, RunConfig(amp=args.amp).amp_on(world.device))
                 views = args.views or tested_views(loaded)

@@ -41,6 +41,8 @@ def fetch_from_hub(name: str) -> Path:
         from huggingface_hub import errors
     except ImportError as error:
         raise CheckpointError(f"{name}: needs a package: pip install huggingface-hub") from error
+    for library in ("httpx", "httpx2"):
+        logging.getLogger(library).setLevel(logging.WARNING)  # a line for each request
     where: Any = {"repo_id": parts["repository"], "revision": parts["revision"]}
     try:
         if parts["file"]:

@@ -145,9 +145,7 @@ def pretraining_rows(videos: VideoList, index: int, options: ClipOptions) -> lis
         item = dataset[options.epoch, index]
         if not rows:
             rows += [Row(f"training takes another video: {path}: {reason}") for path, reason, *_ in item["failures"]]
-            rows.append(
-                Row(f"pre-training: {options.num_frames} frames, every {options.sampling_rate}th", item["clip"])
-            )
+            rows.append(Row(f"pre-training: {options.num_frames} frames, one in {options.sampling_rate}", item["clip"]))
         still = name == "motion_vectors" and not has_motion_vectors(videos.paths[item["index"]])
         visible = int((~item["mask"]).sum())
         text = f"--mask_type {name}: the encoder sees {visible} of {item['mask'].numel()} tokens"

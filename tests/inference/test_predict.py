@@ -206,6 +206,7 @@ def test_features_are_the_mean_of_the_tokens(pretrained, data):
     assert clip.shape == (3, 4, 32, 32) and clip.dtype == torch.float32
     np.testing.assert_array_equal(model.loaded.tokens(clip[None])[0], model.features(video, tokens=True)[0])
     np.testing.assert_array_equal(model.features([video, video])[1], model.features(video))
+    assert model.features([]).shape == (0, 128) and model.features([], tokens=True).shape == (0, 1, 32, 128)
 
 
 def test_the_distance_of_frames_that_a_file_does_not_say(checkpoint, data, tmp_path):
@@ -223,6 +224,32 @@ def test_the_distance_of_frames_that_a_file_does_not_say(checkpoint, data, tmp_p
     assert said == {"silent": True, "four": False, "two": False}
     assert rows["silent"]["top"] == rows["four"]["top"] != rows["two"]["top"]
     assert rows["two"]["views"] == "2x2, every 2. frame"
+
+
+def test_weights_alone_take_the_clips_that_are_asked_for(checkpoint, data, tmp_path, caplog):
+    torch.save(torch.load(checkpoint, weights_only=True)["model"], tmp_path / "bare.pth")
+    original = load(checkpoint, device="cpu")
+    clip = original.clip
+    sizes = {"num_frames": clip.num_frames, "input_size": clip.input_size}
+    bare = load(tmp_path / "bare.pth", device="cpu", sampling_rate=clip.sampling_rate, **sizes)
+    assert not caplog.records
+    given = original.load_clip(data.videos[5])[None]
+    assert torch.equal(bare.loaded.model(given), original.loaded.model(given))
+    load(tmp_path / "bare.pth", device="cpu", input_size=clip.input_size)
+    assert "16 frames of 32 pixels are taken; num_frames and" in caplog.text and "every 4th is taken" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"device": "nowhere"}, "device='nowhere': not a device"),
+        ({"device": "cuda:99"}, "device='cuda:99': there is no such GPU"),
+        ({"sampling_rate": 0}, "sampling_rate=0: must be at least 1"),
+    ],
+)
+def test_load_refuses_what_is_not_there(given, words, checkpoint):
+    with pytest.raises(ConfigError, match=words):
+        load(checkpoint, **given)
 
 
 def test_sources(data, tmp_path):
