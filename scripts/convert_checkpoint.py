@@ -98,7 +98,11 @@ def read_content(file: str, given: Given, *, model_key: str, trust: bool) -> Con
 
 def options_of(file: str, recorded: Mapping[str, Any], given: Given) -> dict[str, Any]:
     """Options of the run that made the weights, as plain types, completed from the command line."""
-    options = {name: value for name, value in plain(recorded).items() if name not in PATHS}
+    options = {
+        name: value
+        for name, value in plain(recorded).items()
+        if name not in PATHS and not (isinstance(value, str) and Path(value).is_absolute())
+    }
     for name, value in (("num_frames", given.num_frames), ("input_size", given.input_size)):
         known = options.get(name)
         if value is not None and known not in (None, value):

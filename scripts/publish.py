@@ -13,6 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import sigma_video.compat  # noqa: F401  (before anything that imports torchvision)
+from datasets.catalogue import CATALOGUE
 from datasets.errors import AnnotationError
 from engine.checkpointing.download import hash_of_weights, is_address
 from engine.checkpointing.files import newest_weights
@@ -27,6 +28,7 @@ from scripts.weight_files import Content, check_written, new_place, summary, wri
 from scripts.zoo_rows import NOT_STATED, Zoo, is_noncommercial, read_zoo
 from sigma_video.command_line import CommandLine
 
+PUBLIC = CATALOGUE.keys() - {"custom"}  # data sets whose names say something to others
 WHOLE = "pretraining.safetensors"  # encoder, decoder and the rest, where transformers holds the encoder alone
 _NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
@@ -101,13 +103,14 @@ def records_of(checkpoint: str, folders: Sequence[Path]) -> list[Record]:
         )
     if len(own) < len(found):
         print(f"results: {len(own)} of {len(found)} are of these weights; the others are left out")
-    return own
+    return [record for record in own if record.metric != "loss"]
 
 
 def write(args: argparse.Namespace, content: Content, records: Sequence[Record], base_model: str) -> None:
     """Write FOLDER, whole or not at all."""
     name = args.name or args.folder.name
-    data = args.datasets or list(filter(None, [str(content.args.get("data_set") or "")]))
+    data_set = content.args.get("data_set")
+    data = args.datasets or ([data_set] if isinstance(data_set, str) and data_set in PUBLIC else [])
     with new_place(args.folder) as place:
         written = write_huggingface(content, place, metrics=labels(records), whole=WHOLE)
         complete(place / "README.md", name=name, base_model=base_model, datasets=data, records=records)

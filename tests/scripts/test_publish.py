@@ -35,6 +35,7 @@ ARGS = {
     "short_side_size": 32,
     "output_dir": "/home/someone/output",
     "finetune": "/home/someone/weights.pth",
+    "class_weights": "/home/someone/class_weights.txt",
 }
 
 
@@ -79,7 +80,7 @@ def published(tmp_path_factory):
     folder = tmp_path_factory.mktemp("published")
     model, file = checkpoint(folder / "run")
     _, other = checkpoint(folder / "other", epoch=1)
-    result(folder / "results" / "a", file, **{"test/top1": 70.9, "test/top5": 92.5})
+    result(folder / "results" / "a", file, **{"test/top1": 70.9, "test/top5": 92.5, "test/loss": 1.2})
     result(folder / "results" / "b", other, **{"test/top1": 99.0})
     words = ["--results", folder / "results", "--base_model", "videomae-base-ssv2", "--name", "org/model"]
     publish.main(list(map(str, [folder / "run", folder / "out", *words])))
