@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from datasets.catalogue import get_dataset_spec
-from datasets.classification import build_datasets, build_loaders
+from datasets.classification import TrainDataset, build_datasets, build_loaders
 from datasets.clip_check import check_clips
 from datasets.decoding.open import describe_decoder
 from datasets.errors import DATA_ERRORS
@@ -105,8 +105,9 @@ def build_evaluator(config: FinetuningConfig, world: World, data: LabelledData, 
         datasets = build_datasets(
             data.lists, config.clip, config.views, config.augmentation, seed=run.seed, decoder=config.loader.decoder
         )
-    if "train" in datasets and config.views.sampling != "uniform":
-        on_main_process(world, lambda: check_clips(datasets["train"], config.clip))
+    training = datasets.get("train")
+    if isinstance(training, TrainDataset) and config.views.sampling != "uniform":
+        on_main_process(world, lambda: check_clips(training, config.clip))
     return Evaluator(
         world,
         task=task,

@@ -1,17 +1,17 @@
 """Whether a run's clips move: a rate that does not suit the videos repeats one frame, and nothing else would tell."""
 
 import logging
-from typing import Protocol
 
 import numpy as np
 
 from sigma_video.options import OptionError
 
+from .classification import TrainDataset
 from .decoding.open import open_video
-from .decoding.reader import VideoReader
 from .errors import DecodeError
 from .lists.spans import frames_within
-from .lists.video_list import VideoList, sample_name
+from .lists.video_list import sample_name
+from .pretraining import PretrainDataset
 from .samples import sample_rng
 from .sampling import ClipConfig
 
@@ -22,17 +22,7 @@ _STILL = 2  # different frames of a clip that stands still: the first, and perha
 _NEARLY = 1.1  # times the rate of a video: 30 for 29.97, and rates that are means
 
 
-class Drawing(Protocol):
-    """A training set."""
-
-    videos: VideoList
-    decoder: str
-
-    def draw(self, video: VideoReader, index: int, rng: np.random.Generator) -> np.ndarray:
-        """The frames of a clip of the opened video of this index."""
-
-
-def check_clips(dataset: Drawing, clip: ClipConfig) -> None:
+def check_clips(dataset: PretrainDataset | TrainDataset, clip: ClipConfig) -> None:
     """Draw a clip of a few videos; what cannot be decoded is left to training. Warns where `--fps` repeats frames.
 
     Raises:
