@@ -48,8 +48,8 @@ def test_states_have_the_targets_of_their_own_frame_and_of_the_one_after():
     """Whatever number stands for no target, such a branch is left out of the loss; so is a future past the end."""
     batch = SegmentBatch(
         frames=torch.zeros(50, 3, 2, 2, dtype=torch.uint8),
-        following=torch.arange(100, 150),
-        previous=torch.arange(200, 250),
+        following=torch.arange(50) % 19 + 5,
+        previous=torch.arange(50) % 23 + 4,
         lengths=[20, 30],
         counts=[2.0, 3.0],
         keys=[(0, 0), (0, 1)],
@@ -59,8 +59,8 @@ def test_states_have_the_targets_of_their_own_frame_and_of_the_one_after():
     batch.previous[9] = -1
     classes, logs = CountingTask(num_frames=4, regression_mean="all", seed=0)._targets(batch)
     expected = [
-        [anchor_targets(-1, 7), anchor_targets(110, 7)],  # frame 9 of the first segment, and 10
-        [anchor_targets(249, 10), anchor_targets(-1, 12)],  # frame 29 of the second, which is 49 of all
+        [anchor_targets(-1, 7), anchor_targets(15, 7)],  # frame 9 of the first segment, and 10
+        [anchor_targets(7, 10), anchor_targets(-1, 12)],  # frame 29 of the second, which is 49 of all
     ]
     assert classes.tolist() == [[branch[0].tolist() for branch in row] for row in expected]
     np.testing.assert_allclose(logs, [[branch[1] for branch in row] for row in expected], rtol=1e-6)
