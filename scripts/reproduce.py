@@ -206,6 +206,10 @@ def main(args: argparse.Namespace, recipes: Mapping[str, Recipe]) -> int:
         failed = run_local(todo, out / "logs")
         text = filled(args.table, out)
     print(text if todo else f"nothing to do\n\n{text}", end="")
+    for job in failed:
+        print(f"missing: {job.name}, log {out / 'logs' / job.name}.log", file=sys.stderr)
+    if failed:
+        print(f"error: {len(failed)} of {len(todo)} jobs failed: the same command goes on with these", file=sys.stderr)
     return 1 if failed else 0
 
 

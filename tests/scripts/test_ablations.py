@@ -1,13 +1,18 @@
 """The recipes of scripts/ablations: each changes one thing of one configuration, and names the printed numbers."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 
 import pytest
+import replicas_severe
 from processes import ROOT
 
 from engine.errors import ConfigError
 from engine.flags import parse
+from scripts.data import prepare
 from scripts.recipes import read_recipe, split_command
 from scripts.table_cells import PUBLISHED, fill
 from scripts.table_records import read_records
@@ -97,3 +102,38 @@ def test_a_result_is_placed_by_its_name_alone(tmp_path):
     assert sum(cell.measured is not None for cell in rows.values()) == 1
     tables, unplaced = fill(read_records([tmp_path / "full"]))
     assert all(cell.measured is None for row in tables["ablation"] for cell in row.cells.values()) and unplaced
+
+
+SMALL = ["--input_size", "32", "--num_frames", "4", "--epochs", "1", "--warmup_epochs", "0", "--update_freq", "1"]
+SMALL += ["--batch_size", "2", "--num_workers", "0", "--num_sample", "1", "--device", "cpu"]
+PRETRAINED = ["--model", "pretrain_videomae_mini_patch8_32", "--decoder_depth", "1"]
+FINETUNED = ["--model", "vit_mini_patch8_32", "--short_side_size", "32", "--init_scale", "1"]
+
+
+def run_recipe(name, words, **variables):
+    own = {"VENV": sys.prefix, "ONE_OF_SEVERAL": "1", "GPUS": "1", "BATCH_SIZE": "1", "OMP_NUM_THREADS": "1"}
+    own |= {name: str(value) for name, value in variables.items()}
+    command = ["bash", str(FOLDER / f"{name}.sh"), *words, *SMALL]
+    done = subprocess.run(command, env={**os.environ, **own}, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.long
+def test_every_row_is_made_of_a_replica(tmp_path):
+    """By the commands of the page, from the lists to the table."""
+    lists, videos = replicas_severe.something_something(tmp_path / "ssv2")
+    prepare.main(["--from", "ssv2", str(lists), "--videos", str(videos), "--out", str(tmp_path / "lists")])
+    rows = {method: key for key, method in METHODS.items()}
+    assert rows.keys() == PRINTED.keys()
+    for method, (name, value) in rows.items():
+        trained, tuned = tmp_path / f"{name}_{value}", tmp_path / "results" / f"{name}_{value}"
+        small = [] if value == "pixel" else ["--projection_dims", "32"]
+        few = [] if name == "prototypes" or value == "pixel" else ["--num_prototypes", "12"]
+        data = {"VALUE": value, "DATA_PATH": tmp_path / "lists" / "train.csv", "OUTPUT_DIR": trained}
+        run_recipe(name, [*PRETRAINED, *small, *few], **data)
+        data = {"VALUE": trained.name, "DATA_PATH": tmp_path / "lists", "CHECKPOINT": trained, "OUTPUT_DIR": tuned}
+        run_recipe("finetune", FINETUNED, **data)
+        row = {"method": method, "pretrained_on": "mini-SSv2", "column": "mini-SSv2"}
+        (tuned / "row.json").write_text(json.dumps(row))
+    tables, unplaced = fill(read_records([tmp_path / "results"]))
+    assert not unplaced and all(row.cells["mini-SSv2"].measured is not None for row in tables["ablation"])

@@ -262,6 +262,22 @@ def test_a_job_that_fails_stops_those_that_need_it_and_no_others(tmp_path, capsy
     assert not run_local([lists_job(tmp_path, "a"), jobs[1]], tmp_path / "logs")
 
 
+@pytest.mark.slow
+def test_the_command_ends_with_what_is_missing(tmp_path, capsys):
+    """Annotations that are no lists: no job of the row can run, and the table is there without it."""
+    for name in ("k400/annotations", "k400/videos", "DAVIS"):
+        (tmp_path / name).mkdir(parents=True)
+    words = ["segmentation", *SMALL, "--column", "clustering DAVIS", "--output_dir", tmp_path / "out"]
+    args = reproduce.parser(RECIPES).parse_args([*map(str, words), "--data_root", str(tmp_path)])
+    assert reproduce.main(args, RECIPES) == 1
+    printed = capsys.readouterr()
+    assert "failed with exit code 2: error: " in printed.out
+    missing = [line for line in printed.err.splitlines() if line.startswith("missing: ")]
+    assert len(missing) == 3 and missing[0].startswith("missing: prepare-k400, log ")
+    assert printed.err.splitlines()[-1].startswith("error: 3 of 3 jobs failed: the same command goes on")
+    assert (tmp_path / "out" / "segmentation.md").is_file()
+
+
 def test_a_signal_goes_to_the_job_which_ends_as_it_wants(tmp_path):
     """Both have ended then, and the job did what it does on TERM."""
     code = """if True:
