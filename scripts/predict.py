@@ -7,6 +7,7 @@ same command goes on after an interruption. A video that cannot be read is liste
 """
 
 import argparse
+import contextlib
 import csv
 import json
 import os
@@ -27,6 +28,7 @@ from engine.distributed.ddp import AMP_DTYPES, autocast
 from engine.distributed.world import World, distributed, on_main_process
 from engine.errors import ConfigError, as_config_error, user_errors
 from engine.files import replace_text
+from engine.resilience.lock import output_lock
 from inference.load import Loaded, load
 from inference.predict import Prediction, Predictor
 from inference.sources import Sample, find_samples, windows_of
@@ -39,6 +41,7 @@ from sigma_video.command_line import CommandLine
 
 SUBMISSIONS = ("ssv2",)
 SUBMITTED = 5  # classes of a video in a submission
+WAYS_OUT = "writes this file. Wait for it to end, or give another."
 _ROW = '{"path": '  # how a line of --json begins
 
 
@@ -118,12 +121,12 @@ def _check_output(named: str, file: Path, taken: Mapping[str, str]) -> None:
         raise ConfigError(f"{named}: this file {use}: give another")
 
 
-def key_of(args: argparse.Namespace, loaded: Loaded, views: Views) -> dict[str, str]:
+def key_of(args: argparse.Namespace, loaded: Loaded, views: Views, amp: str) -> dict[str, str]:
     """What predictions depend on besides the video."""
     shown = f"{views}, every {args.sampling_rate}. frame" if args.sampling_rate else str(views)
     if args.num_frames or args.input_size:
         shown += f", {loaded.clip.num_frames} frames of {loaded.clip.input_size}"
-    return {"weights": weights_hash(loaded.model.state_dict()), "views": shown}
+    return {"weights": weights_hash(loaded.model.state_dict()), "views": shown, "amp": amp}
 
 
 def row_of(prediction: Prediction, key: dict[str, str], top: int) -> dict[str, Any]:
@@ -152,7 +155,7 @@ def read_done(file: str | None, key: dict[str, str], top: int) -> dict[Sample, d
         top: classes of a video.
 
     Raises:
-        ConfigError: the file holds something else, or predictions of other weights, views or --top.
+        ConfigError: the file holds something else, or predictions of other weights, views, --amp or --top.
     """
     if not file or not Path(file).is_file():
         return {}
@@ -162,11 +165,14 @@ def read_done(file: str | None, key: dict[str, str], top: int) -> dict[Sample, d
         try:
             row = json.loads(line)
             done[sample_of(row)] = row
-            same = {name: row[name] for name in key} == key and ("error" in row or len(row["top"]) == top)
+            classes = top if "error" in row else len(row["top"])
+            same = classes == top and {name: row.get(name) for name in key} == key
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"--json {file}, line {number}: not a prediction: give another file") from error
         if not same:
-            raise ConfigError(f"--json {file}, line {number}: of other weights, --views or --top: give another file")
+            raise ConfigError(
+                f"--json {file}, line {number}: of other weights, --views, --amp or --top: give another file"
+            )
     if rest and not (rest.startswith(_ROW) or _ROW.startswith(rest)):
         raise ConfigError(f"--json {file}, line {len(lines) + 1}: not a prediction: give another file")
     if rest:
@@ -280,14 +286,29 @@ def main(argv: Sequence[str] | None = None) -> int:
             if world.is_main and (doubt := doubts(loaded)):
                 print(f"{args.checkpoint}: {doubt}", file=sys.stderr)
             with as_config_error(args.checkpoint):
-                precision = autocast(world.device, RunConfig(amp=args.amp).amp_on(world.device))
+                amp = RunConfig(amp=args.amp).amp_on(world.device)
                 views = args.views or tested_views(loaded)
-                predictor = Predictor.of(loaded, precision, views=views, batch_size=args.batch_size)
+                predictor = Predictor.of(loaded, autocast(world.device, amp), views=views, batch_size=args.batch_size)
             rows = []
-            for row in predict(args, world, predictor, key_of(args, loaded, views)):
-                show(row)
-                rows.append(row)
-            return on_main_process(world, lambda: finish(args, rows))
+            with locked(args, world):
+                for row in predict(args, world, predictor, key_of(args, loaded, views, amp)):
+                    show(row)
+                    rows.append(row)
+                return on_main_process(world, lambda: finish(args, rows))
+
+
+@contextlib.contextmanager
+def locked(args: argparse.Namespace, world: World) -> Iterator[None]:
+    """No other command writes the files meanwhile.
+
+    Raises:
+        ConfigError: one does.
+    """
+    with contextlib.ExitStack() as stack:
+        for file in filter(None, (args.json, args.csv, args.output)):
+            folder, name = os.path.split(os.path.realpath(file))
+            stack.enter_context(output_lock(folder, world, WAYS_OUT, name=f"{name}.lock"))
+        yield
 
 
 def finish(args: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> int:

@@ -50,7 +50,7 @@ def output_lock(
 
     Args:
         ways_out: what the message says of a folder that is no `--output_dir`.
-        name: of the lock's file; commands that share a folder have one each.
+        name: of the lock's file; commands that share a folder have one each, and one that writes a file locks FILE.lock.
         against: by name, the other locks in the folder that nobody may hold meanwhile.
 
     Raises:
@@ -92,6 +92,8 @@ class RunLock:
         against: Callable[[str], bool] = lambda name: False,
     ) -> None:
         self.named = f"--output_dir {folder}" if ways_out in ("", WAYS_OUT) else str(folder)
+        if not name.startswith(NAME):
+            self.named = str(folder / name.removesuffix(".lock"))
         self.ways_out = ways_out
         self.path = folder / name
         self.against = against
@@ -161,7 +163,7 @@ class RunLock:
     def _end_process(self) -> None:
         """End at once, without saving: the folder belongs to the other run."""
         sys.stderr.write(
-            f"error: {self.path}: another run has taken this folder ({describe_holder(self._read())}); stopping\n"
+            f"error: {self.path}: another run has taken this output ({describe_holder(self._read())}); stopping\n"
         )
         sys.stderr.flush()
         os._exit(LOST)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -10,11 +11,13 @@ from conftest import Data
 from processes import run_script
 
 from datasets.decoding.open import open_video
+from engine.distributed.world import World
 from engine.errors import ConfigError
+from engine.resilience.lock import output_lock
 from inference.sources import Sample, find_samples, windows_of
 from inference.video_model import load
 from inference.views import Views
-from scripts.predict import read_done
+from scripts.predict import locked, read_done
 
 SCRIPT = "scripts/predict.py"
 
@@ -53,7 +56,7 @@ def test_scores_are_those_of_the_test(predicted, finetuned, data):
             assert entry["class"] == str(entry["label"])  # the list names no classes
         assert [entry["score"] for entry in row["top"]] == sorted((e["score"] for e in row["top"]), reverse=True)
     np.testing.assert_array_equal(scores, tested["probabilities"])
-    assert {row["views"] for row in rows} == {"2x2"}
+    assert {(row["views"], row["amp"]) for row in rows} == {("2x2", "none")}
     assert predicted[1].splitlines()[0].startswith(f"{data.videos[5]}: {rows[0]['top'][0]['class']} 0.")
 
 
@@ -153,7 +156,7 @@ def test_a_pretrained_model_is_no_classifier(pretrained, data):
 
 # ------------------------------------------------------------------------------------------------- files of --json
 
-KEY = {"weights": "abc", "views": "1x1"}
+KEY = {"weights": "abc", "views": "1x1", "amp": "none"}
 
 
 @pytest.mark.parametrize("content", [b'{"a": 1}', b'{"path": "x"}\n{"a": 1}', b"\x9e\xff", b"mine"])
@@ -163,6 +166,32 @@ def test_a_file_of_something_else_is_refused_and_left(content, tmp_path):
     with pytest.raises(ConfigError, match="not a prediction"):
         read_done(str(file), KEY, 5)
     assert file.read_bytes() == content
+
+
+def test_scores_of_another_precision_are_refused(tmp_path):
+    """Or of one that is not known: an earlier version did not write it."""
+    file, row = tmp_path / "x.json", {"path": "a.mp4", "top": [{}] * 5} | KEY
+    file.write_text(json.dumps(row) + "\n")
+    assert list(read_done(str(file), KEY, 5).values()) == [row]
+    for other in ({**row, "amp": "bf16"}, {key: value for key, value in row.items() if key != "amp"}):
+        file.write_text(json.dumps(other) + "\n")
+        with pytest.raises(ConfigError, match="line 1: of other weights, --views, --amp or --top"):
+            read_done(str(file), KEY, 5)
+
+
+def test_files_that_another_command_writes_are_refused(tmp_path):
+    """Others of the folder, and the folder itself, which a run may train in, are not."""
+    world = World(0, 1, 0, torch.device("cpu"))
+    files = {"json": str(tmp_path / "p.jsonl"), "csv": str(tmp_path / "p.csv"), "output": None}
+    with output_lock(str(tmp_path), world), locked(Namespace(**files), world):
+        for other in ({"csv": files["csv"]}, {"output": files["json"]}):
+            refused = Namespace(**{"json": None, "csv": None, "output": None} | other)
+            file = next(iter(other.values()))
+            with pytest.raises(ConfigError, match=rf"{file}: process .* writes this file"), locked(refused, world):
+                raise AssertionError("both write")
+        with locked(Namespace(json=str(tmp_path / "q.jsonl"), csv=None, output=None), world):
+            assert (tmp_path / "q.jsonl.lock").exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_names_may_hold_line_breaks_of_unicode(tmp_path):
