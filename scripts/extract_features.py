@@ -12,12 +12,15 @@ the ranks share the work; so do the tasks of a slurm array, numbered from 1:
 import argparse
 import hashlib
 import json
+import signal
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports: no traceback; see `user_errors`
 
 import numpy as np
 import torch

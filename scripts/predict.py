@@ -11,12 +11,15 @@ import contextlib
 import csv
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports: no traceback; see `user_errors`
 
 import sigma_video.compat  # noqa: F401  (before anything that imports torchvision)
 from datasets.errors import DATA_ERRORS, DecodeError

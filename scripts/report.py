@@ -5,11 +5,14 @@ also what differs between them. The page is one file that needs no server and no
 have written so far, and may be made while they train.
 """
 
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports: no traceback; see `user_errors`
 
 from engine.errors import ConfigError, user_errors
 from engine.files import replace_text

@@ -5,6 +5,7 @@ when the run last wrote something. It only reads, and may be used while runs tra
 """
 
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import TextIO
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports: no traceback; see `user_errors`
 
 from engine.errors import user_errors
 from scripts.reporting.listing import Listing, as_text, screen
