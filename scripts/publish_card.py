@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard
 
@@ -27,13 +28,14 @@ def complete(card: Path, *, name: str, base_model: str, datasets: Sequence[str],
     """
     title = name.rpartition("/")[2]
     made = ModelCard(card.read_text(encoding="utf-8"))
+    data: Any = made.data  # which takes what ModelCardData has
     if base_model:
-        made.data.base_model = base_model
+        data.base_model = base_model
     if datasets:
-        made.data.datasets = [_slug(name) for name in datasets]
+        data.datasets = [_slug(name) for name in datasets]
     if records:
-        made.data.model_name = title
-        made.data.eval_results = [_result(record) for record in records]
+        data.model_name = title
+        data.eval_results = [_result(record) for record in records]
     made.text = re.sub(r"\A(\s*)# .*", lambda found: f"{found[1]}# {title}", made.text)
     if title != name:
         made.text = made.text.replace("THIS_FOLDER", name)
