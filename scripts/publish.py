@@ -6,11 +6,14 @@ licence, base model, data, recipe and the results of these very weights. Nothing
 
 import argparse
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports: no traceback; see `user_errors`
 
 import sigma_video.compat  # noqa: F401  (before anything that imports torchvision)
 from datasets.catalogue import CATALOGUE

@@ -5,11 +5,14 @@ the cache of `--finetune https://...`. Nothing is downloaded but by `fetch`.
 """
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports: no traceback; see `user_errors`
 
 import sigma_video.compat  # noqa: F401  (before anything that imports torchvision)
 from datasets.errors import AnnotationError
