@@ -66,8 +66,8 @@ ORDER = {
         "catalogue decoding segmentation transforms",
         "lists loading",
         "class_balance masks samples",
-        "classification clip_check pretraining",
-        "probing",
+        "classification pretraining",
+        "clip_check probing",
     ),
     "engine": (
         "errors pretraining released_flags results schedules",

@@ -50,7 +50,7 @@ def output_lock(
 
     Args:
         ways_out: what the message says of a folder that is no `--output_dir`.
-        name: of the lock's file; commands that share a folder have one each, and one that writes a file locks FILE.lock.
+        name: of the lock's file; commands that share a folder have one each; of one that writes a file it is FILE.lock.
         against: by name, the other locks in the folder that nobody may hold meanwhile.
 
     Raises:

@@ -226,6 +226,7 @@ def hub(monkeypatch, tmp_path):
         httpd.shutdown()
 
 
+@pytest.mark.slow
 def test_pushed(hub, tmp_path, capsys, monkeypatch):
     _, file = checkpoint(tmp_path / "run")
     publish.main([str(file), str(tmp_path / "quiet")])
