@@ -5,10 +5,15 @@ import json
 import numpy as np
 import pytest
 import torch
-from processes import FINETUNE, run_script
+from processes import FINETUNE, PRETRAIN, run_script
 from runs import load
 
 from engine.checkpointing.read_weights import StartConfig
+from engine.config import RunFacts
+from engine.distributed.world import World
+from engine.flags import parse
+from programs.pretraining.networks import build_model
+from programs.pretraining.options import PretrainingConfig
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +82,16 @@ def test_pretrained_clip_speaks_for_a_file_that_does_not(runs, data, tmp_path):
     assert finished.code == 0 and "resampled from 2x4x4 to 4x4x4 tokens" in finished.stderr
     finished = run_script(FINETUNE, *data.flags(FINETUNE, tmp_path / "c", **flags, pretrained_clip="5|32"))
     assert finished.code == 2 and "--pretrained_clip" in finished.errors[0]
+
+
+def test_pretraining_that_starts_from_shorter_clips_resamples_their_positions(data, pretrained):
+    weights = pretrained / "checkpoint-0.pth"
+    config = parse(PretrainingConfig, data.flags(PRETRAIN, num_frames=8, finetune=weights)).resolved()
+    facts = RunFacts()
+    model = build_model(config, World(0, 1, 0, torch.device("cpu")), facts)
+    assert facts.position_grid == [2, 4, 4] and tuple(model.encoder.grid) == (4, 4, 4)
+    name = "encoder.blocks.0.mlp.fc1.weight"
+    assert torch.equal(model.state_dict()[name], load(weights)["model"][name])
 
 
 def test_pretrained_clip_wins_over_what_the_file_says():

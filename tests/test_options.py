@@ -261,6 +261,7 @@ def test_misspelt_names_get_the_right_one(words, error, said):
     [
         (PretrainingConfig, "--color_jitter 0.4 --train_interpolation bicubic --imagenet_default_mean_and_std"),
         (PretrainingConfig, "--start_epoch 0 --world_size 8 --dist_url env:// --gray_scale_prob 0.0 --memory_size 0"),
+        (PretrainingConfig, "--kwindow 1 --gray_scale_prob 0"),
         (FinetuningConfig, "--color_jitter 0.4 --crop_pct 0.9 --resplit --num_segments 1 --save_ckpt --examples 0"),
         (FinetuningConfig, "--imagenet_default_mean_and_std --start_epoch 0 --world_size 8 --dist_url env://"),
     ],
@@ -277,6 +278,8 @@ def test_released_flags_change_nothing(cls, words):
         (PretrainingConfig, "--dist_url tcp://a:1", "set MASTER_ADDR and MASTER_PORT"),
         (PretrainingConfig, "--dist_on_itp", "start with torchrun or srun"),
         (PretrainingConfig, "--gray_scale_prob 0.2", "not in the paper"),
+        (PretrainingConfig, "--kwindow 3", "not in the paper"),
+        (PretrainingConfig, "--memory_size 100", "not in the paper"),
         (FinetuningConfig, "--num_segments 2", "--num_frames"),
         (FinetuningConfig, "--no_save_ckpt", "leave out --output_dir"),
         (FinetuningConfig, "--model_prefix encoder.", "leave it out"),

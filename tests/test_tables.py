@@ -9,6 +9,7 @@ import pytest
 from processes import ROOT
 
 from engine.errors import ConfigError
+from evaluation.records import Record as WrittenRecord
 from scripts.table_cells import PUBLISHED, TABLES, fill, severe_mean
 from scripts.table_formats import as_csv, document
 from scripts.table_records import read_records
@@ -226,6 +227,18 @@ def test_means_over_views_of_charades_are_marked(tmp_path):
     number(folder, "mAP", 23.0, data_set="Charades", probe="finetune", task="multilabel", clips=1_863, options=options)
     (folder / "row.json").write_text(json.dumps(MINE))
     assert next(iter(cells(folder)[0].values())).marks == []
+
+
+def test_a_record_as_evaluations_write_it_fills_its_cell(tmp_path):
+    """Nothing is trained unless it says so; what was tested are clips where it names no videos."""
+    facts = {"checkpoint": "x.pth", "checkpoint_sha256": SHA, "list_file": "val.txt", "list_sha256": "12" * 32}
+    facts |= {"options": {}, "seeds": [0, 1], "per_seed": [29.0, 30.2], "versions": {}, "commit": "c0ffee"}
+    of = {"task": "segmentation-clustering", "metric": "miou_hungarian", "value": 29.6, "clips": 30, "per_clip": {}}
+    written = WrittenRecord(**of, **facts, data_set="DAVIS", model="pretrain_sigma_base_patch16_224").write(tmp_path)
+    (tmp_path / "row.json").write_text(json.dumps({"method": "SIGMA-MLP"}))
+    ((key, cell),) = cells(tmp_path)[0].items()
+    assert key == ("segmentation", "SIGMA-MLP", "ViT-B", "clustering DAVIS") and cell.record.file == written
+    assert (cell.measured, cell.record.probe, cell.record.videos, cell.record.seeds) == (29.6, "frozen", 30, (0, 1))
 
 
 def test_segmentation_and_its_metrics(tmp_path):

@@ -62,6 +62,14 @@ def test_jobs_of_a_row_by_hand():
     tested = jobs["eval-k400_7x3_vit_b-of-k400_sigma_mlp_vit_b"]
     assert str(trained.checkpoint) == "/out/results/k400_vit_b/k400_sigma_mlp_vit_b/checkpoint-99.pth"
     assert tested.variables["CHECKPOINT"] == str(trained.checkpoint)
+    data = {
+        name: job.variables.get("DATA_PATH") for name, job in jobs.items() if "k400_vit_b" in name or "ssv2_s" in name
+    }
+    assert data == {
+        "pretrain-ssv2_sigma_mlp_vit_b": "/out/lists/ssv2/train.csv",
+        trained.name: "/out/lists/k400",
+        "finetune-ssv2_vit_b-of-ssv2_sigma_mlp_vit_b": "/out/lists/ssv2",
+    }
     # 801 epochs of training: the tables' 800, as the released scripts count
     assert trained.variables["CHECKPOINT"] == "/out/pretrain/k400_sigma_mlp_vit_b/checkpoint-799.pth"
     assert jobs["pretrain-k400_sigma_mlp_vit_b"].last.name == "checkpoint-800.pth"
@@ -121,7 +129,10 @@ def test_cells_without_a_recipe_are_told_and_rows_that_nobody_prints_are_left_ou
         subset.row["column"] == "Gym 10^3"
         and "column" not in jobs["eval-severe_fxs1_vit_b-of-k400_sigma_mlp_vit_b"].row
     )
-    assert jobs["prepare-gym99-1000"].command[-4:] == ("--subset", "1000", "--out", "/out/lists/gym99-1000")
+    subsets = {"gym99-1000": "1000", "ucf101-1000": "1000", "fxs1": "FXS1", "ubs1": "UBS1"}
+    for name, subset in subsets.items():
+        assert jobs[f"prepare-{name}"].command[-4:] == ("--subset", subset, "--out", f"/out/lists/{name}")
+    assert "--subset" not in jobs["prepare-gym99"].command
 
 
 @pytest.mark.parametrize(

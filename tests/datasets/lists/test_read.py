@@ -220,6 +220,11 @@ def test_description_of_first_lines_and_anomalies(write_list):
     ]
 
 
+def test_classes_that_are_named_and_have_no_video_are_told(write_list):
+    videos = read_list(write_list("a.mp4 0\nb.mp4 2\n"), root="/d", class_names=["walk", "run", "jump", "sit"])
+    assert videos.notes == ("2 of 4 classes have no video (1, 3)",)
+
+
 def test_class_names_from_outside_number_the_labels(write_list):
     file = write_list("path,label\na.mp4,run\nb.mp4,jump\n")
     assert (read_list(file).labels, read_list(file).class_names) == ((1, 0), ("jump", "run"))

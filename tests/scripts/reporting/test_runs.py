@@ -114,6 +114,20 @@ def test_what_is_better_is_what_the_tasks_say():
         assert (METRICS[selection.metric.lower()] == LOWER) == selection.lower_is_better
 
 
+@pytest.mark.parametrize(
+    ("keys", "main"),
+    [
+        (["train/loss", "val/loss", "val/top5", "val/top1"], "val/top1"),
+        (["val/loss", "val/mAP"], "val/mAP"),
+        (["val/loss", "online/x"], "val/loss"),
+        (["online/x"], "online/x"),
+        (["train/loss", "train_epoch/top1"], "train/loss"),
+    ],
+)
+def test_a_run_is_judged_by_its_accuracy_where_there_is_one(keys, main):
+    assert Run(Path("run"), [{"step": 1, **dict.fromkeys(keys, 1.0)}]).main_metric() == main
+
+
 def test_best_of_an_error_is_the_lowest(tmp_path):
     make_log(tmp_path)
     lines = (tmp_path / "log.txt").read_text().replace("val/top1", "val/mae")
