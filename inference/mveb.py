@@ -65,9 +65,10 @@ class VideoEncoder(AbsEncoder):
         Raises:
             DecodeError: a video cannot be read.
         """
-        stored = dataclasses.replace(inputs.dataset.features["video"], decode=False)  # files: mteb opens them itself
+        rows: Any = inputs.dataset
+        stored = dataclasses.replace(rows.features["video"], decode=False)  # files: mteb opens them itself
         loader = DataLoader(
-            inputs.dataset.cast_column("video", stored),
+            rows.cast_column("video", stored),
             batch_size=inputs.batch_size,
             num_workers=inputs.num_workers,
             collate_fn=self._read,
