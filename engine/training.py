@@ -210,8 +210,8 @@ class Trainer:
             except Preempted as request:
                 self.exit_preempted(request.signum)
             value = results.get(f"val/{self.selection.metric}")  # a probe of pre-training chooses nothing
-            improved = value is not None and self.selection.improves(value, state.best)
-            state.best = value if improved else state.best
+            if value is not None and self.selection.improves(value, state.best):
+                improved, state.best = True, value
             record = {**record, **results}
             best = "" if value is None else f"  best {_short(state.best)}"
             logger.info("epoch %d  %s%s", state.epoch, describe_results(results), best)

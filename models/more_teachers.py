@@ -32,8 +32,8 @@ class TimmTeacher(FrozenTeacher):
         tubelet, grid: of the student.
     """
 
-    mean: torch.Tensor
-    std: torch.Tensor
+    scale: torch.Tensor
+    shift: torch.Tensor
 
     def __init__(self, network: Any, *, tubelet: Tubelet, grid: tuple[int, int, int]) -> None:
         super().__init__(network, tubelet=tubelet, grid=grid)

@@ -83,7 +83,7 @@ def _moments(place: str, given: Any, label: Any) -> tuple[Moment, ...]:
     classes = label if isinstance(label, tuple) else (label,)
     found: list[Moment] = []
     for moment in given if isinstance(given, list) else [None]:
-        values = moment if isinstance(moment, list) and len(moment) == 3 else [None] * 3
+        values: list[Any] = moment if isinstance(moment, list) and len(moment) == 3 else [None] * 3
         times = [value for value in values[:2] if type(value) in (int, float)]  # JSON's true is a number to Python
         is_one = type(values[2]) is int and values[2] in classes
         if len(times) < 2 or not 0 <= times[0] <= times[1] < float("inf") or not is_one:
