@@ -29,7 +29,7 @@ from engine.checkpointing.read_weights import StartConfig
 from engine.config import RunConfig
 from engine.distributed.ddp import AMP_DTYPES, autocast
 from engine.distributed.world import World, distributed, on_main_process
-from engine.errors import ConfigError, as_config_error, user_errors
+from engine.errors import ConfigError, as_config_error, naming, user_errors
 from engine.files import replace_text
 from engine.resilience.lock import output_lock
 from inference.load import Loaded, load
@@ -230,7 +230,7 @@ def predict(
     def written(prediction: Prediction) -> dict[str, Any]:
         row = row_of(prediction, key, args.top)
         if args.json:
-            with Path(args.json).open("a", encoding="utf-8") as stream:
+            with naming(args.json), Path(args.json).open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(row, ensure_ascii=False) + "\n")
         progress.add(failed="error" in row)
         return row
@@ -247,7 +247,7 @@ def predict(
 
 def write_csv(file: str, rows: Sequence[dict[str, Any]], top: int) -> None:
     """All rows as a table."""
-    with Path(file).open("w", encoding="utf-8", newline="") as stream:
+    with naming(file), Path(file).open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
         names = [f"{what}{k}" for k in range(1, top + 1) for what in ("class", "score")]
         writer.writerow(["path", "start", "end", "error", *names])
