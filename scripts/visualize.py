@@ -15,7 +15,6 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -23,24 +22,19 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 
 import torch
 
-from datasets.catalogue import CATALOGUE
 from datasets.errors import AnnotationError, DecodeError
 from datasets.lists.formats.table import LIST_FORMATS
-from datasets.masks.masks import MaskConfig
-from datasets.sampling import PRETRAINING_RATE
-from engine.checkpointing.read_weights import read_weights
 from engine.errors import ConfigError, as_config_error, user_errors
 from models import ModelError
-from models.weights.load import native_state
-from models.weights.rebuild import describe
 from scripts.data.jobs import positive
 from scripts.visualization.clips import Clips, Sampling, find_videos, read_clips, spread
 from scripts.visualization.files import new_folder, write_film, write_picture
 from scripts.visualization.gallery import Gallery, collect
+from scripts.visualization.load import load_subject
 from scripts.visualization.overlays import MOST_COLOURS
 from scripts.visualization.pictures import KINDS, OF_PROTOTYPES, Drawn, draw, show_prototypes, why_missing
 from scripts.visualization.prototype_sheets import histogram, overview, prototype_sheet
-from scripts.visualization.subject import Subject, build_model
+from scripts.visualization.subject import Subject
 from sigma_video.command_line import CommandLine
 
 PICTURES = (*KINDS, *OF_PROTOTYPES)
@@ -87,40 +81,6 @@ def check(args: argparse.Namespace) -> None:
         raise ConfigError(f"--seed {args.seed}: must be 0 or more")
     if args.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device cuda: there is no GPU here; give cpu or leave it out")
-
-
-def load_subject(args: argparse.Namespace) -> tuple[Subject, Sampling]:
-    """The model of the checkpoint, and how its clips are sampled."""
-    weights = read_weights(args.checkpoint, trust=args.trust_checkpoint)
-    state = native_state(weights.tensors)
-    with as_config_error(args.checkpoint):
-        model = build_model(state, weights.args)
-    device = torch.device("cuda" if args.device != "cpu" and torch.cuda.is_available() else "cpu")
-    given: dict[str, Any] = weights.args
-    ratio = given.get("mask_ratio")
-    masks = MaskConfig(mask_type=_mask_type(given), mask_ratio=ratio if isinstance(ratio, float) else 0.9)
-    text = f"{Path(args.checkpoint).name}: {describe(state)}"
-    subject = Subject(model.to(device), text, masks, clusters=args.clusters, seed=args.seed, device=device)
-    _, num_frames, size, _ = subject.encoder.clip_shape
-    return subject, Sampling(num_frames, size, *_distance(args, given), args.clips)
-
-
-def _distance(args: argparse.Namespace, given: dict[str, Any]) -> tuple[int | None, float | None]:
-    """Frames between those of a clip, or frames a second: as asked for, else as in the training."""
-    spec = CATALOGUE.get(str(given.get("data_set")))
-    stride, fps = given.get("sampling_rate"), given.get("fps")
-    if args.sampling_rate:
-        return args.sampling_rate, None
-    if isinstance(fps, float):
-        return None, fps
-    if spec is not None and spec.sampler == "uniform":
-        return None, None
-    return stride if isinstance(stride, int) else spec.sampling_rate if spec else PRETRAINING_RATE, None
-
-
-def _mask_type(given: dict[str, Any]) -> str:
-    """Of the training; the masks that follow motion start from tubes, which are shown in their place."""
-    return "random" if given.get("mask_type") == "random" else "tube"
 
 
 def chosen_pictures(args: argparse.Namespace, subject: Subject) -> list[str]:
@@ -185,7 +145,15 @@ def read_all(args: argparse.Namespace, sampling: Sampling, number: int) -> list[
 def visualize(args: argparse.Namespace) -> None:
     """From options to pictures."""
     check(args)
-    subject, sampling = load_subject(args)
+    subject, sampling = load_subject(
+        args.checkpoint,
+        trust=args.trust_checkpoint,
+        device=args.device,
+        clusters=args.clusters,
+        seed=args.seed,
+        num_clips=args.clips,
+        sampling_rate=args.sampling_rate,
+    )
     kinds = chosen_pictures(args, subject)
     uses_prototypes = bool(set(kinds) & set(OF_PROTOTYPES))
     output = Path(args.output_dir)

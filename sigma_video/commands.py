@@ -45,6 +45,7 @@ ANSWERS = {
     "features": "extract_features.py",
     "mveb": "mveb.py",
     "visualize": "visualize.py",
+    "app": "app.py",
     "report": "report.py",
     "runs": "runs.py",
     "zoo": "zoo.py",

@@ -122,7 +122,7 @@ def read_clips(path: str, span: Span | None, sampling: Sampling) -> Clips:
         stride = _stride(sampling, video, len(within))
         numbers = within.start + clip_numbers(len(within), sampling.num_frames, stride, sampling.num_clips)
         frames = video.get_frames(numbers.ravel())
-        seconds, rate = _seconds(video), (video.fps or 25) / stride
+        seconds, rate = seconds_of(video), (video.fps or 25) / stride
     frames = ValTransform(sampling.size, sampling.size)(frames).unflatten(0, numbers.shape)
     times = None if seconds is None else seconds[numbers]
     return Clips(path, Path(path).name, frames, times, numbers, stride, rate)
@@ -149,7 +149,7 @@ def _stride(sampling: Sampling, video: VideoReader, num_frames: int) -> int:
     return max(round(video.fps / sampling.fps), 1)
 
 
-def _seconds(video: VideoReader) -> np.ndarray | None:
+def seconds_of(video: VideoReader) -> np.ndarray | None:
     """When each frame is shown; None of pictures."""
     if isinstance(video, PyAVReader) and (times := video.clock.seconds()) is not None:
         return times
