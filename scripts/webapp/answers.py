@@ -17,7 +17,7 @@ from engine.errors import ConfigError, as_config_error
 from inference.load import load
 from inference.predict import task_of
 from inference.video_model import VideoModel
-from inference.views import sampling_doubt, with_sampling_rate
+from inference.views import doubts, with_sampling_rate
 from models import ModelError
 from models.sigma import Sigma
 from scripts.visualization.clips import Clips, Sampling, read_clips, seconds_of
@@ -154,8 +154,8 @@ def _load_classifier(
     task_of(loaded)
     if loaded.args.get("task") == "regression":
         raise ModelError("it predicts a number, which `sigma predict` shows")
-    doubt = sampling_doubt(loaded)
-    words = [f"{doubt}; `--sampling_rate` says otherwise"] if doubt else []
+    doubt = doubts(loaded)
+    words = [doubt] if doubt else []
     if not loaded.class_names:
         words.insert(0, "names of the classes: the file has none, so they are numbers")
     loaded.model.to(subject.device)
