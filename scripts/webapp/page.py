@@ -90,9 +90,17 @@ def _place(kind: str) -> tuple[gr.Column, gr.Video, gr.Image]:
     with gr.Column(visible=False, elem_id=kind) as column:
         gr.Markdown(f"### {TITLES[kind]}")
         with gr.Row():
-            film = gr.Video(label="film, half speed", autoplay=True, loop=True, interactive=False, buttons=["download"])
+            film = gr.Video(
+                label="film at half speed",
+                show_label=False,  # it would lie over the title in the picture
+                autoplay=True,
+                loop=True,
+                interactive=False,
+                buttons=["download"],
+            )
             sheet = gr.Image(
                 label="sheet",
+                show_label=False,
                 interactive=False,
                 buttons=["download", "fullscreen"],
                 elem_classes="sheet",
