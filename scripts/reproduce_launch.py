@@ -6,7 +6,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -57,29 +57,38 @@ def _run(job: Job, log: Path) -> int:
     environment = environment_of(job)
     if job.variables.get("GPUS") == "1":
         environment["ONE_OF_SEVERAL"] = "1"  # one process needs no torchrun
-    with log.open("a", encoding="utf-8") as out:
+    with log.open("a", encoding="utf-8") as out, _passing_on() as hand_over:
         process = subprocess.Popen(
             words, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
         )
-        with _passing_on(process):
-            code = process.wait()
-    return code
+        hand_over(process)
+        return process.wait()
 
 
 @contextmanager
-def _passing_on(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Ctrl-C and TERM go to the job, which saves a checkpoint first; once it has ended they end this process."""
+def _passing_on() -> Iterator[Callable[[subprocess.Popen[bytes]], None]]:
+    """Ctrl-C and TERM go to the job, which saves a checkpoint first; once it has ended they end this process.
+
+    Yields what is called with the job as soon as there is one; it gets what has come before.
+    """
     received: list[int] = []
+    jobs: list[subprocess.Popen[bytes]] = []
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         # not to wait here: the wait that is interrupted holds a lock, and goes on after this
         received.append(number)
-        with suppress(ProcessLookupError):
+        for process in jobs:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+
+    def hand_over(process: subprocess.Popen[bytes]) -> None:
+        jobs.append(process)
+        for number in received:
             os.killpg(process.pid, number)
 
     before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield hand_over
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

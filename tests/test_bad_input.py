@@ -18,7 +18,11 @@ from sigma_video.options import OptionError
 REFUSED = [  # script, changes of the tiny run's flags, words of the message
     (PRETRAIN, {"data_path": "/nowhere/list.csv"}, ["/nowhere/list.csv", "Check the path"]),
     (PRETRAIN, {"distillation_teacher": "dino_s"}, ["--distillation_teacher dino_s", "--target_type dino_v1"]),
-    (PRETRAIN, {"teacher_weights": "x.pth"}, ["--teacher_weights x.pth", "--target_type dino_v1 or dino_v2, not mlp"]),
+    (
+        PRETRAIN,
+        {"teacher_weights": "x.pth"},
+        ["--teacher_weights x.pth", "dino_v1 or dino_v2 or timm, not mlp"],
+    ),
     (PRETRAIN, {"mlp_preloading": "x.pth", "target_type": "pixel"}, ["--mlp_preloading x.pth", "--target_type mlp"]),
     (PRETRAIN, {"flow_weights": "x.pth"}, ["--flow_weights x.pth", "--mask_type motion"]),
     (PRETRAIN, {"mask_type": "motion_vectors", "decoder": "decord"}, ["--mask_type motion_vectors", "--decoder pyav"]),

@@ -129,17 +129,22 @@ def test_the_teacher_runs_in_bf16_where_the_model_does(amp, dtype, data, folder)
     argv = command(data, folder, folder / "unused", {**DINO, "amp": amp})
     config = parse(PretrainingConfig, list(map(str, argv)))
     world = World(0, 1, 0, torch.device("cpu"))
-    teacher = build_target_network(config, world, build_model(config, world, RunFacts()))
+    teacher = build_target_network(config, world, build_model(config, world, RunFacts()), RunFacts())
     assert {parameter.dtype for parameter in teacher.parameters()} == {dtype}
     assert not any(parameter.requires_grad for parameter in teacher.parameters()) and not teacher.network.training
 
 
 def test_frozen_networks_stay_out_of_the_checkpoint_and_of_the_optimizer(runs):
-    """The teacher is nowhere in the file; a frozen projection is what it was, and the optimizer does not know it."""
+    """Nowhere in the file."""
     content = load(runs / "one" / "sigma-dino" / "checkpoint-1.pth")
     assert not any("teacher" in name or "network" in name for name in content["model"])
     assert content["model"]["prototypes"].shape == (12, 384)
     assert sum(len(group["params"]) for group in content["optimizer"]["param_groups"]) == len(content["model"])
+
+
+@pytest.mark.long
+def test_a_frozen_projection_is_what_it_was(runs):
+    """And the optimizer does not know it."""
     frozen = load(runs / "one" / "sigma-mlp frozen" / "checkpoint-1.pth")
     source = load(runs / "one" / "sigma-mlp" / "checkpoint-1.pth")
     projection = [name for name in source["model"] if name.startswith("head.")]

@@ -18,8 +18,8 @@ from engine.config import RunFacts
 from engine.distributed.world import World
 from engine.flags import parse
 from engine.results import TestedOn, hash_of, is_tested
+from programs.finetuning import results as finetuning
 from programs.finetuning.options import FinetuningConfig
-from programs.finetuning.results import tested_on
 
 ONE_EPOCH = {"epochs": 1, "warmup_epochs": 0}
 ON = TestedOn("/data/test.csv", "0123456789ab", {"input_size": 32, "test_num_segment": 2})
@@ -84,7 +84,7 @@ def test_whatever_changes_what_is_seen_is_another_test(data):
         flags = data.flags(FINETUNE, **dict(zip(words[::2], words[1::2], strict=True)))
         config = parse(FinetuningConfig, flags).resolved()
         world, listed_data = World(0, 1, 0, torch.device("cpu")), LabelledData({"test": listed}, 3, [], False, {})
-        return tested_on(config, world, listed_data, RunFacts(decoder_used="pyav 15")).settings
+        return finetuning.tested_on(config, world, listed_data, RunFacts(decoder_used="pyav 15")).settings
 
     changes = [("short_side_size", 40), ("num_frames", 8), ("sampling_rate", 3), ("fps", 7.5), ("amp", "bf16")]
     changes += [("sampling", "uniform"), ("test_num_segment", 3), ("test_num_crop", 1), ("task", "multilabel")]
