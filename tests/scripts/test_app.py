@@ -147,7 +147,7 @@ def test_a_missing_package(files, capsys, monkeypatch):
 LOADED = """() => {
     const shown = [...document.querySelectorAll('video, .sheet img')].filter(part => part.offsetParent && part.src)
     return shown.length && shown.every(part => part.naturalWidth || part.videoWidth)
-        ? shown.map(part => part.closest('[id]:not(video):not([id^=component])').id) : false
+        ? shown.map(part => part.closest('#clusters, #components, #attention').id) : false
 }"""
 COLOURS = """() => {
     const colour = name => getComputedStyle(document.querySelector(name))
@@ -264,11 +264,12 @@ def test_two_visitors_and_a_recording(files, tmp_path, browser):
             assert page.inner_text("#state").startswith(("Done", "Not shown: the video is gone"))
         assert any(page.inner_text("#state").startswith("Done") for page in pages)
         page = pages[0]
-        page.get_by_label("Capture from camera").click()
+        page.locator("[data-testid=source-select] button").last.click()
         page.get_by_text("Click to Access Webcam").click()
-        page.get_by_role("button", name="Record").click()
+        record = page.get_by_label("start recording")
+        record.click()
         page.wait_for_timeout(2000)
-        page.get_by_role("button", name="Stop").click()
+        record.click()
         page.wait_for_function("/Reading|Drawing/.test(document.querySelector('#state').innerText)")
         page.wait_for_function("/Done|Not shown/.test(document.querySelector('#state').innerText)")
         assert page.inner_text("#state").startswith("Done")
