@@ -195,8 +195,10 @@ def visit(browser, address, requests, scheme="light"):
 
 def look_at(page, video):
     """What the page says of a video in the end."""
+    before = page.inner_text("#state")
     page.set_input_files("input[type=file]", str(video))
-    page.wait_for_function("/Done|Not shown/.test(document.querySelector('#state').innerText)")
+    ended = "before => (now => now != before && /Done|Not shown/.test(now))(document.querySelector('#state').innerText)"
+    page.wait_for_function(ended, arg=before)
     return page.inner_text("#state")
 
 
