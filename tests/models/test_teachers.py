@@ -480,6 +480,7 @@ def hub_folder(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     yield folder
     urllib.request.install_opener(None)
+    huggingface_hub.utils.close_session()  # so does this one
 
 
 def test_no_network(hub_folder):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard, constants
+from huggingface_hub.utils import close_session
 from processes import ROOT
 
 import hubconf
@@ -219,6 +220,7 @@ def hub(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_TOKEN", "hf_none")
     monkeypatch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)
     Hub.files.clear()
+    close_session()  # it may have been opened under another test's proxies
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as httpd:
         threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True).start()
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{httpd.server_port}")

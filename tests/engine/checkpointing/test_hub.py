@@ -4,6 +4,7 @@ import pytest
 import torch
 from hub_server import SHA, serve
 from huggingface_hub import constants
+from huggingface_hub.utils import close_session
 from runs import same
 from safetensors.torch import save_file
 
@@ -15,6 +16,7 @@ STATE = {"blocks.0.a": torch.arange(6.0)}
 
 def use(monkeypatch, address):
     """What HF_ENDPOINT does when the library is imported."""
+    close_session()  # it may have been opened under another test's proxies
     monkeypatch.setattr(constants, "ENDPOINT", address)
     template = "{endpoint}/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template.replace("{endpoint}", address))
