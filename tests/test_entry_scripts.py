@@ -131,10 +131,11 @@ def test_every_flag_is_read(small, frozen_weights, tmp_path):
     networks = {"target_type": "dino_v1", "distillation_teacher": "dino_s", "mask_type": "motion"}
     networks |= {"teacher_weights": frozen_weights / "dino_v1.pth", "flow_weights": frozen_weights / "raft.pth"}
     weights = {"finetune": tmp_path / "s0" / "checkpoint-0.pth"}
+    taught = {"target_type": "video", "teacher": weights["finetune"]}
     sharded = {"enable_deepspeed": True}
     runs = []
     for script, name, kinds in (
-        (run_sigma_pretraining, PRETRAIN, ({}, networks, weights, {**weights, **sharded})),
+        (run_sigma_pretraining, PRETRAIN, ({}, networks, {**weights, **taught}, {**weights, **sharded})),
         (run_class_finetuning, FINETUNE, ({}, {**weights, "model_ema": True}, {**weights, **sharded})),
     ):
         for number, changes in enumerate(kinds):
