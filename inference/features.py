@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,7 @@ class Plan:
         width: D, or (N, D) where tokens are kept.
         batch: samples of a forward pass.
         dtype: one of DTYPES.
+        shard: samples of a shard, about.
     """
 
     folder: Path
@@ -72,6 +73,7 @@ class Plan:
     width: int | tuple[int, int]
     batch: int
     dtype: str = "float32"
+    shard: int = field(default_factory=lambda: SHARD)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -85,7 +87,7 @@ class Plan:
 
     def shards(self) -> list[range]:
         """Rows of each shard: whole batches."""
-        size = max(SHARD // self.batch, 1) * self.batch
+        size = max(self.shard // self.batch, 1) * self.batch
         return [range(start, min(start + size, len(self.rows))) for start in range(0, len(self.rows), size)]
 
     def file_of(self, shard: range) -> Path:
@@ -158,6 +160,27 @@ def _extract(
     return _open(plan)
 
 
+def missing_shards(plan: Plan, world: World, *, rebuild: bool = False) -> list[int]:
+    """Numbers of the shards that are still to be made: each may be given to another process, as its `share`.
+
+    Every rank must call it. What was left in the folder by another batch size is removed.
+
+    Args:
+        rebuild: all of them, whatever the folder holds.
+
+    Raises:
+        ConfigError: see `extract`.
+    """
+    if on_main_process(world, lambda: refuse_folder(plan, rebuild=rebuild)):
+        return []
+    with output_lock(str(plan.folder), world, WAYS_OUT, against=partial(_excludes, of=1)):
+        if on_main_process(world, lambda: prepare(plan, rebuild=rebuild)):
+            return []
+        return on_main_process(
+            world, lambda: [number for number, shard in enumerate(plan.shards()) if not plan.file_of(shard).is_file()]
+        )
+
+
 def prepare(plan: Plan, *, rebuild: bool, part: int = 0) -> bool:
     """Make the folder ready on one rank; True: the features are there already.
 
@@ -181,12 +204,15 @@ def prepare(plan: Plan, *, rebuild: bool, part: int = 0) -> bool:
         if part:
             raise ConfigError(f"{file}: made with another --batch_size: give the one that the other parts have")
         file.unlink()  # of another batch size, or not whole
-    need = int(np.prod(plan.shape)) * np.dtype(plan.dtype).itemsize
+    if not part:
+        (folder / f"{ARRAY}.tmp").unlink(missing_ok=True)  # not whole
+    there = sum(file.stat().st_size for file in wanted if file.is_file())
+    need = 2 * int(np.prod(plan.shape)) * np.dtype(plan.dtype).itemsize - there  # the shards, then all of them together
     free = shutil.disk_usage(folder).free
     if need > free:
         raise ConfigError(
-            f"{folder}: features of {len(plan.rows):,} samples take {need / 2**30:.1f} GiB, free are "
-            f"{free / 2**30:.1f} GiB: choose another folder, or --feature_dtype float16"
+            f"{folder}: features of {len(plan.rows):,} samples take {need / 2**30:.1f} GiB while they are put "
+            f"together, free are {free / 2**30:.1f} GiB: choose another folder, or --feature_dtype float16"
         )
     scratch = folder / f"{META}.{part}"  # parts that start together do not write into one file
     replace_text(scratch, json.dumps(plan.meta(complete=False), indent=1) + "\n")

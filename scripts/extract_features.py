@@ -7,11 +7,14 @@ the ranks share the work; so do the tasks of a slurm array, numbered from 1:
 
     python scripts/extract_features.py CHECKPOINT LIST OUT --part $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT
     python scripts/extract_features.py CHECKPOINT LIST OUT      # afterwards: puts them together
+
+With --engine ray the workers of a Ray cluster, or of a Ray of this machine, share it.
 """
 
 import argparse
 import hashlib
 import json
+import os
 import signal
 import sys
 from collections.abc import Iterable, Sequence
@@ -23,26 +26,24 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports: no traceback; see `user_errors`
 
 import numpy as np
-import torch
-from torch.utils.data import Subset
 
 import sigma_video.compat  # noqa: F401  (before anything that imports torchvision)
 from datasets.errors import DATA_ERRORS, DecodeError
-from datasets.loading.batch import Batch
-from datasets.loading.loaders import LoaderConfig, build_eval_loader
 from datasets.loading.workers import loader_errors
-from engine.checkpointing.read_weights import StartConfig
 from engine.config import RunConfig
-from engine.distributed.ddp import autocast
+from engine.distributed.launch import read_launch_env
 from engine.distributed.world import World, distributed, on_main_process
 from engine.errors import ConfigError, as_config_error, user_errors
 from engine.monitoring.metrics import setup_logging
-from inference.features import ARRAY, DTYPES, Plan, Row, extract
-from inference.load import POSITIONS, Loaded, load
-from inference.sources import Sample, as_list, find_samples, windows_of
-from inference.views import Views, doubts, parse_views, view_dataset, with_sampling_rate
+from inference.features import ARRAY, DTYPES, Plan, Row
+from inference.load import POSITIONS, Loaded
+from inference.sources import Sample, find_samples, windows_of
+from inference.views import Views, doubts, parse_views
 from models import ModelError
-from scripts.data.jobs import parse_part
+from scripts.data.engines import ENGINES, check_engine
+from scripts.data.jobs import parse_part, positive
+from scripts.feature_making import has_norm, make, open_model
+from scripts.feature_ray import make_with_ray
 from scripts.predict import add_clip_flags, add_run_flags, parse_seconds
 from sigma_video.command_line import CommandLine
 
@@ -70,6 +71,14 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--rebuild", "--rebuild_features", action="store_true", help="make them anew, whatever OUT holds"
     )
+    options.add_argument(
+        "--engine",
+        choices=sorted(ENGINES),
+        default="processes",
+        help="this process and those of torchrun (default), or ray: workers of the cluster at RAY_ADDRESS, else of a "
+        "Ray started here, which read their videos themselves",
+    )
+    options.add_argument("--workers", type=positive, help="of --engine ray; default: one for each core, or GPU")
     add_run_flags(options)
     return options
 
@@ -92,11 +101,6 @@ def find(args: argparse.Namespace) -> list[Sample]:
 def hash_of(values: Iterable[Any]) -> str:
     """Twelve hexadecimal digits."""
     return hashlib.sha256(json.dumps(list(values)).encode()).hexdigest()[:12]
-
-
-def has_norm(args: argparse.Namespace, loaded: Loaded) -> bool:
-    """Whether tokens go through the encoder's final norm; a fine-tuned classifier that pools has none."""
-    return loaded.has_final_norm and not args.no_final_norm
 
 
 def plan_of(args: argparse.Namespace, loaded: Loaded, samples: Sequence[Sample], precision: str) -> Plan:
@@ -125,31 +129,18 @@ def plan_of(args: argparse.Namespace, loaded: Loaded, samples: Sequence[Sample],
 
 def run(args: argparse.Namespace, world: World) -> None:
     """All of it."""
-    start = StartConfig(model_key=args.model_key, trust_checkpoint=args.trust_checkpoint)
-    sizes: Any = {"num_frames": args.num_frames, "input_size": args.input_size, "positions": args.positions}
-    loaded = load(args.checkpoint, start, world=world, **sizes)
-    loaded.model.to(world.device)
-    loaded = with_sampling_rate(loaded, args.sampling_rate)
+    loaded = open_model(args, world)
     if world.is_main and (doubt := doubts(loaded)):
         print(f"{args.checkpoint}: {doubt}", file=sys.stderr)
     samples = on_main_process(world, lambda: find(args))
     precision = RunConfig(amp=args.amp).amp_on(world.device)
     with as_config_error(args.checkpoint):
         plan = plan_of(args, loaded, samples, precision)
-    dataset: Any = view_dataset(as_list(samples), loaded.clip, args.views)
-    loader = LoaderConfig(num_workers=args.num_workers, decode_timeout=args.decode_timeout)
-    kwargs = loader.kwargs(rank=0, world_size=1, device=world.device)  # a rank reads what its shards ask for
-
-    def batches(places: Sequence[int]) -> Iterable[Batch]:
-        return build_eval_loader(Subset(dataset, places), batch_size=plan.batch, **kwargs)
-
-    def encode(clips: torch.Tensor) -> torch.Tensor:
-        with autocast(world.device, precision):
-            tokens = [loaded.tokens(part, final_norm=has_norm(args, loaded)) for part in clips.split(args.batch_size)]
-        found = torch.cat(tokens).float()
-        return found if args.tokens else found.mean(dim=1)
-
-    made = extract(plan, world, batches=batches, encode=encode, rebuild=args.rebuild, share=share_of(args))
+    by_ray = args.engine == "ray" and len(plan.shards()) > 1  # a single one is made faster than a Ray starts
+    if by_ray:
+        make_with_ray(args, plan, world)
+    rebuild = args.rebuild and not by_ray  # they are new by now
+    made = make(args, plan, loaded, world, num_workers=args.num_workers, share=share_of(args), rebuild=rebuild)
     if world.is_main:
         report(args, plan, made)
 
@@ -171,13 +162,23 @@ def report(args: argparse.Namespace, plan: Plan, made: np.ndarray | None) -> Non
     print(f"{plan.folder / ARRAY}: {' x '.join(map(str, made.shape))} {made.dtype}")
 
 
+def check(args: argparse.Namespace) -> None:
+    """Raise ConfigError for options that do not go together, and a package that is missing."""
+    if args.stride and not args.window:
+        raise ConfigError(f"--stride {args.stride:g} is the distance of windows: give --window, or leave it out")
+    if args.engine == "ray" and (args.part or read_launch_env(os.environ).size > 1):
+        raise ConfigError("--engine ray shares the work out itself: one process, without torchrun and --part")
+    if args.engine != "ray" and args.workers:
+        raise ConfigError(f"--workers {args.workers} are those of --engine ray; of the loader: --num_workers")
+    check_engine(args.engine)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     args = parser().parse_args(argv)
     interrupted = "interrupted; the same command goes on"
     with user_errors(*DATA_ERRORS, ModelError, interrupted=interrupted):
-        if args.stride and not args.window:
-            raise ConfigError(f"--stride {args.stride:g} is the distance of windows: give --window, or leave it out")
+        check(args)
         reported = user_errors(*DATA_ERRORS, ModelError, interrupted=interrupted)
         with distributed(args.device) as world, reported, loader_errors():
             setup_logging(world, "")

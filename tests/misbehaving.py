@@ -6,7 +6,7 @@ import time
 
 
 def misbehave(work):
-    """What the work says: `pid` and other words are done, the rest goes wrong."""
+    """What the work says: `pid`, `gpu` and other words are done, the rest goes wrong."""
     if work == "crash":
         os.kill(os.getpid(), signal.SIGKILL)
     if work == "segfault":
@@ -22,4 +22,6 @@ def misbehave(work):
         time.sleep(600)
     if work == "pid":
         return {"did": os.getpid()}
+    if work == "gpu":
+        return {"did": os.environ.get("CUDA_VISIBLE_DEVICES")}
     return {"did": work}

@@ -1,4 +1,4 @@
-"""The data tools on a real Ray of two workers: the same results as with processes, after every misfortune."""
+"""Data tools and features on a real Ray of two workers: the same results as with processes, after every misfortune."""
 
 import contextlib
 import json
@@ -14,14 +14,16 @@ from pathlib import Path
 
 import pytest
 from misbehaving import misbehave
-from processes import ROOT
+from processes import ROOT, run_script
 
 from datasets.lists.read import read_list
 from engine.errors import ConfigError
+from inference import features
+from scripts import extract_features
 from scripts.data import check, reencode, shard
 from scripts.data.engines import ENGINES
 from scripts.data.processes import Task
-from scripts.data.ray_engine import connected
+from scripts.data.ray_engine import connected, run_with_ray
 
 pytest.importorskip("ray", reason="Ray is not installed")
 pytestmark = pytest.mark.slow  # a Ray takes ten seconds to start, a worker several
@@ -30,7 +32,7 @@ TOOLS = {"check": check, "reencode": reencode, "shard": shard}
 
 @pytest.fixture(scope="module")
 def ray():
-    with connected(2) as module:
+    with connected(2, gpus=2) as module:  # Ray believes in these GPUs; nothing here uses one
         yield module
 
 
@@ -66,6 +68,12 @@ def test_workers_without_a_cpu_do_not_hold_up_the_others(ray):
     made = results("ray", ["pid"] * 12, workers=6)
     assert len(made) == 12
     assert 1 <= len({result["did"] for result in made.values()}) <= 2
+
+
+def test_a_process_that_needs_a_gpu_has_one_of_its_own(ray):
+    tasks = [Task(str(place), "gpu") for place in range(12)]
+    results = list(run_with_ray(tasks, misbehave, workers=2, timeout=60, gpus=2))
+    assert {result["did"] for _, result in results} <= {"0", "1"} and len(results) == 12
 
 
 # ------------------------------------------------------------------------------------------------- the tools
@@ -121,6 +129,30 @@ def test_what_was_lost_is_made_again(ray, videos, tmp_path):
     run("reencode", videos, tmp_path, "--engine", "ray")
     assert outputs(tmp_path)[0] == before
     assert len((tmp_path / "results-1of1.jsonl").read_text().splitlines()) == len(lines) + 2
+
+
+def test_features_are_those_of_one_process_to_the_bit(ray, pretrained, data, tmp_path, monkeypatch, capsys):
+    """From a part that is there; relative paths are those of the command's folder. A bad video is named."""
+    monkeypatch.setattr(features, "SHARD", 2)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad").mkdir()
+    for place, video in enumerate(data.videos[:5]):
+        (tmp_path / "bad" / f"{place}.mp4").symlink_to(video)
+    (tmp_path / "bad" / "3.mp4").unlink()
+    (tmp_path / "bad" / "3.mp4").write_text("<html>404 not found</html>")
+    words = ["--batch_size", "2", "--device", "cpu", "--num_workers", "0"]
+    command = [str(pretrained / "checkpoint-0.pth"), str(data.folder / "test.csv")]
+    alone = run_script("scripts/extract_features.py", *command, "alone", *words, cwd=tmp_path)
+    assert alone.code == 0, alone.stderr
+    extract_features.main([*command, "out", *words, "--part", "2/4"])
+    extract_features.main([*command, "out", *words, "--engine", "ray", "--workers", "2"])
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"features.npy", "index.csv", "meta.json"}
+    for file in (tmp_path / "alone").iterdir():
+        assert (tmp_path / "out" / file.name).read_bytes() == file.read_bytes()
+    with pytest.raises(SystemExit, match="2"):
+        extract_features.main([command[0], "bad", "of_bad", *words, "--engine", "ray", "--workers", "1"])
+    assert re.fullmatch(r"error: rows 2 to 3: bad/3\.mp4: .*", capsys.readouterr().err.splitlines()[-1])
+    assert [file.name for file in (tmp_path / "of_bad").glob("rows-*")] == ["rows-00000000-00000002.npy"]
 
 
 # ------------------------------------------------------------------------------------------------- a Ray of its own

@@ -35,7 +35,7 @@ def import_ray() -> Any:
         ConfigError: it is not installed.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what a warning asks for; no GPU is used
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what a warning asks for, where no GPU is used
     try:
         import ray
         import ray.exceptions
@@ -67,11 +67,12 @@ def _import_paths(function: Callable[..., Any]) -> str:
 
 
 @contextlib.contextmanager
-def connected(workers: int | None) -> Iterator[Any]:
+def connected(workers: int | None, *, gpus: int = 0) -> Iterator[Any]:
     """The package, connected to the Ray that is in use already, else to RAY_ADDRESS, else to one started here.
 
     Args:
         workers: CPUs of a Ray that is started here; None: its cores.
+        gpus: of a Ray that is started here.
 
     Raises:
         ConfigError: the cluster does not answer.
@@ -94,13 +95,13 @@ def connected(workers: int | None) -> Iterator[Any]:
                 ray.init(
                     address="local",
                     num_cpus=workers or num_cores(),
-                    num_gpus=0,
+                    num_gpus=gpus,
                     object_store_memory=_STORE_BYTES,
                     include_dashboard=False,
                     _temp_dir=folder.name,
                     **quiet,
                 )
-        except (ConnectionError, ValueError, OSError, RuntimeError) as error:
+        except Exception as error:  # Ray raises it bare where it does not start in time
             address = os.environ.get("RAY_ADDRESS") or "local"
             raise ConfigError(
                 f"--engine ray: Ray does not start or answer (RAY_ADDRESS: {address}): {error}"
@@ -119,11 +120,12 @@ class _Crew:
         self.members: list[Any] = []
         self.idle: list[Any] = []  # found nothing waiting
 
-    def hire(self, count: int, function: Callable[[Any], Result], timeout: float) -> None:
-        """Start supervisors; those for which there is no CPU yet join later."""
+    def hire(self, count: int, function: Callable[[Any], Result], timeout: float, *, with_gpu: bool) -> None:
+        """Start supervisors; those for which there is no CPU, or GPU, yet join later."""
         environment = {"env_vars": {"PYTHONPATH": _import_paths(function)}}
-        options = {"num_cpus": 1, "max_restarts": -1, "max_task_retries": 0, "runtime_env": environment}
-        supervisor = self.ray.remote(**options)(_Supervisor)
+        needs = {"num_cpus": 1, "num_gpus": int(with_gpu)}
+        options = {"max_restarts": -1, "max_task_retries": 0, "runtime_env": environment}
+        supervisor = self.ray.remote(**needs, **options)(_Supervisor)
         for _ in range(count):
             self.members.append(supervisor.remote(pickle.dumps(function), timeout))
             self._ask_whether_ready(self.members[-1])
@@ -139,7 +141,11 @@ class _Crew:
         """The next task that is finished; None: a supervisor joined, or one was lost and its task waits again."""
         while not (answered := self.ray.wait(list(self.running), num_returns=1, timeout=_PATIENCE)[0]):
             if all(at is None for _, at in self.running.values()):
-                print("waiting for Ray: no worker has a CPU yet (`ray status` says why)", file=sys.stderr, flush=True)
+                print(
+                    "waiting for Ray: no worker has its CPU or GPU yet (`ray status` says why)",
+                    file=sys.stderr,
+                    flush=True,
+                )
         member, at = self.running.pop(answered[0])
         try:
             message = self.ray.get(answered[0])
@@ -178,15 +184,16 @@ class _Crew:
 
 
 def run_with_ray(
-    tasks: Iterable[Task], function: Callable[[Any], Result], *, workers: int | None, timeout: float
+    tasks: Iterable[Task], function: Callable[[Any], Result], *, workers: int | None, timeout: float, gpus: int = 0
 ) -> Iterator[tuple[Task, Result]]:
     """Tasks and their results, in the order that they are done. An `engines.Engine`.
 
     Args:
         tasks: pieces of work that can be pickled.
         function: work -> its result; other processes import it by its name.
-        workers: processes; None: one for each CPU of the cluster, or of this machine.
+        workers: processes; None: one for each CPU, or GPU, of the cluster, or of this machine.
         timeout: seconds after which a task is given up.
+        gpus: of this machine, for a Ray that is started here; with any, each process gets a GPU of its own.
 
     Raises:
         ConfigError: Ray is not installed, does not start, or the output cannot be written.
@@ -194,11 +201,11 @@ def run_with_ray(
     tasks = list(tasks)
     if not tasks:
         return
-    with connected(workers) as ray:
+    with connected(workers, gpus=gpus) as ray:
         crew = _Crew(ray, tasks)
-        wanted = workers or int(ray.cluster_resources().get("CPU", 1))
+        wanted = workers or max(int(ray.cluster_resources().get("GPU" if gpus else "CPU", 0)), 1)
         try:
-            crew.hire(min(wanted, len(tasks)), function, timeout)
+            crew.hire(min(wanted, len(tasks)), function, timeout, with_gpu=gpus > 0)
             while not crew.is_done():
                 finished = crew.next()
                 if finished is not None:

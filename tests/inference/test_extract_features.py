@@ -2,13 +2,19 @@
 
 import csv
 import json
+import pickle
+import re
+import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from processes import run_script
 from safetensors.numpy import load_file
 
+from inference import features
 from inference.video_model import load
+from scripts import extract_features, feature_ray
 
 
 def extract(*words, size=1):
@@ -50,6 +56,55 @@ def test_ranks_and_parts_make_the_same_bits(made, pretrained, data, tmp_path, mo
         np.testing.assert_array_equal(np.load(tmp_path / folder / "features.npy"), expected)
         assert (tmp_path / folder / "index.csv").read_bytes() == (made / "index.csv").read_bytes()
     np.testing.assert_array_equal(load_file(tmp_path / "parts" / "features.safetensors")["features"], expected)
+
+
+def test_a_ray_worker_opens_the_model_once_for_all_of_its_shards(made, pretrained, data, tmp_path, monkeypatch, capsys):
+    """With one worker, in this process; with a Ray: tests/test_ray_engine.py."""
+    opened, sent = [], []
+
+    def one_worker(tasks, function, **options):
+        sent.append([task.work for task in tasks])
+        monkeypatch.setattr(features, "SHARD", 512)  # a worker has the plan's
+        for task in tasks:
+            yield task, pickle.loads(pickle.dumps(function))(task.work)
+
+    def command(*words):
+        monkeypatch.setattr(features, "SHARD", 2)
+        flags = ("--batch_size", "2", "--device", "cpu", "--num_workers", "0")
+        extract_features.main([str(pretrained / "checkpoint-0.pth"), str(listed), str(out), *flags, *words])
+
+    listed, out = data.folder / "test.csv", tmp_path / "out"
+    monkeypatch.setattr(feature_ray, "run_with_ray", one_worker)
+    monkeypatch.setattr(extract_features, "check_engine", lambda name: None)
+    by = feature_ray.open_model
+    monkeypatch.setattr(feature_ray, "open_model", lambda *args: opened.append(by(*args)) or opened[-1])
+    feature_ray._opened.cache_clear()
+    command("--part", "2/4")
+    command("--engine", "ray")
+    assert sent == [[(0, 4), (2, 4), (3, 4)]] and len(opened) == 1
+    for name in ("features.npy", "index.csv", "meta.json"):
+        assert (out / name).read_bytes() == (made / name).read_bytes()
+    command("--engine", "ray")
+    assert sent[1:] == [[]]  # all is there
+    command("--engine", "ray", "--rebuild")
+    assert sent[2:] == [[(number, 4) for number in range(4)]]
+
+    wrong = replace(opened[0], digest="of other weights")
+    monkeypatch.setattr(feature_ray, "open_model", lambda *a: wrong)
+    feature_ray._opened.cache_clear()
+    for words, said in (
+        (["--engine", "ray", "--rebuild"], r"rows 0 to 1: .*checkpoint-0.pth: it was overwritten meanwhile"),
+        (["--engine", "ray", "--part", "1/2"], "without torchrun and --part"),
+        (["--workers", "2"], "are those of --engine ray"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            command(*words)
+        assert re.match(rf"error: .*{said}", capsys.readouterr().err.splitlines()[-1])
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(SystemExit, match="2"):
+        command("--engine", "ray")
+    assert re.fullmatch(r'error: --engine ray needs Ray: pip install "ray>=2.51".*\n', capsys.readouterr().err)
 
 
 def test_tokens_of_windows(finetuned, data, tmp_path):
