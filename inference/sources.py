@@ -49,8 +49,18 @@ def _find(source: str, data_root: str) -> list[Sample]:
         return _find_in_folder(path)
     if not path.exists():
         raise AnnotationError(f"{source}: no such video, folder or list. Check the path.")
-    listed = read_list(source, root=data_root)
-    return [Sample(path, span) for path, span in listed.samples()]
+    return [Sample(path, span) for path, span in _read_any(source, data_root).samples()]
+
+
+def _read_any(source: str, data_root: str) -> VideoList:
+    """A list of classes or of numbers, as --task regression has them: its labels are not looked at."""
+    try:
+        return read_list(source, root=data_root)
+    except AnnotationError as error:
+        try:
+            return read_list(source, root=data_root, labels="value")
+        except AnnotationError:
+            raise error from None
 
 
 def _find_in_folder(folder: Path) -> list[Sample]:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from datasets.errors import AnnotationError
 from datasets.loading.batch import Batch
 from datasets.transforms.normalization import normalize_clips
 from inference import views as own
@@ -88,6 +89,17 @@ def test_a_folder_is_several_videos_also_with_one(model, data, tmp_path):
     of = VideoModel(loaded(model), torch.device("cpu"), "none")
     alone, several = of.features(tmp_path / "a.mp4"), of.features(tmp_path)
     assert alone.shape == (128,) and several.shape == (1, 128) and np.array_equal(alone, several[0])
+
+
+def test_a_list_of_numbers_is_a_list(tmp_path):
+    """Of --task regression; what cannot be read is said as for classes."""
+    (tmp_path / "a.mp4").touch()
+    listed = tmp_path / "list.csv"
+    listed.write_text("path,label\na.mp4,1.5\n")
+    assert find_samples([listed], data_root=str(tmp_path)) == [Sample(str(tmp_path / "a.mp4"))]
+    listed.write_text("path,label\na.mp4,1.5\nb.mp4\n")
+    with pytest.raises(AnnotationError, match=r"list\.csv"):
+        find_samples([listed], data_root=str(tmp_path))
 
 
 def test_folders_of_frames_are_videos(tmp_path):
