@@ -11,6 +11,7 @@ from datasets.decoding.media_names import is_image, is_video
 from datasets.decoding.open import open_video
 from datasets.decoding.reader import is_shard_member
 from datasets.errors import AnnotationError, DecodeError
+from datasets.lists.entries import LABELS
 from datasets.lists.folders import scan_folder
 from datasets.lists.read import read_list
 from datasets.lists.spans import frames_within, times_within
@@ -53,14 +54,14 @@ def _find(source: str, data_root: str) -> list[Sample]:
 
 
 def _read_any(source: str, data_root: str) -> VideoList:
-    """A list of classes or of numbers, as --task regression has them: its labels are not looked at."""
-    try:
-        return read_list(source, root=data_root)
-    except AnnotationError as error:
+    """A list of any task's labels, which are not looked at; raises what is wrong with it as one of classes."""
+    errors = []
+    for labels in LABELS:
         try:
-            return read_list(source, root=data_root, labels="value")
-        except AnnotationError:
-            raise error from None
+            return read_list(source, root=data_root, labels=labels)
+        except AnnotationError as error:
+            errors.append(error)
+    raise errors[0]
 
 
 def _find_in_folder(folder: Path) -> list[Sample]:

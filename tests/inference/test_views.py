@@ -91,12 +91,13 @@ def test_a_folder_is_several_videos_also_with_one(model, data, tmp_path):
     assert alone.shape == (128,) and several.shape == (1, 128) and np.array_equal(alone, several[0])
 
 
-def test_a_list_of_numbers_is_a_list(tmp_path):
-    """Of --task regression; what cannot be read is said as for classes."""
+def test_lists_of_any_task(tmp_path):
+    """Of numbers, and of several classes; what cannot be read is said as for classes."""
     (tmp_path / "a.mp4").touch()
     listed = tmp_path / "list.csv"
-    listed.write_text("path,label\na.mp4,1.5\n")
-    assert find_samples([listed], data_root=str(tmp_path)) == [Sample(str(tmp_path / "a.mp4"))]
+    for label in ("1.5", "1;3"):
+        listed.write_text(f"path,label\na.mp4,0\na.mp4,{label}\n")
+        assert find_samples([listed], data_root=str(tmp_path)) == [Sample(str(tmp_path / "a.mp4"))] * 2
     listed.write_text("path,label\na.mp4,1.5\nb.mp4\n")
     with pytest.raises(AnnotationError, match=r"list\.csv"):
         find_samples([listed], data_root=str(tmp_path))
