@@ -64,42 +64,39 @@ def ucfrep(root: Path, *, as_files: tuple[str, ...] = ("v_Biking_g25_c01",)) -> 
     return UCFREP
 
 
-def circling(root: Path, *, train: int, val: int, size: int = 32, seed: int = 0) -> None:
-    """UCFRep below `root`, of discs that go round 2 to 12 times in 8 to 24 frames each.
+def passing(root: Path, *, train: int, val: int, size: int = 16, seed: int = 0) -> None:
+    """UCFRep below `root`, of squares that pass from left to right 2 to 12 times, in 8 to 24 frames each.
 
-    Size, place, direction, colours and start differ from video to video, and the cycles of one by up to a tenth. Length
-    and count are drawn apart, so that neither says the other.
+    Start, height, brightness and ground differ from video to video, and the cycles of one by up to a tenth. Length and
+    count are drawn apart, so that neither says the other.
     """
     random = np.random.default_rng(seed)
     for number in range(train + val):
         part, cycles = "val" if number >= train else "train", int(random.integers(2, 13))
         lengths = np.rint(random.uniform(8, 24) * random.uniform(0.9, 1.1, cycles)).astype(int)
         bounds = np.cumsum([int(random.integers(1, 9)), *lengths])
-        name = f"v_Circling_g{number // 90 + 1:02d}_c{number % 90 + 1:02d}"
+        name = f"v_Passing_g{number // 90 + 1:02d}_c{number % 90 + 1:02d}"
         write_annotation(root / "annotations" / part / f"{name}.mat", tuple(bounds.tolist()))
-        file = root / "imgs" / part / "Circling" / f"{name}.avi"
+        file = root / "imgs" / part / "Passing" / f"{name}.avi"
         file.parent.mkdir(parents=True, exist_ok=True)
-        _write_disc(file, bounds, random=random, size=size)
+        _write_passes(file, bounds, random=random, size=size)
 
 
-def _write_disc(file: Path, bounds: np.ndarray, *, random: np.random.Generator, size: int) -> None:
-    """A disc that is at the same place at every boundary, from before the first to behind the last, over a texture."""
-    radius, disc = random.uniform(0.2, 0.32) * size, random.uniform(0.08, 0.16) * size
-    centre = size / 2 + random.uniform(-0.12, 0.12, 2) * size
-    start, turn = random.uniform(0, 2 * np.pi), random.choice([-1, 1])
-    ground = random.normal(random.uniform(40, 110), 12, (size, size, 1))
-    colour = random.uniform(150, 255, 3)
-    y, x = np.mgrid[:size, :size]
+def _write_passes(file: Path, bounds: np.ndarray, *, random: np.random.Generator, size: int) -> None:
+    """A square that is at the same place at every boundary; what leaves on the right is back on the left."""
+    start, top = random.uniform(), int(random.integers(size // 2))
+    brightness, ground = random.uniform(180, 255), random.normal(random.uniform(30, 70), 6, (size, size))
     with av.open(str(file), "w") as container:
         stream = container.add_stream("mpeg4", rate=25, options={"qscale": "2"})
         stream.width, stream.height, stream.pix_fmt = size, size, "yuv420p"
         stream.codec_context.thread_count = 1
         for frame in range(1, bounds[-1] + 4):
-            angle = start + turn * 2 * np.pi * np.interp(frame, bounds, np.arange(len(bounds)))
-            at = centre + radius * np.array([np.sin(angle), np.cos(angle)])
-            shown = np.hypot(y - at[0], x - at[1])[..., None] < disc
-            picture = np.where(shown, colour, ground + random.normal(0, 4, ground.shape))
-            picture = np.broadcast_to(picture, (size, size, 3)).clip(0, 255).astype(np.uint8)
+            left = size * (start + np.interp(frame, bounds, np.arange(len(bounds))))
+            behind = np.mod(np.arange(size) - left, size)  # of the left edge, for every column
+            share = np.maximum((size / 3 - behind).clip(0, 1), (behind - (size - 1)).clip(0, 1))  # that it covers
+            picture = ground.copy()
+            picture[top : top + size // 2] += share * (brightness - picture[top : top + size // 2])
+            picture = np.repeat(picture[..., None], 3, axis=2).clip(0, 255).astype(np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
 
