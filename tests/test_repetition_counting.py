@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from processes import COUNT, run_in_processes, script_target
-from replicas_severe import UCFREP, ucfrep
+from replicas_severe import UCFREP, passing, ucfrep
 from runs import load, records, same
 
 from engine.flags import parse
@@ -87,6 +87,23 @@ def test_training_leaves_a_record_that_fills_its_cell(trained, root, pretrained)
     ]
     assert row.method == "SIGMA-DINO" and cell.measured == record["value"] and cell.value == 0.169
     assert cell.marks == ["3 videos, the official list has 105"]
+
+
+LEARNING = ["--model", "vit_mini_patch16_16", "--num_frames", "16", "--device", "cpu", "--num_workers", "0"]
+LEARNING += ["--batch_size", "32", "--epochs", "3", "--updates_per_batch", "22", "--lr", "0.016", "--min_lr", "0.0004"]
+LEARNING += ["--layer_decay", "1", "--init_scale", "1", "--drop_path", "0", "--regression_mean", "positive"]
+LEARNING += ["--flip", "False", "--save_ckpt_steps", "550", "--disable_eval_during_finetuning"]
+
+
+@pytest.mark.long
+def test_counting_is_learnt(tmp_path):
+    """Minutes from random weights: far better than the best constant."""
+    passing(tmp_path / "data", train=80, val=40)
+    run("--data_root", tmp_path / "data", *LEARNING, "--output_dir", tmp_path / "out")
+    rows = counted(tmp_path / "out")
+    true, found = (np.array([int(row[name]) for row in rows]) for name in ("repetitions", "counted"))
+    constant = min(np.mean(np.abs(guess - true) / true) for guess in range(2, 13))
+    assert constant > 0.35 and np.mean(np.abs(found - true) / true) < 0.1
 
 
 @pytest.mark.slow
