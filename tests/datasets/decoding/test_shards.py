@@ -177,13 +177,13 @@ def test_a_fork_and_threads_share_open_shards(tmp_path, members):
     paths = write_shards(members, tmp_path / "shards", shard_size=4000) * 20
     expected = [read_member(path) for path in paths]
     context = multiprocessing.get_context("fork")
-    ours, theirs = context.Pipe()
-    children = [context.Process(target=read_in_child, args=(paths, theirs)) for _ in range(2)]
+    pipes = [context.Pipe() for _ in range(2)]  # one each: two that write to one mix what they send
+    children = [context.Process(target=read_in_child, args=(paths, theirs)) for _, theirs in pipes]
     for child in children:
         child.start()
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(read_member, paths)) == expected
-    assert [ours.recv() for _ in children] == [expected, expected]
+    assert [ours.recv() for ours, _ in pipes] == [expected, expected]
     for child in children:
         child.join()
 
