@@ -24,6 +24,8 @@ from scripts.feature_making import make, open_model
 
 logger = logging.getLogger(__name__)
 
+_TOLD: tuple[type[Exception], ...] = (*USER_ERRORS, *DATA_ERRORS, ModelError)  # by what they say alone
+
 
 @dataclass(frozen=True)
 class ShardMaker:
@@ -39,7 +41,7 @@ class ShardMaker:
         try:
             args, plan, loaded, world = _opened(self.work)
             make(args, plan, loaded, world, num_workers=0, share=share)  # a worker is a daemon, without children
-        except (*USER_ERRORS, *DATA_ERRORS, ModelError) as error:
+        except _TOLD as error:
             return {"error": one_line(str(error))}
         return {}
 
