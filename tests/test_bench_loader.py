@@ -52,7 +52,7 @@ loader.main(sys.argv[1:])
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_end_to_end_without_decoders(tmp_path):
     flags = ("--end_to_end", "--quick", "--device", "cpu", "--tasks", "pixel")
     finished = fresh(sys.executable, "-c", _BLOCKED, *flags, "--json", str(tmp_path / "report.json"), cwd=ROOT)

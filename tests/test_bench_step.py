@@ -288,7 +288,7 @@ def test_efficiency_of_scaling(tmp_path, monkeypatch):
     assert [row["efficiency"] for row in rows] == pytest.approx([1, 0.8, 1, 0.8])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_no_decoder_is_needed():
     program = (
         "import sys\n"

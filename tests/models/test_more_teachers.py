@@ -14,9 +14,8 @@ from models.vit import VideoTransformer
 TUBELET, GRID = (2, 16, 16), (2, 10, 10)  # of a student that sees 4 frames of 160 pixels
 # Class token, none of it and registers; patches of 16 and 14; statistics of their own; RoPE and gated MLPs.
 SMALL = ("test_vit.r160_in1k", "test_vit4.r160_in1k")
-FAMILIES = (
-    "vit_small_patch16_dinov3.lvd1689m",
-    "vit_small_patch14_reg4_dinov2.lvd142m",
+FAMILIES = ("vit_small_patch16_dinov3.lvd1689m", "vit_small_patch14_reg4_dinov2.lvd142m")
+LARGER = (
     "vit_base_patch16_siglip_gap_224.v2_webli",
     "vit_base_patch16_clip_quickgelu_224.openai",
     "vit_base_patch16_224.mae",
@@ -72,8 +71,13 @@ def test_tokens_are_those_of_timm(name, tmp_path):
     assert not teacher.train().training and not teacher.network.training
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES),
+        *(pytest.param(name, marks=pytest.mark.long) for name in LARGER),
+    ],
+)
 def test_tokens_of_the_families_are_those_of_timm(name, tmp_path):
     check(name, tmp_path, atol=2e-3)
 

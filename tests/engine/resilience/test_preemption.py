@@ -62,9 +62,12 @@ def interrupt(target, folder, rng, *, size):
 
 @pytest.mark.parametrize(
     ("script", "size", "times"),
-    [(PRETRAIN, 1, 8), (PRETRAIN, 2, 5), (FINETUNE, 1, 7)],
+    [
+        pytest.param(PRETRAIN, 1, 8, marks=pytest.mark.slow),
+        pytest.param(PRETRAIN, 2, 5, marks=pytest.mark.long),
+        pytest.param(FINETUNE, 1, 7, marks=pytest.mark.long),
+    ],
 )
-@pytest.mark.slow
 def test_interrupted_again_and_again_it_ends_as_if_it_had_not_been(script, size, times, data, tmp_path):
     """Twenty signals, at random moments of steps, decoding, validation and saving, to one rank, once or twice."""
     rng = random.Random(f"{script} {size}")
