@@ -213,23 +213,24 @@ def main_process_first(world: World, work: Callable[[], T]) -> T:
     turns = (world.is_main, world.is_node_main and not world.is_main, not world.is_node_main)
     for is_our_turn in turns if world.size > 1 else (True,):
         if is_our_turn:
-            try:
-                outcome = work(), None
-            except EXPECTED as failure:
-                outcome = None, failure
+            outcome = _outcome(work)
         raise_any(outcome[1], world)
     return cast("T", outcome[0])
 
 
 def on_every_rank(world: World, work: Callable[[], T]) -> T:
     """Run `work` on all ranks at once; an error on one is raised on all of them, when each has done its own."""
-    outcome: tuple[T | None, Exception | None] = None, None
+    result, failure = _outcome(work)
+    raise_any(failure, world)
+    return cast("T", result)
+
+
+def _outcome(work: Callable[[], T]) -> tuple[T | None, Exception | None]:
+    """What `work` returns, or the error that it ends with."""
     try:
-        outcome = work(), None
+        return work(), None
     except EXPECTED as failure:
-        outcome = None, failure
-    raise_any(outcome[1], world)
-    return cast("T", outcome[0])
+        return None, failure
 
 
 def raise_any(error: Exception | None, world: World) -> None:
