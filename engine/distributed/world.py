@@ -193,10 +193,7 @@ def on_main_process(world: World, work: Callable[[], T]) -> T:
     """
     outcome: tuple[T | None, Exception | None] = None, None
     if world.is_main:
-        try:
-            outcome = work(), None
-        except EXPECTED as failure:
-            outcome = None, failure
+        outcome = _outcome(work)
     result, error = broadcast_from_main(outcome)
     if error is not None:
         raise error
