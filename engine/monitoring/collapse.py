@@ -66,6 +66,23 @@ def mean_cosine(total: torch.Tensor) -> float:
     return (math.fsum(value * value for value in sums) - number) / max(number * (number - 1), 1)
 
 
+def information(losses: Mapping[str, float], statistics: Mapping[str, float]) -> dict[str, float]:
+    """What each branch knows of the codes that it predicts, in nats: their entropy minus the cross-entropy.
+
+    A lower bound of the mutual information (Barber and Agakov, "The IM algorithm", 2003, equation 3). Unlike the loss it
+    can be compared over a run: codes that use more prototypes are harder to predict. Below zero: a prediction that is
+    the same for all tokens, the shares of the prototypes, would have a smaller loss.
+
+    Args:
+        losses: cross-entropy of the branches "video" and "target" in nats.
+        statistics: `entropy_video` and `entropy_target` of their codes.
+    """
+    return {
+        "information_video": statistics["entropy_target"] - losses["video"],
+        "information_target": statistics["entropy_video"] - losses["target"],
+    }
+
+
 class CollapseDetector:
     """Computes statistics of one step's outputs over all ranks, and warns if they indicate collapse.
 
@@ -132,9 +149,10 @@ class CollapseDetector:
         }
         if self.num_prototypes is not None:
             statistics["ln_k"] = math.log(self.num_prototypes)
-            for branch in ("video", "target"):
-                loss = float(sums[f"{branch}_loss"]) / num_ranks
+            losses = {branch: float(sums[f"{branch}_loss"]) / num_ranks for branch in ("video", "target")}
+            for branch, loss in losses.items():
                 warnings |= self._check_codes(sums[f"codes_{branch}"], loss, branch, statistics)
+            statistics |= information(losses, statistics)
         if after_warmup and self.log_warnings:
             self._warn(step, warnings)
         if after_warmup and self.stops:

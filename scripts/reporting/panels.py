@@ -66,6 +66,11 @@ GROUPS: dict[str, tuple[Panel, ...]] = {
             note="K: all prototypes are used equally.",
         ),
         Panel(
+            "Information about the other branch's codes (nats)",
+            _branches("information"),
+            note="Entropy of the codes minus the loss. It can rise while the loss rises: more prototypes are in use.",
+        ),
+        Panel(
             "Mean cosine between tokens",
             {"predicted": "train/cosine_predicted", "projected": "train/cosine_projected"},
             note="1: all tokens are alike. With prototypes a high value alone does no harm.",
@@ -73,7 +78,16 @@ GROUPS: dict[str, tuple[Panel, ...]] = {
     ),
 }
 VALIDATION = "Validation"
-_WORDS = {"top1": "top-1 (%)", "top5": "top-5 (%)", "mean_per_class": "mean accuracy per class (%)", "mAP": "mAP (%)"}
+_WORDS = {
+    "top1": "top-1 (%)",
+    "top5": "top-5 (%)",
+    "mean_per_class": "mean accuracy per class (%)",
+    "mAP": "mAP (%)",
+    "knn": "k-NN, top-1 (%)",
+    "linear": "linear probe, top-1 (%)",
+    "rankme": "RankMe of clips",
+    "rankme_tokens": "RankMe of tokens",
+}
 
 
 def groups_of(runs: Mapping[str, Run]) -> dict[str, list[Chart]]:

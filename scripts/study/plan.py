@@ -7,23 +7,30 @@ from pathlib import Path
 
 MLP = ("--target_type", "mlp", "--projection_dims", "256", "256", "--decoder_num_classes", "64")
 SIGMA = (*MLP, "--loss_func", "SWAV")
+NO_AUGMENTATION = ("--aa", "none", "--reprob", "0", "--mixup", "0", "--cutmix", "0", "--drop_path", "0")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Sizes that all runs have in common."""
+    """Sizes that all runs have in common.
+
+    Attributes:
+        batch: clips of a step. Pre-training takes `num_sample` of them from each video that it decodes.
+    """
 
     size: int
     frames: int
     batch: int
+    num_sample: int
     pretrain_epochs: int
     finetune_epochs: int
     probe_epochs: int
     views: tuple[int, int]
 
 
-FULL = Settings(32, 16, 32, 235, 60, 100, (2, 3))
-SMOKE = Settings(32, 4, 8, 1, 1, 2, (1, 1))
+FULL = Settings(32, 16, 32, 4, 50, 60, 100, (2, 3))
+SMOKE = Settings(32, 4, 8, 1, 1, 1, 2, (1, 1))
+PEAK_LR = 5e-4
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,7 @@ ARMS = {
     "sigma-video": Arm(
         "SIGMA, frozen VideoMAE as teacher", ("--target_type", "video", "--num_prototypes", "64"), teacher="videomae"
     ),
-    "l2": Arm("L2 onto a trained projection", (*MLP, "--loss_func", "L2")),
+    "l2": Arm("L2 onto a trained projection", (*MLP, "--loss_func", "L2"), replicated=False),
     "prototypes-256": varied("256 prototypes", prototypes=256),
     "prototypes-1000": varied("1000 prototypes", prototypes=1000),
     "epsilon-0.02": varied("epsilon 0.02", "--sinkhorn_eps", "0.02"),
@@ -125,10 +132,11 @@ class Study:
         teacher = ARMS[arm].teacher
         more = ["--teacher", str(self.checkpoint(teacher, seed))] if teacher else []
         command = [
-            *self._training("run_sigma_pretraining.py", name, seed),
+            *self._training("run_sigma_pretraining.py", name, seed, batch=s.batch // s.num_sample),
             *("--data_path", str(self.lists / "pretrain.csv"), "--model", f"pretrain_videomae_mini_patch8_{s.size}"),
-            *("--sampling_rate", "2", "--mask_ratio", "0.75", "--decoder_depth", "2", "--clip_grad", "1"),
-            *("--epochs", str(s.pretrain_epochs), "--lr", "4e-3", "--min_lr", "4e-5"),
+            *("--num_sample", str(s.num_sample), "--sampling_rate", "2"),
+            *("--mask_ratio", "0.75", "--decoder_depth", "2", "--clip_grad", "1"),
+            *("--epochs", str(s.pretrain_epochs)),
             *("--warmup_epochs", str(s.pretrain_epochs // 10), "--save_ckpt_freq", str(max(s.pretrain_epochs // 5, 1))),
             *("--probe_data", str(self.lists), "--probe_every", str(max(s.pretrain_epochs // 10, 1))),
             *ARMS[arm].flags,
@@ -147,35 +155,24 @@ class Study:
         command = [*self._probing(name, seed, kind), *start]
         return Job(name, command, self.out / name / "done", after)
 
-    def _training(self, script: str, name: str, seed: int) -> list[str]:
+    def _training(self, script: str, name: str, seed: int, *, batch: int) -> list[str]:
         out, s = str(self.out / name), self.settings
         return [
             *(sys.executable, script, "--output_dir", out, "--log_dir", out, "--seed", str(seed), "--num_workers", "0"),
-            *("--input_size", str(s.size), "--num_frames", str(s.frames), "--batch_size", str(s.batch)),
+            *("--input_size", str(s.size), "--num_frames", str(s.frames), "--batch_size", str(batch)),
+            *("--lr", f"{PEAK_LR * 256 / batch:g}"),  # --lr is that of 256 videos
         ]
 
     def _finetuning(self, name: str, seed: int) -> list[str]:
         s = self.settings
         return [
-            *self._training("run_class_finetuning.py", name, seed),
+            *self._training("run_class_finetuning.py", name, seed, batch=s.batch),
             *("--data_set", "custom", "--data_path", str(self.lists), "--model", f"vit_mini_patch8_{s.size}"),
             *("--sampling", "uniform", "--short_side_size", str(s.size), "--flip", "False"),
             *("--test_num_segment", str(s.views[0]), "--test_num_crop", str(s.views[1])),
-            *(
-                "--aa",
-                "none",
-                "--reprob",
-                "0",
-                "--mixup",
-                "0",
-                "--cutmix",
-                "0",
-                "--num_sample",
-                "1",
-                "--drop_path",
-                "0",
-            ),
-            *("--epochs", str(s.finetune_epochs), "--lr", "4e-3", "--layer_decay", "1"),
+            *NO_AUGMENTATION,
+            *("--num_sample", "1"),
+            *("--epochs", str(s.finetune_epochs), "--layer_decay", "1"),
             *("--warmup_epochs", str(s.finetune_epochs // 10), "--disable_eval_during_finetuning"),
             *("--save_ckpt_freq", str(s.finetune_epochs)),
         ]

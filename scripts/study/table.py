@@ -65,6 +65,7 @@ def _during(study: Study) -> str:
         "probe/rankme": "RankMe",
         "probe/rankme_tokens": "RankMe of tokens",
         "train/perplexity_target": "prototypes in use (perplexity)",
+        "train/information_video": "information (nats)",
         "train/cosine_projected": "mean cosine of projections",
     }
     rows = ["| pre-training | " + " | ".join(names.values()) + " | first warning |", "|---" * (len(names) + 2) + "|"]

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from processes import PRETRAIN, gloo_world, run_script
 from runs import records
+from sklearn.metrics import mutual_info_score
 
 from engine.distributed.collectives import all_reduce_sum
 from engine.monitoring import collapse
@@ -107,9 +108,42 @@ def test_warnings(changes, words, caplog):
         return
     assert found["ln_k"] == pytest.approx(math.log(detector.num_prototypes))
     keys = {
-        f"{name}_{branch}" for name in ("entropy", "perplexity", "prototypes_used") for branch in ("video", "target")
+        f"{name}_{branch}"
+        for name in ("entropy", "perplexity", "prototypes_used", "information")
+        for branch in ("video", "target")
     }
     assert found.keys() == keys | {"ln_k", "cosine_predicted", "cosine_projected"}
+
+
+def test_information_is_at_most_the_mutual_information():
+    """With the best prediction, the conditional shares, it is the mutual information of tokens and codes itself."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(3, (4, 20), generator=generator)  # what a prediction sees of a token: one of three things
+    codes = {
+        "codes_video": torch.randint(40, (4, 20), generator=generator),
+        "codes_target": (tokens + (torch.rand(4, 20, generator=generator) < 0.2)) % 5,
+    }
+
+    def loss_of(name, shares_TK):
+        return -shares_TK.log()[tokens, codes[name]].mean()
+
+    def conditional_shares(name):
+        joint_TK = F.one_hot(tokens.flatten(), 3).double().T @ F.one_hot(codes[name].flatten(), 40).double()
+        return joint_TK / joint_TK.sum(dim=1, keepdim=True)
+
+    def found(change):
+        losses = {
+            "video_loss": loss_of("codes_target", change(conditional_shares("codes_target"))),
+            "target_loss": loss_of("codes_video", change(conditional_shares("codes_video"))),
+        }
+        features = {name: torch.randn(4, 20, 8, generator=generator) for name in ("predicted", "projected")}
+        statistics = watch(CollapseDetector(40), {**codes, **losses, **features}, step=0, after_warmup=False)
+        return [statistics["information_video"], statistics["information_target"]]
+
+    true = [mutual_info_score(tokens.flatten(), codes[name].flatten()) for name in ("codes_target", "codes_video")]
+    assert found(lambda shares: shares) == pytest.approx(true, abs=1e-5)
+    worse = found(lambda shares: (shares + 0.01) / (shares + 0.01).sum(dim=1, keepdim=True))
+    assert all(bound < best for bound, best in zip(worse, true, strict=True))
 
 
 def test_pixels_may_be_alike(caplog):
