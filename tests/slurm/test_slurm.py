@@ -73,7 +73,7 @@ def test_sweep_and_its_evaluation(cluster, data, tmp_path):
     for task in (1, 2):
         assert cluster.wait(f"{array}_{task}")["JobState"] == "COMPLETED", (tmp_path / f"eval-{task}").read_text()
         tested = json.loads((folders[task] / "test.json").read_text())
-        assert tested["weights"] == {"": [str(folders[task] / "checkpoint-0.pth"), "model|module"]}
+        assert tested["weights"][""]["file"] == str(folders[task] / "checkpoint-0.pth")
         for name in ("test/top1", "test/top5", "videos", "views"):
             assert tested[name] == results[task][name]
         assert tested["test/loss"] == pytest.approx(results[task]["test/loss"], abs=1e-5)
