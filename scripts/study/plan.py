@@ -71,6 +71,7 @@ ARMS = {
     "soft": varied("soft targets", "--sinkhorn_targets", "soft"),
 }
 TESTS = {"knn": "k-NN", "linear": "linear probe", "attentive4": "attentive probe", "finetune": "fine-tuned"}
+OF_OTHERS = ("knn", "linear")  # tests of the targets after the first
 SCRATCH = "scratch"
 
 
@@ -79,7 +80,7 @@ class Job:
     """A command of the study.
 
     Attributes:
-        name: ARM/SEED/STEP, also its folder below the study's.
+        name: ARM/SEED/pretrain or ARM/SEED/TARGET/TEST, also its folder below the study's.
         command: words.
         result: the file that says that it is done.
         after: names of the jobs that it needs.
@@ -93,23 +94,33 @@ class Job:
 
 @dataclass(frozen=True)
 class Study:
-    """Folders and options of one study."""
+    """Folders and options of one study.
+
+    Attributes:
+        targets: names of the data sets that are tested; all tests are made on the first.
+        seeds: number of them.
+    """
 
     out: Path
     settings: Settings
+    targets: Sequence[str]
     seeds: int
     arms: Sequence[str] = field(default=tuple(ARMS))
 
     @property
-    def lists(self) -> Path:
-        """Where pretrain.csv, train.csv, val.csv and test.csv are written to."""
-        return self.out / "lists"
+    def pretrain_list(self) -> Path:
+        """The videos that all arms are pre-trained on."""
+        return self.out / "lists" / "pretrain.csv"
+
+    def lists(self, target: str) -> Path:
+        """Folder of a target's train.csv, val.csv and test.csv."""
+        return self.out / "lists" / target
 
     def jobs(self) -> list[Job]:
         """All jobs, in an order in which they can run: a comparison for each seed, then what varies one option."""
         found: list[Job] = []
         for seed in range(self.seeds):
-            found += [self.test(SCRATCH, seed, "finetune")]
+            found += self.tests(SCRATCH, seed)
             for name in self.arms:
                 if ARMS[name].replicated:
                     found += self.chain(name, seed)
@@ -120,40 +131,59 @@ class Study:
 
     def chain(self, arm: str, seed: int) -> list[Job]:
         """Pre-training, and all tests of its encoder."""
-        return [self.pretraining(arm, seed), *(self.test(arm, seed, kind) for kind in TESTS)]
+        return [self.pretraining(arm, seed), *self.tests(arm, seed)]
+
+    def tests(self, arm: str, seed: int) -> list[Job]:
+        """All tests of an encoder, or of one that was not pre-trained."""
+        main, *others = self.targets
+        wanted = [(main, kind) for kind in TESTS] + [(target, kind) for target in others for kind in OF_OTHERS]
+        return [self.test(arm, seed, target, kind) for target, kind in wanted]
 
     def checkpoint(self, arm: str, seed: int) -> Path:
         """Of the end of a pre-training."""
         return self.out / arm / str(seed) / "pretrain" / f"checkpoint-{self.settings.pretrain_epochs - 1}.pth"
 
     def pretraining(self, arm: str, seed: int) -> Job:
-        """Without labels; the online probe looks at the target's."""
+        """Without labels; the online probe looks at the first target's."""
         s, name = self.settings, f"{arm}/{seed}/pretrain"
         teacher = ARMS[arm].teacher
         more = ["--teacher", str(self.checkpoint(teacher, seed))] if teacher else []
         command = [
             *self._training("run_sigma_pretraining.py", name, seed, batch=s.batch // s.num_sample),
-            *("--data_path", str(self.lists / "pretrain.csv"), "--model", f"pretrain_videomae_mini_patch8_{s.size}"),
+            *("--data_path", str(self.pretrain_list), "--model", f"pretrain_videomae_mini_patch8_{s.size}"),
             *("--num_sample", str(s.num_sample), "--sampling_rate", "2"),
             *("--mask_ratio", "0.75", "--decoder_depth", "2", "--clip_grad", "1"),
             *("--epochs", str(s.pretrain_epochs)),
             *("--warmup_epochs", str(s.pretrain_epochs // 10), "--save_ckpt_freq", str(max(s.pretrain_epochs // 5, 1))),
-            *("--probe_data", str(self.lists), "--probe_every", str(max(s.pretrain_epochs // 10, 1))),
+            *("--probe_data", str(self.lists(self.targets[0])), "--probe_every", str(max(s.pretrain_epochs // 10, 1))),
             *ARMS[arm].flags,
             *more,
         ]
         after = (f"{teacher}/{seed}/pretrain",) if teacher else ()
         return Job(name, command, self.checkpoint(arm, seed), after)
 
-    def test(self, arm: str, seed: int, kind: str) -> Job:
-        """A probe of the frozen encoder, or fine-tuning, which also starts from scratch."""
-        name = f"{arm}/{seed}/{kind}"
-        start = [] if arm == SCRATCH else ["--finetune", str(self.checkpoint(arm, seed))]
+    def test(self, arm: str, seed: int, target: str, kind: str) -> Job:
+        """A probe of the frozen encoder, or fine-tuning; from scratch both start from random weights."""
+        name = f"{arm}/{seed}/{target}/{kind}"
+        lists = str(self.lists(target))
         after = () if arm == SCRATCH else (f"{arm}/{seed}/pretrain",)
+        start = [] if arm == SCRATCH else ["--finetune", str(self.checkpoint(arm, seed))]
         if kind == "finetune":
-            return Job(name, [*self._finetuning(name, seed), *start], self.out / name / "test.json", after)
-        command = [*self._probing(name, seed, kind), *start]
-        return Job(name, command, self.out / name / "done", after)
+            return Job(name, [*self._finetuning(name, seed, lists), *start], self.out / name / "test.json", after)
+        if arm == SCRATCH:
+            start = [
+                "--random_weights",
+                str(seed),
+                "--model",
+                self._classifier,
+                "--num_frames",
+                str(self.settings.frames),
+            ]
+        return Job(name, [*self._probing(name, seed, lists, kind), *start], self.out / name / "done", after)
+
+    @property
+    def _classifier(self) -> str:
+        return f"vit_mini_patch8_{self.settings.size}"
 
     def _training(self, script: str, name: str, seed: int, *, batch: int) -> list[str]:
         out, s = str(self.out / name), self.settings
@@ -163,11 +193,11 @@ class Study:
             *("--lr", f"{PEAK_LR * 256 / batch:g}"),  # --lr is that of 256 videos
         ]
 
-    def _finetuning(self, name: str, seed: int) -> list[str]:
+    def _finetuning(self, name: str, seed: int, lists: str) -> list[str]:
         s = self.settings
         return [
             *self._training("run_class_finetuning.py", name, seed, batch=s.batch),
-            *("--data_set", "custom", "--data_path", str(self.lists), "--model", f"vit_mini_patch8_{s.size}"),
+            *("--data_set", "custom", "--data_path", lists, "--model", self._classifier),
             *("--sampling", "uniform", "--short_side_size", str(s.size), "--flip", "False"),
             *("--test_num_segment", str(s.views[0]), "--test_num_crop", str(s.views[1])),
             *NO_AUGMENTATION,
@@ -177,7 +207,7 @@ class Study:
             *("--save_ckpt_freq", str(s.finetune_epochs)),
         ]
 
-    def _probing(self, name: str, seed: int, kind: str) -> list[str]:
+    def _probing(self, name: str, seed: int, lists: str, kind: str) -> list[str]:
         s = self.settings
         own: dict[str, list[str]] = {
             "knn": ["--neighbours", "20" if s is FULL else "1"],
@@ -188,7 +218,7 @@ class Study:
             own[kind] += ["--lrs", "0.01", "--weight_decays", "0.05", "--batch_size", str(s.batch)]
         return [
             *(sys.executable, "run_probing.py", "--probe", kind, "--output_dir", str(self.out / name)),
-            *("--data_set", "custom", "--data_path", str(self.lists), "--num_workers", "0"),
+            *("--data_set", "custom", "--data_path", lists, "--num_workers", "0"),
             *([] if kind == "knn" else ["--seed", str(seed)]),
             *("--sampling", "uniform", "--short_side_size", str(s.size), "--final_norm"),
             *("--test_num_segment", str(s.views[0]), "--test_num_crop", str(s.views[1])),

@@ -19,18 +19,20 @@ from engine.files import replace_text  # noqa: E402
 from scripts.study.plan import ARMS, FULL, SMOKE, Job, Study  # noqa: E402
 from scripts.study.table import write_tables  # noqa: E402
 
-SETS = ("train", "val")
+GENERATED = "generated"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code: 0, or 1 if a job failed."""
     args = _arguments(argv)
-    study = Study(args.out.resolve(), SMOKE if args.smoke else FULL, seeds=args.seeds, arms=args.arms)
-    study.lists.mkdir(parents=True, exist_ok=True)
-    if args.smoke and not args.lists:
-        _generate(study)
+    sets = args.sets.split(",") if args.lists else [GENERATED]
+    targets = args.target.split(",") if args.target else sets[:1]
+    settings = SMOKE if args.smoke else FULL
+    study = Study(args.out.resolve(), settings, targets=targets, seeds=args.seeds, arms=args.arms)
+    if args.lists:
+        _write_lists(study, args.lists, sets, root=str(args.data or ""))
     else:
-        _write_lists(study, args)
+        _generate(study)
     failed = run(study, num_processes=args.jobs)
     write_tables(study)
     print(f"tables: {study.out / 'tables.md'}", flush=True)
@@ -45,7 +47,12 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="folder that the lists' paths start from")
     parser.add_argument("--lists", type=Path, metavar="FOLDER", help="with SET_train.csv and SET_val.csv")
     parser.add_argument("--sets", default="", metavar="SET,SET", help="all are pre-trained on, without labels")
-    parser.add_argument("--target", default="", metavar="SET", help="that is tested; default: the first of --sets")
+    parser.add_argument(
+        "--target",
+        default="",
+        metavar="SET,SET",
+        help="that are tested; default: the first of --sets. Fine-tuning is on the first only",
+    )
     parser.add_argument("--arms", type=_arms, default=tuple(ARMS), metavar="ARM,ARM", help=f"of {', '.join(ARMS)}")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="of the main comparison (default: 3)")
     parser.add_argument(
@@ -73,35 +80,32 @@ def _arms(text: str) -> tuple[str, ...]:
 
 def _generate(study: Study) -> None:
     """Generated videos, with their lists."""
-    if (study.lists / "pretrain.csv").is_file():
-        return
-    sizes = ["--num_pretrain", "32", "--num_train", "20", "--num_test", "10"]
-    subprocess.run([sys.executable, "scripts/demo_videos.py", str(study.lists), *sizes], cwd=ROOT, check=True)
+    folder = study.lists(GENERATED)
+    if not (folder / "pretrain.csv").is_file():
+        sizes = ["--num_pretrain", "32", "--num_train", "20", "--num_test", "10"]
+        subprocess.run([sys.executable, "scripts/demo_videos.py", str(folder), *sizes], cwd=ROOT, check=True)
+    replace_text(study.pretrain_list, "".join(f"{path}\n" for path in read_list(folder / "pretrain.csv").paths))
 
 
-def _write_lists(study: Study, args: argparse.Namespace) -> None:
-    """pretrain.csv of all sets' training videos; train.csv, val.csv and test.csv of the target, with absolute paths.
+def _write_lists(study: Study, folder: Path, sets: Sequence[str], *, root: str) -> None:
+    """pretrain.csv of all sets' training videos; train.csv, val.csv and test.csv of each target, with absolute paths.
 
     Raises:
         AnnotationError: a list cannot be read.
-        ConfigError: videos of the target's val list are in a training list.
+        ConfigError: videos of a target's val list are in a training list.
     """
-    sets = args.sets.split(",")
-    target = args.target or sets[0]
-    lists = {
-        (name, part): read_list(args.lists / f"{name}_{part}.csv", root=str(args.data or ""))
-        for name in dict.fromkeys((*sets, target))
-        for part in (SETS if name == target else ("train",))
-    }
-    seen = {path for (name, part), videos in lists.items() if part == "train" for path in videos.paths}
-    if both := seen & {*lists[target, "val"].paths}:
-        raise ConfigError(f"{args.lists}: {len(both)} videos of {target}_val.csv are in a training list: {min(both)}")
-    everything = "".join(f"{path}\n" for name in sets for path in lists[name, "train"].paths)
-    replace_text(study.lists / "pretrain.csv", everything)
-    for part in ("train", "val", "test"):
-        videos = lists[target, "train" if part == "train" else "val"]
-        rows = (f"{path} {label}\n" for path, label in zip(videos.paths, videos.labels, strict=True))
-        replace_text(study.lists / f"{part}.csv", "".join(rows))
+    names = dict.fromkeys((*sets, *study.targets))
+    training = {name: read_list(folder / f"{name}_train.csv", root=root) for name in names}
+    seen = {path for videos in training.values() for path in videos.paths}
+    for target in study.targets:
+        tested = read_list(folder / f"{target}_val.csv", root=root)
+        if both := seen & {*tested.paths}:
+            raise ConfigError(f"{folder}: {len(both)} videos of {target}_val.csv are in a training list: {min(both)}")
+        study.lists(target).mkdir(parents=True, exist_ok=True)
+        for part, videos in (("train", training[target]), ("val", tested), ("test", tested)):
+            rows = (f"{path} {label}\n" for path, label in zip(videos.paths, videos.labels, strict=True))
+            replace_text(study.lists(target) / f"{part}.csv", "".join(rows))
+    replace_text(study.pretrain_list, "".join(f"{path}\n" for name in sets for path in training[name].paths))
 
 
 # ------------------------------------------------------------------------------------------------ jobs

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from engine.files import replace_text
 
-from .plan import ARMS, SCRATCH, TESTS, Study
+from .plan import ARMS, OF_OTHERS, SCRATCH, TESTS, Study
 
 ALIKE = re.compile(r"step (\d+): (.*?) \(")
 
@@ -28,9 +28,9 @@ def write_tables(study: Study) -> None:
     replace_text(study.out / "tables.md", "\n".join(parts) + "\n")
 
 
-def score(study: Study, arm: str, seed: int, kind: str) -> float | None:
+def score(study: Study, arm: str, seed: int, target: str, kind: str) -> float | None:
     """Top-1 of a test; None: not there."""
-    folder = study.out / arm / str(seed) / kind
+    folder = study.out / arm / str(seed) / target / kind
     if kind == "finetune":
         file = folder / "test.json"
         return float(json.loads(file.read_text())["test/top1"]) if file.is_file() else None
@@ -40,12 +40,18 @@ def score(study: Study, arm: str, seed: int, kind: str) -> float | None:
 
 
 def _tests(study: Study, arms: Sequence[str], seeds: range) -> str:
-    rows = ["| pre-training | " + " | ".join(TESTS.values()) + " | seeds |", "|---" * (len(TESTS) + 2) + "|"]
+    columns = {
+        f"{target}: {title}" if len(study.targets) > 1 else title: (target, kind)
+        for target in study.targets
+        for kind, title in TESTS.items()
+        if target == study.targets[0] or kind in OF_OTHERS
+    }
+    rows = ["| pre-training | " + " | ".join(columns) + " | seeds |", "|---" * (len(columns) + 2) + "|"]
     for arm in arms:
-        found = {kind: [score(study, arm, seed, kind) for seed in seeds] for kind in TESTS}
+        found = {column: [score(study, arm, seed, *which) for seed in seeds] for column, which in columns.items()}
         cells = [_cell([value for value in values if value is not None]) for values in found.values()]
         number = max(sum(value is not None for value in values) for values in found.values())
-        title = "none (from scratch)" if arm == SCRATCH else ARMS[arm].title
+        title = "none" if arm == SCRATCH else ARMS[arm].title
         rows.append(f"| {title} | {' | '.join(cells)} | {number} |")
     return "\n".join(rows)
 

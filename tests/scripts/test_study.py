@@ -10,7 +10,7 @@ from programs.finetuning.options import FinetuningConfig
 from programs.pretraining.options import PretrainingConfig
 from programs.probing.options import ProbingConfig
 from scripts.study import study as command
-from scripts.study.plan import ARMS, FULL, SMOKE, TESTS, Job, Study
+from scripts.study.plan import ARMS, FULL, OF_OTHERS, SMOKE, TESTS, Job, Study
 from scripts.study.table import score, write_tables
 
 CONFIGS = {
@@ -22,20 +22,22 @@ CONFIGS = {
 
 @pytest.mark.parametrize("settings", [FULL, SMOKE], ids=["full", "smoke"])
 def test_every_command_parses_and_needs_what_is_made_before_it(settings, tmp_path):
-    jobs = Study(tmp_path, settings, seeds=2).jobs()
+    jobs = Study(tmp_path, settings, targets=("a", "b"), seeds=2).jobs()
     seen = {}
     for job in jobs:
         config = parse(CONFIGS[job.command[1]], list(job.command[2:]))
         assert job.name not in seen and {*job.after} <= seen.keys()
         if isinstance(config, PretrainingConfig):
-            assert config.probe.probe_data == str(tmp_path / "lists")
+            assert config.probe.probe_data == str(tmp_path / "lists" / "a")
             seed = job.name.split("/")[1]
             assert config.targets.teacher in ("", str(seen.get(f"videomae/{seed}/pretrain")))
+            assert config.optim.lr * config.optim.batch_size / 256 == pytest.approx(5e-4)
         elif not job.name.startswith("scratch"):
             assert config.start.finetune == str(seen[job.after[0]])
         seen[job.name] = job.result
     replicated = sum(arm.replicated for arm in ARMS.values())
-    assert len(jobs) == 2 * (1 + replicated * (1 + len(TESTS))) + (len(ARMS) - replicated) * (1 + len(TESTS))
+    tests = len(TESTS) + len(OF_OTHERS)
+    assert len(jobs) == 2 * (tests + replicated * (1 + tests)) + (len(ARMS) - replicated) * (1 + tests)
 
 
 def test_arms_differ_in_what_they_are_called_by(tmp_path):
@@ -45,7 +47,7 @@ def test_arms_differ_in_what_they_are_called_by(tmp_path):
 
 
 def test_what_needs_a_job_that_failed_is_left_out(tmp_path, monkeypatch):
-    study = Study(tmp_path, SMOKE, seeds=1, arms=("videomae", "sigma-video"))
+    study = Study(tmp_path, SMOKE, targets=("own",), seeds=1, arms=("videomae", "sigma-video"))
     asked = []
 
     def run(job: Job, study: Study) -> int:
@@ -54,18 +56,25 @@ def test_what_needs_a_job_that_failed_is_left_out(tmp_path, monkeypatch):
 
     monkeypatch.setattr(command, "_run", run)
     failed = command.run(study, num_processes=2)
-    assert sorted(failed) == sorted(f"sigma-video/0/{step}" for step in ("pretrain", *TESTS))
-    assert "sigma-video/0/pretrain" in asked and "sigma-video/0/knn" not in asked and "videomae/0/finetune" in asked
+    assert sorted(failed) == sorted(
+        f"sigma-video/0/{step}" for step in ("pretrain", *(f"own/{test}" for test in TESTS))
+    )
+    assert (
+        "sigma-video/0/pretrain" in asked
+        and "sigma-video/0/own/knn" not in asked
+        and "videomae/0/own/finetune" in asked
+    )
 
 
 def test_table(tmp_path):
-    study = Study(tmp_path, SMOKE, seeds=3, arms=("videomae",))
+    study = Study(tmp_path, SMOKE, targets=("own",), seeds=3, arms=("videomae",))
     values = [40.0, 43.0, 50.0]
     for seed, value in enumerate(values):
-        tested = tmp_path / "videomae" / str(seed)
+        tested = tmp_path / "videomae" / str(seed) / "own"
         (tested / "finetune").mkdir(parents=True)
         (tested / "finetune" / "test.json").write_text(json.dumps({"test/top1": value, "test/top5": 99.0}))
     write_tables(study)
-    assert score(study, "videomae", 1, "finetune") == 43.0 and score(study, "videomae", 1, "knn") is None
+    assert score(study, "videomae", 1, "own", "finetune") == 43.0
+    assert score(study, "videomae", 1, "own", "knn") is None
     spread = statistics.stdev(values)
     assert f"| VideoMAE |  |  |  | 44.3 ± {spread:.1f} | 3 |" in (tmp_path / "tables.md").read_text()
