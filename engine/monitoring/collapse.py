@@ -134,28 +134,31 @@ class CollapseDetector:
 
         Args:
             sums: those of all ranks, float32 in host memory.
-            after_warmup: warn only then; before, a loss at chance is expected.
+            after_warmup: before, a loss at chance is expected, and only targets that are all alike are warned of.
 
         Raises:
             CollapseError: on all ranks, with `stops`, where a warning is as true as at the log steps before.
         """
         statistics = {f"cosine_{name}": mean_cosine(sums[name]) for name in ("predicted", "projected")}
+        # With prototypes the codes are the better indicator: a component common to all features does no harm in SIGMA,
+        # and a run that learns may have a mean cosine of 0.99 (observed in the demo).
+        compared = ("predicted", "projected") if self.num_prototypes is None and self.check_cosine else ()
         warnings = {
             f"{name} features are all alike": f"mean cosine {statistics[f'cosine_{name}']:.3f} between two tokens"
-            for name in ("predicted", "projected")
-            # With prototypes the codes are the better indicator: a component common to all features does no harm in
-            # SIGMA, and a run that learns may have a mean cosine of 0.99 (observed in the demo).
-            if self.num_prototypes is None and self.check_cosine and statistics[f"cosine_{name}"] > MAX_MEAN_COSINE
+            for name in compared
+            # Predictions start all alike, at the mean of the targets. Targets do not.
+            if statistics[f"cosine_{name}"] > MAX_MEAN_COSINE and (after_warmup or name == "projected")
         }
         if self.num_prototypes is not None:
             statistics["ln_k"] = math.log(self.num_prototypes)
             losses = {branch: float(sums[f"{branch}_loss"]) / num_ranks for branch in ("video", "target")}
             for branch, loss in losses.items():
-                warnings |= self._check_codes(sums[f"codes_{branch}"], loss, branch, statistics)
+                of_codes = self._check_codes(sums[f"codes_{branch}"], loss, branch, statistics)
+                warnings |= of_codes if after_warmup else {}
             statistics |= information(losses, statistics)
-        if after_warmup and self.log_warnings:
+        if self.log_warnings:
             self._warn(step, warnings)
-        if after_warmup and self.stops:
+        if self.stops:
             self._stop(step, warnings)
         return statistics
 

@@ -209,17 +209,25 @@ class Study:
 
     def _probing(self, name: str, seed: int, lists: str, kind: str) -> list[str]:
         s = self.settings
-        own: dict[str, list[str]] = {
+        learned = ["--flip", "False", "--seed", str(seed)]
+        if s is not FULL:  # too few videos to choose a head on some of them
+            learned += ["--lrs", "0.01", "--weight_decays", "0.05", "--batch_size", str(s.batch)]
+        own = {
             "knn": ["--neighbours", "20" if s is FULL else "1"],
-            "linear": ["--flip", "False", "--epochs", str(s.probe_epochs)],
-            "attentive4": ["--flip", "False", "--epochs", str(s.finetune_epochs), "--probe_heads", "4"],
+            "linear": [*learned, "--epochs", str(s.probe_epochs)],
+            "attentive4": [
+                *learned,
+                "--epochs",
+                str(s.finetune_epochs),
+                "--batch_size",
+                str(s.batch),
+                "--probe_heads",
+                "4",
+            ],
         }
-        if s is not FULL and kind != "knn":  # too few videos to choose a head on some of them
-            own[kind] += ["--lrs", "0.01", "--weight_decays", "0.05", "--batch_size", str(s.batch)]
         return [
             *(sys.executable, "run_probing.py", "--probe", kind, "--output_dir", str(self.out / name)),
             *("--data_set", "custom", "--data_path", lists, "--num_workers", "0"),
-            *([] if kind == "knn" else ["--seed", str(seed)]),
             *("--sampling", "uniform", "--short_side_size", str(s.size), "--final_norm"),
             *("--test_num_segment", str(s.views[0]), "--test_num_crop", str(s.views[1])),
             *own[kind],
