@@ -5,32 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .settings import PEAK_LR, Settings
+
 MLP = ("--target_type", "mlp", "--projection_dims", "256", "256", "--decoder_num_classes", "64")
 SIGMA = (*MLP, "--loss_func", "SWAV")
 NO_AUGMENTATION = ("--aa", "none", "--reprob", "0", "--mixup", "0", "--cutmix", "0", "--drop_path", "0")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Sizes that all runs have in common.
-
-    Attributes:
-        batch: clips of a step. Pre-training takes `num_sample` of them from each video that it decodes.
-    """
-
-    size: int
-    frames: int
-    batch: int
-    num_sample: int
-    pretrain_epochs: int
-    finetune_epochs: int
-    probe_epochs: int
-    views: tuple[int, int]
-
-
-FULL = Settings(32, 16, 32, 4, 50, 60, 100, (2, 3))
-SMOKE = Settings(32, 4, 8, 1, 1, 1, 2, (1, 1))
-PEAK_LR = 5e-4
 
 
 @dataclass(frozen=True)
@@ -151,7 +130,8 @@ class Study:
         command = [
             *self._training("run_sigma_pretraining.py", name, seed, batch=s.batch // s.num_sample),
             *("--data_path", str(self.pretrain_list), "--model", f"pretrain_videomae_mini_patch8_{s.size}"),
-            *("--num_sample", str(s.num_sample), "--sampling_rate", "2"),
+            *("--num_sample", str(s.num_sample), "--sampling_rate", str(s.stride)),
+            *("--augmentation", s.augmentation),
             *("--mask_ratio", "0.75", "--decoder_depth", "2", "--clip_grad", "1"),
             *("--epochs", str(s.pretrain_epochs)),
             *("--warmup_epochs", str(s.pretrain_epochs // 10), "--save_ckpt_freq", str(max(s.pretrain_epochs // 5, 1))),
@@ -185,6 +165,17 @@ class Study:
     def _classifier(self) -> str:
         return f"vit_mini_patch8_{self.settings.size}"
 
+    @property
+    def _clips(self) -> list[str]:
+        s = self.settings
+        stride = ["--sampling_rate", str(s.stride)] if s.sampling == "dense" else []
+        return ["--sampling", s.sampling, *stride, "--short_side_size", str(s.size)]
+
+    @property
+    def _crops(self) -> list[str]:
+        area = self.settings.min_crop_area
+        return ["--flip", "False", *([] if area is None else ["--min_crop_area", str(area)])]
+
     def _training(self, script: str, name: str, seed: int, *, batch: int) -> list[str]:
         out, s = str(self.out / name), self.settings
         return [
@@ -198,7 +189,7 @@ class Study:
         return [
             *self._training("run_class_finetuning.py", name, seed, batch=s.batch),
             *("--data_set", "custom", "--data_path", lists, "--model", self._classifier),
-            *("--sampling", "uniform", "--short_side_size", str(s.size), "--flip", "False"),
+            *(*self._clips, *self._crops),
             *("--test_num_segment", str(s.views[0]), "--test_num_crop", str(s.views[1])),
             *NO_AUGMENTATION,
             *("--num_sample", "1"),
@@ -209,11 +200,11 @@ class Study:
 
     def _probing(self, name: str, seed: int, lists: str, kind: str) -> list[str]:
         s = self.settings
-        learned = ["--flip", "False", "--seed", str(seed)]
-        if s is not FULL:  # too few videos to choose a head on some of them
+        learned = [*self._crops, "--seed", str(seed)]
+        if not s.searches:  # too few videos to choose a head on some of them
             learned += ["--lrs", "0.01", "--weight_decays", "0.05", "--batch_size", str(s.batch)]
         own = {
-            "knn": ["--neighbours", "20" if s is FULL else "1"],
+            "knn": ["--neighbours", str(s.neighbours)],
             "linear": [*learned, "--epochs", str(s.probe_epochs)],
             "attentive4": [
                 *learned,
@@ -228,7 +219,7 @@ class Study:
         return [
             *(sys.executable, "run_probing.py", "--probe", kind, "--output_dir", str(self.out / name)),
             *("--data_set", "custom", "--data_path", lists, "--num_workers", "0"),
-            *("--sampling", "uniform", "--short_side_size", str(s.size), "--final_norm"),
+            *(*self._clips, "--final_norm"),
             *("--test_num_segment", str(s.views[0]), "--test_num_crop", str(s.views[1])),
             *own[kind],
         ]

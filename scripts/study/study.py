@@ -16,18 +16,17 @@ from datasets.errors import DATA_ERRORS  # noqa: E402
 from datasets.lists.read import read_list  # noqa: E402
 from engine.errors import ConfigError, user_errors  # noqa: E402
 from engine.files import replace_text  # noqa: E402
-from scripts.study.plan import ARMS, FULL, SMOKE, Job, Study  # noqa: E402
+from scripts.study.plan import ARMS, Job, Study  # noqa: E402
+from scripts.study.settings import GENERATED, OWN, SMOKE  # noqa: E402
 from scripts.study.table import write_tables  # noqa: E402
-
-GENERATED = "generated"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code: 0, or 1 if a job failed."""
     args = _arguments(argv)
-    sets = args.sets.split(",") if args.lists else [GENERATED]
+    sets = args.sets.split(",") if args.lists else ["generated"]
     targets = args.target.split(",") if args.target else sets[:1]
-    settings = SMOKE if args.smoke else FULL
+    settings = SMOKE if args.smoke else OWN if args.lists else GENERATED
     study = Study(args.out.resolve(), settings, targets=targets, seeds=args.seeds, arms=args.arms)
     if args.lists:
         _write_lists(study, args.lists, sets, root=str(args.data or ""))
@@ -58,10 +57,10 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--jobs", type=int, default=1, metavar="N", help="processes at a time, one core each (default: 1)"
     )
-    parser.add_argument("--smoke", action="store_true", help="tiny runs, of generated videos where there are no lists")
+    parser.add_argument("--smoke", action="store_true", help="tiny runs: the numbers mean nothing")
     args = parser.parse_args(argv)
-    if not args.smoke and not (args.lists and args.sets):
-        parser.error("--lists FOLDER and --sets SET,SET are needed (or --smoke)")
+    if bool(args.lists) != bool(args.sets) or (args.target and not args.sets):
+        parser.error("--lists FOLDER, --sets SET,SET and --target go together; without them videos are generated")
     return args
 
 
@@ -79,11 +78,11 @@ def _arms(text: str) -> tuple[str, ...]:
 
 
 def _generate(study: Study) -> None:
-    """Generated videos, with their lists."""
-    folder = study.lists(GENERATED)
-    if not (folder / "pretrain.csv").is_file():
-        sizes = ["--num_pretrain", "32", "--num_train", "20", "--num_test", "10"]
-        subprocess.run([sys.executable, "scripts/demo_videos.py", str(folder), *sizes], cwd=ROOT, check=True)
+    """Generated videos, those that are not there yet, with their lists."""
+    folder = study.lists("generated")
+    numbers = zip(("--num_pretrain", "--num_train", "--num_test"), study.settings.generated, strict=True)
+    sizes = [word for flag, number in numbers for word in (flag, str(number))]
+    subprocess.run([sys.executable, "scripts/demo_videos.py", str(folder), *sizes], cwd=ROOT, check=True)
     replace_text(study.pretrain_list, "".join(f"{path}\n" for path in read_list(folder / "pretrain.csv").paths))
 
 

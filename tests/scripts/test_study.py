@@ -10,7 +10,8 @@ from programs.finetuning.options import FinetuningConfig
 from programs.pretraining.options import PretrainingConfig
 from programs.probing.options import ProbingConfig
 from scripts.study import study as command
-from scripts.study.plan import ARMS, FULL, OF_OTHERS, SMOKE, TESTS, Job, Study
+from scripts.study.plan import ARMS, OF_OTHERS, TESTS, Job, Study
+from scripts.study.settings import GENERATED, OWN, SMOKE
 from scripts.study.table import score, write_tables
 
 CONFIGS = {
@@ -20,7 +21,7 @@ CONFIGS = {
 }
 
 
-@pytest.mark.parametrize("settings", [FULL, SMOKE], ids=["full", "smoke"])
+@pytest.mark.parametrize("settings", [OWN, GENERATED, SMOKE], ids=["own", "generated", "smoke"])
 def test_every_command_parses_and_needs_what_is_made_before_it(settings, tmp_path):
     jobs = Study(tmp_path, settings, targets=("a", "b"), seeds=2).jobs()
     seen = {}
