@@ -4,19 +4,20 @@ import hashlib
 import io
 import json
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 
 import av
 import numpy as np
 
 from . import scenery
-from .motions import CLASS_NAMES, MARGIN, MOTIONS, Path, draw_path, draw_rotation, draw_speed
-from .solids import Lamp, Pose, Solid, draw_solid, paint_shadow, paint_solid
+from .motions import CLASS_NAMES, MARGIN, MOTIONS, Path, draw_path, draw_speed
+from .solids import Lamp, Poses, Solid, Sprites, draw_solid, lit, shadows
 
 NUM_MAIN = 2
 MOST_DISTRACTORS = 2
 DISTRACTOR_RADIUS = (0.04, 0.08)
-HEIGHT = 0.5  # of a body above the wall, in radii
-REACH = 2.5  # of a body and its shadow, in radii
+SHADOW_REACH = 2.2  # from a body's centre, in radii
+AT_A_TIME = 8  # appearances of a body: about as many rays as a core's cache holds
 FRAME_RATE = 25
 # Key frames only, at a constant quantiser: what is predicted from other frames carries traces of the motion, from which
 # a classifier on single frames at full resolution got a quarter of the labels right (a tenth, chance, on key frames).
@@ -52,7 +53,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Body:
-    """A solid on its way. radius, opacity: (T,)."""
+    """A solid on its way; radius: (T,) of the ball around it; opacity: (T,)."""
 
     solid: Solid
     path: Path
@@ -62,25 +63,54 @@ class Body:
 
 def draw_clip(drawing: Drawing, label: int, rng: np.random.Generator) -> np.ndarray:
     """The frames of one video, (T, H, W, 4) uint8 RGB and a fourth channel without meaning."""
-    width, height = drawing.size
     lamp = draw_lamp(rng)
     camera = scenery.draw_camera(drawing.num_frames, rng)
     texture = scenery.draw_texture(rng, lamp.direction) * lamp.colour.astype(np.float32)
     occluder = scenery.draw_occluder(rng)
-    bodies = [*draw_main(drawing, label, rng), *draw_distractors(drawing, rng)]
-    places = [poses(body, camera, drawing) for body in bodies]
+    layers = draw_layers([*draw_main(drawing, label, rng), *draw_distractors(drawing, rng)], camera, lamp, drawing)
+    width, height = drawing.size
     clip = np.zeros((drawing.num_frames, height, width, 4), np.uint8)
     for frame in range(drawing.num_frames):
         picture = scenery.wall(texture, camera, frame, drawing.size)
-        seen = [(body.solid, pose) for body, where in zip(bodies, places, strict=True) for pose in where[frame]]
-        seen.sort(key=lambda one: one[1].radius)  # the nearer, the larger
-        for paint in (paint_shadow, paint_solid):
-            for solid, pose in seen:
-                paint(picture, solid, pose, lamp)
+        for sprites, number in layers[frame]:
+            sprites.paste(number, picture)
         if occluder is not None:
             occluder.paint(picture, camera, frame)
         clip[frame, ..., :3] = np.clip(picture * 255, 0, 255)
     return clip
+
+
+def draw_layers(
+    bodies: list[Body], camera: scenery.Camera, lamp: Lamp, drawing: Drawing
+) -> list[list[tuple[Sprites, int]]]:
+    """What is to be pasted into each frame, in this order: the shadows, then the bodies, the nearest last."""
+    layers: list[list[tuple[float, Sprites, int]]] = [[] for _ in range(drawing.num_frames)]
+    for body in bodies:
+        for draw, reach in ((shadows, SHADOW_REACH), (lit, 1.0)):
+            frames, poses = place_body(body, camera, drawing, reach=reach)
+            for start in range(0, len(frames), AT_A_TIME):
+                part = slice(start, start + AT_A_TIME)
+                sprites = draw(body.solid, poses.part(part), lamp)
+                for number, (frame, radius) in enumerate(zip(frames[part], poses.radius[part].tolist(), strict=True)):
+                    layers[frame].append((0.0 if draw is shadows else radius, sprites, number))
+    return [[(sprites, number) for _, sprites, number in sorted(layer, key=itemgetter(0))] for layer in layers]
+
+
+def place_body(
+    body: Body, camera: scenery.Camera, drawing: Drawing, *, reach: float
+) -> tuple[list[int], Poses]:
+    """In which frames a body appears, and where: at its place on the torus, and beside it by a period.
+
+    reach: how far it is seen from its centre, in radii.
+    """
+    side, middle, period = min(drawing.size), np.array(drawing.size) / 2, drawing.period
+    # The place on the torus is found in the picture, after the camera's pan: uniform before it, it is so after it.
+    places = ((body.path.place + camera.pan) % period)[:, None] + period * (np.array([*np.ndindex(3, 3)]) - 1)
+    centres = middle + side * np.einsum("tij,tnj->tni", camera.turn, places)
+    radius = body.radius * side * camera.zoom
+    frames, copies = (np.abs(centres - middle) < middle + reach * radius[:, None, None]).all(-1).nonzero()
+    angle = (body.path.angle + camera.roll)[frames]
+    return frames.tolist(), Poses(centres[frames, copies], radius[frames], angle, body.opacity[frames])
 
 
 def draw_lamp(rng: np.random.Generator) -> Lamp:
@@ -110,30 +140,10 @@ def draw_distractors(drawing: Drawing, rng: np.random.Generator) -> list[Body]:
     steps = np.arange(drawing.num_frames)[:, None]
     for _ in range(rng.integers(MOST_DISTRACTORS + 1)):
         place = rng.random(2) * drawing.period + rng.choice([0.0, 0.03]) * rng.standard_normal(2) * steps
-        path = Path(place, np.zeros(len(steps)), np.tile(draw_rotation(rng), (len(steps), 1, 1)))
+        path = Path(place, np.zeros(len(steps)), np.zeros(len(steps)))
         radius = np.full(len(steps), rng.uniform(*DISTRACTOR_RADIUS))
         bodies.append(Body(draw_solid(rng, plain=True), path, radius, np.ones(len(steps))))
     return bodies
-
-
-def poses(body: Body, camera: scenery.Camera, drawing: Drawing) -> list[list[Pose]]:
-    """Where a body appears in every frame: at its place on the torus, and beside it by a period."""
-    side, middle = min(drawing.size), np.array(drawing.size) / 2
-    # The place on the torus is found in the picture, after the camera's pan: uniform before it, it is so after it.
-    place = (body.path.place + camera.pan) % drawing.period
-    places = place[:, None] - drawing.period * [*np.ndindex(3, 3)] + drawing.period  # (T, 9, 2)
-    centres = middle + side * np.einsum("tij,tnj->tni", camera.turn, places)
-    rotation = body.path.rotation.copy()
-    rotation[:, :2] = camera.turn / camera.zoom[:, None, None] @ rotation[:, :2]
-    radius = body.radius * side * camera.zoom
-    seen = (np.abs(centres - middle) < middle + REACH * radius[:, None, None]).all(-1)
-    return [
-        [
-            Pose((x, y), float(radius[t]), rotation[t], float(body.opacity[t]), HEIGHT * float(radius[t]))
-            for x, y in centres[t, seen[t]].tolist()
-        ]
-        for t in range(drawing.num_frames)
-    ]
 
 
 def encode_clip(frames: np.ndarray) -> bytes:

@@ -51,12 +51,12 @@ class Path:
     Attributes:
         place: (T, 2) x and y of its centre, not wrapped round the torus.
         nearness: (T,) in [0, 1).
-        rotation: (T, 3, 3), from the object's axes to the world's.
+        angle: (T,) by which it is turned about the line of sight, in radians, clockwise on the screen.
     """
 
     place: np.ndarray
     nearness: np.ndarray
-    rotation: np.ndarray
+    angle: np.ndarray
 
     @property
     def radius(self) -> np.ndarray:
@@ -77,7 +77,7 @@ def draw_speed(motion: Motion, rng: np.random.Generator) -> float:
 def draw_path(
     kind: str, speed: float, rng: np.random.Generator, *, num_frames: int, period: np.ndarray, nearness: float
 ) -> Path:
-    """The path of an object from a uniformly random place and turn, at `nearness`, for which the same must hold.
+    """The path of an object from a uniformly random place; its `nearness` and its rotation at angle 0 must be so too.
 
     period: (2,) of the torus across and down.
     """
@@ -92,7 +92,7 @@ def draw_path(
         place += CIRCLE_RADIUS * np.stack([np.cos(phase + moved), np.sin(phase + moved)], axis=1)
     turned = moved if kind == "turn" else np.zeros(num_frames)
     nearer = moved if kind == "approach" else np.zeros(num_frames)
-    return Path(place, (nearness + nearer) % 1, about_line_of_sight(turned) @ draw_rotation(rng))
+    return Path(place, (nearness + nearer) % 1, turned)
 
 
 def draw_rotation(rng: np.random.Generator) -> np.ndarray:
@@ -105,9 +105,3 @@ def draw_rotation(rng: np.random.Generator) -> np.ndarray:
             [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
         ]
     )
-
-
-def about_line_of_sight(angle_T: np.ndarray) -> np.ndarray:
-    """(T, 3, 3): turns about z, clockwise on the screen for positive angles (in radians)."""
-    cos, sin, zero, one = np.cos(angle_T), np.sin(angle_T), np.zeros_like(angle_T), np.ones_like(angle_T)
-    return np.stack([cos, -sin, zero, sin, cos, zero, zero, zero, one], axis=1).reshape(-1, 3, 3)

@@ -1,20 +1,24 @@
 """Solids lit by one lamp: where the rays of sight meet them, what light they send back, and the shadow they throw.
 
 Rays are parallel. A solid is given in its own axes, where it is a unit ball, cube or cylinder: a point p of the world
-relative to its centre has the coordinates q = inverse @ p, with `inverse` = (rotation / half_axes)^T.
+relative to its centre, in units of `radius`, has the coordinates q = inverse @ p, with `inverse` = (rotation /
+half_axes)^T. In the course of a video a solid turns about the line of sight only: then the rays are turned back instead,
+and all frames are one batch of rays.
 
-Axes: h w of a window of the picture, at twice its resolution.
+Axes: N appearances of a solid, h w of a window around it, m rays that meet it.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from .motions import draw_rotation
+
 SAMPLES = 2  # rays of a pixel along a side
-FLAT = np.float32(1e-5)  # a face that is this close to parallel with the rays is tilted a little
-SHADOW_REACH = 1.5  # a shadow ends at this multiple of the solid's outline
+FLAT = 1e-5  # a face that is this close to parallel with the rays is tilted a little
+PENUMBRA = 1.5  # a shadow ends at this multiple of the solid's outline
+HEIGHT = 0.5  # of a solid above the wall, in radii
 
 
 @dataclass(frozen=True)
@@ -28,35 +32,67 @@ class Lamp:
 
 @dataclass(frozen=True)
 class Solid:
-    """shape: a key of SHAPES; half_axes: (3,), the ball around it has radius 1; pattern: a key of PATTERNS; colours:
-    (2, 3) of the pattern's two parts; gloss: brightness of the highlight.
+    """shape: a key of SHAPES; half_axes: (3,), the ball around it has radius 1; rotation: (3, 3), from its axes to the
+    world's; pattern: a key of PATTERNS; colours: (2, 3) of the pattern's two parts; gloss: brightness of the highlight.
     """
 
     shape: str
     half_axes: np.ndarray
+    rotation: np.ndarray
     pattern: str
     colours: np.ndarray
     gloss: float
 
 
 @dataclass(frozen=True)
-class Pose:
-    """Of a solid in one frame, in pixels.
+class Poses:
+    """Where a solid appears, N times.
 
-    centre: x and y; radius: of the ball around it; rotation: (3, 3); opacity: 0..1; height: above the background.
+    centre: (N, 2) x and y in pixels; radius: (N,) of the ball around it, in pixels; angle: (N,) by which it is turned
+    clockwise; opacity: (N,) in 0..1.
     """
 
-    centre: tuple[float, float]
-    radius: float
-    rotation: np.ndarray
-    opacity: float
-    height: float
+    centre: np.ndarray
+    radius: np.ndarray
+    angle: np.ndarray
+    opacity: np.ndarray
+
+    def part(self, which: slice) -> "Poses":
+        """Some of them."""
+        return Poses(self.centre[which], self.radius[which], self.angle[which], self.opacity[which])
+
+
+@dataclass(frozen=True)
+class Sprites:
+    """Small pictures to lay over larger ones, of which `keep` of what is there is left: result = keep * there + light.
+
+    corner: (N, 2) column and row of the upper left pixel; keep: (N, h, w, 1); light: (N, h, w, 3), or 0.
+    """
+
+    corner: np.ndarray
+    keep: np.ndarray
+    light: np.ndarray | None
+
+    def paste(self, number: int, picture: np.ndarray) -> None:
+        """Lay one of them over a picture, (H, W, 3) float32."""
+        (left, top), (height, width) = self.corner[number].tolist(), self.keep.shape[1:3]
+        rows, columns = (
+            slice(max(start, 0), min(start + length, side))
+            for start, length, side in ((top, height, picture.shape[0]), (left, width, picture.shape[1]))
+        )
+        if rows.start >= rows.stop or columns.start >= columns.stop:  # beside the picture
+            return
+        inner = (number, slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left))
+        there = picture[rows, columns]
+        there *= self.keep[inner]
+        if self.light is not None:
+            there += self.light[inner]
 
 
 @dataclass(frozen=True)
 class Hits:
-    """The m rays of a window that meet a solid, as (m,) numbers of `index`, and where: coordinates q and normals in the
-    world, of length 1, (3, m) each.
+    """The m rays that meet a solid, as numbers of `index`, and where: coordinates q and normals of length 1, in the world
+    before it is turned, (3, m) each.
     """
 
     index: np.ndarray
@@ -72,51 +108,49 @@ def draw_solid(rng: np.random.Generator, *, plain: bool = False) -> Solid:
     first = rng.uniform(0.35, 1.0, 3)
     second = first if plain else rng.uniform(0.0, 1.0, 3) * rng.choice([0.25, 0.9])
     pattern = "halves" if plain else str(rng.choice(list(PATTERNS)))
-    return Solid(shape, longest / bounding, pattern, np.array([first, second]), rng.uniform(0.0, 0.6))
+    return Solid(
+        shape, longest / bounding, draw_rotation(rng), pattern, np.array([first, second]), rng.uniform(0.0, 0.6)
+    )
 
 
-def paint_shadow(frame: np.ndarray, solid: Solid, pose: Pose, lamp: Lamp) -> None:
-    """Darken a frame, (H, W, 3) float32, where the background lies in a solid's soft shadow."""
-    (x, y), (across, down) = pose.centre, pose.height / lamp.direction[2] * lamp.direction[:2]
-    centre = float(x - across), float(y - down)
-    window = _window(frame, centre, SHADOW_REACH * pose.radius)
-    if window is None:
-        return
-    x_w, y_h = _coordinates(window, centre, 1)
+def shadows(solid: Solid, poses: Poses, lamp: Lamp) -> Sprites:
+    """What is left of the wall's light in a solid's soft shadow."""
+    shift = HEIGHT / lamp.direction[2] * lamp.direction[:2]
+    corner, u, v = _rays(poses, poses.centre - shift * poses.radius[:, None], PENUMBRA, 1)
     # Outline of the ellipsoid with the solid's axes: p^T (R D^2 R^T)^-1 p = 1, with the upper 2 x 2 block.
-    axes = (pose.rotation * solid.half_axes)[:2] * (SHADOW_REACH * pose.radius)
-    (xx, xy), (_, yy) = (axes @ axes.T).tolist()
-    scale = 1 / (xx * yy - xy * xy)
-    outside = (scale * yy) * x_w**2 + (scale * xx) * y_h**2 - (x_w * (2 * scale * xy)) * y_h
-    depth = np.maximum(1 - outside, 0)
-    frame[window] *= 1 - (depth * depth * ((1 - lamp.ambient) * pose.opacity))[..., None]
+    axes = (solid.rotation * solid.half_axes)[:2] * PENUMBRA
+    (a, b), (_, c) = np.linalg.inv(axes @ axes.T).tolist()
+    depth = np.maximum(1 - (a * u * u + (2 * b) * u * v + c * v * v), 0)
+    dark = ((1 - lamp.ambient) * poses.opacity).astype(np.float32)
+    return Sprites(corner, (1 - depth * depth * dark[:, None, None])[..., None], None)
 
 
-def paint_solid(frame: np.ndarray, solid: Solid, pose: Pose, lamp: Lamp) -> None:
-    """Draw a solid into a frame, (H, W, 3) float32."""
-    window = _window(frame, pose.centre, pose.radius)
-    if window is None:
-        return
-    x, y = _coordinates(window, pose.centre, SAMPLES)
-    inverse = (pose.rotation / (solid.half_axes * pose.radius)).T.astype(np.float32)
-    hits = SHAPES[solid.shape](x, y, inverse)
-    samples = np.zeros((4, y.size * x.size), np.float32)
-    samples[:, hits.index] = shade(solid, lamp, hits)
+def lit(solid: Solid, poses: Poses, lamp: Lamp) -> Sprites:
+    """A solid as it is seen in the light of the lamp."""
+    corner, u, v = _rays(poses, poses.centre, 1, SAMPLES)
+    inverse = (solid.rotation / solid.half_axes).T.astype(np.float32)
+    hits = SHAPES[solid.shape](u.ravel(), v.ravel(), inverse)
+    samples = np.zeros((4, u.size), np.float32)
+    samples[:, hits.index] = shade(solid, lamp, hits, poses.angle[hits.index // u[0].size])
     # How much of each pixel is the solid, and how much light comes from its two colours and its highlight: the colours
     # themselves are mixed once a pixel, not once a ray.
-    cover, *light = _shrink(samples.reshape(4, y.size, x.size)) * np.float32(pose.opacity)
+    cover, *light = _shrink(samples.reshape(4, *u.shape)) * poses.opacity[:, None, None].astype(np.float32)
     colours = np.concatenate([solid.colours * lamp.colour, np.full((1, 3), solid.gloss)]).astype(np.float32)
-    frame[window] += np.stack(light, axis=-1) @ colours - cover[..., None] * frame[window]
+    return Sprites(corner, (1 - cover)[..., None], np.stack(light, axis=-1) @ colours)
 
 
-def shade(solid: Solid, lamp: Lamp, hits: Hits) -> np.ndarray:
-    """(4, m): ones, the light from each of the solid's colours, and the highlight's.
+def shade(solid: Solid, lamp: Lamp, hits: Hits, angle: np.ndarray) -> np.ndarray:
+    """(4, m): ones, the light from each of the solid's colours, and the highlight's, with the solid turned by `angle`.
 
     Lambert's diffuse and Blinn's specular reflection.
     """
     middle = lamp.direction + [0, 0, 1]
-    directions = np.stack([lamp.direction, middle / np.linalg.norm(middle)]).astype(np.float32)
-    diffuse, specular = np.maximum(directions @ hits.normal, 0)
+    cos, sin = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
+    (across, down, near), found = hits.normal, []
+    for x, y, z in (lamp.direction, middle / np.linalg.norm(middle)):  # turned back, as the rays are
+        x, y, z = np.float32([x, y, z])
+        found.append(np.maximum((cos * x + sin * y) * across + (cos * y - sin * x) * down + z * near, 0))
+    diffuse, specular = found
     for _ in range(4):  # to the power of 16
         specular *= specular
     brightness = np.float32(lamp.ambient) + np.float32(1 - lamp.ambient) * diffuse
@@ -124,39 +158,61 @@ def shade(solid: Solid, lamp: Lamp, hits: Hits) -> np.ndarray:
     return np.stack([np.ones_like(diffuse), first * brightness, ~first * brightness, specular])
 
 
+# ---------------------------------------------------------------------------------------- rays
+
+
+def _rays(poses: Poses, centre: np.ndarray, reach: float, samples: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Windows that hold `reach` radii around the centres: corners (N, 2) in pixels, and u and v of the rays.
+
+    u, v: (N, h, w) in radii from the centre, turned back by the angle, at `samples` places of a pixel along a side.
+    """
+    side = 2 * int(np.ceil(reach * poses.radius.max())) + 1
+    corner = np.floor(centre - side / 2 + 0.5).astype(int)
+    place = (np.arange(side * samples) + 0.5) / samples
+    x, y = ((corner[:, [axis]] + place - centre[:, [axis]]) / poses.radius[:, None] for axis in (0, 1))
+    cos, sin = np.cos(poses.angle)[:, None], np.sin(poses.angle)[:, None]
+    u = (cos * x).astype(np.float32)[:, None] + (sin * y).astype(np.float32)[:, :, None]
+    v = (-sin * x).astype(np.float32)[:, None] + (cos * y).astype(np.float32)[:, :, None]
+    return corner, u, v
+
+
+def _shrink(samples: np.ndarray) -> np.ndarray:
+    """Means over the samples of every pixel: (..., h, w) -> (..., h / SAMPLES, w / SAMPLES)."""
+    rows = samples[..., ::2, :] + samples[..., 1::2, :]
+    return (rows[..., ::2] + rows[..., 1::2]) * np.float32(1 / SAMPLES**2)
+
+
 # ---------------------------------------------------------------------------------------- shapes and patterns
 
 
-def _ball(x: np.ndarray, y: np.ndarray, inverse: np.ndarray) -> Hits:
-    middle, root = _round(x, y, inverse)
+def _ball(u: np.ndarray, v: np.ndarray, inverse: np.ndarray) -> Hits:
+    middle, root = _round(u, v, inverse)
     index = np.flatnonzero(root > 0)
-    depth = np.sqrt(root.take(index)) - middle.take(index)
-    q = _points(x, y, inverse, index, depth)
+    q = _points(u, v, inverse, index, np.sqrt(root[index]) - middle[index])
     return Hits(index, q, _unit(inverse.T @ q))
 
 
-def _box(x: np.ndarray, y: np.ndarray, inverse: np.ndarray) -> Hits:
-    middles, reach = _slabs(x, y, inverse)
-    nearest = np.minimum.reduce([r - m for m, r in zip(middles, reach, strict=True)])
-    farthest = np.maximum.reduce([-r - m for m, r in zip(middles, reach, strict=True)])
+def _box(u: np.ndarray, v: np.ndarray, inverse: np.ndarray) -> Hits:
+    slabs = [_slab(u, v, row) for row in inverse]
+    nearest = np.minimum.reduce([reach - middle for middle, reach in slabs])
+    farthest = np.maximum.reduce([-reach - middle for middle, reach in slabs])
     index = np.flatnonzero(nearest > farthest)
-    depth = nearest.take(index)
-    q = _points(x, y, inverse, index, depth)
+    q = _points(u, v, inverse, index, nearest[index])
     normals = _unit(inverse.T) * np.sign(inverse[:, 2])
     return Hits(index, q, normals[:, np.abs(q).argmax(axis=0)])
 
 
-def _cylinder(x: np.ndarray, y: np.ndarray, inverse: np.ndarray) -> Hits:
-    middle, root = _round(x, y, inverse[:2])
-    wall = np.sqrt(np.maximum(root, 0))
-    (cap_middle,), (reach,) = _slabs(x, y, inverse[2:])
-    cap = reach - cap_middle
-    nearest = np.minimum(wall - middle, cap)
-    index = np.flatnonzero((root > 0) & (nearest > np.maximum(-wall - middle, -reach - cap_middle)))
-    depth = nearest.take(index)
-    q = _points(x, y, inverse, index, depth)
+def _cylinder(u: np.ndarray, v: np.ndarray, inverse: np.ndarray) -> Hits:
+    middle, root = _round(u, v, inverse[:2])
+    index = np.flatnonzero(root > 0)
+    middle, wall = middle[index], np.sqrt(root[index])
+    cap_middle, reach = _slab(u[index], v[index], inverse[2])
+    nearest, farthest = np.minimum(wall - middle, reach - cap_middle), np.maximum(-wall - middle, -reach - cap_middle)
+    met = np.flatnonzero(nearest > farthest)
+    index, on_cap = index[met], (reach - cap_middle < wall - middle)[met]
+    q = _points(u, v, inverse, index, nearest[met])
     cap_normal = _unit(inverse[2] * np.sign(inverse[2, 2]))[:, None]
-    return Hits(index, q, np.where(depth == cap.take(index), cap_normal, _unit(inverse[:2].T @ q[:2])))
+    return Hits(index, q, np.where(on_cap, cap_normal, _unit(inverse[:2].T @ q[:2])))
 
 
 SHAPES: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], Hits]] = {
@@ -172,52 +228,24 @@ PATTERNS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # of q, which point
 }
 
 
-def _round(x: np.ndarray, y: np.ndarray, inverse: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rays p = (x, y, z) meet |inverse @ p| = 1 at z = -middle +- sqrt(root), if root > 0: both (h, w)."""
-    (xx, xy, xz), (_, yy, yz), (_, _, zz) = (inverse.T @ inverse).tolist()
-    middle = (xz / zz) * x + (yz / zz) * y
-    return middle, middle * middle - ((xx * x * x - 1) / zz + (yy / zz) * y * y + x * ((2 * xy / zz) * y))
+def _round(u: np.ndarray, v: np.ndarray, inverse: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rays p = (u, v, z) meet |inverse @ p| = 1 at z = -middle +- sqrt(root), if root > 0."""
+    (uu, uv, uz), (_, vv, vz), (_, _, zz) = (inverse.T @ inverse).tolist()
+    middle = (uz / zz) * u + (vz / zz) * v
+    return middle, middle * middle + 1 / zz - u * ((uu / zz) * u + (2 * uv / zz) * v) - (vv / zz) * v * v
 
 
-def _slabs(x: np.ndarray, y: np.ndarray, inverse: np.ndarray) -> tuple[list[np.ndarray], list[float]]:
-    """Rays p = (x, y, z) meet |row @ p| = 1 at z = -middle +- reach: (h, w), and a number, for each row."""
-    along = np.where(np.abs(inverse[:, 2]) < FLAT, FLAT, inverse[:, 2])
-    rows = zip((inverse[:, 0] / along).tolist(), (inverse[:, 1] / along).tolist(), strict=True)
-    return [a * x + b * y for a, b in rows], (1 / np.abs(along)).tolist()
+def _slab(u: np.ndarray, v: np.ndarray, row: np.ndarray) -> tuple[np.ndarray, float]:
+    """Rays p = (u, v, z) meet |row @ p| = 1 at z = -middle +- reach."""
+    a, b, c = row.tolist()
+    c = c if abs(c) > FLAT else FLAT
+    return (a / c) * u + (b / c) * v, 1 / abs(c)
 
 
-def _points(x: np.ndarray, y: np.ndarray, inverse: np.ndarray, index: np.ndarray, depth: np.ndarray) -> np.ndarray:
+def _points(u: np.ndarray, v: np.ndarray, inverse: np.ndarray, index: np.ndarray, depth: np.ndarray) -> np.ndarray:
     """(3, m): the points at `depth` on the rays `index`, in the solid's coordinates."""
-    row, column = np.divmod(index, x.size)
-    return inverse @ np.stack([x[0].take(column), y[:, 0].take(row), depth])
+    return inverse @ np.stack([u[index], v[index], depth])
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.sqrt(np.maximum((vectors * vectors).sum(axis=0), 1e-12))
-
-
-# ---------------------------------------------------------------------------------------- windows
-
-
-def _window(frame: np.ndarray, centre: tuple[float, float], radius: float) -> tuple[slice, slice] | None:
-    """The part of the frame within `radius` of `centre` across and down; None if there is none."""
-    columns, rows = (
-        slice(max(math.floor(middle - radius), 0), min(math.ceil(middle + radius) + 1, side))
-        for middle, side in zip(centre, frame.shape[1::-1], strict=True)
-    )
-    return (rows, columns) if rows.start < rows.stop and columns.start < columns.stop else None
-
-
-def _coordinates(window: tuple[slice, slice], centre: tuple[float, float], samples: int) -> tuple[np.ndarray, ...]:
-    """x (1, w) and y (h, 1) relative to `centre`, in pixels, at `samples` places of every pixel along a side."""
-    y, x = (
-        np.arange(part.start + 0.5 / samples - middle, part.stop - middle, 1 / samples, dtype=np.float32)
-        for part, middle in zip(window, centre[::-1], strict=True)
-    )
-    return x[None], y[:, None]
-
-
-def _shrink(samples: np.ndarray) -> np.ndarray:
-    """Means over the samples of every pixel: (..., h, w) -> (..., h / SAMPLES, w / SAMPLES)."""
-    rows = samples[..., ::2, :] + samples[..., 1::2, :]
-    return (rows[..., ::2] + rows[..., 1::2]) * np.float32(1 / SAMPLES**2)
