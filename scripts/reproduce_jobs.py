@@ -56,7 +56,8 @@ class Job:
         Raises:
             ConfigError: outputs of another command are in its folder.
         """
-        self._check_identity()
+        if self._has_outputs():
+            self.refuse_another()
         if self.recipe is None:
             return lists_are_written(self.folder)
         if self.last is not None:
@@ -70,7 +71,18 @@ class Job:
         """The same, from a file that stands for the address in `variables`."""
         return replace(self, variables={**self.variables, "CHECKPOINT": file})
 
-    def _check_identity(self) -> None:
+    def _has_outputs(self) -> bool:
+        """Whether there is more than a job leaves that failed at its start: lists, checkpoints or results."""
+        files = [*self.folder.iterdir()] if self.folder.is_dir() else []
+        return any(
+            file.suffix == ".csv"
+            or file.name.startswith("checkpoint-")
+            or (file.suffix == ".json" and file.name not in NO_RESULTS)
+            for file in files
+        )
+
+    def refuse_another(self) -> None:
+        """Raise ConfigError if its folder is marked as that of another command."""
         file = self.folder / JOB
         try:
             found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else self.identity

@@ -134,6 +134,7 @@ class Slurm:
         numbers = self.queued()
         for job in jobs:
             if job.name in numbers:
+                job.refuse_another()
                 print(f"{job.name}: is in the queue as job {numbers[job.name]}", flush=True)
                 continue
             job.mark()

@@ -3,6 +3,7 @@
 import json
 import signal
 import sys
+from dataclasses import replace
 
 import masked_videos
 import pytest
@@ -227,6 +228,8 @@ def test_done_is_what_has_outputs_of_this_command(tmp_path):
     assert reproduce.still_needed(list(jobs.values()), {lists.name}) == {trained.name, tested.name}
 
     changed, _ = planned(*words, "--set", "pretrain.seed=3", out=tmp_path)
+    with pytest.raises(ConfigError, match="another --output_dir"):  # of which slurm has one in its queue
+        changed[names[1]].refuse_another()
     for name in names[1:]:
         with pytest.raises(
             ConfigError, match=r"as it is; now .* --seed 3\): choose another --output_dir|remove the fol"
@@ -271,6 +274,17 @@ def test_a_job_that_fails_stops_those_that_need_it_and_no_others(tmp_path, capsy
     assert "a: failed with exit code 1: error: no space" in printed and "b: left out, it needs a" in printed
     assert [job.is_done() for job in jobs] == [False, False, True]
     assert not run_local([lists_job(tmp_path, "a"), jobs[1]], tmp_path / "logs")
+
+
+def test_a_job_that_failed_without_outputs_may_be_made_with_other_flags(tmp_path):
+    (tmp_path / "a").mkdir()
+    failing = replace(lists_job(tmp_path, "a", fails=True), identity={"set": ["--epochs", "x"]})
+    other = replace(lists_job(tmp_path, "a"), identity={"set": ["--epochs", "3"]})
+    assert run_local([failing], tmp_path / "logs") == [failing]
+    assert not other.is_done() and not run_local([other], tmp_path / "logs")
+    assert other.is_done() and json.loads((tmp_path / "a" / "job.json").read_text()) == other.identity
+    with pytest.raises(ConfigError, match="another command"):
+        failing.is_done()
 
 
 @pytest.mark.slow
