@@ -40,6 +40,7 @@ class Chart:
     Attributes:
         levels: horizontal lines by name, such as chance.
         marks: x of vertical lines.
+        within: the lowest and highest value that there can be; the axis ends there.
         note: below the title.
         has_legend: False if the title says what the only line is.
     """
@@ -48,6 +49,7 @@ class Chart:
     series: Sequence[Series]
     levels: dict[str, float] = field(default_factory=dict)
     marks: Sequence[float] = ()
+    within: tuple[float, float] = (-math.inf, math.inf)
     note: str = ""
     x_name: str = "step"
     has_legend: bool = True
@@ -56,7 +58,8 @@ class Chart:
 def line_chart(chart: Chart) -> str:
     """A chart with its title and legend."""
     lines = [replace(series, points=thinned(series.points)) for series in chart.series]
-    frame = Frame.around([point for line in lines for point in line.points], list(chart.levels.values()))
+    points = [point for line in lines for point in line.points]
+    frame = Frame.around(points, list(chart.levels.values()), within=chart.within)
     parts = [_axes(frame, chart.x_name)]
     parts += [
         f'<line class="mark" x1="{frame.x(at):.1f}" x2="{frame.x(at):.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
@@ -97,8 +100,15 @@ class Frame:
     top: float
 
     @classmethod
-    def around(cls, points: Sequence[Point], levels: Sequence[float], *, same: bool = False) -> "Frame":
-        """Around points and levels; with `same` both axes have one range."""
+    def around(
+        cls,
+        points: Sequence[Point],
+        levels: Sequence[float],
+        *,
+        same: bool = False,
+        within: tuple[float, float] = (-math.inf, math.inf),
+    ) -> "Frame":
+        """Around points and levels; with `same` both axes have one range. Of y nothing outside `within` is shown."""
         finite = [(x, y) for x, y in points if y is not None]
         xs = [x for x, _ in points] or [0.0]
         ys = [y for _, y in finite] + list(levels) or [0.0]
@@ -107,7 +117,7 @@ class Frame:
         (left, right), (bottom, top) = _widened(min(xs), max(xs), 0.0), _widened(min(ys), max(ys), 0.05)
         if 0 <= min(ys) < 0.4 * max(ys):  # zero is near: a scale from it does not mislead
             bottom = 0.0
-        return cls(left, right, bottom, top)
+        return cls(left, right, max(bottom, within[0]), min(top, within[1]))
 
     def x(self, value: float) -> float:
         """Pixels from the left."""

@@ -121,14 +121,18 @@ def chart_of(panel: Panel, runs: Mapping[str, Run]) -> Chart:
         series,
         levels,
         marks=[mark for mark in marks if mark and len(runs) == 1],
+        within=(0.0, 100.0) if panel.title.endswith("(%)") else (-math.inf, math.inf),
         note=panel.note,
         has_legend=len(runs) > 1 or len(series) + len(levels) > 1,
     )
 
 
 def _validation(runs: Sequence[Run]) -> tuple[Panel, ...]:
-    """A panel for each metric that is measured while training, with a line for each set and probe."""
-    keys = dict.fromkeys(key for run in runs for key in run.validations())
+    """A panel for each metric that is measured while training, with a line for each set and probe.
+
+    A top-5 of 100 % from the first epoch to the last is that of five classes or fewer, and says nothing.
+    """
+    keys = dict.fromkeys(key for run in runs for key in run.validations() if not _is_all_of_it(run, key))
     metrics = dict.fromkeys(key.rpartition("/")[2] for key in keys)
     return tuple(
         Panel(
@@ -137,3 +141,7 @@ def _validation(runs: Sequence[Run]) -> tuple[Panel, ...]:
         )
         for metric in metrics
     )
+
+
+def _is_all_of_it(run: Run, key: str) -> bool:
+    return key.endswith("/top5") and all(value == 100 for _, value in run.values(key))

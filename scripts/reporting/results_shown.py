@@ -47,7 +47,9 @@ def test_section(run: Run) -> str:
         return ""
     parts = [f"<h3>Test</h3>{_tested_on(run.result)}"]
     for suffix, metrics in run.test_metrics().items():
-        inner = cards((number(value), _WORDS.get(name, name)) for name, value in metrics.items())
+        classes = read_class_table(run.folder, suffix)[1:]
+        hidden = {"top5"} if 0 < len(classes) <= 5 else set()  # it is 100 % whatever the model says
+        inner = cards((number(value), _WORDS.get(name, name)) for name, value in metrics.items() if name not in hidden)
         inner += "".join(_about_predictions(run, suffix))
         parts.append(inner if not suffix else details(f"Averaged weights ({suffix.strip('_')})", inner))
     return "".join(parts)

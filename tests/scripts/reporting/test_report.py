@@ -18,13 +18,25 @@ from videos import read_number
 
 from scripts import report
 from scripts.reporting.assets import SCRIPT, STYLE
-from scripts.reporting.charts import BOTTOM, HEIGHT, LEFT, MOST_POINTS, RIGHT, TOP, Frame, means, thinned, ticks
+from scripts.reporting.charts import (
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    MOST_POINTS,
+    RIGHT,
+    TOP,
+    Frame,
+    line_chart,
+    means,
+    thinned,
+    ticks,
+)
 from scripts.reporting.charts import WIDTH as WIDTH_OF_CHART
 from scripts.reporting.markup import number
-from scripts.reporting.panels import GROUPS, chart_of
+from scripts.reporting.panels import GROUPS, VALIDATION, chart_of, groups_of
 from scripts.reporting.pictures import WIDTH, thumbnail
 from scripts.reporting.predictions import Predictions, most_confused
-from scripts.reporting.results_shown import confusion_section
+from scripts.reporting.results_shown import confusion_section, test_section
 from scripts.reporting.run_folder import Run, read_run
 from sigma_video.terminal import printable
 
@@ -379,3 +391,23 @@ def test_mistakes_of_other_tasks():
     }
     found = Predictions("multilabel", {**sets, "paths": paths, "class_names": np.array(["x", "y"])}).mistakes(5)
     assert [(one.path, one.truth, one.predicted) for one in found] == [("a", "x", "x, y"), ("c", "x, y", "y")]
+
+
+def test_percentages_end_at_100_and_a_top_5_of_five_classes_is_not_shown(tmp_path):
+    """Neither the axis of a perfect validation, nor what no model can miss."""
+    records = make_log(tmp_path)
+    for record in records:
+        if "val/top1" in record:
+            record |= {"val/top1": 100.0, "val/top5": 100.0}
+    found = {chart.title: chart for chart in groups_of({"run": Run(tmp_path, records)})[VALIDATION]}
+    assert "top-1 (%)" in found and "top-5 (%)" not in found
+    limits = json.loads(re.search(r'data-limits="([^"]+)"', line_chart(found["top-1 (%)"]))[1])
+    assert limits[2:] == [50, 100]
+    records[-1]["val/top5"] = 99.0
+    assert "top-5 (%)" in {chart.title for chart in groups_of({"run": Run(tmp_path, records)})[VALIDATION]}
+    for classes in (4, 6):
+        folder = tmp_path / str(classes)
+        folder.mkdir()
+        make_log(folder)
+        make_test(folder, [f"{number}.mp4" for number in range(classes)], [f"class {k}" for k in range(classes)])
+        assert ("top-5 (%)" in test_section(read_run(folder))) == (classes > 5)
