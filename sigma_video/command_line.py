@@ -3,8 +3,10 @@
 import argparse
 import difflib
 import re
+import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -12,6 +14,14 @@ from .terminal import printable
 
 _DASHES = "\u2010\u2011\u2012\u2013\u2014\u2212"  # what word processors and web pages make of a hyphen
 _SHORT = re.compile(r"-[A-Za-z]\w*")
+
+
+def this_python() -> str:
+    """What starts this Python in a command that is suggested: a path inside the current folder, as pages have it."""
+    python, folder = Path(sys.executable), Path.cwd()
+    if python.is_relative_to(folder):
+        return str(python.relative_to(folder))
+    return "python" if shutil.which("python") == sys.executable else sys.executable
 
 
 def did_you_mean(name: str, names: Iterable[str], *, aliases: Mapping[str, str] = MappingProxyType({})) -> str:

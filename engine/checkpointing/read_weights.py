@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from sigma_video.command_line import this_python
 from sigma_video.options import AT_LEAST_ONE, Options, option
 
 from ..errors import CheckpointError
@@ -141,7 +142,7 @@ def _hint(folder: Path) -> str:
     """What to give in the place of a folder without weights in it."""
     if any(folder.glob("*.distcp")):
         return (
-            ". It is of torch.distributed.checkpoint: make a file of it with `python -m "
+            f". It is of torch.distributed.checkpoint: make a file of it with `{this_python()} -m "
             "torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE`"
         )
     files = sorted(file.name for pattern in ("*.pth", "*.pt", "*.ckpt", "*.bin") for file in folder.glob(pattern))

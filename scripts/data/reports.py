@@ -13,6 +13,7 @@ from typing import NamedTuple
 from engine.files import replace_text
 from scripts.data.media import CLIP_FRAMES, CLIP_STRIDE
 from scripts.data.processes import Result
+from sigma_video.command_line import this_python
 
 _NUMBERS = re.compile(r"\d+")
 _SHOWN = 20  # kinds of reasons
@@ -37,7 +38,7 @@ def sibling(tool: str) -> str:
     """How another of these tools is called here: as a script beside the one that runs, or as an installed command."""
     folder, name = os.path.split(sys.argv[0])
     if name.endswith(".py"):
-        return shlex.join(["python", os.path.join(folder, f"{tool}.py")])
+        return shlex.join([this_python(), os.path.join(folder, f"{tool}.py")])
     return f"sigma-data-{tool}"
 
 

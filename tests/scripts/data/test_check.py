@@ -1,6 +1,7 @@
 """check.py: the report, and damage that only a full check sees."""
 
 import json
+import os
 
 import pytest
 from data_tools import call
@@ -47,13 +48,17 @@ def test_names_of_classes_go_with_the_lists(beside, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("called", "expected"),
+    ("python", "called", "expected"),
     [
-        ("scripts/data/prepare.py", "python scripts/data/check.py"),
-        ("/a b/scripts/data/prepare.py", "python '/a b/scripts/data/check.py'"),
-        ("/usr/bin/sigma-data-prepare", "sigma-data-check"),
+        (".venv/bin/python", "scripts/data/prepare.py", ".venv/bin/python scripts/data/check.py"),
+        (".venv/bin/python", "/a b/scripts/data/prepare.py", ".venv/bin/python '/a b/scripts/data/check.py'"),
+        ("/of path/python", "scripts/data/prepare.py", "python scripts/data/check.py"),
+        ("/other/bin/python3", "scripts/data/prepare.py", "/other/bin/python3 scripts/data/check.py"),
+        ("/other/bin/python3", "/usr/bin/sigma-data-prepare", "sigma-data-check"),
     ],
 )
-def test_the_next_tool_is_named_as_it_can_be_called(called, expected, monkeypatch):
+def test_the_next_tool_is_named_as_it_can_be_called(python, called, expected, monkeypatch):
     monkeypatch.setattr("sys.argv", [called])
+    monkeypatch.setattr("sys.executable", os.path.join(os.getcwd(), python))
+    monkeypatch.setattr("shutil.which", lambda name: "/of path/python")
     assert sibling("check") == expected
