@@ -20,37 +20,48 @@ def uses_prototypes(targets: TargetConfig, objective: ObjectiveConfig) -> bool:
 
 def method_name(targets: TargetConfig, objective: ObjectiveConfig) -> str:
     """What papers and PRETRAIN.md call this combination of targets and loss."""
-    kind = targets.target_type
-    if uses_prototypes(targets, objective):
-        name = _SWAPPED.get(kind, f"swapped prediction with {kind} features")
-        return f"{name}, projection frozen" if targets.mlp_preloading else name
-    if kind == "pixel":
-        return "VideoMAE" if targets.normalize_target else "regression onto raw pixels"
-    if targets.uses_teacher:
-        return f"regression onto {targets.teacher_name}"
+    kind, loss = targets.target_type, objective.name_for(targets.target_type)
     frozen = bool(targets.mlp_preloading)
-    return f"regression onto a {'frozen' if frozen else 'trained'} projection" + ("" if frozen else ", which collapses")
+    if loss == "SWAV":
+        name = _SWAPPED.get(kind, f"swapped prediction with {_features(targets)}")
+        return f"{name}, projection frozen" if frozen else name
+    if loss != "L2":
+        return f"{OBJECTIVES[loss].described} on {_features(targets)}"
+    if kind == "pixel" and targets.normalize_target:
+        return "VideoMAE"
+    projected = TARGETS[kind].projects
+    return f"regression onto {_features(targets)}" + (", which collapses" if projected and not frozen else "")
+
+
+def _features(targets: TargetConfig) -> str:
+    """The target features, for the name of a method."""
+    row = TARGETS[targets.target_type]
+    if row.projects:
+        return f"a {'frozen' if targets.mlp_preloading else 'trained'} projection"
+    if targets.uses_teacher:
+        return targets.teacher_name
+    return row.described if targets.normalize_target else f"raw {row.described}"
 
 
 def describe_method(targets: TargetConfig, objective: ObjectiveConfig) -> dict[str, str]:
     """Rows of the plan: the method with its loss, and what is predicted at the masked positions."""
     loss = objective.name_for(targets.target_type)
+    how = OBJECTIVES[loss].described
     if uses_prototypes(targets, objective):
-        how = f"swapped prediction of {objective.num_prototypes} prototypes, --loss_func {loss}"
-    else:
-        how = f"squared error, --loss_func {loss}"
+        how += f" of {objective.num_prototypes} prototypes"
     other = "; --target_type pixel trains VideoMAE" if targets.target_type == _DEFAULT else ""
-    return {"method": f"{method_name(targets, objective)} ({how}{other})", "targets": describe_targets(targets)}
+    name = f"{method_name(targets, objective)} ({how}, --loss_func {loss}{other})"
+    return {"method": name, "targets": describe_targets(targets)}
 
 
 def describe_targets(targets: TargetConfig) -> str:
     """What is predicted at the masked positions, in words."""
-    kind = targets.target_type
-    if TARGETS[kind].projects:
+    kind, row = targets.target_type, TARGETS[targets.target_type]
+    if row.projects:
         source = f"taken from {targets.mlp_preloading} and frozen" if targets.mlp_preloading else "trained jointly"
-        return f"standardised pixels through a projection MLP, {source} (--target_type {kind})"
+        return f"{row.described} through a projection MLP, {source} (--target_type {kind})"
     if targets.uses_teacher:
         weights = f", weights of {targets.teacher_weights}" if targets.teacher_weights else ""
         return f"features of a frozen {targets.teacher_name}{weights} (--target_type {kind})"
-    pixels = "pixels, standardised per tubelet" if targets.normalize_target else "raw pixels"
-    return f"{pixels} (--target_type {kind})"
+    features = f"{row.described}, standardised per tubelet" if targets.normalize_target else f"raw {row.described}"
+    return f"{features} (--target_type {kind})"

@@ -16,16 +16,18 @@ from sigma_video.options import AT_LEAST_ONE, POSITIVE, Options, option
 from .kernels.support import agree_on_kernels
 from .sinkhorn.balance import AllReduce, sinkhorn, sinkhorn_codes
 from .sinkhorn.prototype_loss import prototype_cross_entropy, prototype_scores, soft_cross_entropy
+from .targets import TARGETS
 
 
 class Objective(nn.Module):
     """Base of all objectives.
 
     `forward` takes predictions (B, M, P), embeddings (B, M, P) and prototypes (K, P) or None. The dict it returns has a
-    scalar `loss`; other scalars in it are logged by their names.
+    scalar `loss`; other scalars in it are logged by their names. `described` is its name in the plan of a run.
     """
 
     uses_prototypes = False
+    described: str
 
     @classmethod
     def from_config(cls, config: ObjectiveConfig, all_reduce: AllReduce | None) -> Objective:
@@ -50,6 +52,7 @@ class SwappedClusterPrediction(Objective):
     """
 
     uses_prototypes = True
+    described = "swapped prediction"
 
     def __init__(
         self,
@@ -137,6 +140,8 @@ class SwappedClusterPrediction(Objective):
 class Regression(Objective):
     """Mean squared error between predictions and target features (arXiv 2203.12602)."""
 
+    described = "squared error"
+
     def forward(
         self, predicted_BMP: torch.Tensor, projected_BMP: torch.Tensor, prototypes_KP: torch.Tensor | None = None
     ) -> dict[str, torch.Tensor]:
@@ -169,4 +174,4 @@ class ObjectiveConfig(Options):
 
     def name_for(self, target_type: str) -> str:
         """The key of OBJECTIVES for this kind of target."""
-        return self.loss_func or ("L2" if target_type == "pixel" else "SWAV")
+        return self.loss_func or TARGETS[target_type].loss

@@ -12,6 +12,7 @@ from .decoder import DecoderConfig
 from .objectives import OBJECTIVES, ObjectiveConfig
 from .registry import complete_decoder, complete_encoder
 from .targets import TARGETS, TargetConfig
+from .tokens import Tubelet
 from .vit import EncoderConfig
 
 
@@ -37,7 +38,7 @@ def pretraining_parts(
     """The parts of `build_pretraining_model`; together they are all its parameters, and its tables of positions."""
     encoder, decoder = complete_encoder(name, encoder), complete_decoder(name, decoder)
     kind, width, narrow = TARGETS[targets.target_type], encoder.embed_dim or 0, decoder.decoder_embed_dim or 0
-    feature_dim = 3 * _tubelet(encoder) if kind.features else width
+    feature_dim = kind.features(_tubelet(encoder)).dim if kind.features else width
     embedding_dim = targets.decoder_num_classes or kind.embedding_dim or feature_dim
     blocks = decoder.decoder_depth * _block(narrow, 4 * narrow)
     others = width * narrow + narrow + 2 * narrow
@@ -70,7 +71,7 @@ def _encoder_parts(name: str, encoder: EncoderConfig, *, norms: int, other_table
     """The encoder with its final norm, and the tables of positions: its own and that of a decoder."""
     width, depth = encoder.embed_dim or 0, encoder.depth or 0
     block = _block(width, int(width * encoder.mlp_ratio), scales=encoder.init_values > 0)
-    embedding = 3 * _tubelet(encoder) * width + width
+    embedding = 3 * math.prod(_tubelet(encoder)) * width + width
     num_tokens = tokens_of(name, encoder)
     clip = f"--input_size {encoder.img_size}, --num_frames {encoder.num_frames}"
     return [
@@ -89,8 +90,8 @@ def tokens_of(name: str, encoder: EncoderConfig) -> int:
     return encoder.num_frames // encoder.tubelet_size * (encoder.img_size // (encoder.patch_size or 1)) ** 2
 
 
-def _tubelet(encoder: EncoderConfig) -> int:
-    return math.prod((encoder.tubelet_size, encoder.patch_size or 1, encoder.patch_size or 1))
+def _tubelet(encoder: EncoderConfig) -> Tubelet:
+    return encoder.tubelet_size, encoder.patch_size or 1, encoder.patch_size or 1
 
 
 def _block(width: int, hidden: int, *, scales: bool = False) -> int:

@@ -108,19 +108,23 @@ class TargetType:
             `dim`, the width F of its features, and maps (clip, masked positions) to them. None: a frozen teacher makes
             them, outside of the model.
         projects: a trained MLP maps target features to embeddings; else the features are compared directly.
+        described: the features in words, for the plan; a teacher has a name instead.
+        loss: default of `--loss_func`.
         embedding_dim: default of P, the embedding width; None: that of the target features.
         named: `--teacher` names the teacher; else it is a row of TEACHERS.
     """
 
     features: type[PixelTarget] | None
     projects: bool
+    described: str = ""
+    loss: str = "SWAV"
     embedding_dim: int | None = None
     named: bool = False
 
 
 TARGETS = {
-    "mlp": TargetType(PixelTarget, projects=True, embedding_dim=256),
-    "pixel": TargetType(PixelTarget, projects=False),
+    "mlp": TargetType(PixelTarget, projects=True, described="standardised pixels", embedding_dim=256),
+    "pixel": TargetType(PixelTarget, projects=False, described="pixels", loss="L2"),
     **{kind: TargetType(None, projects=False) for kind, _ in TEACHERS},
     "timm": TargetType(None, projects=False, named=True),
     "video": TargetType(None, projects=False, named=True),
@@ -184,7 +188,8 @@ class TargetConfig(Options):
         if not kind.projects:
             found["projection_dims"] = f"--target_type {self.target_type} has no projection network"
         if not self.normalize_target and (kind.projects or self.uses_teacher):
-            found["normalize_target"] = f"False is for --target_type pixel, not {self.target_type}"
+            own = " or ".join(name for name, row in TARGETS.items() if row.features and not row.projects)
+            found["normalize_target"] = f"False is for --target_type {own}, not {self.target_type}"
         return found
 
     @property

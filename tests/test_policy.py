@@ -51,8 +51,8 @@ ORDER = {
     "models": (
         "kernels",
         "attention positions projection sinkhorn tokens",
-        "layers objectives targets",
-        "vit",
+        "layers targets",
+        "objectives vit",
         "classifier decoder methods",
         "sigma",
         "registry",

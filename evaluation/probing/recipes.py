@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from engine.optim import END_RATE, LEARNING_RATE
@@ -14,9 +14,6 @@ from sigma_video.options import (
     Options,
     option,
 )
-
-PROBES = ("linear", "pooler1", "attentive4", "knn")
-ATTENTIVE = ("pooler1", "attentive4")
 
 
 @dataclass(frozen=True)
@@ -33,7 +30,7 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeConfig(Options):
-    """How heads are trained. What is None is the probe's: see `RECIPES`."""
+    """How heads are trained. What is None is the probe's: see `PROBES`."""
 
     epochs: int | None = option(None, "passes over the training samples; default: the probe's", rule=AT_LEAST_ONE)
     batch_size: int | None = option(
@@ -82,21 +79,35 @@ class RecipeConfig(Options):
         return scale * high, scale * (1 - high)
 
 
-# Passes over the training list, by data set; "": of any other.
-_EPOCHS: Mapping[str, Mapping[str, int]] = {
-    "linear": {"SSV2": 30, "Kinetics-400": 30, "ImageNet-1K": 50, "": 100},
-    "pooler1": {"Kinetics-400": 150, "": 50},
-    "attentive4": {"": 20},
-    "knn": {"": 1},
-}
-# Clips x crops of a test video where they are not the data set's own.
-_VIEWS: Mapping[str, Mapping[str, tuple[int, int]]] = {
-    "linear": {},
-    "pooler1": {"Kinetics-400": (4, 3), "SSV2": (1, 3)},
-    "attentive4": {"Kinetics-400": (8, 3), "SSV2": (2, 3)},
-    "knn": {"": (1, 1)},
-}
-_ON_FEATURES: Mapping[str, Any] = {
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """A probe of `--probe`, with what it decides; what it does is a row of `PROBE_FUNCTIONS` in run_probing.py.
+
+    Attributes:
+        recipe: values of the options that it decides, by flag.
+        epochs: passes over the training list, by data set; "": of any other.
+        views: clips x crops of a test video where they are not the data set's own, by data set; "": of any other.
+        without_effect: flags that it refuses.
+        trains: whether it trains heads, on augmented clips.
+        reads_tokens: whether it reads all tokens of a clip, not their mean, which is what is kept in files.
+    """
+
+    recipe: Mapping[str, Any]
+    epochs: Mapping[str, int]
+    without_effect: Sequence[str]
+    views: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    trains: bool = True
+    reads_tokens: bool = False
+
+
+OF_TRAINING = (  # flags of heads, of their training, and of the clips that are drawn for it
+    *("train_fc_norm", "dropout", "probe_heads", "num_sample", "min_crop_area", "smoothing", "flip", "epochs"),
+    *("batch_size", "lrs", "weight_decays", "warmup_epochs", "min_lr", "holdout", "refit", "seed"),
+    *("aa", "reprob", "crop_aspect", "mixup", "cutmix"),
+)
+OF_NEIGHBOURS = ("neighbours", "temperature")
+OF_CACHE = ("cache_dir", "rebuild_features", "feature_dtype")
+ON_FEATURES: Mapping[str, Any] = {
     "batch_size": 384,
     "lrs": (1e-3, 5e-3, 1e-2, 5e-2),
     "weight_decays": (0.05,),
@@ -110,44 +121,66 @@ _ON_FEATURES: Mapping[str, Any] = {
     "cutmix": 0.0,
     "crop_aspect": 4 / 3,
 }
-RECIPES: Mapping[str, Mapping[str, Any]] = {
-    "linear": {**_ON_FEATURES, "num_sample": 2, "final_norm": False},
-    "knn": {**_ON_FEATURES, "num_sample": 1, "final_norm": True},
-    "pooler1": {
-        "batch_size": 256,
-        "lrs": (4e-5, 1e-4, 4e-4, 1e-3, 2.5e-3),
-        "weight_decays": (1e-5,),
-        "min_lr": 0.0,
-        "dropout": 0.5,
-        "smoothing": 0.1,
-        "probe_heads": 12,
-        "aa": "rand-m9-n2-mstd0.5-inc1",
-        "reprob": 0.0,
-        "mixup": 0.8,
-        "cutmix": 1.0,
-        "min_crop_area": 0.3,
-        "crop_aspect": 2.0,
-        "num_sample": 1,
-        "final_norm": True,
-    },
-    "attentive4": {
-        "batch_size": 256,
-        "lrs": (5e-3, 3e-3, 1e-3, 3e-4, 1e-4),
-        "weight_decays": (0.01, 0.1, 0.4, 0.8),
-        "warmup_epochs": 0.0,
-        "min_lr": 0.0,
-        "dropout": 0.0,
-        "smoothing": 0.0,
-        "probe_heads": 16,
-        "aa": "rand-m7-n4-mstd0.5-inc1",
-        "reprob": 0.25,
-        "mixup": 0.0,
-        "cutmix": 0.0,
-        "min_crop_area": 0.3,
-        "crop_aspect": 4 / 3,
-        "num_sample": 1,
-        "final_norm": True,
-    },
+PROBES = {
+    "linear": Probe(
+        recipe={**ON_FEATURES, "num_sample": 2, "final_norm": False},
+        epochs={"SSV2": 30, "Kinetics-400": 30, "ImageNet-1K": 50, "": 100},
+        without_effect=("mixup", "cutmix", "dropout", "probe_heads", *OF_NEIGHBOURS),
+    ),
+    "pooler1": Probe(
+        recipe={
+            "batch_size": 256,
+            "lrs": (4e-5, 1e-4, 4e-4, 1e-3, 2.5e-3),
+            "weight_decays": (1e-5,),
+            "min_lr": 0.0,
+            "dropout": 0.5,
+            "smoothing": 0.1,
+            "probe_heads": 12,
+            "aa": "rand-m9-n2-mstd0.5-inc1",
+            "reprob": 0.0,
+            "mixup": 0.8,
+            "cutmix": 1.0,
+            "min_crop_area": 0.3,
+            "crop_aspect": 2.0,
+            "num_sample": 1,
+            "final_norm": True,
+        },
+        epochs={"Kinetics-400": 150, "": 50},
+        views={"Kinetics-400": (4, 3), "SSV2": (1, 3)},
+        without_effect=("train_fc_norm", *OF_NEIGHBOURS, *OF_CACHE),
+        reads_tokens=True,
+    ),
+    "attentive4": Probe(
+        recipe={
+            "batch_size": 256,
+            "lrs": (5e-3, 3e-3, 1e-3, 3e-4, 1e-4),
+            "weight_decays": (0.01, 0.1, 0.4, 0.8),
+            "warmup_epochs": 0.0,
+            "min_lr": 0.0,
+            "dropout": 0.0,
+            "smoothing": 0.0,
+            "probe_heads": 16,
+            "aa": "rand-m7-n4-mstd0.5-inc1",
+            "reprob": 0.25,
+            "mixup": 0.0,
+            "cutmix": 0.0,
+            "min_crop_area": 0.3,
+            "crop_aspect": 4 / 3,
+            "num_sample": 1,
+            "final_norm": True,
+        },
+        epochs={"": 20},
+        views={"Kinetics-400": (8, 3), "SSV2": (2, 3)},
+        without_effect=("train_fc_norm", *OF_NEIGHBOURS, *OF_CACHE),
+        reads_tokens=True,
+    ),
+    "knn": Probe(
+        recipe={**ON_FEATURES, "num_sample": 1, "final_norm": True},
+        epochs={"": 1},
+        views={"": (1, 1)},
+        without_effect=OF_TRAINING,
+        trains=False,
+    ),
 }
 
 
@@ -161,10 +194,10 @@ def defaults_for(probe: str, data_set: str, *, epochs: int | None) -> dict[str, 
     Args:
         epochs: that are given, if any: the warm-up may depend on them.
     """
-    passes, views = _EPOCHS[probe], _VIEWS[probe]
-    number = passes.get(data_set, passes[""])
-    clips, crops = views.get(data_set, views.get("", (None, None)))
-    values = {"epochs": number, "test_num_segment": clips, "test_num_crop": crops, **RECIPES[probe]}
+    row = PROBES[probe]
+    number = row.epochs.get(data_set, row.epochs[""])
+    clips, crops = row.views.get(data_set, row.views.get("", (None, None)))
+    values = {"epochs": number, "test_num_segment": clips, "test_num_crop": crops, **row.recipe}
     if probe == "pooler1":
         values["warmup_epochs"] = 0.05 * (epochs or number)
     return {"min_crop_area": 0.08 if data_set == "ImageNet-1K" else 0.25, **values}

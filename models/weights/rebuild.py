@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from ..classifier import Classifier
+from ..objectives import OBJECTIVES
 from ..registry import ModelError, create_model
 from ..sigma import Sigma
-from ..targets import TARGET_TYPES
+from ..targets import TARGETS
 from ..vit import VARIANTS, Variant
 from .load import trained_grid, true_heads
 
@@ -215,7 +216,7 @@ def _pretraining_options(state: State, args: Mapping[str, Any]) -> dict[str, Any
         "decoder_num_heads": _heads(narrow, known, args, "decoder_num_attention_heads") if depth else 1,
         "decoder_num_classes": predicted,
         "target_type": _target_type(state, args),
-        "loss_func": "SWAV" if "prototypes" in state else "L2",
+        "loss_func": _loss(state, args),
         "projection_dims": _hidden_widths(state),
         "normalize_target": bool(args.get("normalize_target", args.get("normlize_target", True))),
     }
@@ -225,14 +226,23 @@ def _pretraining_options(state: State, args: Mapping[str, Any]) -> dict[str, Any
     return options | {name: args[name] for name in recorded if args.get(name)}
 
 
-def _target_type(state: State, args: Mapping[str, Any]) -> str:
-    """`mlp` has a projection network; of the others the options say which, or else what is predicted."""
-    if "head.0.weight" in state:
-        return "mlp"
-    is_pixel_wide = len(state["decoder.head.weight"]) == state["encoder.patch_embed.proj.weight"][0].numel()
-    recorded = args.get("target_type")
-    if recorded in TARGET_TYPES and recorded != "mlp" and (recorded != "pixel" or is_pixel_wide):
+def _loss(state: State, args: Mapping[str, Any]) -> str:
+    """What the options say, if it has prototypes where the file has them."""
+    recorded, has_prototypes = str(args.get("loss_func")), "prototypes" in state
+    if recorded in OBJECTIVES and OBJECTIVES[recorded].uses_prototypes == has_prototypes:
         return recorded
+    return "SWAV" if has_prototypes else "L2"
+
+
+def _target_type(state: State, args: Mapping[str, Any]) -> str:
+    """What the options say, if a projection network is where it has one; else what that network and the width say."""
+    has_projection, recorded = "head.0.weight" in state, str(args.get("target_type"))
+    is_pixel_wide = len(state["decoder.head.weight"]) == state["encoder.patch_embed.proj.weight"][0].numel()
+    fits = recorded in TARGETS and TARGETS[recorded].projects == has_projection
+    if fits and (recorded != "pixel" or is_pixel_wide):
+        return recorded
+    if has_projection:
+        return "mlp"
     return "pixel" if is_pixel_wide and "prototypes" not in state else "dino_v1"
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from datasets.probing import FirstEpoch, batches_of
+from evaluation.probing.recipes import PROBES
 from inference.features import Plan, Row, extract
 from sigma_video.options import recorded
 
@@ -16,7 +17,7 @@ from .job import Job
 def features(job: Job, part: str) -> np.ndarray:
     """Pooled features of a list (V, G, D), from the cache or into it."""
     config, videos = job.config, job.data.lists[part]
-    augmented = part == "train" and config.probe != "knn"
+    augmented = part == "train" and PROBES[config.probe].trains
     views = {"clips": 1, "crops": 1} if part == "train" else {}
     dataset: Any = FirstEpoch(job.sight.train(videos)) if augmented else job.sight.test(videos, **views)
     clip, seen = job.sight.clip, job.sight.views

@@ -14,24 +14,10 @@ from datasets.transforms.presets import AugmentConfig
 from engine.checkpointing.read_weights import StartConfig
 from engine.distributed.ddp import AMP_DTYPES
 from evaluation.probing.nearest import NeighbourConfig
-from evaluation.probing.recipes import ATTENTIVE, PROBES, RecipeConfig, defaults_for, filled
+from evaluation.probing.recipes import PROBES, RecipeConfig, defaults_for, filled
 from inference.features import DTYPES
 from inference.load import POSITIONS
 from sigma_video.options import AT_LEAST_ONE, NOT_NEGATIVE, OptionError, Options, Rule, group, option
-
-_OF_TRAINING = ("epochs", "batch_size", "lrs", "weight_decays", "warmup_epochs", "min_lr", "holdout", "refit", "seed")
-_OF_PIXELS = ("aa", "reprob", "crop_aspect", "mixup", "cutmix")
-_OF_NEIGHBOURS = ("neighbours", "temperature")
-_OF_CACHE = ("cache_dir", "rebuild_features", "feature_dtype")
-WITHOUT_EFFECT = {  # flags by probe
-    "linear": ("mixup", "cutmix", "dropout", "probe_heads", *_OF_NEIGHBOURS),
-    "pooler1": ("train_fc_norm", *_OF_NEIGHBOURS, *_OF_CACHE),
-    "attentive4": ("train_fc_norm", *_OF_NEIGHBOURS, *_OF_CACHE),
-    "knn": (
-        *("train_fc_norm", "dropout", "probe_heads", "num_sample", "min_crop_area", "smoothing", "flip"),
-        *(*_OF_TRAINING, *_OF_PIXELS),
-    ),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +73,7 @@ class ProbingConfig:
     probe: str = option(
         "linear",
         "linear: on pooled features; pooler1: one cross-attention; attentive4: four blocks; knn: nearest neighbours",
-        choices=PROBES,
+        choices=tuple(PROBES),
     )
     encoder: EncoderUse = group("encoder")
     start: StartConfig = group("weights")
@@ -112,8 +98,7 @@ class ProbingConfig:
             raise OptionError("give either --finetune FILE or --random_weights SEED: the weights that are judged")
         if not (self.output.output_dir or self.output.cache_dir or self.is_attentive):
             raise OptionError("--output_dir FOLDER is needed: features and results are written there")
-        trains = self.probe != "knn"
-        if trains and len(self.recipe.candidates) > 1 and not 0 < self.recipe.holdout < 1:
+        if PROBES[self.probe].trains and len(self.recipe.candidates) > 1 and not 0 < self.recipe.holdout < 1:
             raise OptionError(
                 f"--holdout {self.recipe.holdout:g} leaves nothing to choose one of {len(self.recipe.candidates)} "
                 "heads on: give a part between 0 and 1, or a single value of --lrs and --weight_decays"
@@ -129,7 +114,7 @@ class ProbingConfig:
 
     def noted(self, given: Collection[str]) -> "ProbingConfig":
         """The same options. Raises OptionError for flags on the command line that have no effect for the probe."""
-        useless = [name for name in WITHOUT_EFFECT[self.probe] if name in given]
+        useless = [name for name in PROBES[self.probe].without_effect if name in given]
         if self.spec.images:
             useless += [name for name in ("aa", "reprob", "crop_aspect", "sampling", "fps") if name in given]
         if self.start.finetune and "model" in given:
@@ -141,7 +126,7 @@ class ProbingConfig:
     @property
     def is_attentive(self) -> bool:
         """Whether the probe reads tokens, which are not kept."""
-        return self.probe in ATTENTIVE
+        return PROBES[self.probe].reads_tokens
 
     @property
     def spec(self) -> Any:
