@@ -51,6 +51,7 @@ from models.analysis.figures import clip_pictures
 from models.analysis.flops import classifier_flops
 from models.attention import describe_attention
 from models.classifier import Classifier
+from programs.finetuning.lora import merge_checked
 from programs.finetuning.model import build_model, find_tested, load_for_test, target_scale
 from programs.finetuning.options import FinetuningConfig
 from programs.finetuning.results import is_done, tested_on, trained_weights
@@ -212,6 +213,8 @@ def train(
     else:
         validate = (lambda: evaluator.evaluate(models, "val")[0]) if "val" in loaders else None
         fit(trainer, batches, validate=validate)
+        if task.lora_rank:
+            merge_checked(models, loaders["test"], clips=config.optim.batch_size)
         facts.tested = trained_weights(task, trainer.state.file)
     return models
 

@@ -32,6 +32,12 @@ class FinetuneConfig(Options):
     freeze_blocks: int = option(
         0, "the patch embedding and the first N blocks are not trained", rule=NOT_NEGATIVE, metavar="N"
     )
+    lora_rank: int = option(
+        0,
+        "train low-rank adapters of this rank (LoRA), fc_norm and head in place of all weights; 0: do not",
+        rule=NOT_NEGATIVE,
+        metavar="RANK",
+    )
     eval: bool = option(False, "only test the given weights")
     test_best: bool = option(
         False, "test the weights with the best validation, checkpoint-best.pth, in place of the last ones"
@@ -45,6 +51,8 @@ class FinetuneConfig(Options):
             raise OptionError(
                 f"--freeze_blocks {self.freeze_blocks}: --linear_probing freezes all blocks already: leave one out"
             )
+        if self.lora_rank and self.linear_probing:
+            raise OptionError(f"--lora_rank {self.lora_rank}: --linear_probing trains no adapters: leave one out")
         if self.regression_loss != "mse" and self.task != "regression":
             raise OptionError(f"--regression_loss {self.regression_loss} is for --task regression: give both or none")
         if self.test_best and self.disable_eval_during_finetuning and not self.eval:
@@ -70,6 +78,8 @@ class FinetuneConfig(Options):
         encoder = "random and frozen" if self.random_encoder else "frozen"
         if self.linear_probing:
             return f"linear probe: fc_norm and head are trained, the encoder is {encoder}"
+        if self.lora_rank:
+            return f"fine-tuning: adapters of rank {self.lora_rank} (LoRA), fc_norm and head are trained"
         if self.freeze_blocks:
             return f"fine-tuning: the patch embedding and the first {self.freeze_blocks} blocks are frozen"
         return "fine-tuning: all weights are trained"

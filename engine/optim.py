@@ -120,8 +120,18 @@ class OptimConfig(Options):
 
 
 def num_trainable(model: nn.Module) -> int:
-    """Trainable parameters. In ZeRO stage 3 one is empty outside a forward pass, and DeepSpeed notes its size."""
-    return sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters() if p.requires_grad)
+    """Trainable parameters."""
+    return sum(_numel(p) for p in model.parameters() if p.requires_grad)
+
+
+def num_parameters(model: nn.Module) -> int:
+    """All parameters."""
+    return sum(map(_numel, model.parameters()))
+
+
+def _numel(parameter: nn.Parameter) -> int:
+    """In ZeRO stage 3 a parameter is empty outside a forward pass, and DeepSpeed notes its size."""
+    return getattr(parameter, "ds_numel", parameter.numel())
 
 
 def layer_index(name: str, num_blocks: int) -> int:

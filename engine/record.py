@@ -17,7 +17,7 @@ from .config import RunConfig, TrainingConfig
 from .distributed.world import World
 from .files import replace_text, without_nan
 from .monitoring.metrics import log_table
-from .optim import num_trainable
+from .optim import num_parameters, num_trainable
 from .schedules import Schedule
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def log_plan(
         "plan",
         {
             **task,
-            "model": f"{name}, {_count(num_trainable(model))} trainable parameters",
+            "model": f"{name}, {_count(num_trainable(model))} trainable parameters{_of_all(model)}",
             "device": f"{world.size} x {world.device.type}, amp {run.amp_on(world.device)}"
             + ("" if run.stage is None else f", DeepSpeed ZeRO stage {run.stage}"),
             **rows,
@@ -106,6 +106,11 @@ def describe_start(config: TrainingConfig, resumed: Path | None, step: int) -> s
     if resumed is not None:
         return f"resumed from {resumed} after {step} steps" + (f"; {given} is not used" if given else "")
     return f"of {given}" if given else f"random: from scratch (--seed {config.run.seed})"
+
+
+def _of_all(model: torch.nn.Module) -> str:
+    trained, of_all = num_trainable(model), num_parameters(model)
+    return "" if trained == of_all else f" of {_count(of_all)}"
 
 
 def _count(number: int) -> str:

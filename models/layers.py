@@ -12,6 +12,21 @@ from .attention import attend
 from .tokens import Tubelet, patchify
 
 
+class LinearWithGivenBias(nn.Linear):
+    """A linear layer that gets its bias with the input, because it is made of several parameters.
+
+    A module of its own, and not a weight that the attention reads: what wraps linear layers, such as adapters, takes
+    part in the call.
+    """
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features, bias=False)
+
+    def forward(self, x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        """(..., in) and (out,) -> (..., out)."""
+        return F.linear(x, self.weight, bias)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention with a bias on queries and values; one on keys would cancel in the softmax."""
 
@@ -19,7 +34,7 @@ class Attention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.attn_drop = attn_drop
-        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.qkv = LinearWithGivenBias(dim, 3 * dim)
         self.q_bias = nn.Parameter(torch.zeros(dim))
         self.v_bias = nn.Parameter(torch.zeros(dim))
         self.proj = nn.Linear(dim, dim)
@@ -27,7 +42,7 @@ class Attention(nn.Module):
 
     def forward(self, x_BND: torch.Tensor) -> torch.Tensor:
         bias = torch.cat((self.q_bias, torch.zeros_like(self.v_bias), self.v_bias))
-        qkv = F.linear(x_BND, self.qkv.weight, bias)
+        qkv = self.qkv(x_BND, bias)
         # Not in another order: the backward pass then stacks the three gradients as `qkv` lies in memory, in one copy.
         q, k, v = [part.transpose(1, 2) for part in qkv.unflatten(-1, (3, self.num_heads, -1)).unbind(2)]
         x = attend(q, k, v, dropout=self.attn_drop if self.training else 0.0)

@@ -16,7 +16,7 @@ def packages(name):
 def test_files_that_want_an_optional_package_are_run_with_it():
     names = "|".join(packages("requirements-ci.txt"))
     fixture = r"def test_\w+\([^)]*\bdecoder\b"  # of tests/datasets: every back end
-    wanting = re.compile(rf'importorskip\("({names})"|why_missing|wandb.*is not installed')
+    wanting = re.compile(rf'importorskip\("({names})"|why_missing|(wandb|peft).*is not installed')
     listed = {ROOT / word for word in re.search(r"optional=\((.*?)\)", RUN, re.S)[1].split()}
     assert all(path.exists() for path in listed)
     files = set((ROOT / "tests").rglob("test_*.py")) - {Path(__file__)}

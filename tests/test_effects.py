@@ -183,6 +183,7 @@ TABLES = {
             "input_size": "--input_size 48",
             "view_pooling": "--view_pooling max",  # for several classes a video
             "regression_loss": "--regression_loss smooth_l1",
+            "lora_rank": "--lora_rank 2",  # nothing to start from; tests/test_lora.py has what it does
             "random_encoder": ("--finetune {folder}/begun/checkpoint-1.pth --linear_probing", "--random_encoder"),
         },
         "nothing": {

@@ -44,7 +44,7 @@ MAY_IMPORT = {  # besides the standard library and the package itself
         "engine",
         "sigma_video",
     },
-    "programs": {"torch", "numpy", "models", "datasets", "engine", "inference", "evaluation", "sigma_video"},
+    "programs": {"torch", "numpy", "peft", "models", "datasets", "engine", "inference", "evaluation", "sigma_video"},
 }
 # Rooms of a package, files and folders at its top, from bottom to top: each may import those of the rows below its own.
 ORDER = {
@@ -230,6 +230,7 @@ OPTIONAL = {
     "deepspeed",
     "huggingface_hub",
     "mteb",
+    "peft",
 }
 
 

@@ -17,6 +17,7 @@ from ..distributed.collectives import all_reduce_sum, gather_to_main
 from ..distributed.ddp import Backend
 from ..distributed.world import World, on_main_process
 from ..errors import CheckpointError, NonFiniteError
+from .adapters import merge_states
 from .files import BEST, epoch_name, remove_older_steps, step_name
 from .finite import find_nonfinite
 from .io import AsyncWriter
@@ -78,7 +79,7 @@ class TrainState:
 
     def content(self) -> dict[str, Any]:
         """Content for a checkpoint file. Every rank must call this; only the result on rank 0 is complete."""
-        return {
+        content = {
             **self.backend.training_state(),
             "epoch": self.epoch,
             "step": self.step,
@@ -89,6 +90,7 @@ class TrainState:
             "total_batch": self.total_batch,
             **({"model_ema": self.ema.module.state_dict()} if self.ema else {}),
         }
+        return merge_states(content)
 
 
 @dataclass(frozen=True)

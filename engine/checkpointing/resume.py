@@ -8,6 +8,7 @@ from typing import Any
 
 from ..distributed.world import World, on_main_process
 from ..errors import CheckpointError, NewerFormatError
+from .adapters import split_states
 from .checkpoint import STATE_KEYS, TrainState
 from .files import epoch_name, newest_valid, valid_checkpoints
 from .finite import find_nonfinite
@@ -30,6 +31,7 @@ _MODEL_OPTIONS = {
     "position_grid",
     "linear_probing",
     "freeze_blocks",
+    "lora_rank",
     "task",
     "target_scale",
     "use_mean_pooling",
@@ -270,6 +272,7 @@ def restore(state: TrainState, content: dict[str, Any], *, world: World, path: P
             "ranks), or start from scratch in another --output_dir"
         )
     try:
+        content = split_states(content)
         state.backend.load_training_state(content)
         if state.ema is not None:
             state.ema.module.load_state_dict(content["model_ema"], strict=True)

@@ -55,13 +55,21 @@ def teacher_flops(teacher: FrozenTeacher) -> float:
 
 def classifier_flops(model: Classifier) -> float:
     """Operations of one clip in training: of frozen parts those of their forward pass alone."""
-    embedding = _linear(model.num_tokens, math.prod(model.tubelet) * 3, model.embed_dim)
-    blocks = _blocks(model.blocks, model.num_tokens, model.embed_dim)
-    head = 3 * _linear(1, model.embed_dim, model.head.out_features)
+    num_tokens, dim = model.num_tokens, model.embed_dim
+    embedding = _linear(num_tokens, math.prod(model.tubelet) * 3, dim)
+    blocks = _blocks(model.blocks, num_tokens, dim)
+    head = 3 * _linear(1, dim, model.head.out_features)
     if model.backbone_frozen:
         return head + embedding + blocks
     frozen = model.num_frozen_blocks / len(model.blocks)
-    return head + (1 if frozen else 2) * embedding + (3 - 2 * frozen) * blocks
+    trained = (3 - 2 * frozen) * blocks
+    adapters = [tuple(p.shape) for name, p in model.blocks.named_parameters() if ".lora_" in name]
+    if not adapters:
+        return head + (1 if frozen else 2) * embedding + trained
+    # The weights themselves need no gradients, and neither does the input of the first layer with an adapter.
+    weights = blocks - len(model.blocks) * 2 * _linear(num_tokens, dim, num_tokens)
+    unneeded = (1 - frozen) * weights + _linear(num_tokens, dim, 3 * dim + adapters[0][0])
+    return head + embedding + trained - unneeded + 3 * sum(_linear(num_tokens, *shape) for shape in adapters)
 
 
 def _linear(num_rows: int, in_dim: int, out_dim: int) -> float:
@@ -71,7 +79,8 @@ def _linear(num_rows: int, in_dim: int, out_dim: int) -> float:
 def _blocks(blocks: nn.ModuleList | nn.Sequential, num_tokens: int, dim: int) -> float:
     """Forward pass of a transformer: with a hidden width of 4 d, 24 d^2 + 4 N d for a token and block."""
     block: Any = blocks[0]  # one of ours or timm's, whose MLP may be gated
-    hidden = [layer for layer in block.mlp.modules() if isinstance(layer, nn.Linear)]
+    layers = [layer for name, layer in block.mlp.named_modules() if "lora_" not in name]
+    hidden = [layer for layer in layers if isinstance(layer, nn.Linear)]
     linear = 4 * _linear(num_tokens, dim, dim)
     linear += sum(_linear(num_tokens, layer.in_features, layer.out_features) for layer in hidden)
     attention = 2 * _linear(num_tokens, dim, num_tokens)

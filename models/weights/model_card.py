@@ -17,7 +17,7 @@ _RECIPE = (
     *("distillation_teacher", "teacher"),
     *("epochs", "warmup_epochs", "batch_size", "update_freq", "opt", "lr", "min_lr", "weight_decay", "opt_betas"),
     *("layer_decay", "drop_path", "fc_drop_rate", "num_sample", "aa", "reprob", "smoothing", "mixup", "cutmix"),
-    *("regression_loss", "class_weights", "balanced_sampling", "samples_per_epoch", "freeze_blocks"),
+    *("regression_loss", "class_weights", "balanced_sampling", "samples_per_epoch", "freeze_blocks", "lora_rank"),
     *("linear_probing", "seed"),
 )
 

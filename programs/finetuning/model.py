@@ -34,6 +34,7 @@ from models.registry import build_classifier
 from models.sizes import classifier_parts
 from models.weights.load import LoadReport, head_pools, load_encoder, native_state
 
+from .lora import add_adapters
 from .options import FinetuningConfig
 
 logger = logging.getLogger(__name__)
@@ -42,10 +43,10 @@ logger = logging.getLogger(__name__)
 def needs(config: FinetuningConfig, world: World, num_classes: int) -> list[Need]:
     """Memory that the run takes at least, by the options that decide it."""
     task, clip, views, batch_size = config.task, config.clip, config.views, config.optim.batch_size
-    trained = not (task.eval or task.linear_probing)
+    trained = not (task.eval or task.linear_probing or task.lora_rank)
     head = dataclasses.replace(config.head, num_classes=num_classes)
     shown = f"--batch_size {batch_size}, --input_size {clip.input_size}, --num_frames {clip.num_frames}"
-    clips = batch_size * (clip.num_sample if trained else 1)
+    clips = batch_size * (1 if task.eval or task.linear_probing else clip.num_sample)
     return [
         *(
             Need(part.flags, part.name, config.run.bytes_of(part.weights, part.table, world.size, trained=trained))
@@ -109,6 +110,8 @@ def build_model(
     if task.freeze_blocks:
         with as_config_error("--freeze_blocks"):
             model.freeze_blocks(task.freeze_blocks)
+    if task.lora_rank and not task.eval:
+        add_adapters(model, task.lora_rank)
     if config.run.compile:
         compile_blocks(model.blocks)
     place_model(config, world, model)

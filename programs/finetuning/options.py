@@ -1,6 +1,7 @@
 """The options of run_class_finetuning.py, and what they allow of each other."""
 
 import dataclasses
+import importlib.util
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +51,8 @@ class FinetuningConfig(TrainingConfig):
         self.check_task()
         if not self.task.eval:
             self.mixing_of_task().check_batch(self.optim.batch_size, self.clip.num_sample)
+        if self.task.lora_rank and not self.task.eval:
+            self.check_lora()
         self.task.check_run(zero_stage=self.run.zero_stage, weights=self.start.finetune or self.checkpoint.resume)
 
     @classmethod
@@ -94,6 +97,21 @@ class FinetuningConfig(TrainingConfig):
             raise OptionError(
                 f"--freeze_blocks {task.freeze_blocks} without --finetune would keep random weights: give the weights "
                 "to start from"
+            )
+
+    def check_lora(self) -> None:
+        """Raise OptionError for what adapters cannot be trained with."""
+        rank = self.task.lora_rank
+        if not (self.start.finetune or self.checkpoint.resume):
+            raise OptionError(
+                f"--lora_rank {rank} without --finetune would adapt random weights: give the weights to start from"
+            )
+        if self.run.enable_deepspeed:
+            raise OptionError(f"--lora_rank {rank} is not for --enable_deepspeed: leave one of them out")
+        if importlib.util.find_spec("peft") is None:
+            raise OptionError(
+                f"--lora_rank {rank}: peft is not installed: install the extra `lora` (INSTALL.md), or `pip install "
+                "peft`, or leave the flag out"
             )
 
     def mixing_of_task(self) -> MixupConfig:
