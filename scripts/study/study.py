@@ -16,6 +16,7 @@ from datasets.errors import DATA_ERRORS  # noqa: E402
 from datasets.lists.read import read_list  # noqa: E402
 from engine.errors import ConfigError, user_errors  # noqa: E402
 from engine.files import replace_text  # noqa: E402
+from scripts.study.curves import draw_curves  # noqa: E402
 from scripts.study.plan import ARMS, Job, Study  # noqa: E402
 from scripts.study.settings import GENERATED, OWN, SMOKE  # noqa: E402
 from scripts.study.table import write_tables  # noqa: E402
@@ -34,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _generate(study)
     failed = run(study, num_processes=args.jobs)
     write_tables(study)
-    print(f"tables: {study.out / 'tables.md'}", flush=True)
+    draw_curves(study)
+    print(f"tables: {study.out / 'tables.md'}, curves: {study.out / 'curves.png'}", flush=True)
     for name in failed:
         print(f"failed: {name}, log {study.out / name}.log", file=sys.stderr)
     return 1 if failed else 0

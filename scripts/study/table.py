@@ -51,6 +51,8 @@ def _tests(study: Study, arms: Sequence[str], seeds: range) -> str:
         found = {column: [score(study, arm, seed, *which) for seed in seeds] for column, which in columns.items()}
         cells = [_cell([value for value in values if value is not None]) for values in found.values()]
         number = max(sum(value is not None for value in values) for values in found.values())
+        if not number:
+            continue
         title = "none" if arm == SCRATCH else ARMS[arm].title
         rows.append(f"| {title} | {' | '.join(cells)} | {number} |")
     return "\n".join(rows)
