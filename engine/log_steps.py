@@ -118,14 +118,14 @@ class StepLog:
             return {}
         values, num_ranks = started.readout.read(), self.backend.world.size
         self.guard.apply(values[_FINITE].tolist())
-        self.backend.check_finite(started.step, num_skipped=int(values[_SKIPPED]))
+        self.backend.check_finite(started.step + 1, num_skipped=int(values[_SKIPPED]))
         self.state.scaler_skips += self.backend.pop_scaler_skips()
         self.bad_videos.check(int(values[_BAD_VIDEOS]))
         sums = _part(values, _DIAGNOSTIC)
         diagnostics = {}
         if self.diagnostics is not None and sums:
             diagnostics = self.diagnostics.report(
-                sums, num_ranks=num_ranks, step=started.step, after_warmup=started.after_warmup
+                sums, num_ranks=num_ranks, step=started.step + 1, after_warmup=started.after_warmup
             )
         record = self.meter.report(
             started.interval,

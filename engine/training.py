@@ -126,7 +126,7 @@ class Trainer:
             self.step_log.finish()  # one before this update, if its values were still on their way
             if not self.backend.runs_ahead:  # otherwise the host checks at log steps only
                 self.guard.check()
-                self.backend.check_finite(step)
+                self.backend.check_finite(step + 1)
             if is_log_step:
                 warm = self.warmed_up(step)
                 self.step_log.start(step, epoch=epoch, lr=lr, sums=sums, after_warmup=warm, is_written=steps_left > 0)

@@ -134,6 +134,7 @@ class CollapseDetector:
 
         Args:
             sums: those of all ranks, float32 in host memory.
+            step: number of this step, from 1 as in the log.
             after_warmup: before, a loss at chance is expected, and only targets that are all alike are warned of.
 
         Raises:
