@@ -206,15 +206,9 @@ class Study:
         own = {
             "knn": ["--neighbours", str(s.neighbours)],
             "linear": [*learned, "--epochs", str(s.probe_epochs)],
-            "attentive4": [
-                *learned,
-                "--epochs",
-                str(s.finetune_epochs),
-                "--batch_size",
-                str(s.batch),
-                "--probe_heads",
-                "4",
-            ],
+            # One head at the published rates (arXiv 2506.09985): each costs a pass over the clips in every epoch.
+            "attentive4": [*self._crops, "--seed", str(seed), "--batch_size", str(s.batch), "--probe_heads", "4"]
+            + ["--lrs", "0.001", "--weight_decays", "0.01", "--epochs", str(s.finetune_epochs)],
         }
         return [
             *(sys.executable, "run_probing.py", "--probe", kind, "--output_dir", str(self.out / name)),
