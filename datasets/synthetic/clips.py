@@ -96,9 +96,7 @@ def draw_layers(
     return [[(sprites, number) for _, sprites, number in sorted(layer, key=itemgetter(0))] for layer in layers]
 
 
-def place_body(
-    body: Body, camera: scenery.Camera, drawing: Drawing, *, reach: float
-) -> tuple[list[int], Poses]:
+def place_body(body: Body, camera: scenery.Camera, drawing: Drawing, *, reach: float) -> tuple[list[int], Poses]:
     """In which frames a body appears, and where: at its place on the torus, and beside it by a period.
 
     reach: how far it is seen from its centre, in radii.
@@ -127,9 +125,7 @@ def draw_main(drawing: Drawing, label: int, rng: np.random.Generator) -> list[Bo
     bodies = []
     for number in range(NUM_MAIN):
         start = (nearness + number / NUM_MAIN) % 1
-        path = draw_path(
-            motion.kind, speed, rng, num_frames=drawing.num_frames, period=drawing.period, nearness=start
-        )
+        path = draw_path(motion.kind, speed, rng, num_frames=drawing.num_frames, period=drawing.period, nearness=start)
         bodies.append(Body(draw_solid(rng), path, path.radius, path.opacity))
     return bodies
 

@@ -37,7 +37,13 @@ MOTIONS: dict[str, Motion] = {  # the order is the label
 CLASS_NAMES = tuple(MOTIONS)
 
 # A frame: sides of the picture; radians; parts of the circle that nearness lies on; radians along the circle.
-SPEED = {"across": (0.05, 0.08), "down": (0.05, 0.08), "turn": (0.3, 0.5), "approach": (0.06, 0.09), "circle": (0.5, 0.7)}
+SPEED = {
+    "across": (0.05, 0.08),
+    "down": (0.05, 0.08),
+    "turn": (0.3, 0.5),
+    "approach": (0.06, 0.09),
+    "circle": (0.5, 0.7),
+}
 CIRCLE_RADIUS = 0.16
 MARGIN = 0.1  # by which the torus is longer than the picture
 RADIUS = (0.17, 0.42)  # of the ball around the farthest and the nearest object

@@ -54,10 +54,11 @@ def draw_texture(rng: np.random.Generator, light: np.ndarray) -> np.ndarray:
         hills = 0.3 * hills + tiles(rng)
     if kind == 3:
         hills = 0.3 * hills + boards(rng)
-    low, high = rng.uniform(0.05, 0.6, 3), rng.uniform(0.3, 0.95, 3)
+    low = rng.uniform(0.1, 0.6, 3)
+    high = low + rng.uniform(-0.1, 0.35, 3)  # duller than the objects
     mix = np.clip(0.5 + 0.35 * hills, 0, 1)[..., None]
     slope = light[0] * (hills - np.roll(hills, 1, 1)) + light[1] * (hills - np.roll(hills, 1, 0))
-    lit = np.clip(0.8 - 3.0 * slope, 0.3, 1.5)[..., None].astype(np.float32)
+    lit = np.clip(0.8 - 2.0 * slope, 0.3, 1.5)[..., None].astype(np.float32)
     return np.clip((low + (high - low) * mix).astype(np.float32) * lit, 0, 1)
 
 

@@ -2,8 +2,8 @@
 
 Rays are parallel. A solid is given in its own axes, where it is a unit ball, cube or cylinder: a point p of the world
 relative to its centre, in units of `radius`, has the coordinates q = inverse @ p, with `inverse` = (rotation /
-half_axes)^T. In the course of a video a solid turns about the line of sight only: then the rays are turned back instead,
-and all frames are one batch of rays.
+half_axes)^T. In the course of a video a solid turns about the line of sight only: the rays are turned back instead, and
+all frames are one batch of rays.
 
 Axes: N appearances of a solid, h w of a window around it, m rays that meet it.
 """
@@ -91,8 +91,8 @@ class Sprites:
 
 @dataclass(frozen=True)
 class Hits:
-    """The m rays that meet a solid, as numbers of `index`, and where: coordinates q and normals of length 1, in the world
-    before it is turned, (3, m) each.
+    """The m rays that meet a solid, as numbers of `index`, and where: its coordinates q, and normals of length 1 in the
+    world before it is turned; (3, m) each.
     """
 
     index: np.ndarray
