@@ -33,7 +33,7 @@ def name_of(path):
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=name_of)
 
-OTHERS_FLAGS = {"--ipc", "--max-restarts", "--max_restarts"}  # of docker and torchrun
+OTHERS_FLAGS = {"--ipc", "--shm-size", "--max-restarts", "--max_restarts"}  # of docker and torchrun
 
 
 @every_page

@@ -169,6 +169,10 @@ PROMISED = {  # what users and tools import, and nothing else is re-exported
     "models": {"ModelError", "create_model"},
     "models.sinkhorn": {"sinkhorn", "sinkhorn_codes"},
     "datasets.decoding": {"DecodeError", "open_video"},
+    "datasets.synthetic": {
+        *("CLASS_NAMES", "MOTIONS", "Drawing", "Generated"),
+        *("draw_clip", "encode_clip", "generate"),
+    },
 }
 
 
