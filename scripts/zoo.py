@@ -1,10 +1,12 @@
 """Released weights: `python scripts/zoo.py list`, or `fetch NAME` to download them into torch.hub's cache.
 
-A file is downloaded once, compared with the size and the SHA-256 that the zoo knows, and its path is printed. It is
-the cache of `--finetune https://...`. Nothing is downloaded but by `fetch`.
+A file is downloaded once, compared with the size and the SHA-256 that the zoo knows, and its path is printed. What was
+cut off or interrupted goes on from there at the next try. It is the cache of `--finetune https://...`. Nothing is
+downloaded but by `fetch`.
 """
 
 import argparse
+import contextlib
 import signal
 import sys
 from collections.abc import Sequence
@@ -21,6 +23,7 @@ from engine.errors import ConfigError, user_errors
 from models import ModelError
 from scripts.convert_checkpoint import Given, check_output, convert, read_content
 from scripts.zoo_page import as_lines, page
+from scripts.zoo_progress import Progress
 from scripts.zoo_rows import NOT_STATED, Zoo, ZooRow, read_zoo
 from sigma_video.command_line import CommandLine
 
@@ -56,7 +59,8 @@ def fetch(row: ZooRow, folder: Path | None) -> Path:
     print(say, file=sys.stderr)
     if not row.sha256:
         print(f"{row.name}: no page states the hash of this file: nothing to compare it with", file=sys.stderr)
-    place = row.fetch()
+    with contextlib.closing(Progress(row.name, sys.stderr)) as progress:
+        place = row.fetch(progress)
     if folder is None:
         return place
     licence = "" if row.licence == NOT_STATED else row.licence
@@ -78,7 +82,7 @@ def write(zoo: Zoo) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    with user_errors(ModelError, AnnotationError):
+    with user_errors(ModelError, AnnotationError, interrupted="interrupted; the same command goes on from there"):
         args = parser().parse_args(argv)
         check(args)
         zoo = read_zoo()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.checkpointing.download import fetch
+from engine.checkpointing.download import Show, fetch
 from engine.errors import ConfigError
 from sigma_video.command_line import did_you_mean
 
@@ -75,13 +75,16 @@ class ZooRow:
         """Behind the recipe's own, which they replace."""
         return [*self.flags, *(["--eval"] if self.finetuned_on else [])]
 
-    def fetch(self) -> Path:
+    def fetch(self, show: Show) -> Path:
         """The file in the cache, or its folder if others belong to it; downloaded if it is not there.
+
+        Args:
+            show: see `engine.checkpointing.download.fetch`.
 
         Raises:
             CheckpointError: not reachable, cut off, or another file than this one.
         """
-        file = fetch(self.address, size=self.bytes)
+        file = fetch(self.address, size=self.bytes, show=show)
         place = self.address.partition("#")[0].rpartition("/")[0]
         for name in self.beside:
             fetch(f"{place}/{name}", folder=file.parent)

@@ -8,6 +8,7 @@ import re
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,21 @@ import torch
 from ..errors import CheckpointError
 from ..results import hash_of
 from .hub import fetch_from_hub, is_on_hub
+from .partial import Partial, open_partial
 
 logger = logging.getLogger(__name__)
 
 TIMEOUT = 30.0  # seconds without a byte
 _CHUNK = 1 << 20
+_NO_SUCH_RANGE, _LATER = 416, 429  # status; from _LATER on: too many requests, an error of the server
 _HASH_IN_NAME = re.compile(r"-(?=\d*[a-f])([0-9a-f]{8,64})\.[^.]*$")  # torch.hub's: name-DIGITS.pth; no dates
+
+
+Show = Callable[[int, int | None], None]
+
+
+def _silent(done: int, total: int | None) -> None:
+    """Shows nothing."""
 
 
 def is_address(path: object) -> bool:
@@ -36,7 +46,7 @@ def is_address(path: object) -> bool:
     return found is not None and found[1] in ("http", "https")
 
 
-def fetch(address: str, *, size: int | None = None, folder: Path | None = None) -> Path:
+def fetch(address: str, *, size: int | None = None, folder: Path | None = None, show: Show = _silent) -> Path:
     """The file of an address, from the cache or downloaded into it; of `hf:ORG/NAME` see `fetch_from_hub`.
 
     The cache is torch.hub's folder, with a folder for each address: many files are called `checkpoint.pth`. The
@@ -46,6 +56,8 @@ def fetch(address: str, *, size: int | None = None, folder: Path | None = None) 
     Args:
         size: in bytes, if it is known: a file of another one is refused before it is downloaded.
         folder: in the cache, for files that belong together; default: one of its own.
+        show: called with the bytes that are there and those of the whole file (None: not known), at first with what
+            an earlier try left: a download that was cut off or interrupted goes on from there.
 
     Raises:
         CheckpointError: not reachable, no file but a page, cut off, or of another size or hash.
@@ -67,7 +79,7 @@ def fetch(address: str, *, size: int | None = None, folder: Path | None = None) 
             if digest != record.read_text(encoding="ascii", errors="replace").strip():
                 raise CheckpointError(f"{file}: differs from what was downloaded from {address}: remove it")
         else:
-            digest = _download(address, file, size)
+            digest = _download(address, file, size, show)
             record.write_text(digest + "\n", encoding="ascii")
     except OSError as error:
         raise CheckpointError(f"{address}: cannot be kept in {file.parent} ({error.strerror or error})") from error
@@ -92,38 +104,69 @@ def _check_digest(address: str, fragment: str, name: str, digest: str, file: Pat
         raise CheckpointError(f"{address}: the file's SHA-256 is {digest}, not {wanted}: another file; removed")
 
 
-def _download(address: str, file: Path, size: int | None) -> str:
-    """Write the file whole or not at all; returns its SHA-256."""
-    logger.info("%s: downloading to %s", address, file)
+def _download(address: str, file: Path, size: int | None, show: Show) -> str:
+    """Write the file whole or not at all, from where an earlier try was cut off; returns its SHA-256."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")
-    request = urllib.request.Request(address, headers={"User-Agent": "sigma-video"})
-    try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as response, part.open("wb") as stream:
-            _check_kind(address, response)
-            announced = response.headers.get("Content-Length")
-            _check_size(address, announced, size)
-            digest, got = hashlib.sha256(), 0
-            while chunk := response.read(_CHUNK):
-                stream.write(chunk)
-                digest.update(chunk)
-                got += len(chunk)
-        if announced is not None and got != int(announced):
-            raise CheckpointError(f"{address}: cut off after {got} of {announced} bytes; try again")
-        _check_size(address, got, size)
-        os.replace(part, file)
-    except urllib.error.HTTPError as error:
-        raise CheckpointError(f"{address}: the server answers {error.code} {error.reason}") from error
-    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ValueError) as error:
-        if isinstance(error, CheckpointError):
+    with open_partial(file, str(os.getpid())) as part:
+        if part.done:
+            logger.info("%s: going on with %s after %d bytes", address, part.path, part.done)
+        else:
+            logger.info("%s: downloading to %s", address, file)
+        try:
+            total = _receive(address, part, size, show)
+        except urllib.error.HTTPError as error:
+            if error.code >= _LATER:
+                part.keep()
+            raise CheckpointError(f"{address}: the server answers {error.code} {error.reason}") from error
+        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ValueError) as error:
+            if isinstance(error, CheckpointError):
+                raise
+            reason = getattr(error, "reason", error)
+            kept = f"{part.done} bytes are kept: try again, or get" if part.keep() else "Get"
+            raise CheckpointError(
+                f"{address}: cannot be fetched ({reason}). {kept} the file on a machine "
+                "with a network and give its path"
+            ) from error
+        except KeyboardInterrupt:
+            part.keep()
             raise
-        reason = getattr(error, "reason", error)
-        raise CheckpointError(
-            f"{address}: cannot be fetched ({reason}). Get the file on a machine with a network and give its path"
-        ) from error
-    finally:
-        part.unlink(missing_ok=True)
-    return digest.hexdigest()
+        if total is not None and part.done < total:
+            again = "try again: it goes on from there" if part.keep() else "try again"
+            raise CheckpointError(f"{address}: cut off after {part.done} of {total} bytes; {again}")
+        _check_size(address, part.done, size)
+        part.stream.flush()
+        os.replace(part.path, file)
+    return part.digest.hexdigest()
+
+
+def _receive(address: str, part: Partial, size: int | None, show: Show) -> int | None:
+    """Append to the part what the server sends; returns how many bytes the file has, as the server says."""
+    request = urllib.request.Request(address, headers={"User-Agent": "sigma-video", **part.request()})
+    try:
+        response = urllib.request.urlopen(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code != _NO_SUCH_RANGE or not part.done:
+            raise
+        part.restart()  # longer than the file on the server
+        return _receive(address, part, size, show)
+    with response:
+        _check_kind(address, response)
+        found = re.fullmatch(rf"bytes {part.done}-\d+/(\d+)", response.headers.get("Content-Range") or "")
+        if response.status == http.HTTPStatus.PARTIAL_CONTENT and not (part.done and found):
+            raise CheckpointError(f"{address}: the server sends another part of the file than the one asked for")
+        if found is None or response.status != http.HTTPStatus.PARTIAL_CONTENT:
+            part.restart()  # another version of the file, or a server that knows no parts
+            announced = response.headers.get("Content-Length")
+            total = int(announced) if announced else None
+        else:
+            total = int(found[1])
+        _check_size(address, total, size)
+        part.note(response.headers)
+        show(part.done, total)
+        while chunk := response.read1(_CHUNK):
+            part.write(chunk)
+            show(part.done, total)
+    return total
 
 
 def _check_size(address: str, found: object, wanted: int | None) -> None:

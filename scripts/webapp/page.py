@@ -1,9 +1,10 @@
 """The page, in Gradio, and its server. One video at a time; nothing is loaded from, or sent to, anywhere else."""
 
+import logging
 import os
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,37 @@ import gradio as gr
 import uvicorn
 from fastapi import FastAPI, Request, Response
 
-from datasets.errors import DecodeError
-from engine.errors import ConfigError, NonFiniteError
 from scripts.webapp.answers import MB, Answers
+from scripts.webapp.steps import Changes, Parts, drop, fail, hold, look_at
 
-REFUSALS = (ConfigError, DecodeError, NonFiniteError)  # that the page tells, as they are about the video
 KEPT, SWEPT = 600, 60  # seconds that files are kept on the server at most, and between two looks
+HELD = 3600  # seconds that a video may wait in the queue
 WAITING = 20  # videos in the queue
-TITLES = {
-    "masks": "Masks",
-    "prototypes": "Prototypes",
-    "clusters": "Clusters",
-    "components": "Principal components",
-    "attention": "Attention",
+SHOWN = {  # kind of pictures: its title, and what a stranger sees there
+    "masks": (
+        "Masks",
+        "In pre-training the model sees only a few small blocks of a video. The rest is hidden (grey), and the model "
+        "learns to predict it.",
+    ),
+    "prototypes": (
+        "Prototypes",
+        "Pre-training has learnt a set of prototypes, and every block of the video belongs to one of them. A colour is "
+        "a prototype; like blocks should have the same one.",
+    ),
+    "clusters": (
+        "Clusters",
+        "Blocks that are alike to the model are grouped, and every group has a colour (k-means on the features of this "
+        "video). The colours themselves mean nothing.",
+    ),
+    "components": (
+        "Principal components",
+        "The three directions in which the features of this video differ most, as red, green and blue: blocks of like "
+        "colours are alike to the model.",
+    ),
+    "attention": (
+        "Attention",
+        "How much every block adds to what the model says of the whole clip, from dark (little) to bright (much).",
+    ),
 }
 # The browser refuses whatever the page, or a part of Gradio, would load from elsewhere.
 POLICY = (
@@ -35,9 +54,18 @@ POLICY = (
 )
 FONTS = ["system-ui", "sans-serif"]
 CODE_FONTS = ["ui-monospace", "monospace"]
-CSS = ".sheet img {background: white} footer {display: none !important}"
-
-Changes = dict[Any, Any]  # of the page: what a component shows from now on
+# Pictures are white in a dark page too, below Gradio's buttons. On a telephone sheets are moved sideways: text of a
+# sheet as narrow as the screen could not be read.
+# What Gradio says of a video that it refuses goes away after ten seconds: "Error" alone says nothing.
+CSS = """
+footer {display: none !important}
+.picture {background: white !important}
+.film, .sheet .image-frame {padding-top: 1.75rem !important}
+.sheet .image-container {overflow-x: auto}
+.sheet .image-container > button {justify-content: flex-start}
+.sheet .image-frame {min-width: 960px}
+#video .error::after {content: ": the video was not taken. This page takes LIMITS"}
+"""
 
 
 def build(answers: Answers, folder: Path) -> gr.Blocks:
@@ -49,121 +77,87 @@ def build(answers: Answers, folder: Path) -> gr.Blocks:
     with gr.Blocks(title="SIGMA", analytics_enabled=False, delete_cache=(SWEPT, KEPT)) as page:
         gr.Markdown(_introduction(answers))
         with gr.Row():
-            video = gr.Video(sources=["upload", "webcam"], label="Drop or record a video", height=320, buttons=[])
+            video = gr.Video(
+                sources=["upload", "webcam"], label="Drop or record a video", height=320, buttons=[], elem_id="video"
+            )
             with gr.Column():
                 state = gr.Markdown("No video yet.", elem_id="state")
                 classes = gr.Label(label="Classes", num_top_classes=5, visible=False, elem_id="classes")
-        places = {kind: _place(kind) for kind in answers.kinds}
-        parts = _Parts(video, state, classes, places)
-
-        def look_at(path: str | None) -> Iterator[Changes]:  # a generator by its own look, by which Gradio knows it
-            yield from _steps(answers, path, folder, parts)
-
-        gr.on(
-            [video.upload, video.stop_recording],
-            look_at,
-            inputs=[video],
-            outputs=[video, state, classes, *(part for place in places.values() for part in place)],
-            show_progress="hidden",
-            concurrency_limit=1,
-            api_visibility="private",
-        )
+        held = gr.State(time_to_live=HELD, delete_callback=drop)
+        parts = Parts(video, held, state, classes, {kind: _place(kind) for kind in answers.kinds})
+        if answers.left_out:
+            lines = "\n".join(f"- {line}" for line in answers.left_out)
+            gr.Markdown(f"Not on this page, as the checkpoint does not have it:\n{lines}", elem_id="left_out")
+        _connect(answers, folder, parts)
     page.queue(max_size=WAITING)
     return page
 
 
+def _connect(answers: Answers, folder: Path, parts: Parts) -> None:
+    """What happens when a video comes: it is taken at once, waits for its turn and is looked at."""
+
+    def take(upload: str | None) -> Changes:
+        return hold(upload, folder, parts)
+
+    def turn(held: tuple[str, str] | None) -> Iterator[Changes]:  # a generator by its looks: by them Gradio knows it
+        yield from look_at(answers, held, folder, parts)
+
+    def failed(held: tuple[str, str] | None) -> Changes:
+        return fail(held, parts)
+
+    silent: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    came = [parts.video.upload, parts.video.stop_recording]
+    taken = gr.on(came, take, inputs=[parts.video], outputs=parts.all, queue=False, **silent)
+    looked_at = taken.then(turn, inputs=[parts.held], outputs=parts.all, concurrency_limit=1, **silent)
+    looked_at.failure(failed, inputs=[parts.held], outputs=parts.all, queue=False, **silent)
+
+
 def _introduction(answers: Answers) -> str:
-    """What is shown, of what, and what is not."""
-    lines = [
-        "# What a checkpoint makes of a video",
-        f"`{answers.subject.describe}`",
-        f"A video of {answers.limits.describe()}. It is deleted as soon as it was looked at, the pictures after "
-        f"{KEPT // 60} minutes. Nothing is sent from here to anywhere else.",
-    ]
-    if answers.left_out:
-        lines.append("Left out of this page:\n" + "\n".join(f"- {line}" for line in answers.left_out))
-    return "\n\n".join(lines)
+    """What is shown, and what becomes of a video."""
+    return "\n\n".join(
+        [
+            "# What a model sees in a video",
+            f"Model: `{answers.subject.describe}`",
+            f"Drop a video, or record one with the camera: {answers.limits.describe()}. The pictures are of "
+            f"{answers.sampling.num_frames} frames around its middle. The video is deleted as soon as they are drawn, "
+            f"the pictures after {KEPT // 60} minutes. Nothing is sent on from here.",
+        ]
+    )
 
 
 def _place(kind: str) -> tuple[gr.Column, gr.Video, gr.Image]:
     """Where a kind of pictures is shown, once there is one."""
+    title, explanation = SHOWN[kind]
     with gr.Column(visible=False, elem_id=kind) as column:
-        gr.Markdown(f"### {TITLES[kind]}")
         with gr.Row():
+            with gr.Column(scale=2, min_width=320):
+                gr.Markdown(f"## {title}\n{explanation}\n\nA film at half speed, and frames of it one after the other.")
             film = gr.Video(
-                label="film at half speed",
+                label=f"{title}, film",
                 show_label=False,  # it would lie over the title in the picture
                 autoplay=True,
                 loop=True,
                 interactive=False,
                 buttons=["download"],
+                elem_classes="picture film",
+                min_width=320,
             )
-            sheet = gr.Image(
-                label="sheet",
-                show_label=False,
-                interactive=False,
-                buttons=["download", "fullscreen"],
-                elem_classes="sheet",
-                scale=2,
-                min_width=480,
-            )
+        sheet = gr.Image(
+            label=f"{title}, frames",
+            show_label=False,
+            interactive=False,
+            buttons=["download", "fullscreen"],
+            elem_classes="picture sheet",
+        )
     return column, film, sheet
 
 
-class _Parts:
-    """The components that change."""
+class _Server(uvicorn.Server):
+    """Ends without a word about the pages that are still open in browsers, whose connections it cuts off."""
 
-    def __init__(
-        self,
-        video: gr.Video,
-        state: gr.Markdown,
-        classes: gr.Label,
-        places: Mapping[str, tuple[gr.Column, gr.Video, gr.Image]],
-    ) -> None:
-        self.video, self.state, self.classes, self.places = video, state, classes, places
-
-    def say(self, text: str) -> Changes:
-        """The line beside the video."""
-        return {self.state: text}
-
-    def clear(self) -> Changes:
-        """Nothing of an earlier video is left."""
-        shown: Changes = {self.classes: gr.update(value=None, visible=False)}
-        for column, film, sheet in self.places.values():
-            shown |= {column: gr.update(visible=False), film: None, sheet: None}
-        return shown
-
-
-def _steps(answers: Answers, upload: str | None, folder: Path, parts: _Parts) -> Iterator[Changes]:
-    """What changes on the page, step by step; the upload is deleted at the end, whatever comes."""
-    if upload is None:
-        return
-    path = Path(upload)
-    try:
-        yield parts.clear() | parts.say("Reading the video ...")
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            yield from _looked_at(answers, path, Path(scratch), parts)
-        yield parts.say("Done: the video was deleted.") | {parts.video: None}
-    except REFUSALS as error:
-        reason = error.reason if isinstance(error, DecodeError) else str(error)
-        text = reason.replace(f"{path}: ", "").replace(str(path), "the video")
-        yield parts.clear() | parts.say(f"**Not shown: {text}**") | {parts.video: None}
-    except FileNotFoundError:
-        yield parts.clear() | parts.say("**Not shown: the video is gone; drop it again**") | {parts.video: None}
-    finally:
-        path.unlink(missing_ok=True)
-
-
-def _looked_at(answers: Answers, path: Path, scratch: Path, parts: _Parts) -> Iterator[Changes]:
-    """Classes, then each kind of pictures."""
-    answers.check(path)
-    if answers.classifier is not None:
-        yield parts.say("Looking for its classes ...")
-        yield {parts.classes: gr.update(value=answers.classes(path), visible=True)}
-    yield parts.say("Drawing ...")
-    for picture in answers.pictures(path, scratch):
-        column, film, sheet = parts.places[picture.kind]
-        yield {column: gr.update(visible=True), film: str(picture.film), sheet: str(picture.sheet)}
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+        await super().shutdown(sockets)
 
 
 def serve(answers: Answers, listening: socket.socket) -> None:
@@ -197,7 +191,7 @@ def serve(answers: Answers, listening: socket.socket) -> None:
             pwa=False,
             mcp_server=False,
             theme=gr.themes.Default(font=FONTS, font_mono=CODE_FONTS),
-            css=CSS,
+            css=CSS.replace("LIMITS", answers.limits.describe()),
         )
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
-        uvicorn.Server(config).run(sockets=[listening])
+        _Server(config).run(sockets=[listening])

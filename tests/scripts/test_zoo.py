@@ -1,8 +1,10 @@
 """scripts/zoo.py: the table against its data file and the published numbers, every command, and what is fetched."""
 
+import contextlib
 import functools
 import hashlib
 import http.server
+import io
 import json
 import re
 import threading
@@ -21,6 +23,7 @@ from scripts import zoo
 from scripts.recipes import read_recipes, split_command
 from scripts.table_cells import PUBLISHED
 from scripts.zoo_page import as_lines, page
+from scripts.zoo_progress import Progress
 from scripts.zoo_rows import ROWS, is_noncommercial, read_zoo
 from sigma_video.options import recorded
 
@@ -188,6 +191,28 @@ def test_fetched_once_checked_and_converted(made, tmp_path, capsys):
     said = capsys.readouterr()
     folder = Path(said.out.strip())
     assert {"c.pth", "README.md"} < {file.name for file in folder.iterdir()} and "nothing to compare" in said.err
+
+
+def test_progress_is_lines_in_a_pipe_and_a_bar_on_a_terminal(made, tmp_path, capsys):
+    """The other numbers of a line are those of a clock."""
+    zoo.main(["fetch", "right"])
+    size = f"{next(tmp_path.rglob('served/**/c.pth')).stat().st_size / 1e6:.1f}"
+    assert re.search(rf"^right: {size} of {size} MB, \d+\.\d MB/s", capsys.readouterr().err, re.MULTILINE)
+    plain = io.StringIO()
+    progress = Progress("x", plain, every=0)
+    for done in (500_000, 1_000_000, 4_000_000):
+        progress(done, 4_000_000)
+    assert [re.sub(r"[\d.]+ MB/s, .* left", "RATE", line) for line in plain.getvalue().splitlines()] == [
+        "x: going on after 0.5 MB",
+        "x: 0.5 of 4.0 MB, 0.0 MB/s",
+        "x: 1.0 of 4.0 MB, RATE",
+        "x: 4.0 of 4.0 MB, RATE",
+    ]
+    plain.isatty = lambda: True
+    with contextlib.closing(Progress("y", plain)) as progress:
+        progress(0, 4_000_000)
+        progress(4_000_000, 4_000_000)
+    assert re.search(r"y: 100%.*4\.00M/4\.00M \[.*B/s\]", plain.getvalue())
 
 
 def test_another_file_than_the_zoos_leaves_nothing(made, tmp_path, capsys):

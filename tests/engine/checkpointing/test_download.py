@@ -5,12 +5,14 @@ import hashlib
 import http.server
 import threading
 import urllib.request
+from pathlib import Path
 
 import pytest
 import torch
 from runs import same
 
 from engine.checkpointing.download import fetch, hash_of_weights
+from engine.checkpointing.partial import open_partial
 from engine.checkpointing.read_weights import read_weights
 from engine.errors import CheckpointError
 
@@ -21,6 +23,8 @@ class Handler(http.server.SimpleHTTPRequestHandler):
     """A folder over HTTP; `cut.pth` ends before its announced length, `page` is HTML."""
 
     requests: list[str] = []  # noqa: RUF012  # of all requests, which are instances
+    ranges: list[int] = []  # noqa: RUF012  # first bytes that were sent of `parts.pth`
+    most: int | None = None
 
     def do_GET(self):
         self.requests.append(self.path)
@@ -29,6 +33,8 @@ class Handler(http.server.SimpleHTTPRequestHandler):
             self.send_header("Content-Length", "1000")
             self.end_headers()
             self.wfile.write(b"x" * 10)
+        elif self.path.endswith("parts.pth"):
+            self.send_part(Path(self.translate_path(self.path)).read_bytes())
         elif self.path.endswith("page"):
             self.send_response(200)
             self.send_header("Content-Type", "text/html; charset=utf-8")
@@ -36,6 +42,22 @@ class Handler(http.server.SimpleHTTPRequestHandler):
             self.wfile.write(b"<html>")
         else:
             super().do_GET()
+
+    def send_part(self, content):
+        """As of RFC 9110, 14.2: what `Range` asks for, all of it if the tag is another one; at most `most` bytes."""
+        tag, wanted = f'"{hashlib.sha256(content).hexdigest()}"', self.headers.get("Range", "")
+        start = int(wanted.removeprefix("bytes=").rstrip("-") or 0) if self.headers.get("If-Range") == tag else 0
+        self.ranges.append(start)
+        if start >= len(content):
+            self.send_error(416)
+            return
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(content) - start))
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        self.send_header("ETag", tag)
+        self.end_headers()
+        self.wfile.write(content[start:][: type(self).most])
 
     def log_message(self, *args):
         """Quiet."""
@@ -52,6 +74,8 @@ def server(tmp_path, monkeypatch):
     torch.save({"model": STATE}, folder / "checkpoint.pth")
     torch.save({"model": {"blocks.0.a": torch.zeros(6)}}, folder / "other" / "checkpoint.pth")
     Handler.requests.clear()
+    Handler.ranges.clear()
+    monkeypatch.setattr(Handler, "most", None)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder))) as httpd:
         threading.Thread(target=httpd.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{httpd.server_port}", folder
@@ -115,6 +139,84 @@ def test_what_is_no_file_is_said_and_not_kept(path, words, server):
     with pytest.raises(CheckpointError, match=words):
         read_weights(f"{address}/{path}")
     assert not [file for file in (folder.parent / "cache").rglob("*") if file.is_file()]
+
+
+@pytest.fixture
+def parts(server, monkeypatch):
+    """Address of a file that is sent in parts, 1000 bytes at a time at first; the file; and what lies in the cache."""
+    address, folder = server
+    (folder / "parts.pth").write_bytes(bytes(range(250)) * 10)
+    monkeypatch.setattr(Handler, "most", 1000)
+    return f"{address}/parts.pth", folder / "parts.pth", lambda: sorted((folder.parent / "cache").rglob("*.p*"))
+
+
+def test_a_download_that_was_cut_off_goes_on(parts):
+    address, file, cached = parts
+    shown = []
+    for done in (1000, 2000):
+        with pytest.raises(CheckpointError, match=f"cut off after {done} of 2500 bytes; try again: it goes on"):
+            fetch(address, size=2500, show=lambda *numbers: shown.append(numbers))
+        assert [path.name for path in cached()] == ["parts.pth.part", "parts.pth.part.version"]
+    fetched = fetch(f"{address}#sha256={hashlib.sha256(file.read_bytes()).hexdigest()}")
+    assert fetched.read_bytes() == file.read_bytes() and Handler.ranges == [0, 1000, 2000]
+    assert [numbers for numbers in shown if numbers[0] in (0, 1000)] == [(0, 2500), (1000, 2500), (1000, 2500)]
+    assert [path.name for path in cached()] == ["parts.pth", "parts.pth.sha256"]
+
+
+def test_another_version_of_the_file_starts_again(parts, monkeypatch):
+    """Also one that is shorter than what is there, and what no server named a version of."""
+    address, file, _ = parts
+    contents = [bytes(range(100)) * 22, b"short" * 20]
+    for content in contents:
+        with pytest.raises(CheckpointError, match="cut off after 1000"):
+            fetch(address)
+        file.write_bytes(content)
+        monkeypatch.setattr(Handler, "most", None)
+        fetched = fetch(address)
+        assert fetched.read_bytes() == content
+        fetched.unlink()
+        file.write_bytes(bytes(range(250)) * 10)
+        monkeypatch.setattr(Handler, "most", 1000)
+    part = fetched.with_name("parts.pth.part")
+    part.write_bytes(b"of unknown origin")
+    with pytest.raises(CheckpointError, match="cut off after 1000"):
+        fetch(address)
+    assert part.read_bytes() == file.read_bytes()[:1000]
+    part.write_bytes(file.read_bytes() + b"too long")
+    monkeypatch.setattr(Handler, "most", None)
+    assert fetch(address).read_bytes() == file.read_bytes() and Handler.ranges[-2:] == [2508, 0]
+
+
+def test_a_resumed_download_of_wrong_bytes_leaves_nothing(parts, monkeypatch):
+    address, file, cached = parts
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    with pytest.raises(CheckpointError, match="cut off"):
+        fetch(f"{address}#sha256={digest}")
+    part = cached()[0]
+    part.write_bytes(b"x" + part.read_bytes()[1:])
+    monkeypatch.setattr(Handler, "most", None)
+    with pytest.raises(CheckpointError, match=f"not {digest}: another file; removed"):
+        fetch(f"{address}#sha256={digest}")
+    assert not cached()
+    assert fetch(f"{address}#sha256={digest}").read_bytes() == file.read_bytes()
+
+
+def test_interrupted_and_at_the_same_time(parts, monkeypatch):
+    address, file, cached = parts
+    monkeypatch.setattr(Handler, "most", None)
+
+    def interrupt(done, total):
+        if done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fetch(address, show=interrupt)
+    (part, _) = cached()
+    done = part.stat().st_size
+    with open_partial(part.with_name("parts.pth"), "other") as other:
+        assert fetch(address).read_bytes() == file.read_bytes() and Handler.ranges == [0, 0]
+        assert other.done == done and other.keep()
+    assert part.stat().st_size == done
 
 
 def test_without_a_network(tmp_path, monkeypatch):
