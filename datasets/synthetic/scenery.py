@@ -50,10 +50,8 @@ def draw_texture(rng: np.random.Generator, light: np.ndarray) -> np.ndarray:
     hills = waves(rng, longest, [6, 12, 9, 14][kind])
     if kind == 1:
         hills = np.abs(hills)
-    if kind == 2:
-        hills = 0.3 * hills + tiles(rng)
-    if kind == 3:
-        hills = 0.3 * hills + boards(rng)
+    if kind >= 2:
+        hills = 0.3 * hills + soften(tiles(rng) if kind == 2 else boards(rng))
     low = rng.uniform(0.1, 0.6, 3)
     high = low + rng.uniform(-0.1, 0.35, 3)  # duller than the objects
     mix = np.clip(0.5 + 0.35 * hills, 0, 1)[..., None]
@@ -94,6 +92,13 @@ def boards(rng: np.random.Generator) -> np.ndarray:
     place = np.arange(SIDE) % (SIDE // number)
     across = np.tile(tone + 0.6 * np.sqrt(1 - (2 * place / (SIDE // number) - 1) ** 2), (SIDE, 1))
     return across if rng.random() < 0.5 else across.T
+
+
+def soften(hills: np.ndarray) -> np.ndarray:
+    """Edges over three texels: one texel would flicker where the pixels miss it, (S, S)."""
+    for axis in (0, 1):
+        hills = (hills + np.roll(hills, 1, axis) + np.roll(hills, -1, axis)) / 3
+    return hills
 
 
 def wall(texture: np.ndarray, camera: Camera, frame: int, size: tuple[int, int]) -> np.ndarray:
