@@ -52,6 +52,7 @@ from models.analysis.flops import classifier_flops
 from models.attention import describe_attention
 from models.classifier import Classifier
 from programs.finetuning.lora import merge_checked
+from programs.finetuning.memory_plan import plan
 from programs.finetuning.model import build_model, find_tested, load_for_test, target_scale
 from programs.finetuning.options import FinetuningConfig
 from programs.finetuning.results import is_done, tested_on, trained_weights
@@ -253,4 +254,4 @@ def main(config: FinetuningConfig, world: World) -> None:
 
 
 if __name__ == "__main__":
-    run_script(FinetuningConfig, main, errors=(*DATA_ERRORS, ModelError), around=loader_errors)
+    run_script(FinetuningConfig, main, errors=(*DATA_ERRORS, ModelError), around=loader_errors, plan=plan)

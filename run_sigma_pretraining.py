@@ -43,6 +43,7 @@ from models.analysis.figures import pretraining_pictures
 from models.analysis.flops import pretraining_flops
 from models.methods import describe_method
 from models.sigma import Sigma
+from programs.pretraining.memory_plan import plan
 from programs.pretraining.networks import build_guide, build_model, build_target_network, compile_and_capture, plan_of
 from programs.pretraining.online_probe import build_online_probe, describe_probe
 from programs.pretraining.options import PretrainingConfig
@@ -177,4 +178,4 @@ def main(config: PretrainingConfig, world: World) -> None:
 
 
 if __name__ == "__main__":
-    run_script(PretrainingConfig, main, errors=(*DATA_ERRORS, ModelError), around=loader_errors)
+    run_script(PretrainingConfig, main, errors=(*DATA_ERRORS, ModelError), around=loader_errors, plan=plan)

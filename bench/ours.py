@@ -49,6 +49,13 @@ def teacher_network(cell: Cell) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
+def build_teacher_of(cell: Cell, model: nn.Module, amp: str) -> ImageTeacher:
+    """The image teacher of a cell of the task "dino", in the precision of `amp`."""
+    tubelet, grid = model.encoder.tubelet, model.encoder.grid
+    teacher = ImageTeacher(teacher_network(cell), tubelet=tubelet, grid=grid)
+    return teacher.to(torch.bfloat16 if amp == "bf16" else torch.float32)
+
+
 def build_optimizer_of(model: nn.Module, cell: Cell) -> torch.optim.Optimizer:
     """As the recipes have it."""
     groups = parameter_groups(model, weight_decay=0.05, layer_decay=LAYER_DECAY if cell.task == "finetune" else 1.0)
@@ -66,9 +73,7 @@ class OurStep:
         self.clock = Clock(world.device)
         teacher = None
         if cell.task == "dino":
-            tubelet, grid = self.model.encoder.tubelet, self.model.encoder.grid
-            teacher = ImageTeacher(teacher_network(cell), tubelet=tubelet, grid=grid).to(world.device)
-            teacher = teacher.to(torch.bfloat16 if amp == "bf16" else torch.float32)
+            teacher = build_teacher_of(cell, self.model, amp).to(world.device)
             self.clock.watch("teacher", teacher)
         if cell.task == "finetune":
             self.forward: Callable[..., dict[str, torch.Tensor]] = Classification(None, 0.1)

@@ -94,6 +94,13 @@ class RunConfig(Options):
     print_freq: int = option(10, "log every so many steps", rule=AT_LEAST_ONE, metavar="STEPS")
     wandb: str = option("", "also log to this project of Weights & Biases", metavar="PROJECT")
     dry_run: bool = option(False, "do everything once, say what the run will need, and leave nothing behind")
+    memory_plan: str | None = option(
+        None,
+        "say what memory the run needs, of which part, and the largest batch that fits, and end; GIB: of the GPU to "
+        "plan for (default: what this machine has)",
+        const="",
+        metavar="GIB",
+    )
     profile: int = option(0, "write a profile of N steps to --output_dir/profile", rule=NOT_NEGATIVE, metavar="N")
     # torch.distributed.launch adds this; the rank itself comes from the environment.
     local_rank: int = option(-1, "without effect", names=("--local-rank", "--local_rank"), hidden=True)
@@ -128,6 +135,27 @@ class RunConfig(Options):
             raise OptionError("--cuda_graphs is not for --enable_deepspeed: leave one of them out")
         if self.enable_deepspeed and self.amp == "fp16":
             raise OptionError("--amp fp16 is not for --enable_deepspeed: use --amp bf16 or none, or DDP")
+
+        self._check_memory_plan()
+
+    def _check_memory_plan(self) -> None:
+        if self.memory_plan is None:
+            return
+        try:
+            valid = not self.memory_plan or 0 < float(self.memory_plan) < 1e6
+        except ValueError:
+            valid = False
+        if not valid:
+            raise OptionError(f"--memory_plan {self.memory_plan}: must be a positive number, the GPU's GiB, as in 8")
+        if self.dry_run:
+            raise OptionError("--memory_plan and --dry_run: the one runs nothing, the other a few steps; give one")
+        if self.enable_deepspeed:
+            raise OptionError("--memory_plan is for training without --enable_deepspeed: leave one of them out")
+
+    @property
+    def planned_gib(self) -> float | None:
+        """The memory that `--memory_plan` plans for; None: what the machine has."""
+        return float(self.memory_plan) if self.memory_plan else None
 
     @property
     def stage(self) -> int | None:

@@ -6,6 +6,7 @@ How a field is spelled, by entries of its metadata (`sigma_video.options.option`
 - `metavar`: what its value is called in the help.
 - `switch`: for a bool. "on" (default): `--NAME` turns it on; "pair": `--NAME` and `--no-NAME`; "value": `--NAME True`;
   "optional value": that, or `--NAME` alone.
+- `const`: its value where the flag is given alone.
 - `off`: another flag, which turns it off; `off_help`: its help (none: it is not shown).
 - `hidden`: true for a flag that the help does not show.
 
@@ -183,6 +184,8 @@ def _spelling(hint: Any, meta: Any) -> dict[str, Any]:
         items = typing.get_args(kind)
         spelling["nargs"] = "+" if items[-1] is Ellipsis else len(items)
         kind = items[0]
+    if "const" in meta:
+        spelling |= {"nargs": "?", "const": meta["const"]}
     return {"type": kind, **spelling}
 
 

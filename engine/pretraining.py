@@ -32,7 +32,11 @@ class PretrainingForward:
         The mask is in host memory: counting the masked tokens does not synchronize with the device. With several masks
         per clip, teacher and guide still process each clip once.
         """
-        mask, num_masked = batch.mask, int(batch.mask[0].sum())
+        return self.outputs(model, batch, int(batch.mask[0].sum()))
+
+    def outputs(self, model: nn.Module, batch: Any, num_masked: int) -> dict[str, torch.Tensor]:
+        """The same, for a mask of which nobody can count the masked tokens of a row."""
+        mask = batch.mask
         num_masks = len(mask) // len(batch.clip)
         clip = batch.clip if num_masks == 1 else batch.clip.repeat_interleave(num_masks, dim=0)
         if self.guide is not None:

@@ -50,6 +50,7 @@ def run_script(
     *,
     errors: tuple[type[Exception], ...],
     around: Callable[[], AbstractContextManager[Any]],
+    plan: Callable[[R], None] | None = None,
 ) -> None:
     """The `__main__` of an entry script: parse the command line, join the ranks, run.
 
@@ -57,9 +58,13 @@ def run_script(
         cls: configuration of the script.
         errors: besides the engine's own, those that are shown as one line, with exit code 2.
         around: entered around `main`, once the ranks are joined.
+        plan: what `--memory_plan` does in the place of all that.
     """
     with user_errors(*errors, interrupted=_INTERRUPTED):
         config = parse(cls)
+        if plan is not None and config.run.memory_plan is not None:
+            plan(config)
+            return
         with (
             distributed(config.run.device) as world,
             user_errors(*errors, interrupted=_INTERRUPTED),

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from sigma_video.command_line import did_you_mean
 
+from .kernels.support import is_on_gpu
 from .registry import ModelError
 from .targets import IMAGENET_MEAN, IMAGENET_STD
 from .teachers import FrozenTeacher
@@ -56,7 +57,7 @@ class TimmTeacher(FrozenTeacher):
             )
         frames = (frames * self.scale + self.shift).to(dtype)
         # On a CPU clip by clip: one clip's activations stay in the cache and their memory is reused.
-        passes = frames.split(self.grid[0]) if frames.device.type == "cpu" else [frames]
+        passes = [frames] if is_on_gpu(frames) else frames.split(self.grid[0])
         tokens = torch.cat([self.network.forward_features(part) for part in passes])
         return tokens[:, self.network.num_prefix_tokens :].unflatten(0, (-1, self.grid[0]))
 
@@ -83,7 +84,7 @@ class VideoTeacher(FrozenTeacher):
 
     def _tokens(self, clip_BCTHW: torch.Tensor) -> torch.Tensor:
         clip = clip_BCTHW.to(next(self.network.parameters()).dtype)
-        passes = clip.split(1) if clip.device.type == "cpu" else [clip]
+        passes = [clip] if is_on_gpu(clip) else clip.split(1)
         tokens_BND = torch.cat([VideoTransformer.forward(self.network, part) for part in passes])
         return tokens_BND.unflatten(1, (self.grid[0], -1))
 
@@ -99,12 +100,13 @@ def timm_width(name: str) -> int:
     return width
 
 
-def timm_network(name: str, grid: tuple[int, int, int], weights: str = "") -> Any:
+def timm_network(name: str, grid: tuple[int, int, int], weights: str = "", *, empty: bool = False) -> Any:
     """A timm ViT whose grid of a frame is the student's, with its weights.
 
     Args:
         name: with or without the tag of its weights, as `vit_small_patch16_dinov3.lvd1689m`.
         weights: a file that timm reads; "": from timm's hub or its cache.
+        empty: without weights, on the device "meta".
 
     Raises:
         ModelError: no such ViT, no weights for it, weights of another network, no download.
@@ -112,6 +114,9 @@ def timm_network(name: str, grid: tuple[int, int, int], weights: str = "") -> An
     with torch.device("meta"):
         patch = _create(name).patch_embed.patch_size
     size = tuple(n * p for n, p in zip(grid[1:], patch, strict=True))
+    if empty:
+        with torch.device("meta"):
+            return _create(name, img_size=size)
     overlay = {"file": weights} if weights else None
     try:
         return _create(name, pretrained=True, img_size=size, pretrained_cfg_overlay=overlay)

@@ -6,6 +6,7 @@ grid of a frame, N = t * n = t * h * w tokens, M masked tokens, P values of a pa
 
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch.nn import functional
 
+from .kernels.support import is_on_gpu
 from .registry import ModelError
 from .targets import TARGETS, TEACHERS, TargetConfig, Teacher, deviation, standardize_
 from .tokens import Tubelet, gather_tokens, split_by_mask
@@ -181,7 +183,7 @@ class ImageTeacher(FrozenTeacher):
     def _tokens(self, clip_BCTHW: torch.Tensor) -> torch.Tensor:
         """(B, t, n, F) on the student's grid, in the network's dtype where nothing is resized, else float32."""
         weight = self.network.patch_embed.proj.weight
-        on_cpu = weight.device.type == "cpu"
+        on_cpu = not is_on_gpu(weight)
         for attention in self.attentions:  # the rule of `models.attention.attend`; Final for TorchScript
             attention.fused_attn = not (on_cpu and weight.dtype == torch.bfloat16)  # type: ignore[misc]
         patches_SNP = self._patches(clip_BCTHW, weight.dtype)
@@ -220,6 +222,7 @@ def build_teacher(
     grid: tuple[int, int, int],
     dtype: torch.dtype,
     weights: Mapping[str, Any] | None = None,
+    empty: bool = False,
 ) -> ImageTeacher:
     """A teacher with its weights, in host memory.
 
@@ -230,6 +233,7 @@ def build_teacher(
         dtype: of the network's weights and arithmetic; the features are float32 in any case.
         weights: content of a file, in a layout that `load_teacher` takes; None downloads them from timm's hub, or if
             that fails the authors' official file.
+        empty: without weights, on the device "meta": nothing is downloaded.
 
     Raises:
         ModelError: unknown pair, frame size that does not fit the patches, weights of another network, no download.
@@ -237,9 +241,11 @@ def build_teacher(
     teacher = find_teacher(target_type, name)
     _check_size(teacher, img_size, tubelet)
     # Without timm's initialisation: every tensor comes from the file.
-    network = timm.create_model(teacher.architecture, img_size=img_size, num_classes=0, weight_init="skip")
+    with torch.device("meta") if empty else nullcontext():
+        network = timm.create_model(teacher.architecture, img_size=img_size, num_classes=0, weight_init="skip")
     assert isinstance(network, VisionTransformer)
-    load_teacher(network, download_teacher(teacher) if weights is None else weights)
+    if not empty:
+        load_teacher(network, download_teacher(teacher) if weights is None else weights)
     return ImageTeacher(network.to(dtype), tubelet=tubelet, grid=grid)
 
 

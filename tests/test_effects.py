@@ -64,6 +64,7 @@ NOTHING = {
     "deterministic": "--deterministic",
     "print_freq": "--print_freq 7",
     "profile": "--profile 1",
+    "memory_plan": "--memory_plan 8",  # a script ends with it before its `main`: tests/engine/test_memory_plan.py
     "local_rank": "--local_rank 0",
     "use_checkpoint": "--use_checkpoint",
     # tests/engine/resilience/test_nonfinite.py has what they do where a loss is not finite
@@ -228,6 +229,7 @@ TABLES = {
             "task": "--task multilabel",
             "regression_loss": "--regression_loss smooth_l1",
             "nb_classes": "--nb_classes 4",
+            "memory_plan": "--memory_plan 8",
             "tubelet_size": "--tubelet_size 4",
             "init_values": "--init_values 0.1",
             "use_mean_pooling": "--use_cls",

@@ -75,7 +75,7 @@ ORDER = {
         "checkpointing monitoring resilience tasks",
         "config evaluation finetuning log_steps",
         "training",
-        "acceleration dry_run record weights",
+        "acceleration dry_run memory_plan record weights",
         "setup",
     ),
     "inference": ("load sources", "features views", "predict", "video_model", "mveb"),

@@ -5,7 +5,8 @@ Nothing here imports Triton, which PyTorch installs for CUDA only.
 
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 
 import torch
@@ -17,9 +18,31 @@ DEVICE_TYPES = ("cuda",)  # that the kernels are for; tests add the CPU, where t
 _ranks_without: dict[torch.device, int] = {}  # number of ranks that cannot run them, once all ranks have been asked
 
 
+_planning_for_gpu = False
+
+
+@contextmanager
+def planned_for_gpu(on_gpu: bool = True) -> Iterator[None]:
+    """Let tensors in host memory take the ways of a GPU, without Triton: for estimates on tensors without data.
+
+    Triton kernels need as much memory as what is taken in their place.
+    """
+    global _planning_for_gpu
+    before, _planning_for_gpu = _planning_for_gpu, on_gpu
+    try:
+        yield
+    finally:
+        _planning_for_gpu = before
+
+
+def is_on_gpu(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is on a GPU, or stands for one that will be."""
+    return tensor.is_cuda or _planning_for_gpu
+
+
 def is_for_kernels(device: torch.device) -> bool:
     """Whether there are kernels for this type of device."""
-    return device.type in DEVICE_TYPES
+    return device.type in DEVICE_TYPES or _planning_for_gpu
 
 
 @functools.cache
@@ -61,7 +84,7 @@ def agree_on_kernels(device: torch.device, all_reduce: Callable[[torch.Tensor], 
 
 def use_kernels(device: torch.device) -> bool:
     """Whether to use the kernels: what the ranks agreed on, or, if they were not asked, whether they run here."""
-    if not is_for_kernels(device):
+    if not is_for_kernels(device) or _planning_for_gpu:
         return False
     return not _ranks_without[device] if device in _ranks_without else kernels_run(device)
 

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 
 from ..kernels.rows import MAX_PROTOTYPES
-from ..kernels.support import use_kernels, why_not
+from ..kernels.support import is_on_gpu, use_kernels, why_not
 
 # Of scores / epsilon, from -1 / epsilon to 1 / epsilon: inside it float32 needs no row's maximum. Let E = exp(scores /
 # epsilon), and u be the scaling of the columns over its largest entry. A row's sum of E u is at least e^-35, by u's
@@ -43,7 +43,7 @@ def passes_over(scores_GSK: torch.Tensor, epsilon: float, *, by_turns: bool = Fa
         from ..kernels.sinkhorn import TritonPasses  # here, because PyTorch installs Triton for CUDA only
 
         return TritonPasses(scores_GSK, epsilon, wide=wide, by_turns=by_turns)
-    if wide or scores_GSK.is_cuda:
+    if wide or is_on_gpu(scores_GSK):
         return SoftmaxPasses(scores_GSK, epsilon)
     return StoredPasses(scores_GSK, epsilon)
 
@@ -67,7 +67,7 @@ class SoftmaxPasses:
     def __init__(self, scores_GSK: torch.Tensor, epsilon: float) -> None:
         self.scores_GSK = scores_GSK
         self.epsilon = epsilon
-        self.rows = 8192 if scores_GSK.is_cuda else 128  # on CPU a block of 3,000 columns stays in a core's cache
+        self.rows = 8192 if is_on_gpu(scores_GSK) else 128  # on CPU a block of 3,000 columns stays in a core's cache
 
     def blocks(self, tensor_GSK: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
         """Blocks of rows, (R, K), each with the index of its problem."""

@@ -13,7 +13,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from ..kernels.rows import MAX_PROTOTYPES, empty_rows
-from ..kernels.support import is_for_kernels, use_kernels
+from ..kernels.support import is_for_kernels, is_on_gpu, use_kernels
 
 
 def prototype_scores(embeddings: tuple[torch.Tensor, ...], prototypes_KP: torch.Tensor) -> torch.Tensor:
@@ -129,7 +129,7 @@ def _loss_and_gradients(
 
     With p the softmax and y the code's one-hot row, they are (p - y) W and (p - y)^T X, over temperature and samples.
     """
-    rows = 2048 if embeddings_SP.is_cuda else 256  # large enough for GEMM throughput, small enough for the cache
+    rows = 2048 if is_on_gpu(embeddings_SP) else 256  # large enough for GEMM throughput, small enough for the cache
     scale = 1 / (temperature * len(embeddings_SP))
     loss = embeddings_SP.new_zeros(())
     grad_SP = torch.empty_like(embeddings_SP) if needs_grad[0] else None

@@ -105,17 +105,22 @@ def build_model(
         loader = partial(load_to_train, model, config, data)
         facts.licence = load_weights(start.finetune, start, loader, world=world, weights=weights).licence
     facts.position_grid = list(model.position_grid)  # whoever loads the result has to know
-    if task.linear_probing:
-        model.freeze_backbone()
-    if task.freeze_blocks:
-        with as_config_error("--freeze_blocks"):
-            model.freeze_blocks(task.freeze_blocks)
-    if task.lora_rank and not task.eval:
-        add_adapters(model, task.lora_rank)
+    choose_trained(config, model)
     if config.run.compile:
         compile_blocks(model.blocks)
     place_model(config, world, model)
     return config, model
+
+
+def choose_trained(config: FinetuningConfig, model: Classifier) -> None:
+    """Freeze what the options do not train; low-rank adapters are what is trained instead."""
+    if config.task.linear_probing:
+        model.freeze_backbone()
+    if config.task.freeze_blocks:
+        with as_config_error("--freeze_blocks"):
+            model.freeze_blocks(config.task.freeze_blocks)
+    if config.task.lora_rank and not config.task.eval:
+        add_adapters(model, config.task.lora_rank)
 
 
 def load(model: Classifier, config: FinetuningConfig, weights: Weights, *, with_head: bool = True) -> LoadReport:

@@ -49,6 +49,8 @@ class FinetuningConfig(TrainingConfig):
     def __post_init__(self) -> None:
         self.views.check_size(self.clip.input_size)
         self.check_task()
+        if self.run.memory_plan is not None and self.task.eval:
+            raise OptionError("--memory_plan is for training, and --eval only tests: leave one of them out")
         if not self.task.eval:
             self.mixing_of_task().check_batch(self.optim.batch_size, self.clip.num_sample)
         if self.task.lora_rank and not self.task.eval:

@@ -87,7 +87,7 @@ def teacher_width(config: PretrainingConfig, world: World) -> int | None:
     targets = config.targets
     if targets.target_type == "timm":
         return timm_width(targets.teacher)
-    return _video_model(config, world).model.embed_dim if targets.target_type == "video" else None
+    return video_model(config, world).model.embed_dim if targets.target_type == "video" else None
 
 
 def build_target_network(
@@ -132,7 +132,7 @@ def _timm_teacher(config: PretrainingConfig, world: World, model: Sigma, facts: 
 
 
 def _video_teacher(config: PretrainingConfig, world: World, model: Sigma, facts: RunFacts) -> FrozenTeacher:
-    loaded, encoder, path = _video_model(config, world), model.encoder, config.targets.teacher
+    loaded, encoder, path = video_model(config, world), model.encoder, config.targets.teacher
     known = {name: str(loaded.args[name]) for name in ("model", "target_type", "epochs") if name in loaded.args}
     facts.teacher_used = {"name": path, "licence": loaded.licence or "none stated", **known}
     facts.teacher_digest = loaded.digest
@@ -143,7 +143,7 @@ def _video_teacher(config: PretrainingConfig, world: World, model: Sigma, facts:
         raise ConfigError(f"--teacher {path}: {error}") from error
 
 
-def _video_model(config: PretrainingConfig, world: World) -> Loaded:
+def video_model(config: PretrainingConfig, world: World) -> Loaded:
     """The checkpoint of `--teacher`, for the clips of this run. Every rank must call it."""
     start = StartConfig(trust_checkpoint=config.start.trust_checkpoint)
     clip = {"num_frames": config.clip.num_frames, "input_size": config.clip.input_size}

@@ -23,7 +23,7 @@ class RepetitionConfig(TrainingConfig):
 
     essential = ("data_root", "output_dir", "model", "finetune", "eval", "batch_size", "epochs", "lr", "num_workers")
 
-    run: RunConfig = group("run", without=("enable_deepspeed", "zero_stage", "cuda_graphs"))
+    run: RunConfig = group("run", without=("enable_deepspeed", "zero_stage", "cuda_graphs", "memory_plan"))
     optim: OptimConfig = group(
         "optimization", batch_size=32, epochs=100, lr=4e-4, min_lr=4e-4, warmup_epochs=0, opt_betas=(0.9, 0.999)
     )
