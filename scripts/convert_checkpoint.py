@@ -22,6 +22,7 @@ from engine.errors import CheckpointError, ConfigError, user_errors
 from models import ModelError
 from models.weights.names import recognize
 from models.weights.rebuild import describe
+from scripts.licences import one_licence
 from scripts.weight_files import EXPORTERS, Content, export, new_place, summary, write
 from sigma_video.command_line import CommandLine
 
@@ -89,7 +90,7 @@ def read_content(file: str, given: Given, *, model_key: str, trust: bool) -> Con
         state,
         options_of(file, weights.args, given),
         class_names_of(file, weights.class_names, given.class_names, state),
-        given.licence or weights.licence,
+        one_licence(given.licence, {f"as {file} records": weights.licence}),
         left_out=found.left_out,
     )
     print(f"licence: {content.licence or 'unknown; give it with --licence'}")

@@ -24,11 +24,12 @@ from engine.checkpointing.read_weights import DEFAULT_KEY
 from engine.errors import ConfigError, user_errors
 from models import ModelError
 from scripts.convert_checkpoint import Given, check_output, read_content
+from scripts.licences import one_licence
 from scripts.publish_card import complete, labels
 from scripts.publish_hub import connect, upload
 from scripts.table_records import Record, read_records
 from scripts.weight_files import Content, check_written, new_place, summary, write_huggingface
-from scripts.zoo_rows import NOT_STATED, Zoo, is_noncommercial, read_zoo
+from scripts.zoo_rows import Zoo, read_zoo
 from sigma_video.command_line import CommandLine
 
 PUBLIC = CATALOGUE.keys() - {"custom"}  # data sets whose names say something to others
@@ -74,17 +75,10 @@ def licence_of(recorded: str, *, given: str, base_model: str, zoo: Zoo) -> str:
         given: as the user says.
 
     Raises:
-        ConfigError: what they come from forbids commercial use, and the given licence does not.
+        ConfigError: these and that of the base model are not all the same.
     """
-    sources = {"what the checkpoint was trained from": recorded, base_model: zoo.licence_of(base_model)}
-    for where, licence in sources.items():
-        if given and is_noncommercial(licence) and not is_noncommercial(given):
-            raise ConfigError(
-                f"--licence {given}: {where} is under {licence}, which forbids commercial use of what is made from it "
-                "too: give a licence that does, or leave --licence out"
-            )
-    known = [licence for licence in sources.values() if licence not in ("", "unknown", NOT_STATED)]
-    return given or next(filter(is_noncommercial, known), known[0] if known else "")
+    in_zoo = {f"--base_model {base_model}, in the zoo": zoo.licence_of(base_model)}
+    return one_licence(given, {"as the checkpoint records": recorded, **in_zoo})
 
 
 def records_of(checkpoint: str, folders: Sequence[Path]) -> list[Record]:

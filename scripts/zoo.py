@@ -22,9 +22,10 @@ from engine.checkpointing.read_weights import DEFAULT_KEY
 from engine.errors import ConfigError, user_errors
 from models import ModelError
 from scripts.convert_checkpoint import Given, check_output, convert, read_content
+from scripts.licences import NOT_STATED
 from scripts.zoo_page import as_lines, page
 from scripts.zoo_progress import Progress
-from scripts.zoo_rows import NOT_STATED, Zoo, ZooRow, read_zoo
+from scripts.zoo_rows import Zoo, ZooRow, read_zoo
 from sigma_video.command_line import CommandLine
 
 PAGE = Path(__file__).resolve().parents[1] / "MODEL_ZOO.md"

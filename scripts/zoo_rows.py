@@ -12,9 +12,6 @@ from engine.errors import ConfigError
 from sigma_video.command_line import did_you_mean
 
 ROWS = Path(__file__).with_name("zoo.json")
-NOT_STATED = "none stated"
-# Words of licences that forbid commercial use: CC's NC, and those that say it. "non" as a word of its own as well.
-_NONCOMMERCIAL = re.compile(r"(?<![a-z])nc(?![a-z])|non[-_ ]?commercial|research[-_ ]only", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,8 +113,3 @@ def read_zoo(file: Path = ROWS) -> Zoo:
     content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     rows = [ZooRow(host=content["host"], **row) for row in content["rows"]]
     return Zoo({row.name: row for row in rows}, content["missing"], content["sources"])
-
-
-def is_noncommercial(licence: str) -> bool:
-    """Whether a licence, by its name, forbids commercial use."""
-    return bool(_NONCOMMERCIAL.search(licence))

@@ -253,6 +253,9 @@ def test_user_errors_are_one_line(tmp_path):
     assert "--trust_checkpoint" in refused(source, out, "sigma")
     converted(source, out, "sigma", "--trust_checkpoint")
     assert load(out)["args"] == {"path": "a/b"}  # where a file lay on the machine is nobody's business
+    licensed = source_of(model, tmp_path, licence="cc-by-nc-4.0")
+    line = refused(licensed, tmp_path / "y.pth", "sigma", "--licence", "mit")
+    assert "--licence mit: these weights are under cc-by-nc-4.0 (as" in line and "leave --licence out" in line
     scaled = source_of(make(init_values=0.1), tmp_path)
     assert "layer scale" in refused(scaled, tmp_path / "hf", "hf")
     pretraining = source_of(make("sigma"), tmp_path)
