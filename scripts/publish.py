@@ -5,7 +5,7 @@ licence, base model, data, recipe and the results of these very weights. Nothing
 """
 
 import argparse
-import re
+import math
 import signal
 import sys
 from collections.abc import Sequence
@@ -25,16 +25,15 @@ from engine.errors import ConfigError, user_errors
 from models import ModelError
 from scripts.convert_checkpoint import Given, check_output, read_content
 from scripts.licences import one_licence
-from scripts.publish_card import complete, labels
-from scripts.publish_hub import connect, upload
+from scripts.publish_card import complete, labels, slug
+from scripts.publish_hub import RULE, connect, is_repository, upload
 from scripts.table_records import Record, read_records
 from scripts.weight_files import Content, check_written, new_place, summary, write_huggingface
 from scripts.zoo_rows import Zoo, read_zoo
-from sigma_video.command_line import CommandLine
+from sigma_video.command_line import CommandLine, did_you_mean
 
 PUBLIC = CATALOGUE.keys() - {"custom"}  # data sets whose names say something to others
 WHOLE = "pretraining.safetensors"  # encoder, decoder and the rest, where transformers holds the encoder alone
-_NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
 def parser() -> CommandLine:
@@ -61,10 +60,23 @@ def check(args: argparse.Namespace) -> None:
     check_output(args.folder, target="hf", dynamic_batch=False)
     if args.push and not args.name:
         raise ConfigError("--push: as what? Give --name ORG/NAME")
-    if args.name and not _NAME.fullmatch(args.name):
-        raise ConfigError(f"--name {args.name}: a repository is ORG/NAME, of letters, digits, dots, - and _")
+    if args.name and not is_repository(args.name):
+        raise ConfigError(f"--name {args.name}: a repository is ORG/NAME, {RULE}")
+    for name in args.datasets:
+        if not is_repository(slug(name), needs_owner=False):
+            raise ConfigError(f"--datasets {name!r}: the hub takes NAME or ORG/NAME, {RULE}")
     if args.results and args.model_key != DEFAULT_KEY:
         raise ConfigError("--results are of the weights that a test takes: leave out --model_key, or --results")
+
+
+def base_of(name: str, zoo: Zoo) -> str:
+    """The repository of a base model; "" if none is given. Raises ConfigError for what can be none."""
+    if name in zoo.rows:
+        return zoo.rows[name].repository
+    if name and not is_repository(name):
+        known = did_you_mean(name, zoo.rows) or " `scripts/zoo.py list` names them."
+        raise ConfigError(f"--base_model {name}: neither in the zoo nor ORG/NAME.{known}")
+    return name
 
 
 def licence_of(recorded: str, *, given: str, base_model: str, zoo: Zoo) -> str:
@@ -100,6 +112,11 @@ def records_of(checkpoint: str, folders: Sequence[Path]) -> list[Record]:
         )
     if len(own) < len(found):
         print(f"results: {len(own)} of {len(found)} are of these weights; the others are left out")
+    for record in own:
+        if not math.isfinite(record.value):
+            raise ConfigError(
+                f"--results: {record.metric} is {record.value}: test these weights again, or leave it out"
+            )
     return [record for record in own if record.metric != "loss"]
 
 
@@ -121,8 +138,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     with user_errors(ModelError, AnnotationError):
         args = parser().parse_args(argv)
         check(args)
-        hub = connect(args.name) if args.push else None
         zoo = read_zoo()
+        base_model = base_of(args.base_model, zoo)
+        hub = connect(args.name) if args.push else None
         given = Given(args.class_names, "", args.num_frames, args.input_size)
         content = read_content(args.checkpoint, given, model_key=args.model_key, trust=args.trust_checkpoint)
         licence = licence_of(content.licence, given=args.licence, base_model=args.base_model, zoo=zoo)
@@ -130,8 +148,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             print("note: no licence is known: ask whoever made the weights that these come from", file=sys.stderr)
         content.licence = licence
         records = records_of(args.checkpoint, args.results)
-        row = zoo.rows.get(args.base_model)
-        write(args, content, records, row.repository if row else args.base_model)
+        write(args, content, records, base_model)
         if hub:
             print(upload(hub, args.folder, args.name))
 

@@ -32,7 +32,7 @@ def complete(card: Path, *, name: str, base_model: str, datasets: Sequence[str],
     if base_model:
         data.base_model = base_model
     if datasets:
-        data.datasets = [_slug(name) for name in datasets]
+        data.datasets = [slug(name) for name in datasets]
     if records:
         data.model_name = title
         data.eval_results = [_result(record) for record in records]
@@ -45,8 +45,8 @@ def complete(card: Path, *, name: str, base_model: str, datasets: Sequence[str],
 def _result(record: Record) -> EvalResult:
     is_class = record.task in ("classification", "multilabel")
     return EvalResult(
-        task_type="video-classification" if is_class else _slug(record.task),
-        dataset_type=_slug(_data(record)),
+        task_type="video-classification" if is_class else slug(record.task),
+        dataset_type=slug(_data(record)),
         dataset_name=_data(record),
         metric_type=ACCURACIES.get(record.metric, record.metric),
         metric_name=_said(record),
@@ -71,5 +71,6 @@ def _said(record: Record) -> str:
     return ", ".join(filter(None, parts))
 
 
-def _slug(name: str) -> str:
+def slug(name: str) -> str:
+    """As the hub writes it."""
     return re.sub(r"[^\w./-]+", "-", name).strip("-").lower()

@@ -5,11 +5,24 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, get_token
-from huggingface_hub.errors import HTTPError
+from huggingface_hub.errors import HFValidationError, HTTPError
+from huggingface_hub.utils import validate_repo_id
 
 from engine.errors import ConfigError
 
 FAILURES = (OSError, HTTPError, ValueError)  # without a network, refused by the server, a name that it does not take
+
+
+RULE = "of at most 96 letters, digits, dots, - and _, without -- and .., that begin and end with a letter or a digit"
+
+
+def is_repository(name: str, *, needs_owner: bool = True) -> bool:
+    """Whether the hub takes this as the name of a repository."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return name.isascii() and ("/" in name or not needs_owner)
 
 
 def connect(name: str) -> HfApi:

@@ -165,9 +165,18 @@ def test_what_is_refused(tmp_path, capsys):
     out = tmp_path / "out"
     assert "none of the 1 results" in refused(capsys, file, out, "--results", tmp_path / "results")
     assert "are under cc-by-nc-4.0" in refused(capsys, file, out, "--licence", "MIT")
+    result(tmp_path / "results" / "diverged", file, **{"test/top1": float("nan")})
+    assert "top1 is nan" in refused(capsys, file, out, "--results", tmp_path / "results")
     assert "Give --name" in refused(capsys, file, out, "--push")
     assert "ORG/NAME" in refused(capsys, file, out, "--name", "one/two/three")
     assert "--model_key" in refused(capsys, file, out, "--results", tmp_path / "results", "--model_key", "model_ema")
+    for name in ("org/..", "org/a--b", "org/a.git", "org/" + "x" * 97, "org/.x", "alone"):
+        assert f"--name {name}: a repository is ORG/NAME" in refused(capsys, file, out, "--name", name)
+    for name in ("!!!", "../../etc", "", "\u00fcber"):
+        assert f"--datasets {name!r}: " in refused(capsys, file, out, "--datasets", name)
+    for name in ("/home/someone/run", "two words", "a/b/c"):
+        assert f"--base_model {name}: neither" in refused(capsys, file, out, "--base_model", name)
+    assert "Did you mean videomae-base" in refused(capsys, file, out, "--base_model", "videomae-bas")
     assert "already" in refused(capsys, file, tmp_path / "run")
     assert {path.name for path in tmp_path.iterdir()} == {"run", "other", "results"}
 
