@@ -69,9 +69,9 @@ def mean_cosine(total: torch.Tensor) -> float:
 def information(losses: Mapping[str, float], statistics: Mapping[str, float]) -> dict[str, float]:
     """What each branch knows of the codes that it predicts, in nats: their entropy minus the cross-entropy.
 
-    A lower bound of the mutual information (Barber and Agakov, "The IM algorithm", 2003, equation 3). Unlike the loss it
-    can be compared over a run: codes that use more prototypes are harder to predict. Below zero: a prediction that is
-    the same for all tokens, the shares of the prototypes, would have a smaller loss.
+    A lower bound of the mutual information (Barber and Agakov, "The IM algorithm", 2003, equation 3). Unlike the loss
+    it can be compared over a run: codes that use more prototypes are harder to predict. Below zero: a prediction that
+    is the same for all tokens, the shares of the prototypes, would have a smaller loss.
 
     Args:
         losses: cross-entropy of the branches "video" and "target" in nats.
