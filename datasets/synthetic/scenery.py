@@ -73,7 +73,8 @@ def waves(rng: np.random.Generator, fewest: int, most: int) -> np.ndarray:
     along_y = place * down.astype(np.float32)
     rows = np.concatenate([np.cos(along_y), -np.sin(along_y)], axis=1)
     columns = np.concatenate([np.cos(along_x), np.sin(along_x)], axis=1)
-    return (rows @ columns.T) * np.float32(np.sqrt(2 / NUM_WAVES))
+    # Not by BLAS, whose threads wait for one another for minutes on a busy machine, in every process that draws.
+    return np.einsum("yk,xk->yx", rows, columns) * np.float32(np.sqrt(2 / NUM_WAVES))
 
 
 def tiles(rng: np.random.Generator) -> np.ndarray:

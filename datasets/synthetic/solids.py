@@ -136,7 +136,7 @@ def lit(solid: Solid, poses: Poses, lamp: Lamp) -> Sprites:
     # themselves are mixed once a pixel, not once a ray.
     cover, *light = _shrink(samples.reshape(4, *u.shape)) * poses.opacity[:, None, None].astype(np.float32)
     colours = np.concatenate([solid.colours * lamp.colour, np.full((1, 3), solid.gloss)]).astype(np.float32)
-    return Sprites(corner, (1 - cover)[..., None], np.stack(light, axis=-1) @ colours)
+    return Sprites(corner, (1 - cover)[..., None], np.einsum("...k,kc->...c", np.stack(light, axis=-1), colours))
 
 
 def shade(solid: Solid, lamp: Lamp, hits: Hits, angle: np.ndarray) -> np.ndarray:
@@ -189,7 +189,7 @@ def _ball(u: np.ndarray, v: np.ndarray, inverse: np.ndarray) -> Hits:
     middle, root = _round(u, v, inverse)
     index = np.flatnonzero(root > 0)
     q = _points(u, v, inverse, index, np.sqrt(root[index]) - middle[index])
-    return Hits(index, q, _unit(inverse.T @ q))
+    return Hits(index, q, _unit(_times(inverse.T, q)))
 
 
 def _box(u: np.ndarray, v: np.ndarray, inverse: np.ndarray) -> Hits:
@@ -212,7 +212,7 @@ def _cylinder(u: np.ndarray, v: np.ndarray, inverse: np.ndarray) -> Hits:
     index, on_cap = index[met], (reach - cap_middle < wall - middle)[met]
     q = _points(u, v, inverse, index, nearest[met])
     cap_normal = _unit(inverse[2] * np.sign(inverse[2, 2]))[:, None]
-    return Hits(index, q, np.where(on_cap, cap_normal, _unit(inverse[:2].T @ q[:2])))
+    return Hits(index, q, np.where(on_cap, cap_normal, _unit(_times(inverse[:2].T, q[:2]))))
 
 
 SHAPES: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], Hits]] = {
@@ -244,8 +244,13 @@ def _slab(u: np.ndarray, v: np.ndarray, row: np.ndarray) -> tuple[np.ndarray, fl
 
 def _points(u: np.ndarray, v: np.ndarray, inverse: np.ndarray, index: np.ndarray, depth: np.ndarray) -> np.ndarray:
     """(3, m): the points at `depth` on the rays `index`, in the solid's coordinates."""
-    return inverse @ np.stack([u[index], v[index], depth])
+    return _times(inverse, np.stack([u[index], v[index], depth]))
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.sqrt(np.maximum((vectors * vectors).sum(axis=0), 1e-12))
+
+
+def _times(matrix: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """(i, m) of (i, j) and (j, m). Not by BLAS, whose threads wait for one another in processes that draw at a time."""
+    return np.einsum("ij,jm->im", matrix, vectors)
