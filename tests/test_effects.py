@@ -236,7 +236,7 @@ TABLES = {
         },
     },
 }
-ALONE = {"compile", "cuda_graphs", "freeze_blocks", "wandb"}  # not together with all others
+ALONE = {"compile", "cuda_graphs", "freeze_blocks", "lora_rank", "wandb"}  # not together with all others
 DECIDING = {flag_in(key) for column in TABLES["testing"].values() for key in column}
 TABLES["testing"]["nothing"] = {  # what only training reads
     key: split(row)[1]
@@ -254,6 +254,7 @@ TABLES["testing"]["long"] = {
     "compile": "--compile",
     "cuda_graphs": "--cuda_graphs",
     "freeze_blocks": "--freeze_blocks 1",
+    "lora_rank": "--lora_rank 2",
     "wandb": LONG["wandb"],
 }
 TABLES["pre-training"]["long"] = TABLES["fine-tuning"]["long"] = LONG
