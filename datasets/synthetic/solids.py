@@ -148,7 +148,7 @@ def shade(solid: Solid, lamp: Lamp, hits: Hits, angle: np.ndarray) -> np.ndarray
     cos, sin = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
     (across, down, near), found = hits.normal, []
     for x, y, z in (lamp.direction, middle / np.linalg.norm(middle)):  # turned back, as the rays are
-        x, y, z = np.float32([x, y, z])
+        x, y, z = np.array([x, y, z], np.float32)
         found.append(np.maximum((cos * x + sin * y) * across + (cos * y - sin * x) * down + z * near, 0))
     diffuse, specular = found
     for _ in range(4):  # to the power of 16

@@ -60,7 +60,7 @@ def step_memory(config: FinetuningConfig, *, on_gpu: bool) -> StepMemory:
     average = [copy.deepcopy(model)] if task.model_ema and not task.model_ema_force_cpu else []
 
     def batch() -> SimpleNamespace:
-        targets = torch.empty(clips, _head(config).num_classes)
+        targets = torch.empty(clips, num_classes(config))
         return SimpleNamespace(clip=torch.empty(clips, *model.clip_shape), targets=targets)
 
     def forward(batch: SimpleNamespace) -> dict[str, torch.Tensor]:

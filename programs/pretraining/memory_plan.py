@@ -76,12 +76,21 @@ def step_memory(config: PretrainingConfig, *, on_gpu: bool) -> StepMemory:
 def _teacher(config: PretrainingConfig, model: Sigma) -> FrozenTeacher | None:
     """The frozen teacher, without its weights where they would have to be downloaded."""
     targets, encoder = config.targets, model.encoder
-    shapes = {"tubelet": encoder.tubelet, "grid": encoder.grid}
     if not targets.uses_teacher:
         return None
     if targets.target_type == "timm":
-        return TimmTeacher(timm_network(targets.teacher, encoder.grid, empty=True), **shapes)
+        return TimmTeacher(
+            timm_network(targets.teacher, encoder.grid, empty=True), tubelet=encoder.tubelet, grid=encoder.grid
+        )
     if targets.target_type == "video":
-        return VideoTeacher(video_model(config, ONE_PROCESS).model, **shapes)
+        return VideoTeacher(video_model(config, ONE_PROCESS).model, tubelet=encoder.tubelet, grid=encoder.grid)
     name, size = targets.known_teacher, config.clip.input_size
-    return build_teacher(targets.target_type, name, img_size=size, dtype=torch.float32, empty=True, **shapes)
+    return build_teacher(
+        targets.target_type,
+        name,
+        img_size=size,
+        tubelet=encoder.tubelet,
+        grid=encoder.grid,
+        dtype=torch.float32,
+        empty=True,
+    )
