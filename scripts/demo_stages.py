@@ -12,31 +12,26 @@ from scripts.demo_progress import Work, clock
 BATCH = 32
 SIZE = 32  # height and width of the model's clips
 ENCODER = ["--input_size", str(SIZE), "--num_frames", "8", "--sampling_rate", "1"]
-STARTS = ("pretrained", "scratch")
 STEPS = r"step (\d+)/(\d+) "  # of the training's log lines
 
 
 @dataclass(frozen=True)
 class Preset:
-    """How much of everything, how long it takes and how much room it needs.
-
-    percents: of the labels that models are fine-tuned on, the largest last; all are fine-tuned for the same steps.
-    """
+    """How much of everything, how long it takes and how much room it needs."""
 
     num_pretrain: int
     num_train: int
     num_test: int
     pretrain_epochs: int
+    probe_epochs: int
     finetune_epochs: int
-    finetune_epoch_videos: int
-    percents: tuple[int, ...]
     duration: str
     peak_megabytes: int
 
 
 PRESETS = {
-    "short": Preset(2000, 600, 300, 16, 10, 960, (10, 50, 100), "less than 10 minutes on two idle CPU cores", 500),
-    "smoke": Preset(256, 60, 30, 1, 1, 64, (50, 100), "1 to 2 minutes", 100),
+    "short": Preset(3000, 500, 300, 13, 20, 10, "about 6 minutes on two idle CPU cores", 500),
+    "smoke": Preset(256, 64, 30, 1, 1, 1, "1 to 2 minutes", 100),
 }
 METHODS = {"sigma": "SIGMA", "videomae": "VideoMAE"}
 OBJECTIVES = {
@@ -92,7 +87,9 @@ class Demo:
     def stages(self) -> list[Stage]:
         """All steps in order."""
         stages = [self.videos(), self.pretraining()]
-        stages += [self.finetuning(percent, start) for percent in self.preset.percents for start in STARTS]
+        for kind, name in (("probe", "linear probe"), ("finetune", "fine-tuning")):
+            for start in ("pretrained", "scratch"):
+                stages.append(self.classification(kind, name, start))
         return [*stages, self.pictures()]
 
     def videos(self) -> Stage:
@@ -100,7 +97,7 @@ class Demo:
         p = self.preset
         command = [sys.executable, "scripts/demo_videos.py", str(self.data), "--workers", str(num_cores())]
         command += ["--num_pretrain", str(p.num_pretrain), "--num_train", str(p.num_train)]
-        command += ["--num_test", str(p.num_test), "--percents", *map(str, p.percents)]
+        command += ["--num_test", str(p.num_test)]
         total = p.num_pretrain + p.num_train + 2 * p.num_test
         return Stage("videos", "videos", Work(command, r"drew video (\d+)/(\d+)", "video", total))
 
@@ -120,27 +117,30 @@ class Demo:
             name, "pretrain", Work(command, STEPS, "step", steps, "saving"), self.checkpoint, self.checkpoint.exists
         )
 
-    def finetuning(self, percent: int, start: str) -> Stage:
-        """Fine-tuning with a share of the labels, from pre-trained weights or from scratch, with the same options."""
-        p, key = self.preset, finetuning_key(percent, start)
-        steps = p.finetune_epochs * (p.finetune_epoch_videos // BATCH)
+    def classification(self, kind: str, name: str, start: str) -> Stage:
+        """Probing or fine-tuning, from the pre-trained weights or from scratch; both with the same options."""
+        p, key = self.preset, f"{kind}-{start}"
+        epochs = p.probe_epochs if kind == "probe" else p.finetune_epochs
+        steps = epochs * (p.num_train // BATCH)
+        rate = ["--lr", "8e-2", "--linear_probing"] if kind == "probe" else ["--lr", "4e-3", "--layer_decay", "1"]
         command = self.training("run_class_finetuning.py", key)
         command += [
-            *("--data_set", "Synthetic", "--data_path", str(self.data / f"labels-{percent}")),
-            *("--model", f"vit_mini_patch8_{SIZE}", "--samples_per_epoch", str(p.finetune_epoch_videos)),
+            *("--data_set", "Synthetic", "--data_path", str(self.data), "--model", f"vit_mini_patch8_{SIZE}"),
             *("--short_side_size", str(SIZE), "--test_num_segment", "2", "--test_num_crop", "3"),
             *("--aa", "none", "--reprob", "0", "--mixup", "0", "--cutmix", "0", "--min_crop_area", "0.9"),
-            *("--num_sample", "1", "--drop_path", "0", "--epochs", str(p.finetune_epochs), *warm_up(steps)),
-            *("--disable_eval_during_finetuning", "--lr", "4e-3", "--layer_decay", "1"),
+            *("--num_sample", "1", "--drop_path", "0", "--epochs", str(epochs), *warm_up(steps)),
+            *("--disable_eval_during_finetuning", *rate),
         ]
         if start == "pretrained":
             command += ["--finetune", str(self.checkpoint)]
+        elif kind == "probe":
+            command += ["--random_encoder"]
         words = {"pretrained": METHODS[self.method], "scratch": "scratch"}
         return Stage(
-            f"{percent} % of labels, {words[start]}",
+            f"{name}, {words[start]}",
             key,
             Work(command, STEPS, "step", steps, "testing"),
-            self.folder / key / f"checkpoint-{p.finetune_epochs - 1}.pth",
+            self.folder / key / f"checkpoint-{epochs - 1}.pth",
             (self.folder / key / "test.json").exists,
         )
 
@@ -155,32 +155,27 @@ class Demo:
     def pictures(self) -> Stage:
         """Masks, prototypes or reconstructions, losses and accuracies, confusion matrices."""
         command = [sys.executable, "scripts/demo_pictures.py", str(self.folder), str(self.data)]
-        command += ["--checkpoint", str(self.checkpoint), "--percents", *map(str, self.preset.percents)]
+        command += ["--checkpoint", str(self.checkpoint)]
         return Stage("pictures", "pictures", Work(command, r"drew picture (\d+)/(\d+)", "picture", 4))
 
     def table(self) -> str:
-        """Top-1 of every start and share of the labels, as a Markdown table."""
-        p, times = self.preset, self.times()
-        heads = [f"{percent} % ({p.num_train * percent // 100} labels)" for percent in p.percents]
-        rows = [f"| weights | {' | '.join(heads)} | time |", "|---" * (len(heads) + 2) + "|"]
+        """The results, as a Markdown table."""
+        times = self.times()
+        rows = ["| weights | linear probe top-1 | fine-tuned top-1 | fine-tuned top-5 | videos | views | time |"]
+        rows.append("|---|---|---|---|---|---|---|")
         for start, name in (("pretrained", f"{METHODS[self.method]} pre-trained"), ("scratch", "from scratch")):
-            keys = [finetuning_key(percent, start) for percent in p.percents]
-            results = [json.loads((self.folder / key / "test.json").read_text()) for key in keys]
-            seconds = sum(times.get(key, 0.0) for key in ([*keys, "pretrain"] if start == "pretrained" else keys))
-            cells = [f"{result['test/top1']:.1f}" for result in results]
-            rows.append(f"| {name} | {' | '.join(cells)} | {clock(seconds)} |")
-        steps = p.finetune_epochs * (p.finetune_epoch_videos // BATCH)
-        rows += [
-            "",
-            f"Top-1 in % after {steps} steps of fine-tuning; {results[0]['videos']} test videos, {results[0]['views']} "
-            "views in all.",
-        ]
+            probe, tuned = (
+                json.loads((self.folder / f"{kind}-{start}" / "test.json").read_text())
+                for kind in ("probe", "finetune")
+            )
+            seconds = sum(times[key] for key in times if key.endswith(f"-{start}"))
+            if start == "pretrained":
+                seconds += times.get("pretrain", 0.0)
+            rows.append(
+                f"| {name} | {probe['test/top1']:.1f} | {tuned['test/top1']:.1f} | {tuned['test/top5']:.1f} "
+                f"| {tuned['videos']} | {tuned['views']} | {clock(seconds)} |"
+            )
         return "\n".join(rows)
-
-
-def finetuning_key(percent: int, start: str) -> str:
-    """Folder and log of a model fine-tuned with a share of the labels."""
-    return f"finetune-{percent}-{start}"
 
 
 def num_cores() -> int:
