@@ -6,14 +6,16 @@ python bench/memory.py [--tasks ...] [--sizes ...] [--amp bf16] [--batches 2 8] 
 Three implementations: ours, ours with --use_checkpoint (activation checkpointing), and the released code
 (bench/released.py). On a GPU the peak is what torch has allocated, for each of --batches; the largest batch is
 extrapolated linearly from the first two, then tried, and reduced by 5 % until it fits. On a CPU it is the most resident
-memory of a separate process, less what was resident before the model was built: Python and its libraries. Beside each
-of our peaks stands what `--memory_plan` estimates (engine/memory_plan), in the same unit.
+memory of a separate process, less what was resident before the model was built: Python and its libraries. There glibc
+gives every tensor of 1 MiB or more memory of its own, and takes it back at once; by default it keeps holes, which differ
+from run to run. Beside each of our peaks stands what `--memory_plan` estimates (engine/memory_plan), in the same unit.
 """
 
 import argparse
 import gc
 import math
 import multiprocessing
+import os
 import resource
 import sys
 from collections.abc import Callable, Sequence
@@ -119,6 +121,7 @@ def row_of(
 ) -> dict[str, str | float | None]:
     """Measured in a child process: one for all batches on a GPU, where start-up is slow, one for each on a CPU."""
     on_gpu = device_name == "cuda"
+    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**20))  # of the child: read as it starts
     row: dict[str, str | float | None] = {"cell": cell.name, "implementation": implementation, "amp": amp}
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=None if on_gpu else 1) as pool:
 

@@ -27,7 +27,7 @@ MOST = 128 * GIB  # of lower bounds: more than any GPU that a step is planned fo
 
 
 def largest_batch(total: Callable[[int], int], batch: int, *, unit: int, limit: int) -> int:
-    """The largest multiple of `unit` clips whose total stays below `limit`, or slightly less; 0 if there is none.
+    """The largest multiple of `unit` clips whose total stays below `limit`, or a few percent less; 0: there is none.
 
     The total is the largest of several straight lines, one for each moment of a step, hence convex: a straight line
     between two batches overestimates it. Beyond them it has to be asked for.
@@ -41,8 +41,12 @@ def largest_batch(total: Callable[[int], int], batch: int, *, unit: int, limit: 
         if not more:
             return many
         few, many = many, many + more
-    slope = (total(many) - total(few)) / (many - few)
-    return few + int((limit - total(few)) / slope) // unit * unit
+    while True:
+        slope = (total(many) - total(few)) / (many - few)
+        more = int((limit - total(few)) / slope) // unit * unit
+        if more <= few / 20:
+            return few + more
+        few += more
 
 
 @dataclass(frozen=True)
