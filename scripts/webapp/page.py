@@ -15,10 +15,9 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 
 from scripts.webapp.answers import MB, Answers
-from scripts.webapp.steps import Changes, Parts, drop, fail, hold, look_at
+from scripts.webapp.steps import Changes, Parts, drop, hold, look_at
 
 KEPT, SWEPT = 600, 60  # seconds that files are kept on the server at most, and between two looks
-HELD = 3600  # seconds that a video may wait in the queue
 WAITING = 20  # videos in the queue
 SHOWN = {  # kind of pictures: its title, and what a stranger sees there
     "masks": (
@@ -83,33 +82,45 @@ def build(answers: Answers, folder: Path) -> gr.Blocks:
             with gr.Column():
                 state = gr.Markdown("No video yet.", elem_id="state")
                 classes = gr.Label(label="Classes", num_top_classes=5, visible=False, elem_id="classes")
-        held = gr.State(time_to_live=HELD, delete_callback=drop)
-        parts = Parts(video, held, state, classes, {kind: _place(kind) for kind in answers.kinds})
+        parts = Parts(video, state, classes, {kind: _place(kind) for kind in answers.kinds})
         if answers.left_out:
             lines = "\n".join(f"- {line}" for line in answers.left_out)
             gr.Markdown(f"Not on this page, as the checkpoint does not have it:\n{lines}", elem_id="left_out")
-        _connect(answers, folder, parts)
+        _connect(page, answers, folder, parts)
     page.queue(max_size=WAITING)
     return page
 
 
-def _connect(answers: Answers, folder: Path, parts: Parts) -> None:
-    """What happens when a video comes: it is taken at once, waits for its turn and is looked at."""
+def _connect(page: gr.Blocks, answers: Answers, folder: Path, parts: Parts) -> None:
+    """What happens when a video comes: it is taken at once, waits for its turn and is looked at.
 
-    def take(upload: str | None) -> Changes:
-        return hold(upload, folder, parts)
+    Of a visitor who leaves meanwhile it is deleted.
+    """
 
-    def turn(held: tuple[str, str] | None) -> Iterator[Changes]:  # a generator by its looks: by them Gradio knows it
-        yield from look_at(answers, held, folder, parts)
+    waiting: dict[str, tuple[str, str]] = {}  # videos by visitor, until their turn
 
-    def failed(held: tuple[str, str] | None) -> Changes:
-        return fail(held, parts)
+    def take(upload: str | None, visitor: gr.Request) -> Changes:
+        held, changes = hold(upload, folder, parts)
+        if held is not None:
+            waiting[str(visitor.session_hash)] = held
+        return changes
+
+    def turn(visitor: gr.Request) -> Iterator[Changes]:  # a generator by its looks: by them Gradio knows it
+        yield from look_at(answers, waiting.pop(str(visitor.session_hash), None), folder, parts)
+
+    def failed(visitor: gr.Request) -> Changes:
+        leave(visitor)
+        return parts.fail()
+
+    def leave(visitor: gr.Request) -> None:
+        drop(waiting.pop(str(visitor.session_hash), None))
 
     silent: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     came = [parts.video.upload, parts.video.stop_recording]
     taken = gr.on(came, take, inputs=[parts.video], outputs=parts.all, queue=False, **silent)
-    looked_at = taken.then(turn, inputs=[parts.held], outputs=parts.all, concurrency_limit=1, **silent)
-    looked_at.failure(failed, inputs=[parts.held], outputs=parts.all, queue=False, **silent)
+    looked_at = taken.then(turn, outputs=parts.all, concurrency_limit=1, **silent)
+    looked_at.failure(failed, outputs=parts.all, queue=False, **silent)
+    page.unload(leave)
 
 
 def _introduction(answers: Answers) -> str:

@@ -27,24 +27,22 @@ class Parts:
     """The components that change.
 
     Attributes:
-        held: path of the visitor's own copy of his video, while it waits.
         places: by kind: the column, the film, the sheet.
     """
 
     def __init__(
         self,
         video: gr.Video,
-        held: gr.State,
         state: gr.Markdown,
         classes: gr.Label,
         places: Mapping[str, tuple[gr.Column, gr.Video, gr.Image]],
     ) -> None:
-        self.video, self.held, self.state, self.classes, self.places = video, held, state, classes, places
+        self.video, self.state, self.classes, self.places = video, state, classes, places
 
     @property
     def all(self) -> list[Any]:
         """What a step may change."""
-        return [self.video, self.held, self.state, self.classes, *(x for place in self.places.values() for x in place)]
+        return [self.video, self.state, self.classes, *(x for place in self.places.values() for x in place)]
 
     def say(self, text: str) -> Changes:
         """The line beside the video."""
@@ -59,26 +57,31 @@ class Parts:
 
     def accept(self) -> Changes:
         """The next video may be given."""
-        return {self.video: gr.update(value=None, interactive=True), self.held: None}
+        return {self.video: gr.update(value=None, interactive=True)}
+
+    def fail(self) -> Changes:
+        """The queue is full, or something is wrong here: as before a video was given."""
+        return self.clear() | self.say(FAILED) | self.accept()
 
 
-def hold(upload: str | None, folder: Path, parts: Parts) -> Changes:
+def hold(upload: str | None, folder: Path, parts: Parts) -> tuple[tuple[str, str] | None, Changes]:
     """Take a video before it waits in the queue, and no other of this visitor until it was looked at.
 
     The page keeps uploads by their content: two visitors with the same video have one file, which ends with the first
     of them. So each has a link of his own.
+
+    Returns:
+        both paths, for `drop`; None if there is no video. What changes on the page.
     """
     if upload is None:
-        return {}
+        return None, {}
     own = Path(tempfile.mkdtemp(dir=folder), Path(upload).name)
     try:
         os.link(upload, own)
     except FileNotFoundError:
         own.parent.rmdir()
-        return parts.clear() | parts.accept() | parts.say("**Not shown: the video is gone; drop it again**")
-    return (
-        parts.clear() | parts.say(WAITS) | {parts.video: gr.update(interactive=False), parts.held: (upload, str(own))}
-    )
+        return None, parts.clear() | parts.accept() | parts.say("**Not shown: the video is gone; drop it again**")
+    return (upload, str(own)), parts.clear() | parts.say(WAITS) | {parts.video: gr.update(interactive=False)}
 
 
 def drop(held: tuple[str, str] | None) -> None:
@@ -109,12 +112,6 @@ def look_at(answers: Answers, held: tuple[str, str] | None, folder: Path, parts:
         yield parts.clear() | parts.say(f"**Not shown: {text}**") | parts.accept()
     finally:
         drop(held)
-
-
-def fail(held: tuple[str, str] | None, parts: Parts) -> Changes:
-    """The queue is full, or `look_at` failed: the page is as before, and the video is deleted."""
-    drop(held)
-    return parts.clear() | parts.say(FAILED) | parts.accept()
 
 
 def _looked_at(answers: Answers, path: Path, scratch: Path, parts: Parts) -> Iterator[Changes]:

@@ -155,13 +155,20 @@ COLOURS = """() => {
     const colour = name => getComputedStyle(document.querySelector(name))
     return [colour('gradio-app').backgroundColor, colour('#state p').color]
 }"""
-# Everything that the line beside the video says, in order: some of it stands there for a moment only.
+# Everything that the line beside the video says, in order: some of it stands there for a moment only. And how much of
+# the camera has been recorded.
 LISTEN = """() => {
     const line = () => document.querySelector('#state p')?.innerText
     window.said = [line()]
     new MutationObserver(() => {
         if (line() && line() != said.at(-1)) said.push(line())
     }).observe(document.body, {childList: true, characterData: true, subtree: true})
+    const start = MediaRecorder.prototype.start
+    window.recorded = 0
+    MediaRecorder.prototype.start = function(...options) {
+        this.addEventListener('dataavailable', event => recorded += event.data.size)
+        start.apply(this, options)
+    }
 }"""
 WIDE = "[...document.querySelectorAll('body *')].filter(part => part.getBoundingClientRect().right > innerWidth + 1)"
 
@@ -318,7 +325,7 @@ def test_visitors_at_the_same_time_and_a_recording(files, tmp_path, browser):
         page.get_by_text("Click to Access Webcam").click()
         record = page.get_by_label("start recording")
         record.click()
-        page.wait_for_timeout(6000)  # on a busy machine the camera starts late, and less would be an empty video
+        page.wait_for_function("recorded > 20000")  # bytes; on a busy machine the camera starts late
         record.click()
         assert answer(page, before).startswith("Done")
         deadline = time.monotonic() + 60
