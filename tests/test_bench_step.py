@@ -228,10 +228,6 @@ def test_operators_of_a_step():
     assert sum(kinds.values()) == pytest.approx(sum(row["ms"] for row in rows)) and min(kinds.values()) > 0
 
 
-def test_memory_of_a_process():
-    assert memory.peak("ours", Cell("pixel", "mini", quick=True), 2, "none", "cpu") > 50 * 2**20
-
-
 def test_a_file_that_is_cut_off_while_it_is_written(tmp_path, monkeypatch):
     """Keeps what was there."""
     file = tmp_path / "step.json"
