@@ -1,5 +1,5 @@
 """The templates under a real slurm: `bash scripts/test.sh -m slurm tests/slurm`. Every job leaves no process behind
-(`Cluster.wait`)."""
+(`Cluster.wait`). The ones that are also marked long are left out in continuous integration."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def long_run(data, tmp_path_factory):
 
 
 @pytest.mark.parametrize("launcher", ["srun", "torchrun"])
-@pytest.mark.parametrize("nodes", [1, 2])
+@pytest.mark.parametrize("nodes", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_pretraining_computes_what_it_does_without_slurm(launcher, nodes, cluster, data, short_run, tmp_path):
     options = ["--nodes", nodes, "--ntasks-per-node", 2 // nodes]
     flags = data.flags(PRETRAIN, batch_size=2)
@@ -111,9 +111,9 @@ def let_it_make(steps, cluster, job, folder):
 @pytest.mark.parametrize(
     ("launcher", "times", "options"),
     [
-        ("srun", 2, ["--nodes=1", "--ntasks-per-node=2"]),
+        pytest.param("srun", 2, ["--nodes=1", "--ntasks-per-node=2"], marks=pytest.mark.long),
         ("srun", 1, ["--nodes=2", "--ntasks-per-node=1", "--array=1"]),
-        ("torchrun", 1, ["--nodes=2", "--ntasks-per-node=1"]),
+        pytest.param("torchrun", 1, ["--nodes=2", "--ntasks-per-node=1"], marks=pytest.mark.long),
     ],
     ids=["srun", "srun, array, two nodes", "torchrun, two nodes"],
 )
@@ -157,7 +157,7 @@ def test_cancelled_saves_and_stays_cancelled(cluster, data, tmp_path):
     assert [path.stem.startswith("checkpoint-") for path in (tmp_path / "run").glob("*.pth")] == [True]
 
 
-@pytest.mark.parametrize("launcher", ["srun", "torchrun"])
+@pytest.mark.parametrize("launcher", ["srun", pytest.param("torchrun", marks=pytest.mark.long)])
 def test_a_rank_that_dies_ends_the_job(launcher, cluster, data, tmp_path):
     variables = {"OUTPUT_DIR": tmp_path / "run", "LAUNCHER": launcher}
     options = ["--nodes=2", "--ntasks-per-node=1"]
