@@ -6,9 +6,9 @@ python bench/memory.py [--tasks ...] [--sizes ...] [--amp bf16] [--batches 2 8] 
 Three implementations: ours, ours with --use_checkpoint (activation checkpointing), and the released code
 (bench/released.py). On a GPU the peak is what torch has allocated, for each of --batches; the largest batch is
 extrapolated linearly from the first two, then tried, and reduced by 5 % until it fits. On a CPU it is the most resident
-memory of a separate process, less what was resident before the model was built: Python and its libraries. There glibc
-gives every tensor of 1 MiB or more memory of its own, and takes it back at once; by default it keeps holes, which differ
-from run to run. Beside each of our peaks stands what `--memory_plan` estimates (engine/memory_plan), in the same unit.
+memory of a separate process, less what was resident after a step of a tiny model: Python and its libraries. In that
+process glibc takes memory of 1 MiB or more back at once; by default it keeps holes, which differ from run to run.
+Beside each of our peaks stands what `--memory_plan` estimates (engine/memory_plan), in the same unit.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def peak(implementation: str, cell: Cell, clips: int, amp: str, device_name: str
     """Peak memory of some steps in bytes; None if they do not fit. On a CPU only valid in a fresh process."""
     device = torch.device(device_name)
     torch.set_num_threads(1)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    before = 0 if device.type == "cuda" else resident_after_a_tiny_step(amp)
     if device.type == "cuda":
         gc.collect()  # what is left of the previous batch
         torch.cuda.empty_cache()
@@ -66,6 +66,14 @@ def peak(implementation: str, cell: Cell, clips: int, amp: str, device_name: str
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+
+
+def resident_after_a_tiny_step(amp: str) -> int:
+    """Bytes of this process, once everything that a step needs of torch's libraries has been loaded."""
+    cell, device = Cell("mlp", "mini", quick=True), torch.device("cpu")
+    OurStep(cell, world=one_process(device), amp=amp)(common.synthetic_batch(cell, 1, device))
+    gc.collect()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def estimate(implementation: str, cell: Cell, clips: int, amp: str, device_name: str) -> int:

@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 # Of a GPU, beside tensors: the CUDA context with its kernels, libraries' workspaces, blocks that the allocator cannot
 # use. Not measured: the context alone takes 0.3 to 0.6 GiB, depending on card and driver.
 GPU_RUNTIME = GIB
+HOLES = "holes that glibc keeps between tensors; MALLOC_MMAP_THRESHOLD_=1048576 in the environment avoids them"
 MOST = 128 * GIB  # of lower bounds: more than any GPU that a step is planned for
 
 
@@ -158,7 +159,7 @@ def plan_memory(
     rows[f"memory of the {'GPU' if machine.on_gpu else 'CPU'}"] = f"{machine.capacity / GIB:6.2f} GiB"
     rows["largest batch"] = f"--batch_size {fitting}" if fitting else f"not even --batch_size {unit} fits"
     log_table("memory plan", rows)
-    for note in notes:
+    for note in (*notes, *(() if machine.on_gpu else (HOLES,))):
         logger.info("not counted: %s", note)
     if needed > machine.capacity:
         _log_remedies(config, total, most, remedies=remedies, unit=unit, runtime=machine.runtime)
