@@ -159,7 +159,7 @@ def test_what_it_is_not_for(data):
     assert machine_of(parse(PretrainingConfig, data.flags(PRETRAIN, memory_plan=8, device="auto"))).capacity == 8 * GIB
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_script_ends_with_its_plan(data, tmp_path):
     flags = data.flags(PRETRAIN, tmp_path / "out", memory_plan=8, data_path="nowhere")
     command = [sys.executable, PRETRAIN, *map(str, flags)]  # no fork of this process: its tests of plans leave threads
