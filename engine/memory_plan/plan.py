@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 # Of a GPU, beside tensors: the CUDA context with its kernels, libraries' workspaces, blocks that the allocator cannot
 # use. Not measured: the context alone takes 0.3 to 0.6 GiB, depending on card and driver.
 GPU_RUNTIME = GIB
+MORE = 8  # times the run's batch: no larger one is looked for
 HOLES = "holes that glibc keeps between tensors; MALLOC_MMAP_THRESHOLD_=1048576 in the environment avoids them"
 MOST = 128 * GIB  # of lower bounds: more than any GPU that a step is planned for
 
@@ -31,17 +32,19 @@ def largest_batch(total: Callable[[int], int], batch: int, *, unit: int, limit: 
     """The largest multiple of `unit` clips whose total stays below `limit`, or a few percent less; 0: there is none.
 
     The total is the largest of several straight lines, one for each moment of a step, hence convex: a straight line
-    between two batches overestimates it. Beyond them it has to be asked for.
+    between two batches overestimates it. Beyond them it has to be asked for, up to `MORE` times the batch: many clips
+    of a small model would take long to plan.
     """
     few, many = unit, max(batch, 2 * unit)
+    most = MORE * many
     if total(few) > limit:
         return 0
     while total(many) <= limit:
         slope = (total(many) - total(few)) / (many - few)
         more = int((limit - total(many)) / slope) // unit * unit if slope else many
-        if not more:
+        if not more or many == most:
             return many
-        few, many = many, many + more
+        few, many = many, min(many + more, most)
     while True:
         slope = (total(many) - total(few)) / (many - few)
         more = int((limit - total(few)) / slope) // unit * unit
