@@ -121,7 +121,7 @@ def table_of(script, cls, plan, capsys, data, **changes):
     return written.out + written.err
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_table_of_pretraining(capsys, data):
     shown = table_of(PRETRAIN, PretrainingConfig, plan_pretraining, capsys, data, memory_plan="1.002", device="auto")
     rows = dict(re.findall(r"^  (\w[\w ]*?)  +([\d.]+) GiB", shown, re.M))
