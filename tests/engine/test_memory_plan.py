@@ -162,7 +162,7 @@ def test_what_it_is_not_for(data):
 @pytest.mark.long
 def test_a_script_ends_with_its_plan(data, tmp_path):
     flags = data.flags(PRETRAIN, tmp_path / "out", memory_plan=8, data_path="nowhere")
-    command = [sys.executable, PRETRAIN, *map(str, flags)]  # no fork of this process: its tests of plans leave threads
+    command = [sys.executable, PRETRAIN, *map(str, flags)]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT)
     assert ended.returncode == 0 and "memory plan" in ended.stdout + ended.stderr
     assert not (tmp_path / "out").exists()
