@@ -40,6 +40,8 @@ def main() -> None:
             workers=args.workers,
             progress=report,
         )
+    except ValueError as error:
+        parser.error(str(error))
     except OSError as error:
         sys.exit(f"error: {error.filename or args.folder}: {error.strerror}")
 

@@ -160,7 +160,8 @@ def plan_memory(
     rows["runtime"] = f"{machine.runtime / GIB:6.2f} GiB ({machine.runtime_is})"
     rows["total"] = f"{needed / GIB:6.2f} GiB with --batch_size {batch}"
     rows[f"memory of the {'GPU' if machine.on_gpu else 'CPU'}"] = f"{machine.capacity / GIB:6.2f} GiB"
-    rows["largest batch"] = f"--batch_size {fitting}" if fitting else f"not even --batch_size {unit} fits"
+    bounded = " or more" if fitting >= MORE * batch else ""
+    rows["largest batch"] = f"--batch_size {fitting}{bounded}" if fitting else f"not even --batch_size {unit} fits"
     log_table("memory plan", rows)
     for note in (*notes, *(() if machine.on_gpu else (HOLES,))):
         logger.info("not counted: %s", note)

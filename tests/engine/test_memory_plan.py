@@ -139,7 +139,7 @@ def test_the_table_of_finetuning(capsys, data):
     shown = table_of(FINETUNE, FinetuningConfig, plan_finetuning, capsys, data, **changes)
     assert "memory of the CPU" in shown and "what would help" not in shown
     fits = int(re.search(r"largest batch +--batch_size (\d+)", shown)[1])
-    assert fits == 8 * 4  # no larger batch than eight times the run's is looked for
+    assert fits == 8 * 4 and f"--batch_size {fits} or more" in shown  # no larger batch is looked for
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "abc", "nan", "inf", "1e9"])

@@ -2,14 +2,18 @@
 
 import json
 import statistics
+import subprocess
+import sys
 
 import pytest
+from processes import ROOT
 
 from engine.flags import parse
 from programs.finetuning.options import FinetuningConfig
 from programs.pretraining.options import PretrainingConfig
 from programs.probing.options import ProbingConfig
 from scripts.study import study as command
+from scripts.study.curves import _sums, draw_curves
 from scripts.study.plan import ARMS, OF_OTHERS, TESTS, Job, Study
 from scripts.study.settings import GENERATED, OWN, SMOKE
 from scripts.study.table import score, write_tables
@@ -65,6 +69,35 @@ def test_what_needs_a_job_that_failed_is_left_out(tmp_path, monkeypatch):
         and "sigma-video/0/own/knn" not in asked
         and "videomae/0/own/finetune" in asked
     )
+
+
+def test_curves_are_of_what_was_logged(tmp_path):
+    study = Study(tmp_path, SMOKE, targets=("own",), seeds=1, arms=("videomae", "sigma"))
+    draw_curves(study)
+    assert not (tmp_path / "curves.png").exists()
+    folder = tmp_path / "sigma" / "0" / "pretrain"
+    folder.mkdir(parents=True)
+    keys = [f"train/{what}_{branch}" for what in ("loss", "entropy", "information") for branch in ("video", "target")]
+    keys = [key.replace("loss_video", "video_loss").replace("loss_target", "target_loss") for key in keys]
+    rows = [{"step": step, **dict.fromkeys(keys, step / 2), "probe/rankme": 3.0} for step in (10, 20)]
+    (folder / "log.txt").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    draw_curves(study)
+    assert (tmp_path / "curves.png").stat().st_size > 5000
+    assert _sums(rows, *keys[:2]) == [(10, 10.0), (20, 20.0)] and _sums(rows, "probe/linear") == []
+
+
+@pytest.mark.long
+def test_a_run_that_is_stopped_equals_one_that_is_not(tmp_path):
+    videos, out = tmp_path / "videos", tmp_path / "out"
+    sizes = ["--num_pretrain", "16", "--num_train", "10", "--num_test", "10"]
+    subprocess.run([sys.executable, "scripts/demo_videos.py", videos, *sizes], cwd=ROOT, check=True)
+    command = [sys.executable, "scripts/study/stability.py", out, "--videos", videos]
+    refused = subprocess.run([*command, "--steps", "81"], cwd=ROOT, capture_output=True, text=True)
+    assert refused.returncode == 2 and "must be a multiple of an epoch, 8 steps" in refused.stderr
+    done = subprocess.run([*command, "--steps", "80", "--stops", "2"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("equal to the bit") == 2 and (out / "stability.png").is_file()
+    assert "resumed from" in (out / "stopped" / "console.log").read_text()
 
 
 def test_table(tmp_path):
