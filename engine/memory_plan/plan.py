@@ -28,6 +28,11 @@ HOLES = "holes that glibc keeps between tensors; MALLOC_MMAP_THRESHOLD_=1048576 
 MOST = 128 * GIB  # of lower bounds: more than any GPU that a step is planned for
 
 
+def bound(batch: int, unit: int) -> int:
+    """The batch beyond which no larger one is looked for."""
+    return MORE * max(batch, 2 * unit)
+
+
 def largest_batch(total: Callable[[int], int], batch: int, *, unit: int, limit: int) -> int:
     """The largest multiple of `unit` clips whose total stays below `limit`, or a few percent less; 0: there is none.
 
@@ -36,7 +41,7 @@ def largest_batch(total: Callable[[int], int], batch: int, *, unit: int, limit: 
     of a small model would take long to plan.
     """
     few, many = unit, max(batch, 2 * unit)
-    most = MORE * many
+    most = bound(batch, unit)
     if total(few) > limit:
         return 0
     while total(many) <= limit:
@@ -160,7 +165,7 @@ def plan_memory(
     rows["runtime"] = f"{machine.runtime / GIB:6.2f} GiB ({machine.runtime_is})"
     rows["total"] = f"{needed / GIB:6.2f} GiB with --batch_size {batch}"
     rows[f"memory of the {'GPU' if machine.on_gpu else 'CPU'}"] = f"{machine.capacity / GIB:6.2f} GiB"
-    bounded = " or more" if fitting >= MORE * batch else ""
+    bounded = " or more" if fitting >= bound(batch, unit) else ""
     rows["largest batch"] = f"--batch_size {fitting}{bounded}" if fitting else f"not even --batch_size {unit} fits"
     log_table("memory plan", rows)
     for note in (*notes, *(() if machine.on_gpu else (HOLES,))):
