@@ -16,7 +16,6 @@ import gc
 import math
 import multiprocessing
 import os
-import resource
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -31,6 +30,7 @@ from bench import common
 from bench.common import Cell, Clock
 from bench.ours import OurStep, build_model, build_optimizer_of, build_teacher_of, one_process
 from bench.step import released_step
+from engine.memory import most_resident
 from engine.memory_plan.step import measure_step
 from engine.pretraining import PretrainingForward
 from engine.tasks.classification import Classification
@@ -65,7 +65,7 @@ def peak(implementation: str, cell: Cell, clips: int, amp: str, device_name: str
         return None
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    return most_resident() - before
 
 
 def resident_after_a_tiny_step(amp: str) -> int:
@@ -73,7 +73,7 @@ def resident_after_a_tiny_step(amp: str) -> int:
     cell, device = Cell("mlp", "mini", quick=True), torch.device("cpu")
     OurStep(cell, world=one_process(device), amp=amp)(common.synthetic_batch(cell, 1, device))
     gc.collect()
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def estimate(implementation: str, cell: Cell, clips: int, amp: str, device_name: str) -> int:

@@ -3,7 +3,6 @@
 import itertools
 import logging
 import os
-import resource
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from .distributed.collectives import all_reduce_sum, gather_to_main
 from .distributed.world import World, barrier, on_main_process
 from .errors import NonFiniteError
 from .evaluation import Evaluator
+from .memory import GIB, most_resident
 from .monitoring.console import format_seconds
 from .monitoring.metrics import log_table, setup_logging
 from .resilience.nonfinite import RollbackRequested
@@ -33,7 +33,6 @@ logger = logging.getLogger(__name__)
 
 STEPS = 3  # the first warms up; of the others the faster one counts
 SLOW_STEP = 10.0  # seconds on a CPU, where warming up is a small part of such a step: it is the only one
-GIB = 2**30
 
 
 @contextmanager
@@ -211,5 +210,5 @@ def memory_by_rank(world: World) -> dict[str, str]:
         peak = torch.cuda.max_memory_reserved(device) / GIB
         used = f"{peak:.2f} of {torch.cuda.get_device_properties(device).total_memory / GIB:.1f} GiB of GPU memory"
     else:
-        used = f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB:.2f} GiB of host memory"
+        used = f"{most_resident() / GIB:.2f} GiB of host memory"
     return {f"memory of rank {rank}": text for rank, text in enumerate(gather_to_main(used))}

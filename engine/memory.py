@@ -1,6 +1,8 @@
 """What a run needs at least, against what the machine has: asked before any of it is taken."""
 
 import os
+import resource
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,3 +50,13 @@ def memory_of(device: torch.device) -> int:
         if file.is_file() and (text := file.read_text().strip()).isdigit():
             have = min(have, int(text))
     return have
+
+
+def most_resident() -> int:
+    """Bytes of this process in memory, at their peak so far."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # getrusage would count what started this process too: its peak outlives fork and exec
+        peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(peak.split()[1]) * 1024
+    kib_or_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kib_or_bytes * (1 if sys.platform == "darwin" else 1024)

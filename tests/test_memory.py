@@ -1,11 +1,13 @@
 """A run that cannot fit is refused in one line that names the option, before any memory is taken."""
 
+import subprocess
+import sys
 import time
 
 import pytest
 import torch
 from conftest import write_list
-from processes import FINETUNE, PRETRAIN, run_script
+from processes import FINETUNE, PRETRAIN, ROOT, run_script
 
 from engine.config import RunFacts
 from engine.distributed.world import World
@@ -76,3 +78,13 @@ def test_the_memory_of_this_machine():
     with open("/proc/meminfo") as info:
         total = next(int(line.split()[1]) * 1024 for line in info if line.startswith("MemTotal"))
     assert 0.1 * total < memory_of(CPU) <= 1.01 * total
+
+
+@pytest.mark.slow
+def test_the_peak_of_a_process_is_not_that_of_its_parent():
+    child = "from engine.memory import most_resident; print(most_resident())"
+    parent = (
+        "import subprocess, sys; taken = bytearray(b'1') * 2**30; subprocess.run([sys.executable, '-c', sys.argv[1]])"
+    )
+    ended = subprocess.run([sys.executable, "-c", parent, child], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert 0.1 * GIB < int(ended.stdout) < 0.9 * GIB

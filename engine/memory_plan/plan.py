@@ -2,8 +2,6 @@
 
 import functools
 import logging
-import resource
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -13,7 +11,7 @@ import torch
 from ..config import TrainingConfig
 from ..distributed.ddp import check_amp
 from ..errors import ConfigError
-from ..memory import GIB, Need, memory_of
+from ..memory import GIB, Need, memory_of, most_resident
 from ..monitoring.metrics import log_table, setup_logging
 from .step import ONE_PROCESS, StepMemory
 
@@ -88,13 +86,7 @@ def machine_of(config: TrainingConfig) -> Planned:
     capacity = memory_of(torch.device("cuda" if on_gpu else "cpu")) if size is None else int(size * GIB)
     if on_gpu:
         return Planned(True, capacity, GPU_RUNTIME, "CUDA context, libraries, allocator: assumed")
-    return Planned(False, capacity, resident(), "Python and its libraries: this process now, without loader workers")
-
-
-def resident() -> int:
-    """Bytes of this process in memory."""
-    kib_or_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return kib_or_bytes * (1 if sys.platform == "darwin" else 1024)
+    return Planned(False, capacity, most_resident(), "Python and its libraries: this process, without loader workers")
 
 
 def amp_of(config: TrainingConfig, *, on_gpu: bool) -> str:
