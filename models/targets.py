@@ -149,6 +149,9 @@ class TargetConfig(Options):
         "", "of --target_type timm: name of a ViT of timm; of video: a checkpoint", metavar="NAME|FILE"
     )
     teacher_weights: str = option("", "an image teacher's weights; default: from timm's hub", metavar="FILE")
+    center_teacher: bool = option(
+        False, "subtract from a teacher's features at each position their mean over the batch of all ranks"
+    )
     mlp_preloading: str = option(
         "", "take the projection network from this pre-training checkpoint, and freeze it", metavar="FILE"
     )
@@ -187,6 +190,8 @@ class TargetConfig(Options):
         found, kind = {}, TARGETS[self.target_type]
         if not kind.projects:
             found["projection_dims"] = f"--target_type {self.target_type} has no projection network"
+        if self.center_teacher and not self.uses_teacher:
+            found["center_teacher"] = f"--target_type {self.target_type} has no frozen teacher"
         if not self.normalize_target and (kind.projects or self.uses_teacher):
             own = " or ".join(name for name, row in TARGETS.items() if row.features and not row.projects)
             found["normalize_target"] = f"False is for --target_type {own}, not {self.target_type}"

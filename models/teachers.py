@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from .kernels.support import is_on_gpu
 from .registry import ModelError
+from .sinkhorn.balance import AllReduce
 from .targets import TARGETS, TEACHERS, TargetConfig, Teacher, deviation, standardize_
 from .tokens import Tubelet, gather_tokens, split_by_mask
 from .weights.teacher import download_teacher, load_teacher
@@ -113,6 +114,7 @@ class FrozenTeacher(nn.Module):
         self.standardized = StandardizedTargets()
         self.frame_step = tubelet[0]
         self.grid = grid
+        self.all_reduce: AllReduce | None = None
         self.eval()
 
     def train(self, mode: bool = True) -> "FrozenTeacher":
@@ -123,9 +125,25 @@ class FrozenTeacher(nn.Module):
         """What `torch.compile` makes faster, one by one."""
         return [*self.network.blocks, self.standardized]
 
+    def center(self, all_reduce: AllReduce) -> None:
+        """From now on subtract from the tokens at each position their mean over the clips of all ranks' batches.
+
+        Tokens of a clip differ most by where they are. Without the mean of a position, they differ by what is seen.
+        """
+        self.all_reduce = all_reduce
+
     def _tokens(self, clip_BCTHW: torch.Tensor) -> torch.Tensor:
         """(B, t, n, F) on the student's grid, outside autocast, of any float type."""
         raise NotImplementedError
+
+    def _centered_tokens(self, clip_BCTHW: torch.Tensor) -> torch.Tensor:
+        tokens_BtnF = self._tokens(clip_BCTHW)
+        if self.all_reduce is None:
+            return tokens_BtnF
+        tokens_BtnF = tokens_BtnF.float()
+        clips = tokens_BtnF.new_full((1,), len(tokens_BtnF))
+        sums = self.all_reduce(torch.cat([tokens_BtnF.sum(dim=0).flatten(), clips]))
+        return tokens_BtnF - (sums[:-1] / sums[-1]).view_as(tokens_BtnF[0])
 
     @torch.no_grad()  # and not inference_mode, whose tensors a loss may not save for its backward pass
     def forward(self, clip_BCTHW: torch.Tensor, mask_BN: torch.Tensor, num_masked: int | None = None) -> torch.Tensor:
@@ -151,14 +169,14 @@ class FrozenTeacher(nn.Module):
             )
         _, masked_BM = split_by_mask(mask_BN, clip_BCTHW.device, num_masked=num_masked)
         with torch.autocast(clip_BCTHW.device.type, enabled=False):
-            of_a_clip = self.standardized(self._tokens(clip_BCTHW), masked_BM.reshape(len(clip_BCTHW), -1))
+            of_a_clip = self.standardized(self._centered_tokens(clip_BCTHW), masked_BM.reshape(len(clip_BCTHW), -1))
         return of_a_clip.reshape(*masked_BM.shape, -1)
 
     @torch.no_grad()
     def features(self, clip_BCTHW: torch.Tensor) -> torch.Tensor:
         """(B, N, F) float32, standardised, of all tokens of the clips."""
         with torch.autocast(clip_BCTHW.device.type, enabled=False):
-            return standardize_(self._tokens(clip_BCTHW).float().flatten(1, 2), dim=1)
+            return standardize_(self._centered_tokens(clip_BCTHW).float().flatten(1, 2), dim=1)
 
 
 class ImageTeacher(FrozenTeacher):

@@ -105,6 +105,7 @@ TABLES = {
             "target_type": "--target_type pixel",
             "target_type: dino": DINO,
             "teacher": (VIDEO, "--teacher {folder}/other.pth"),
+            "center_teacher": (VIDEO, "--center_teacher"),
             "teacher_weights": (DINO, "--teacher_weights {folder}/dino_v1_other.pth"),
             "mlp_preloading": "--mlp_preloading {folder}/begun/checkpoint-1.pth",
             "loss_func": "--loss_func L2",

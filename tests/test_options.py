@@ -165,6 +165,7 @@ def test_a_probe_of_random_weights_is_refused():
             "--sinkhorn_eps, --sinkhorn_iterations: without effect",
         ),
         (pretraining, "--target_type pixel --projection_dims 8", "--projection_dims: .* no projection network"),
+        (pretraining, "--center_teacher", "--center_teacher: .* --target_type mlp has no frozen teacher"),
         (pretraining, "--normalize_target False", "--normalize_target: .* False is for --target_type pixel"),
         (pretraining, "--momentum 0.5", "--momentum: .* --opt adamw has none"),
         (pretraining, "--opt sgd --opt_betas 0.9 0.95", "--opt_betas: .* --opt sgd has none"),

@@ -10,6 +10,7 @@ from runs import load, records, series
 from datasets.synthetic import generate
 from engine.config import RunFacts
 from engine.distributed.world import World
+from engine.errors import ConfigError
 from engine.flags import parse
 from run_sigma_pretraining import PretrainingConfig, build_model, build_target_network, main
 
@@ -34,6 +35,7 @@ VARIANTS = {
     "videomae": {"target_type": "pixel"},
     "soft targets": {"sinkhorn_targets": "soft"},
     "video teacher": {"target_type": "video", "teacher": "videomae"},
+    "centered": {"target_type": "video", "teacher": "videomae", "center_teacher": True},
     "videomae raw": {"target_type": "pixel", "normalize_target": "False"},
     "regression on mlp": {"loss_func": "L2"},
     "regression on dino": {**DINO, "loss_func": "L2"},
@@ -132,6 +134,13 @@ def test_the_teacher_runs_in_bf16_where_the_model_does(amp, dtype, data, folder)
     teacher = build_target_network(config, world, build_model(config, world, RunFacts()), RunFacts())
     assert {parameter.dtype for parameter in teacher.parameters()} == {dtype}
     assert not any(parameter.requires_grad for parameter in teacher.parameters()) and not teacher.network.training
+
+
+def test_a_batch_of_one_clip_cannot_be_centered(data, folder):
+    argv = command(data, folder, folder / "unused", {**DINO, "center_teacher": True, "batch_size": 1})
+    config, world = parse(PretrainingConfig, list(map(str, argv))), World(0, 1, 0, torch.device("cpu"))
+    with pytest.raises(ConfigError, match="--center_teacher: a batch of one clip has no mean to subtract"):
+        build_target_network(config, world, build_model(config, world, RunFacts()), RunFacts())
 
 
 def test_frozen_networks_stay_out_of_the_checkpoint_and_of_the_optimizer(runs):

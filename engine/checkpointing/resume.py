@@ -23,6 +23,7 @@ _MODEL_OPTIONS = {
     "target_type",
     "loss_func",
     "distillation_teacher",
+    "center_teacher",
     "teacher_digest",
     "normalize_target",
     "num_frames",

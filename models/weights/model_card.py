@@ -14,7 +14,7 @@ _RECIPE = (
     *("model", "task", "data_set", "num_frames", "sampling_rate", "fps", "input_size", "tubelet_size"),
     *("mask_type", "mask_ratio", "decoder_depth", "target_type", "loss_func", "normalize_target"),
     *("num_prototypes", "sinkhorn_eps", "sinkhorn_iterations", "sinkhorn_targets", "projection_dims"),
-    *("distillation_teacher", "teacher"),
+    *("distillation_teacher", "teacher", "center_teacher"),
     *("epochs", "warmup_epochs", "batch_size", "update_freq", "opt", "lr", "min_lr", "weight_decay", "opt_betas"),
     *("layer_decay", "drop_path", "fc_drop_rate", "num_sample", "aa", "reprob", "smoothing", "mixup", "cutmix"),
     *("regression_loss", "class_weights", "balanced_sampling", "samples_per_epoch", "freeze_blocks", "lora_rank"),

@@ -97,11 +97,16 @@ def build_target_network(
     build = {"timm": _timm_teacher, "video": _video_teacher}.get(config.targets.target_type, _known_teacher)
     if not config.targets.uses_teacher:
         return None
+    clips = config.optim.batch_size * config.clip.num_sample * world.size
+    if config.targets.center_teacher and clips < 2:
+        raise ConfigError("--center_teacher: a batch of one clip has no mean to subtract; raise --batch_size")
     try:
         teacher = build(config, world, model, facts)
     except ModelError as error:
         file = config.targets.teacher_weights
         raise ConfigError(f"{file}: {error}" if file else str(error)) from error
+    if config.targets.center_teacher:
+        teacher.center(all_reduce_sum)
     return teacher.to(world.device)
 
 

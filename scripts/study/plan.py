@@ -40,6 +40,11 @@ ARMS = {
     "sigma-video": Arm(
         "SIGMA, frozen VideoMAE as teacher", ("--target_type", "video", "--num_prototypes", "64"), teacher="videomae"
     ),
+    "sigma-video-centered": Arm(
+        "the same, without the means of positions",
+        ("--target_type", "video", "--num_prototypes", "64", "--center_teacher"),
+        teacher="videomae",
+    ),
     "l2": Arm("L2 onto a trained projection", (*MLP, "--loss_func", "L2"), replicated=False),
     "prototypes-256": varied("256 prototypes", prototypes=256),
     "prototypes-1000": varied("1000 prototypes", prototypes=1000),
@@ -51,6 +56,7 @@ ARMS = {
 }
 TESTS = {"knn": "k-NN", "linear": "linear probe", "attentive4": "attentive probe", "finetune": "fine-tuned"}
 OF_OTHERS = ("knn", "linear")  # tests of the targets after the first
+SLOW = "attentive4"  # the slowest: it waits until the rest is done
 SCRATCH = "scratch"
 
 
@@ -96,7 +102,7 @@ class Study:
         return self.out / "lists" / target
 
     def jobs(self) -> list[Job]:
-        """All jobs, in an order in which they can run: a comparison for each seed, then what varies one option."""
+        """All jobs, in an order in which they can run: a comparison for each seed, variants, slow tests."""
         found: list[Job] = []
         for seed in range(self.seeds):
             found += self.tests(SCRATCH, seed)
@@ -106,7 +112,7 @@ class Study:
         for name in self.arms:
             if not ARMS[name].replicated:
                 found += self.chain(name, 0)
-        return found
+        return sorted(found, key=lambda job: job.name.endswith(SLOW))
 
     def chain(self, arm: str, seed: int) -> list[Job]:
         """Pre-training, and all tests of its encoder."""

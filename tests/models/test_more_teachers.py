@@ -123,3 +123,21 @@ def test_tokens_of_a_video_teacher():
         torch.testing.assert_close(of_a_clip.double(), right[masked], atol=1e-4, rtol=0)
     with pytest.raises(ModelError, match="its tubelets are 2x8x8, the model's 1x8x8"):
         VideoTeacher(encoder, tubelet=(1, 8, 8), grid=(4, 2, 2))
+
+
+def test_a_centered_teacher_has_no_mean_at_any_position_over_all_ranks():
+    torch.manual_seed(0)
+    encoder = create_model("pretrain_videomae_mini_patch8_16", num_frames=4, decoder_depth=1).encoder
+    clip = torch.randn(5, 3, 4, 16, 16)
+    mask = torch.rand(5, 8).argsort(1) < 6
+    with torch.no_grad():
+        tokens = VideoTransformer.forward(encoder, clip).double()
+    expected = standardised(tokens - tokens.mean(0))
+    teacher = VideoTeacher(encoder, tubelet=(2, 8, 8), grid=(2, 2, 2))
+    sums = []
+    teacher.center(lambda tensor: sums.append(tensor) or tensor)
+    torch.testing.assert_close(teacher.features(clip).double(), expected, atol=1e-4, rtol=0)
+    teacher(clip[3:], mask[3:])
+    teacher.center(lambda tensor: tensor + sums[1])  # of the rank that has the last two clips
+    of_first_rank = torch.stack([clip[mask] for clip, mask in zip(expected[:3], mask[:3], strict=True)])
+    torch.testing.assert_close(teacher(clip[:3], mask[:3]).double(), of_first_rank, atol=1e-4, rtol=0)
