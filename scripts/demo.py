@@ -1,4 +1,4 @@
-"""The demo behind scripts/demo.sh: generate videos, pre-train, probe, fine-tune, test, and show what came out.
+"""The demo behind scripts/demo.sh: videos, pre-training, fine-tuning with fewer and more labels, test and pictures.
 
 A second call reuses what is done and resumes what was cut off.
 """
@@ -22,7 +22,7 @@ PICTURES = {
     "masks.png": "clips, and what the encoder sees of them",
     "prototypes.png": "what the prototypes stand for",
     "reconstructions.png": "masked tubelets as predicted",
-    "training.png": "losses and test accuracy",
+    "training.png": "losses, and test accuracy by share of the labels",
     "confusion.png": "confusion matrices of the fine-tuned models",
 }
 

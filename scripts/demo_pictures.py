@@ -1,4 +1,4 @@
-"""The pictures of a demo run: python scripts/demo_pictures.py RUN VIDEOS --checkpoint FILE [--dark]
+"""The pictures of a demo run: python scripts/demo_pictures.py RUN VIDEOS --checkpoint FILE --percents N... [--dark]
 
 Clips with their masks, what the prototypes stand for (VideoMAE: predicted tubelets), losses and accuracies, confusion
 matrices.
@@ -33,6 +33,7 @@ from models.analysis.figures import reconstruct
 from models.sigma import Sigma
 from models.weights.rebuild import rebuild
 from scripts import figures
+from scripts.demo_stages import STARTS, finetuning_key
 
 NUM_CLIPS = 150  # that the prototypes are compared with
 NUM_SHOWN = 3  # clips
@@ -178,8 +179,8 @@ def fill_masked(samples: Samples, chosen: list[int]) -> np.ndarray:
     return (255 * filled.movedim(1, -1).clamp(0, 1)).round().to(torch.uint8).numpy()
 
 
-def training_figure(run: Path, num_classes: int, *, dark: bool = False) -> Figure:
-    """Losses of pre-training and fine-tuning, and the accuracies of the test."""
+def training_figure(run: Path, num_classes: int, percents: list[int], *, dark: bool = False) -> Figure:
+    """Losses of pre-training and fine-tuning, and the accuracies of the test by share of the labels."""
     figure, (pretraining, finetuning, accuracy) = figures.new_panels(3, dark=dark)
     log = read_log(run / "pretrain")
     parts = {"video loss": "train/video_loss", "target loss": "train/target_loss"}
@@ -188,15 +189,16 @@ def training_figure(run: Path, num_classes: int, *, dark: bool = False) -> Figur
     }
     chance = ("uniform: ln K", log[-1]["train/ln_k"]) if "train/ln_k" in log[-1] else None
     figures.draw_curves(pretraining, curves, title="pre-training loss", level=chance, dark=dark)
-    starts = {"pretrained": "pre-trained", "scratch": "from scratch"}
-    curves = {words: curve(read_log(run / f"finetune-{start}"), "train/loss") for start, words in starts.items()}
-    chance = ("uniform: ln 10", float(np.log(num_classes)))
-    figures.draw_curves(finetuning, curves, title="fine-tuning loss", level=chance, dark=dark)
-    groups = {}
-    for kind, name in (("probe", "linear probe"), ("finetune", "fine-tuning")):
-        results = [json.loads((run / f"{kind}-{start}" / "test.json").read_text()) for start in starts]
-        groups[name] = results[0]["test/top1"], results[1]["test/top1"]
+    words = {"pretrained": "pre-trained", "scratch": "from scratch"}
+    folders = {(percent, start): run / finetuning_key(percent, start) for percent in percents for start in STARTS}
+    curves = {words[start]: curve(read_log(folders[percents[-1], start]), "train/loss") for start in STARTS}
+    chance = (f"uniform: ln {num_classes}", float(np.log(num_classes)))
+    title = f"fine-tuning loss, {percents[-1]} % of the labels"
+    figures.draw_curves(finetuning, curves, title=title, level=chance, dark=dark)
+    top1 = {key: json.loads((folder / "test.json").read_text())["test/top1"] for key, folder in folders.items()}
+    groups = {f"{percent} %": (top1[percent, STARTS[0]], top1[percent, STARTS[1]]) for percent in percents}
     figures.draw_accuracies(accuracy, groups, ("pre-trained", "from scratch"), chance=100 / num_classes, dark=dark)
+    accuracy.set_xlabel("share of the labels")
     return figure
 
 
@@ -211,18 +213,18 @@ def curve(log: list[dict[str, float]], key: str) -> tuple[list[float], list[floa
     return [record["step"] for record in records], [record[key] for record in records]
 
 
-def confusion_figure(run: Path, names: list[str], *, dark: bool = False) -> Figure:
+def confusion_figure(run: Path, names: list[str], percent: int, *, dark: bool = False) -> Figure:
     """What each class was taken for after fine-tuning, from the pre-trained weights and from scratch."""
     matrices = {}
     for start, title in (("pretrained", "fine-tuned from pre-trained weights"), ("scratch", "trained from scratch")):
-        arrays = np.load(run / f"finetune-{start}" / "test_predictions.npz")
+        arrays = np.load(run / finetuning_key(percent, start) / "test_predictions.npz")
         counts = np.zeros((len(names), len(names)))
         np.add.at(counts, (arrays["labels"], arrays["probabilities"].argmax(1)), 1)
         matrices[f"{title}: top-1 {100 * np.trace(counts) / counts.sum():.1f} %"] = counts
     return figures.draw_confusion(
         matrices,
         [words(name) for name in names],
-        title="Confusion matrices of the test, in videos",
+        title=f"Confusion matrices of the test with {percent} % of the labels, in videos",
         dark=dark,
     )
 
@@ -232,6 +234,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="folder of a demo run, which also gets the pictures")
     parser.add_argument("videos", type=Path, help="folder of the videos' lists")
     parser.add_argument("--checkpoint", type=Path, required=True, help="of the pre-training")
+    parser.add_argument("--percents", type=int, nargs="+", required=True, help="shares of the labels")
     parser.add_argument("--dark", action="store_true", help="for a dark page")
     args = parser.parse_args()
     samples = load_samples(args.checkpoint, args.videos)
@@ -240,8 +243,8 @@ def main() -> None:
     drawings: dict[str, Callable[[], Figure]] = {
         "masks": lambda: masks_figure(samples, dark=args.dark),
         learned.__name__.removesuffix("_figure"): lambda: learned(samples, dark=args.dark),
-        "training": lambda: training_figure(args.run, len(names), dark=args.dark),
-        "confusion": lambda: confusion_figure(args.run, names, dark=args.dark),
+        "training": lambda: training_figure(args.run, len(names), args.percents, dark=args.dark),
+        "confusion": lambda: confusion_figure(args.run, names, args.percents[-1], dark=args.dark),
     }
     for number, (name, draw) in enumerate(drawings.items(), start=1):
         draw().savefig(args.run / f"{name}.png", dpi=110)

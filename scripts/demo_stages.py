@@ -12,26 +12,32 @@ from scripts.demo_progress import Work, clock
 BATCH = 32
 SIZE = 32  # height and width of the model's clips
 ENCODER = ["--input_size", str(SIZE), "--num_frames", "8", "--sampling_rate", "1"]
+STARTS = ("pretrained", "scratch")
 STEPS = r"step (\d+)/(\d+) "  # of the training's log lines
 
 
 @dataclass(frozen=True)
 class Preset:
-    """How much of everything, how long it takes and how much room it needs."""
+    """How much of everything, how long it takes and how much room it needs.
+
+    Attributes:
+        percents: of the labels that models are fine-tuned on, the largest last; all are fine-tuned for the same steps.
+    """
 
     num_pretrain: int
     num_train: int
     num_test: int
     pretrain_epochs: int
-    probe_epochs: int
     finetune_epochs: int
+    finetune_epoch_videos: int
+    percents: tuple[int, ...]
     duration: str
     peak_megabytes: int
 
 
 PRESETS = {
-    "short": Preset(3000, 500, 300, 13, 20, 10, "about 6 minutes on two idle CPU cores", 500),
-    "smoke": Preset(256, 64, 30, 1, 1, 1, "1 to 2 minutes", 100),
+    "short": Preset(3000, 500, 300, 9, 10, 960, (10, 50, 100), "about 10 minutes on two idle CPU cores", 500),
+    "smoke": Preset(256, 60, 30, 1, 1, 64, (50, 100), "1 to 2 minutes", 100),
 }
 METHODS = {"sigma": "SIGMA", "videomae": "VideoMAE"}
 OBJECTIVES = {
@@ -86,10 +92,8 @@ class Demo:
 
     def stages(self) -> list[Stage]:
         """All steps in order."""
-        stages = [self.videos(), self.pretraining()]
-        for kind, name in (("probe", "linear probe"), ("finetune", "fine-tuning")):
-            for start in ("pretrained", "scratch"):
-                stages.append(self.classification(kind, name, start))
+        stages = [self.videos(), self.pretraining(), *(self.probe(start) for start in STARTS)]
+        stages += [self.finetuning(percent, start) for percent in self.preset.percents for start in STARTS]
         return [*stages, self.pictures()]
 
     def videos(self) -> Stage:
@@ -97,7 +101,7 @@ class Demo:
         p = self.preset
         command = [sys.executable, "scripts/demo_videos.py", str(self.data), "--workers", str(num_cores())]
         command += ["--num_pretrain", str(p.num_pretrain), "--num_train", str(p.num_train)]
-        command += ["--num_test", str(p.num_test)]
+        command += ["--num_test", str(p.num_test), "--percents", *map(str, p.percents)]
         total = p.num_pretrain + p.num_train + 2 * p.num_test
         return Stage("videos", "videos", Work(command, r"drew video (\d+)/(\d+)", "video", total))
 
@@ -109,7 +113,7 @@ class Demo:
         command += [
             *("--data_path", str(self.data / "pretrain.csv"), "--model", f"pretrain_videomae_mini_patch8_{SIZE}"),
             *(*OBJECTIVES[self.method], "--augmentation", "resize"),
-            *("--mask_ratio", "0.75", "--decoder_depth", "2", "--epochs", str(p.pretrain_epochs), *warm_up(steps)),
+            *("--mask_ratio", "0.75", "--decoder_depth", "2", "--epochs", str(p.pretrain_epochs), *warm_up(steps // 5)),
             *("--lr", "4e-3", "--min_lr", "4e-5", "--clip_grad", "1"),
         ]
         name = f"{METHODS[self.method]} pre-training"
@@ -117,30 +121,54 @@ class Demo:
             name, "pretrain", Work(command, STEPS, "step", steps, "saving"), self.checkpoint, self.checkpoint.exists
         )
 
-    def classification(self, kind: str, name: str, start: str) -> Stage:
-        """Probing or fine-tuning, from the pre-trained weights or from scratch; both with the same options."""
-        p, key = self.preset, f"{kind}-{start}"
-        epochs = p.probe_epochs if kind == "probe" else p.finetune_epochs
-        steps = epochs * (p.num_train // BATCH)
-        rate = ["--lr", "8e-2", "--linear_probing"] if kind == "probe" else ["--lr", "4e-3", "--layer_decay", "1"]
-        command = self.training("run_class_finetuning.py", key)
-        command += [
-            *("--data_set", "Synthetic", "--data_path", str(self.data), "--model", f"vit_mini_patch8_{SIZE}"),
-            *("--short_side_size", str(SIZE), "--test_num_segment", "2", "--test_num_crop", "3"),
-            *("--aa", "none", "--reprob", "0", "--mixup", "0", "--cutmix", "0", "--min_crop_area", "0.9"),
-            *("--num_sample", "1", "--drop_path", "0", "--epochs", str(epochs), *warm_up(steps)),
-            *("--disable_eval_during_finetuning", *rate),
+    def probe(self, start: str) -> Stage:
+        """A linear classifier on frozen features of all labelled videos, of pre-trained or random weights."""
+        key, num_train = f"probe-{start}", self.preset.num_train
+        command = [
+            *(sys.executable, "run_probing.py", "--probe", "linear", "--output_dir", str(self.folder / key)),
+            *("--data_set", "Synthetic", "--data_path", str(self.data), "--num_workers", str(num_workers())),
+            *("--sampling", "dense", "--sampling_rate", "1", "--short_side_size", str(SIZE), "--final_norm"),
+            *("--test_num_segment", "2", "--test_num_crop", "3", "--min_crop_area", "0.9", "--seed", str(self.seed)),
         ]
         if start == "pretrained":
             command += ["--finetune", str(self.checkpoint)]
-        elif kind == "probe":
-            command += ["--random_encoder"]
-        words = {"pretrained": METHODS[self.method], "scratch": "scratch"}
+        else:
+            command += ["--random_weights", str(self.seed), "--model", f"vit_mini_patch8_{SIZE}", "--num_frames", "8"]
         return Stage(
-            f"{name}, {words[start]}",
+            f"linear probe, {self.words(start)}",
+            key,
+            Work(command, r"features: (\d+) of this rank's (\d+) samples", "video", num_train, "learning"),
+            is_done=self.probed(start).exists,
+        )
+
+    def probed(self, start: str) -> Path:
+        """The result of a linear probe."""
+        return self.folder / f"probe-{start}" / "probe-linear-Synthetic-top1.json"
+
+    def words(self, start: str) -> str:
+        """What a classifier starts from."""
+        return {"pretrained": METHODS[self.method], "scratch": "scratch"}[start]
+
+    def finetuning(self, percent: int, start: str) -> Stage:
+        """Fine-tuning with a share of the labels, from pre-trained weights or from scratch, with the same options."""
+        p, key = self.preset, finetuning_key(percent, start)
+        steps = p.finetune_epochs * (p.finetune_epoch_videos // BATCH)
+        command = self.training("run_class_finetuning.py", key)
+        command += [
+            *("--data_set", "Synthetic", "--data_path", str(self.data / f"labels-{percent}")),
+            *("--model", f"vit_mini_patch8_{SIZE}", "--samples_per_epoch", str(p.finetune_epoch_videos)),
+            *("--short_side_size", str(SIZE), "--test_num_segment", "2", "--test_num_crop", "3"),
+            *("--aa", "none", "--reprob", "0", "--mixup", "0", "--cutmix", "0", "--min_crop_area", "0.9"),
+            *("--num_sample", "1", "--drop_path", "0", "--epochs", str(p.finetune_epochs), *warm_up(steps // 10)),
+            *("--disable_eval_during_finetuning", "--lr", "4e-3", "--layer_decay", "1"),
+        ]
+        if start == "pretrained":
+            command += ["--finetune", str(self.checkpoint)]
+        return Stage(
+            f"{percent} % of labels, {self.words(start)}",
             key,
             Work(command, STEPS, "step", steps, "testing"),
-            self.folder / key / f"checkpoint-{epochs - 1}.pth",
+            self.folder / key / f"checkpoint-{p.finetune_epochs - 1}.pth",
             (self.folder / key / "test.json").exists,
         )
 
@@ -155,27 +183,34 @@ class Demo:
     def pictures(self) -> Stage:
         """Masks, prototypes or reconstructions, losses and accuracies, confusion matrices."""
         command = [sys.executable, "scripts/demo_pictures.py", str(self.folder), str(self.data)]
-        command += ["--checkpoint", str(self.checkpoint)]
+        command += ["--checkpoint", str(self.checkpoint), "--percents", *map(str, self.preset.percents)]
         return Stage("pictures", "pictures", Work(command, r"drew picture (\d+)/(\d+)", "picture", 4))
 
     def table(self) -> str:
-        """The results, as a Markdown table."""
-        times = self.times()
-        rows = ["| weights | linear probe top-1 | fine-tuned top-1 | fine-tuned top-5 | videos | views | time |"]
-        rows.append("|---|---|---|---|---|---|---|")
+        """Top-1 of every start and share of the labels, as a Markdown table."""
+        p, times = self.preset, self.times()
+        heads = [f"{percent} % ({p.num_train * percent // 100} labels)" for percent in p.percents]
+        rows = [f"| weights | linear probe | {' | '.join(heads)} | time |", "|---" * (len(heads) + 3) + "|"]
         for start, name in (("pretrained", f"{METHODS[self.method]} pre-trained"), ("scratch", "from scratch")):
-            probe, tuned = (
-                json.loads((self.folder / f"{kind}-{start}" / "test.json").read_text())
-                for kind in ("probe", "finetune")
-            )
-            seconds = sum(times[key] for key in times if key.endswith(f"-{start}"))
-            if start == "pretrained":
-                seconds += times.get("pretrain", 0.0)
-            rows.append(
-                f"| {name} | {probe['test/top1']:.1f} | {tuned['test/top1']:.1f} | {tuned['test/top5']:.1f} "
-                f"| {tuned['videos']} | {tuned['views']} | {clock(seconds)} |"
-            )
+            keys = [finetuning_key(percent, start) for percent in p.percents]
+            results = [json.loads((self.folder / key / "test.json").read_text()) for key in keys]
+            counted = [*keys, f"probe-{start}", *(["pretrain"] if start == "pretrained" else [])]
+            seconds = sum(times.get(key, 0.0) for key in counted)
+            probed = json.loads(self.probed(start).read_text())["value"]
+            cells = [f"{value:.1f}" for value in (probed, *(result["test/top1"] for result in results))]
+            rows.append(f"| {name} | {' | '.join(cells)} | {clock(seconds)} |")
+        steps = p.finetune_epochs * (p.finetune_epoch_videos // BATCH)
+        rows += [
+            "",
+            f"Top-1 in %: a linear probe of frozen features with all labels, and {steps} steps of fine-tuning with a "
+            f"share of them; {results[0]['videos']} test videos, {results[0]['views']} views each.",
+        ]
         return "\n".join(rows)
+
+
+def finetuning_key(percent: int, start: str) -> str:
+    """Folder and log of a model fine-tuned with a share of the labels."""
+    return f"finetune-{percent}-{start}"
 
 
 def num_cores() -> int:
@@ -189,5 +224,5 @@ def num_workers() -> int:
 
 
 def warm_up(steps: int) -> list[str]:
-    """Flags for a warm-up of a tenth of the steps."""
-    return ["--warmup_epochs", "0", "--warmup_steps", str(max(steps // 10, 1))]
+    """Flags for a warm-up of so many steps."""
+    return ["--warmup_epochs", "0", "--warmup_steps", str(max(steps, 1))]

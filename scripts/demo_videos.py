@@ -1,10 +1,13 @@
 """Generates the demo's videos: python scripts/demo_videos.py FOLDER --num_pretrain N --num_train N --num_test N
 
-Writes what is missing of the videos, pretrain.csv, train.csv, val.csv, test.csv and labels.txt to the folder.
+Writes what is missing of the videos, pretrain.csv, train.csv, val.csv, test.csv and labels.txt to the folder. Each of
+`--percents` gets a folder labels-PERCENT with the lists for fine-tuning: the first videos of train.csv, whose classes
+take turns, so that a smaller share is balanced and part of a larger one.
 """
 
 import argparse
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -12,7 +15,7 @@ from pathlib import Path
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from datasets.synthetic import generate
+from datasets.synthetic import Generated, generate
 
 
 def report(done: int, total: int) -> None:
@@ -21,15 +24,36 @@ def report(done: int, total: int) -> None:
         print(f"drew video {done}/{total}", flush=True)
 
 
+def percent(text: str) -> int:
+    """A whole number from 1 to 100."""
+    if not text.isdecimal() or not 1 <= int(text) <= 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 100")
+    return int(text)
+
+
+def write_share(made: Generated, percent: int) -> None:
+    """Lists with a share of the labelled videos."""
+    folder = made.root / f"labels-{percent}"
+    folder.mkdir(exist_ok=True)
+    rows = made.train.read_text().splitlines(keepends=True)
+    (folder / "train.csv").write_text("".join(rows[: len(rows) * percent // 100]))
+    for file in (made.val, made.test, made.root / "labels.txt"):
+        shutil.copyfile(file, folder / file.name)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     for split in ("pretrain", "train", "test"):
         parser.add_argument(f"--num_{split}", type=int, required=True)
+    parser.add_argument("--percents", type=percent, nargs="*", default=[], metavar="N", help="shares of the labels")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes that draw")
     args = parser.parse_args()
+    for share in args.percents:
+        if args.num_train * share < 100:
+            parser.error(f"--percents {share}: of {args.num_train} labelled videos that is none")
     try:
-        generate(
+        made = generate(
             args.folder,
             num_pretrain=args.num_pretrain,
             num_train=args.num_train,
@@ -40,6 +64,8 @@ def main() -> None:
             workers=args.workers,
             progress=report,
         )
+        for share in args.percents:
+            write_share(made, share)
     except ValueError as error:
         parser.error(str(error))
     except OSError as error:

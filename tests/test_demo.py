@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,10 +15,11 @@ import pytest
 import torch
 from processes import ROOT
 
+from datasets.synthetic import generate
 from datasets.transforms.normalization import normalize_clips
 from models import create_model
 from models.tokens import gather_tokens, patchify
-from scripts import demo, demo_pictures, figures
+from scripts import demo, demo_pictures, demo_videos, figures
 from scripts.demo_progress import Screen, StageError, Work, run_stage
 from scripts.demo_stages import PRESETS, Demo
 
@@ -28,7 +30,7 @@ TINY = """
 import runpy, sys
 sys.path.insert(0, ".")
 from scripts import demo_stages
-demo_stages.PRESETS["smoke"] = demo_stages.Preset(64, 64, 10, 30, 1, 1, "seconds", 50)
+demo_stages.PRESETS["smoke"] = demo_stages.Preset(64, 64, 10, 30, 1, 64, (50, 100), "seconds", 50)
 runpy.run_path("scripts/demo.py", run_name="__main__")
 """
 
@@ -165,7 +167,7 @@ def test_a_demo_that_was_cut_off(tmp_path):
         assert shown == (run / name).exists() == (name != "reconstructions.png"), what
     assert (run / "results.md").read_text() in stdout
     checkpoints = sorted(str(path.relative_to(run)) for path in run.rglob("checkpoint-*"))
-    kinds = ("finetune-pretrained", "finetune-scratch", "probe-pretrained", "probe-scratch")
+    kinds = [f"finetune-{percent}-{start}" for percent in (50, 100) for start in ("pretrained", "scratch")]
     assert checkpoints == sorted([*(f"{kind}/checkpoint-0.pth" for kind in kinds), "pretrain/checkpoint-29.pth"])
     assert demo.megabytes(tmp_path) < 60 and f"{demo.megabytes(tmp_path)} MB in {tmp_path}" in stdout
 
@@ -175,11 +177,11 @@ def test_a_demo_that_was_cut_off(tmp_path):
 
 
 def test_presets_fit_what_is_said_of_the_disk():
-    """Videos of 46 kB, and the checkpoints of a stage before the earlier ones are removed."""
+    """Videos of 35 kB, and the checkpoints of a stage before the earlier ones are removed."""
     for preset in PRESETS.values():
         videos = preset.num_pretrain + preset.num_train + 2 * preset.num_test
         checkpoints = max(14 * preset.pretrain_epochs, 14 + 10 * (preset.finetune_epochs + 1) + 7)
-        assert 0.046 * videos + checkpoints < preset.peak_megabytes
+        assert 0.035 * videos + checkpoints < preset.peak_megabytes
 
 
 @pytest.mark.parametrize("dark", [False, True])
@@ -247,3 +249,32 @@ def test_confusion_has_its_numbers_and_names(dark):
     assert [text.get_text() for text in first.texts] == ["7", "3", "·", "10"]
     assert [tick.get_text() for tick in first.get_xticklabels()] == ["up", "down"]
     assert figure.axes[-1].get_ylabel() == "share of the true class's videos"
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--num_train 20 --percents 0", "'0' is not a whole number from 1 to 100"),
+        ("--num_train 20 --percents 10 101", "'101' is not a whole number from 1 to 100"),
+        ("--num_train 20 --percents 4", "--percents 4: of 20 labelled videos that is none"),
+    ],
+)
+def test_shares_that_are_refused(flags, words, tmp_path, monkeypatch, capsys):
+    argv = ["demo_videos.py", str(tmp_path / "out"), "--num_pretrain", "1", "--num_test", "1", *flags.split()]
+    monkeypatch.setattr("sys.argv", argv)
+    with pytest.raises(SystemExit) as ended:
+        demo_videos.main()
+    assert ended.value.code == 2 and words in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_smaller_share_is_balanced_and_part_of_a_larger_one(tmp_path):
+    made = generate(tmp_path, num_pretrain=1, num_train=40, num_val=2, size=(32, 32), num_frames=2, workers=1)
+    rows = {}
+    for percent in (50, 100):
+        demo_videos.write_share(made, percent)
+        folder = tmp_path / f"labels-{percent}"
+        rows[percent] = (folder / "train.csv").read_text().splitlines()
+        assert {file.name for file in folder.iterdir()} == {"train.csv", "val.csv", "test.csv", "labels.txt"}
+    assert len(rows[50]) == 20 and rows[100] == made.train.read_text().splitlines() and rows[50] == rows[100][:20]
+    assert Counter(row.split()[1] for row in rows[50]) == {str(label): 2 for label in range(10)}

@@ -52,6 +52,7 @@ ARMS = {
     "epsilon-0.2": varied("epsilon 0.2", "--sinkhorn_eps", "0.2"),
     "mask-0.5": varied("mask ratio 0.5", "--mask_ratio", "0.5"),
     "mask-0.9": varied("mask ratio 0.9", "--mask_ratio", "0.9"),
+    "warmup-1": varied("warm-up of one epoch", "--warmup_epochs", "1"),
     "soft": varied("soft targets", "--sinkhorn_targets", "soft"),
 }
 TESTS = {"knn": "k-NN", "linear": "linear probe", "attentive4": "attentive probe", "finetune": "fine-tuned"}
@@ -140,7 +141,7 @@ class Study:
             *("--augmentation", s.augmentation),
             *("--mask_ratio", "0.75", "--decoder_depth", "2", "--clip_grad", "1"),
             *("--epochs", str(s.pretrain_epochs)),
-            *("--warmup_epochs", str(s.pretrain_epochs // 10), "--save_ckpt_freq", str(max(s.pretrain_epochs // 5, 1))),
+            *("--warmup_epochs", str(s.warmup_epochs), "--save_ckpt_freq", str(max(s.pretrain_epochs // 5, 1))),
             *("--probe_data", str(self.lists(self.targets[0])), "--probe_every", str(max(s.pretrain_epochs // 10, 1))),
             *ARMS[arm].flags,
             *more,

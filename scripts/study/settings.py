@@ -37,6 +37,11 @@ class Settings:
     searches: bool = True
     generated: tuple[int, int, int] = (0, 0, 0)
 
+    @property
+    def warmup_epochs(self) -> int:
+        """Of pre-training: a tenth, at least one; none in a single epoch."""
+        return min(-(-self.pretrain_epochs // 10), self.pretrain_epochs - 1)
+
 
 OWN = Settings(
     frames=16,
@@ -55,8 +60,8 @@ GENERATED = Settings(
     augmentation="resize",
     min_crop_area=0.9,
     batch=32,
-    num_sample=4,
-    pretrain_epochs=10,
+    num_sample=1,
+    pretrain_epochs=13,
     finetune_epochs=20,
     probe_epochs=100,
     generated=(3000, 500, 500),
