@@ -5,7 +5,7 @@ grid of a frame, N = t * n = t * h * w tokens, M masked tokens, P values of a pa
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -21,7 +21,6 @@ from torch.nn import functional
 
 from .kernels.support import is_on_gpu
 from .registry import ModelError
-from .sinkhorn.balance import AllReduce
 from .targets import TARGETS, TEACHERS, TargetConfig, Teacher, deviation, standardize_
 from .tokens import Tubelet, gather_tokens, split_by_mask
 from .weights.teacher import download_teacher, load_teacher
@@ -114,7 +113,7 @@ class FrozenTeacher(nn.Module):
         self.standardized = StandardizedTargets()
         self.frame_step = tubelet[0]
         self.grid = grid
-        self.all_reduce: AllReduce | None = None
+        self.all_reduce: Callable[[torch.Tensor], torch.Tensor] | None = None
         self.eval()
 
     def train(self, mode: bool = True) -> "FrozenTeacher":
@@ -125,7 +124,7 @@ class FrozenTeacher(nn.Module):
         """What `torch.compile` makes faster, one by one."""
         return [*self.network.blocks, self.standardized]
 
-    def center(self, all_reduce: AllReduce) -> None:
+    def center(self, all_reduce: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """From now on subtract from the tokens at each position their mean over the clips of all ranks' batches.
 
         Tokens of a clip differ most by where they are. Without the mean of a position, they differ by what is seen.
