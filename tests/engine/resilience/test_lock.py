@@ -114,8 +114,8 @@ def test_an_earlier_start_of_the_same_job_is_gone_at_once(before, now, gone, tmp
         time.sleep(0.1)
         second = RunLock(tmp_path, environment=now)
         if gone:
+            first.on_lost = lambda: None  # before it can notice
             second.acquire()
-            first.on_lost = lambda: None
         else:
             with pytest.raises(ConfigError):
                 second.acquire()
