@@ -127,7 +127,7 @@ class FrozenTeacher(nn.Module):
     def center(self, all_reduce: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """From now on subtract from the tokens at each position their mean over the clips of all ranks' batches.
 
-        Tokens of a clip differ most by where they are. Without the mean of a position, they differ by what is seen.
+        What the tokens of a position have in common tells where they are, and nothing of what is seen.
         """
         self.all_reduce = all_reduce
 
