@@ -55,8 +55,9 @@ def memory_of(device: torch.device) -> int:
 def most_resident() -> int:
     """Bytes of this process in memory, at their peak so far."""
     status = Path("/proc/self/status")
-    if status.is_file():  # getrusage would count what started this process too: its peak outlives fork and exec
-        peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(peak.split()[1]) * 1024
+    # getrusage counts what started this process too: its peak outlives fork and exec.
+    for line in status.read_text().splitlines() if status.is_file() else ():
+        if line.startswith("VmHWM:"):  # not in every sandbox
+            return int(line.split()[1]) * 1024
     kib_or_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return kib_or_bytes * (1 if sys.platform == "darwin" else 1024)

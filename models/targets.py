@@ -182,9 +182,6 @@ class TargetConfig(Options):
                     f"--{flag} {given} is for --target_type {' or '.join(allowed)}, not {self.target_type}: "
                     "leave one of them out"
                 )
-        if TARGETS[self.target_type].named and not self.teacher:
-            what = {"timm": "NAME, a ViT of timm", "video": "FILE, a checkpoint"}[self.target_type]
-            raise OptionError(f"--target_type {self.target_type} needs --teacher {what}")
 
     def ignored(self) -> dict[str, str]:
         found, kind = {}, TARGETS[self.target_type]

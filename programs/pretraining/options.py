@@ -17,7 +17,7 @@ from models.decoder import DecoderConfig
 from models.methods import method_name, uses_prototypes
 from models.objectives import ObjectiveConfig
 from models.registry import MODEL_HELP, input_size_for
-from models.targets import TargetConfig
+from models.targets import TARGETS, TargetConfig
 from models.vit import EncoderConfig
 from sigma_video.options import OptionError, group, option
 
@@ -59,6 +59,10 @@ class PretrainingConfig(TrainingConfig):
         return found
 
     def __post_init__(self) -> None:
+        targets = self.targets
+        if TARGETS[targets.target_type].named and not targets.teacher:
+            what = {"timm": "NAME, a ViT of timm", "video": "FILE, a checkpoint"}[targets.target_type]
+            raise OptionError(f"--target_type {targets.target_type} needs --teacher {what}")
         if self.decoder.decoder_depth < 1:
             raise OptionError(f"--decoder_depth {self.decoder.decoder_depth}: must be at least 1")
         mask_type = self.masks.mask_type

@@ -19,6 +19,7 @@ CLASSIFIERS = {
     "other patches": {"patch_size": 16, "tubelet_size": 1, "depth": 1},
     "trained with dropout": {"fc_drop_rate": 0.5, "drop_rate": 0.1, "attn_drop_rate": 0.1, "drop_path_rate": 0.2},
 }
+WIDTH = {"decoder_num_classes": 20}  # of the teacher's features
 PRETRAINING = {
     "sigma": {"num_prototypes": 7, "projection_dims": [24, 40]},
     "sigma, one layer": {"num_prototypes": 7, "projection_dims": []},
@@ -27,6 +28,8 @@ PRETRAINING = {
     "pixels, prototypes": {"target_type": "pixel", "num_prototypes": 7},
     "teacher": {"target_type": "dino_v1", "num_prototypes": 7},
     "second teacher": {"target_type": "dino_v2", "loss_func": "L2"},
+    "video model as teacher": {"target_type": "video", "num_prototypes": 7, **WIDTH},
+    "timm's teacher": {"target_type": "timm", "num_prototypes": 7, **WIDTH},
     "collapsing": {"target_type": "mlp", "loss_func": "L2", "projection_dims": [8]},
     "embedding width": {"decoder_num_classes": 20, "num_prototypes": 9, "projection_dims": [8]},
     "no decoder blocks": {"decoder_depth": 0, "num_prototypes": 3, "projection_dims": [8]},
@@ -80,7 +83,7 @@ def test_pretraining_models(case):
     assert_same_settings(found, model)
     mask = torch.zeros(2, 32, dtype=torch.bool)
     mask[:, 10:] = True
-    features = None if model.targets is not None else torch.randn(2, 22, 128)
+    features = None if model.targets is not None else torch.randn(2, 22, len(state["decoder.head.weight"]))
     out, expected = found(CLIP, mask, features), model(CLIP, mask, features)
     for name in expected:
         torch.testing.assert_close(out[name], expected[name], rtol=0, atol=0)
