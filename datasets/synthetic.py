@@ -1,16 +1,4 @@
-"""The generated demo data set: short H.264 videos whose class is how the view moves over a texture, and nothing else.
-
-The texture is a sum of waves in all directions, of random phases, with random colours. The view slides, turns or zooms
-over it, at constant speed or to and fro. Shifting or turning waves of random phase and direction gives waves of random
-phase and direction; their lengths lie on a circle (a wave that leaves at one end of the range, where it is faint,
-returns at the other), so a zoom does not change the lengths' distribution either. In every frame of every class the
-picture therefore has the same distribution, and a single frame cannot tell the class.
-
-The motion is the same throughout a video, so a clip from anywhere in it has the label.
-Mirroring turns `left` into `right`: train on this data without a flip.
-
-Axes: T frames, H W pixels, K waves. Lengths are in units of the picture's shorter side.
-"""
+"""The generated demo data set: short H.264 videos whose class is how the camera moves (scenes.py), and nothing else."""
 
 import hashlib
 import io
@@ -27,48 +15,16 @@ from pathlib import Path
 import av
 import numpy as np
 
+from .scenes import CLASS_NAMES, draw_scene
+
 logger = logging.getLogger(__name__)
 
-ACROSS, DOWN, ANGLE, ZOOM = range(4)  # the coordinates of the view
-
-
-@dataclass(frozen=True)
-class Motion:
-    """What a class does to the view: moves one coordinate up (+1) or down (-1), or to and fro (0)."""
-
-    coordinate: int
-    direction: int
-
-
-MOTIONS: dict[str, Motion] = {  # the order is the label; names say how the picture's content moves
-    "left": Motion(ACROSS, -1),
-    "right": Motion(ACROSS, +1),
-    "up": Motion(DOWN, -1),
-    "down": Motion(DOWN, +1),
-    "turn_clockwise": Motion(ANGLE, +1),
-    "turn_counter_clockwise": Motion(ANGLE, -1),
-    "approach": Motion(ZOOM, +1),
-    "recede": Motion(ZOOM, -1),
-    "oscillate_across": Motion(ACROSS, 0),
-    "oscillate_down": Motion(DOWN, 0),
-}
-CLASS_NAMES = tuple(MOTIONS)
-
-SPEED = (0.03, 0.05)  # of a slide, per frame
-# Turns (radians) and zooms (natural logarithm of the size) that move the picture's content about as fast as a slide.
-SPEED_FACTOR = {ACROSS: 1.0, DOWN: 1.0, ANGLE: 3.0, ZOOM: 2.5}
-PERIOD = (6.0, 9.0)  # of a to-and-fro motion, in frames
-# Many short waves: all clips have about the same spectrum, and a place tells little about those beyond its neighbours.
-# So the motion is what the parts of a clip share, which is what a model learns that predicts some parts from others.
-NUM_WAVES = 32
-WAVELENGTH = (0.12, 0.24)
-CONTRAST = 2.5
 FRAME_RATE = 25
 # Key frames only, at a constant quantiser: what is predicted from other frames carries traces of the motion, from which
 # a classifier on single frames at full resolution got a quarter of the labels right (a tenth, chance, on key frames).
 ENCODING = {"preset": "ultrafast", "qp": "28", "g": "1"}
 LOG_SECONDS = 5.0
-DRAWING_VERSION = 3  # part of the clips' folder name: raise it when the same settings draw other pictures
+DRAWING_VERSION = 4  # part of the clips' folder name: raise it when the same settings draw other pictures
 
 
 @dataclass(frozen=True)
@@ -105,56 +61,13 @@ class Generated:
     num_written: int  # clips drawn by this call; the others were there
 
 
-def draw_view(motion: Motion, num_frames: int, rng: np.random.Generator) -> np.ndarray:
-    """Where the view is in every frame, (T, 4): shift across, shift down, angle, logarithm of the zoom."""
-    frames = np.arange(num_frames)
-    speed, period, start = (rng.uniform(*bounds) for bounds in (SPEED, PERIOD, (0.0, 1.0)))
-    if motion.direction:
-        moved = motion.direction * speed * frames
-    else:  # on its way as fast as the others, give or take
-        moved = 1.4 * speed * period / (2 * np.pi) * np.sin(2 * np.pi * (start + frames / period))
-    view = np.zeros((num_frames, 4))
-    view[:, motion.coordinate] = SPEED_FACTOR[motion.coordinate] * moved
-    return view
-
-
-def draw_texture(view: np.ndarray, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """A random texture under the given views, (T, H, W) float32, about normally distributed.
-
-    A wave's phase is linear in x and y whatever the view, so cos(ax + by + c) splits into products of a function of x
-    and one of y, and the sum over waves into a product of matrices.
-    """
-    x, y = ((np.arange(side) + 0.5 - side / 2) / min(size) for side in size)
-    spread = (np.arange(NUM_WAVES) + rng.random(NUM_WAVES)) / NUM_WAVES  # random, but evenly over the range
-    octaves = np.log2(WAVELENGTH[1] / WAVELENGTH[0])
-    octave_TK = (octaves * rng.permutation(spread) + view[:, [ZOOM]] / np.log(2)) % octaves
-    weight_TK = np.sin(np.pi * octave_TK / octaves) ** 2
-    frequency_TK = 2 * np.pi / (WAVELENGTH[0] * 2**octave_TK)
-    direction_TK = 2 * np.pi * spread + view[:, [ANGLE]]
-    along_x, along_y = frequency_TK * np.cos(direction_TK), frequency_TK * np.sin(direction_TK)
-    phase_TK = rng.uniform(0, 2 * np.pi, NUM_WAVES) - along_x * view[:, [ACROSS]] - along_y * view[:, [DOWN]]
-    phase_TKW = (along_x[:, :, None] * x + (phase_TK % (2 * np.pi))[:, :, None]).astype(np.float32)
-    phase_THK = (along_y[:, None] * y[:, None]).astype(np.float32)
-    weight_TK = (weight_TK / (0.45 * np.sqrt(NUM_WAVES))).astype(np.float32)
-    across = np.concatenate([np.cos(phase_TKW), -np.sin(phase_TKW)], axis=1)
-    down = np.concatenate([np.cos(phase_THK), np.sin(phase_THK)], axis=2) * np.tile(weight_TK, 2)[:, None]
-    return down @ across
-
-
 def draw_clip(drawing: Drawing, label: int, rng: np.random.Generator) -> np.ndarray:
-    """The frames of one video, (T, H, W, 4) uint8 RGB and a fourth channel without meaning."""
-    texture = draw_texture(draw_view(MOTIONS[CLASS_NAMES[label]], drawing.num_frames, rng), drawing.size, rng)
-    bright, dark = rng.uniform(120, 255, 3), rng.uniform(0, 120, 3)
-    level = np.linspace(-3, 3, 256)
-    mix = 1 / (1 + np.exp(-CONTRAST * level[:, None]))
-    colours = np.pad(bright * mix + dark * (1 - mix), ((0, 0), (0, 1))).astype(np.uint8)
-    # A pixel is one uint32 here: one look-up instead of four.
-    index = np.clip((texture + 3) * (255 / 6), 0, 255).astype(np.uint8)
-    return colours.view(np.uint32).ravel().take(index).view(np.uint8).reshape(*texture.shape, 4)
+    """The frames of one video, (T, H, W, 3) uint8 RGB."""
+    return draw_scene(label, drawing.num_frames, drawing.size, rng).astype(np.uint8)
 
 
 def encode_clip(frames: np.ndarray) -> bytes:
-    """An H.264 file in an mp4 container from (T, H, W, 4) uint8 RGB and padding; the same bytes for the same frames."""
+    """An H.264 file in an mp4 container from (T, H, W, 3) uint8 RGB; the same bytes for the same frames."""
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=FRAME_RATE, options=ENCODING)
@@ -162,7 +75,7 @@ def encode_clip(frames: np.ndarray) -> bytes:
         stream.pix_fmt = "yuv420p"
         stream.codec_context.thread_count = 1
         for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgba")))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode(None))
     return file.getvalue()
 

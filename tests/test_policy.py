@@ -62,8 +62,8 @@ ORDER = {
         "analysis",
     ),
     "datasets": (
-        "errors moments sampling sampling_by_time synthetic",
-        "catalogue decoding segmentation transforms",
+        "errors moments sampling sampling_by_time scenes",
+        "catalogue decoding segmentation synthetic transforms",
         "lists loading",
         "class_balance masks samples",
         "classification pretraining",

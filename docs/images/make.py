@@ -16,9 +16,7 @@ from docs.images.svg import DARK, LIGHT  # noqa: E402
 def main() -> None:
     demo = ROOT / "output" / "demo"
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--checkpoint", type=Path, default=demo / "sigma-short-seed0" / "pretrain" / "checkpoint-12.pth"
-    )
+    parser.add_argument("--checkpoint", type=Path, default=demo / "sigma-short-seed0" / "pretrain" / "checkpoint-8.pth")
     parser.add_argument("--data", type=Path, default=demo / "data-short", help="folder with test.csv and labels.txt")
     args = parser.parse_args()
     found = cluster(args.checkpoint, args.data)

@@ -9,6 +9,7 @@ from .settings import PEAK_LR, Settings
 
 MLP = ("--target_type", "mlp", "--projection_dims", "256", "256", "--decoder_num_classes", "64")
 SIGMA = (*MLP, "--loss_func", "SWAV")
+VIDEO_TEACHER = ("--target_type", "video", "--num_prototypes", "64")
 NO_AUGMENTATION = ("--aa", "none", "--reprob", "0", "--mixup", "0", "--cutmix", "0", "--drop_path", "0")
 
 
@@ -37,14 +38,10 @@ def varied(title: str, *flags: str, prototypes: int = 64) -> Arm:
 ARMS = {
     "videomae": Arm("VideoMAE", ("--target_type", "pixel")),
     "sigma": Arm("SIGMA-MLP", (*SIGMA, "--num_prototypes", "64")),
-    "sigma-video": Arm(
-        "SIGMA, frozen VideoMAE as teacher", ("--target_type", "video", "--num_prototypes", "64"), teacher="videomae"
-    ),
     "sigma-video-centered": Arm(
-        "the same, without the means of positions",
-        ("--target_type", "video", "--num_prototypes", "64", "--center_teacher"),
-        teacher="videomae",
+        "SIGMA, frozen VideoMAE as teacher, centered", (*VIDEO_TEACHER, "--center_teacher"), teacher="videomae"
     ),
+    "sigma-video": Arm("the same, not centered", VIDEO_TEACHER, teacher="videomae", replicated=False),
     "l2": Arm("L2 onto a trained projection", (*MLP, "--loss_func", "L2"), replicated=False),
     "prototypes-256": varied("256 prototypes", prototypes=256),
     "prototypes-1000": varied("1000 prototypes", prototypes=1000),

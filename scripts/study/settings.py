@@ -30,17 +30,13 @@ class Settings:
     batch: int
     num_sample: int
     pretrain_epochs: int
+    warmup_epochs: int
     finetune_epochs: int
     probe_epochs: int
     views: tuple[int, int] = (2, 3)
     neighbours: int = 20
     searches: bool = True
     generated: tuple[int, int, int] = (0, 0, 0)
-
-    @property
-    def warmup_epochs(self) -> int:
-        """Of pre-training: a tenth, at least one; none in a single epoch."""
-        return min(-(-self.pretrain_epochs // 10), self.pretrain_epochs - 1)
 
 
 OWN = Settings(
@@ -50,6 +46,7 @@ OWN = Settings(
     batch=32,
     num_sample=4,
     pretrain_epochs=50,
+    warmup_epochs=10,
     finetune_epochs=60,
     probe_epochs=100,
 )
@@ -62,6 +59,7 @@ GENERATED = Settings(
     batch=32,
     num_sample=1,
     pretrain_epochs=13,
+    warmup_epochs=2,
     finetune_epochs=20,
     probe_epochs=100,
     generated=(3000, 500, 500),
@@ -73,6 +71,7 @@ SMOKE = Settings(
     batch=8,
     num_sample=1,
     pretrain_epochs=2,
+    warmup_epochs=1,
     finetune_epochs=1,
     probe_epochs=2,
     views=(1, 1),

@@ -1,4 +1,4 @@
-"""Does a run survive interruptions? One is trained straight through, its twin is stopped at random, and both compared.
+"""Does a run survive interruptions? One is trained straight through, beside it a twin that is stopped at random.
 
 python scripts/study/stability.py OUT --videos FOLDER [--steps 20000] [--stops 20] [--seed 0]
 
@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -78,8 +79,11 @@ def main() -> None:
     draw = random.Random(args.seed)
     plan = sorted((draw.randrange(args.steps), draw.choice(SIGNALS)) for _ in range(args.stops))
     epochs = args.steps // steps_per_epoch
-    straight = train(command(listed, args.out / "straight", epochs), args.out / "straight", [])
-    stopped = train(command(listed, args.out / "stopped", epochs), args.out / "stopped", plan)
+    folders = (args.out / "straight", args.out / "stopped")
+    with ThreadPoolExecutor(len(folders)) as pool:  # each has one core
+        straight, stopped = pool.map(
+            lambda folder, stops: train(command(listed, folder, epochs), folder, stops), folders, ([], plan)
+        )
     text = report(straight, stopped, epochs)
     replace_text(args.out / "stability.md", text)
     draw_curves(straight, stopped, args.out / "stability.png")

@@ -16,17 +16,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from datasets.synthetic import (
-    CLASS_NAMES,
-    MOTIONS,
-    Drawing,
-    Generated,
-    draw_clip,
-    draw_texture,
-    draw_view,
-    encode_clip,
-    generate,
-)
+from datasets.scenes import CLASS_NAMES, RADIUS, Balls, Lamp, draw_scene, draw_waves
+from datasets.synthetic import Drawing, Generated, draw_clip, encode_clip, generate
 
 NUM_FRAMES = 20
 TINY_VIDEOS = {"size": (64, 48), "num_frames": 6}
@@ -73,7 +64,7 @@ def test_files_and_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_decoded_frames_are_the_drawn_ones(tmp_path: Path) -> None:
     made = generate(tmp_path, seed=3, **SMALL)
     path, label = read_rows(made.train)[7]
-    drawn = draw_clip(Drawing(3, (64, 48), 6), label, np.random.default_rng([3, 1, 7]))[..., :3]
+    drawn = draw_clip(Drawing(3, (64, 48), 6), label, np.random.default_rng([3, 1, 7]))
     # H.264 halves the resolution of the colours, not that of the brightness (ITU-R BT.601)
     error = np.abs((decode(path) - drawn.astype(float)) @ [0.299, 0.587, 0.114])
     assert error.mean() < 5
@@ -131,13 +122,90 @@ def test_progress_and_bad_settings(tmp_path: Path, caplog: pytest.LogCaptureFixt
             generate(tmp_path, **{**SMALL, **wrong})
 
 
+# ---------------------------------------------------------------------------------------- the scene
+
+SQUARE = (64, 64)
+LAMP = Lamp(angle=0.3, elevation=0.8)
+
+
+def one_ball(place: complex, octave: float) -> Balls:
+    """A white ball of a radius of e^octave times the smallest."""
+    drawn = Balls.random(SQUARE, np.random.default_rng(0))
+    white = np.full((1, 3), 255, np.float32)
+    return Balls(np.array([place]), np.array([octave]), white, drawn.reach, drawn.x, drawn.y)
+
+
+def painted(balls: Balls, *, across: float = 0, down: float = 0, angle: float = 0, zoom: float = 0) -> np.ndarray:
+    """Balls on a grey ground, (H, W, 3)."""
+    frame = np.full((*SQUARE, 3), 100, np.float32)
+    balls.paint(frame, np.array([across, down, angle, zoom]), LAMP)
+    return frame
+
+
+def extent(frame: np.ndarray) -> np.ndarray:
+    """Centre and spread of what is brighter than the ground, (across, down, spread), in units of the shorter side."""
+    rows, columns = np.nonzero(frame.mean(-1) > 101)
+    return np.array([columns.mean(), rows.mean(), np.sqrt(columns.var() + rows.var())]) / SQUARE[0]
+
+
+@pytest.mark.parametrize("octave", [0.2, 0.6])
+def test_near_balls_are_larger_and_pass_faster(octave: float) -> None:
+    ball = one_ball(0j, octave)
+    still, moved = extent(painted(ball)), extent(painted(ball, across=0.1, down=-0.05))
+    size = np.exp(octave)
+    np.testing.assert_allclose(moved - still, (0.1 * size, -0.05 * size, 0), atol=0.01)
+    closer = extent(painted(ball, zoom=0.2))
+    assert closer[2] / still[2] == pytest.approx(np.exp(0.2), rel=0.05)
+
+
+def test_a_quarter_turn_is_the_turned_picture() -> None:
+    """All of it: wall, balls, shadows, and the side that the lamp is on."""
+    view = np.zeros((2, 4))
+    view[1, 2] = np.pi / 2
+    waves = draw_waves(view, SQUARE, np.random.default_rng(0))
+    np.testing.assert_allclose(waves[1], np.rot90(waves[0], -1), atol=1e-4)
+    balls = Balls.random(SQUARE, np.random.default_rng(1))
+    turned = painted(balls, angle=np.pi / 2)
+    difference = np.abs(turned - np.rot90(painted(balls), -1)).mean(-1)
+    assert np.median(difference) < 0.1 and (difference > 5).mean() < 0.02, "beyond pixels at the edge of a disc"
+    assert np.abs(turned - painted(balls)).mean() > 10
+
+
+def test_near_balls_cover_far_ones_and_cast_shadows() -> None:
+    far, near = one_ball(0j, 0.3), one_ball(0.3 + 0j, 0.6)
+    both = Balls(
+        np.concatenate([near.places, far.places]),
+        np.concatenate([near.octaves, far.octaves]),
+        np.concatenate([near.colours, far.colours]),
+        far.reach,
+        far.x,
+        far.y,
+    )
+    frame, alone = painted(both), painted(near)
+    inside = np.hypot(near.x[None] - 0.3 * RADIUS[0] * np.exp(0.6), near.y[:, None]) < 0.9 * RADIUS[0] * np.exp(0.6)
+    np.testing.assert_allclose(frame[inside], alone[inside], atol=2)
+    assert (alone.mean(-1) < 60).any(), "no shadow on the ground"
+
+
+def test_what_leaves_the_torus_comes_back() -> None:
+    balls = Balls.random(SQUARE, np.random.default_rng(2))
+    round_trip = 2 * balls.reach * RADIUS[0]
+    np.testing.assert_allclose(painted(balls, across=round_trip), painted(balls), atol=0.5)
+    octaves = np.log(RADIUS[1] / RADIUS[0])
+    np.testing.assert_allclose(painted(balls, zoom=octaves), painted(balls), atol=0.5)
+
+
 # ---------------------------------------------------------------------------------------- the label
 
 
-def texture_statistics(frame: np.ndarray) -> list[float]:
-    """How steep a picture (H, W) is, how much steeper across than down, and how steep along the two diagonals."""
-    down, across = np.gradient(frame / frame.std())
-    return [np.hypot(down, across).mean(), (across**2).mean() / (down**2).mean(), (across * down).mean()]
+def picture_statistics(frame: np.ndarray) -> list[float]:
+    """How bright a picture (H, W, 3) is and how much that varies, how steep it is, how much steeper across than down,
+    and how steep along the two diagonals.
+    """
+    light = frame.mean(axis=-1)
+    down, across = np.gradient(light / light.std())
+    steep = [np.hypot(down, across).mean(), (across**2).mean() / (down**2).mean(), (across * down).mean()]
+    return [light.mean(), light.std(), *steep]
 
 
 @pytest.mark.slow
@@ -146,18 +214,18 @@ def test_a_frame_has_the_same_distribution_in_every_class() -> None:
     drawn = {
         name: np.array(
             [
-                [texture_statistics(texture[frame]) for frame in (0, NUM_FRAMES - 1)]
-                for texture in (draw_texture(draw_view(motion, NUM_FRAMES, rng), (64, 48), rng) for _ in range(250))
+                [picture_statistics(scene[frame]) for frame in (0, NUM_FRAMES - 1)]
+                for scene in (draw_scene(label, NUM_FRAMES, (64, 48), rng) for _ in range(150))
             ]
         )
-        for name, motion in MOTIONS.items()
+        for label, name in enumerate(CLASS_NAMES)
     }
     reference = drawn["left"][:, 0]
     for name, statistics in drawn.items():
         for frame in (0, 1):
-            for which in range(3):
+            for which in range(reference.shape[-1]):
                 if (name, frame) != ("left", 0):
-                    # 57 tests, all of which should pass
+                    # 95 tests, all of which should pass
                     p = ks_2samp(statistics[:, frame, which], reference[:, which]).pvalue
                     assert p > 1e-4, (name, frame, which)
 
