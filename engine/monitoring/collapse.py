@@ -18,6 +18,7 @@ CHANCE_LOSS_RATIO = 0.98  # of ln K: a cross-entropy above it is no better than 
 MIN_USED_RATIO = 0.1  # of the prototypes that could be used
 MAX_MEAN_COSINE = 0.95  # mean cosine similarity between features
 STEPS_TO_STOP = 3  # log steps in a row with the same warning that end a run
+STEPS_WITHOUT_INFORMATION = 50  # log steps in a row; runs that learned knew something after 30 at the latest
 
 
 def count_codes(codes: torch.Tensor, num_prototypes: int) -> torch.Tensor:
@@ -112,6 +113,7 @@ class CollapseDetector:
         self.stops = stops
         self._active_warnings: set[str] = set()
         self._in_a_row: dict[str, int] = {}
+        self._without_information = 0
 
     def sums(self, out: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """What has to be summed over ranks, by name. Does not synchronize with the device.
@@ -156,7 +158,9 @@ class CollapseDetector:
             for branch, loss in losses.items():
                 of_codes = self._check_codes(sums[f"codes_{branch}"], loss, branch, statistics)
                 warnings |= of_codes if after_warmup else {}
-            statistics |= information(losses, statistics)
+            known = information(losses, statistics)
+            self._watch_information(step, known, after_warmup=after_warmup)
+            statistics |= known
         if self.log_warnings:
             self._warn(step, warnings)
         if self.stops:
@@ -177,6 +181,19 @@ class CollapseDetector:
         if num_usable > 1 and used < max(MIN_USED_RATIO * num_usable, 2):
             warnings[f"few prototypes are in use by the {branch} codes"] = f"{used} of {self.num_prototypes}"
         return warnings
+
+    def _watch_information(self, step: int, known: Mapping[str, float], *, after_warmup: bool) -> None:
+        """Warn of a run that does not begin to learn; that is no reason to end it."""
+        knows_nothing = after_warmup and max(known.values()) <= 0
+        self._without_information = self._without_information + 1 if knows_nothing else 0
+        if self._without_information == STEPS_WITHOUT_INFORMATION and self.log_warnings:
+            logger.warning(
+                "step %d: for %d log steps neither branch has known anything of the other's codes (information %s "
+                "nats): the run has not begun to learn. See 'What loss to expect' in PRETRAIN.md",
+                step,
+                STEPS_WITHOUT_INFORMATION,
+                " and ".join(f"{value:.3f}" for value in known.values()),
+            )
 
     def _stop(self, step: int, warnings: Mapping[str, str]) -> None:
         self._in_a_row = {what: self._in_a_row.get(what, 0) + 1 for what in warnings}

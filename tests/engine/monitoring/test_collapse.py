@@ -147,6 +147,18 @@ def test_information_is_at_most_the_mutual_information():
     assert all(bound < best for bound, best in zip(worse, true, strict=True))
 
 
+@pytest.mark.parametrize("known_at", [None, 30])
+def test_a_run_that_does_not_begin_to_learn_is_warned_of_and_not_ended(known_at, caplog):
+    """Losses at the entropy of the codes: what a prediction has that is the same for all tokens."""
+    detector = CollapseDetector(40, stops=True)
+    for step in range(100):
+        loss = math.log(40) - (0.7 if step == known_at else 0.1)  # the entropy of the codes is ln 20
+        watch(detector, outputs(loss=loss, used=20), step=step, after_warmup=step >= 10)
+    steps = [record.getMessage().split(":")[0] for record in caplog.records if "begun to learn" in record.getMessage()]
+    assert steps == [f"step {10 + 49 if known_at is None else known_at + 50}"]
+    assert not any("collapsed" in record.getMessage() for record in caplog.records)
+
+
 def test_pixels_may_be_alike(caplog):
     watch(CollapseDetector(None, check_cosine=False), outputs(alike=True), step=1, after_warmup=True)
     assert not caplog.records
