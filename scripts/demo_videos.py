@@ -68,6 +68,9 @@ def main() -> None:
             write_share(made, share)
     except ValueError as error:
         parser.error(str(error))
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
     except OSError as error:
         sys.exit(f"error: {error.filename or args.folder}: {error.strerror}")
 

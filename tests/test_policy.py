@@ -298,3 +298,15 @@ def test_the_local_datasets_package_wins(tmp_path):
     script = ROOT / "datasets" / "__init__.py"
     finished = fresh(sys.executable, "-c", program, cwd=ROOT)
     assert finished.stdout == str(script), finished.stderr
+
+
+def test_scripts_say_what_they_install():
+    """A sourced file sees the caller's own arguments unless it gets others: env.sh would take --out for a list."""
+    sourcing = [
+        line
+        for file in [*ROOT.glob("scripts/**/*.sh"), *ROOT.glob("bench/**/*.sh")]
+        for line in file.read_text().splitlines()
+        if line.startswith("source ") and 'env.sh"' in line
+    ]
+    assert len(sourcing) >= 4
+    assert all(re.search(r'env\.sh" requirements[a-z-]*\.txt$', line) for line in sourcing), sourcing

@@ -7,5 +7,5 @@
 # target has all tests, the others k-NN and a linear probe. The same command goes on after an interruption; OUT/tables.md
 # has the results.
 set -euo pipefail
-source "$(dirname "${BASH_SOURCE[0]}")/../env.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/../env.sh" requirements.txt
 exec "$PYTHON" scripts/study/study.py "$@"

@@ -42,7 +42,7 @@ LOOK = 0.5  # seconds between two looks at the process
 
 @dataclass
 class Trace:
-    """What was seen of a run while it ran.
+    """What was seen of a run while it ran; kept in its folder, for the same command on another day.
 
     Attributes:
         stops: step and name of each signal.
@@ -52,6 +52,20 @@ class Trace:
     folder: Path
     stops: list[tuple[int, str]] = field(default_factory=list)
     memory: list[tuple[int, float]] = field(default_factory=list)
+
+    @property
+    def _file(self) -> Path:
+        return self.folder / "trace.json"
+
+    def restore(self) -> None:
+        """Go on with what was kept."""
+        if self._file.is_file():
+            kept = json.loads(self._file.read_text())
+            self.stops, self.memory = ([(step, value) for step, value in kept[name]] for name in ("stops", "memory"))
+
+    def keep(self) -> None:
+        """Write it down."""
+        replace_text(self._file, json.dumps({"stops": self.stops, "memory": self.memory}) + "\n")
 
     def records(self) -> list[dict[str, float]]:
         """Of the log, one for each log step."""
@@ -68,18 +82,20 @@ def main() -> None:
     parser.add_argument("--stops", type=int, default=20, help="signals to the second run")
     parser.add_argument("--seed", type=int, default=0, help="of steps and kinds of signals")
     args = parser.parse_args()
-    listed = args.videos / "pretrain.csv"
+    listed = args.videos.resolve() / "pretrain.csv"
     if not listed.is_file():
         raise ConfigError(f"{listed}: no such file; scripts/demo_videos.py makes one")
     steps_per_epoch = len(listed.read_text().splitlines()) // BATCH
-    if not 0 < args.stops < args.steps or not steps_per_epoch or args.steps % steps_per_epoch:
-        raise ConfigError(
-            f"--steps {args.steps}: must be a multiple of an epoch, {steps_per_epoch} steps, above --stops"
-        )
+    if not steps_per_epoch:
+        raise ConfigError(f"{listed}: has fewer than {BATCH} videos, a batch")
+    if not 0 < args.stops < args.steps:
+        raise ConfigError(f"--stops {args.stops}: must be from 1 to less than --steps {args.steps}")
+    if args.steps % steps_per_epoch:
+        raise ConfigError(f"--steps {args.steps}: must be a multiple of an epoch, {steps_per_epoch} steps")
     draw = random.Random(args.seed)
     plan = sorted((draw.randrange(args.steps), draw.choice(SIGNALS)) for _ in range(args.stops))
     epochs = args.steps // steps_per_epoch
-    folders = (args.out / "straight", args.out / "stopped")
+    folders = (args.out.resolve() / "straight", args.out.resolve() / "stopped")
     with ThreadPoolExecutor(len(folders)) as pool:  # each has one core
         straight, stopped = pool.map(
             lambda folder, stops: train(command(listed, folder, epochs), folder, stops), folders, ([], plan)
@@ -104,14 +120,17 @@ def command(listed: Path, folder: Path, epochs: int) -> list[str]:
 
 def train(words: Sequence[str], folder: Path, plan: Sequence[tuple[int, signal.Signals]]) -> Trace:
     """Run a command to its end, with a signal at each step of the plan, and the same command after it."""
-    trace, left = Trace(folder), list(plan)
+    trace = Trace(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    trace.restore()
+    left = list(plan)[len(trace.stops) :]
     for start in itertools.count():
         with (folder / "console.log").open("a") as out:
             process = subprocess.Popen(
                 words, cwd=ROOT, stdout=out, stderr=out, env=os.environ | {"OMP_NUM_THREADS": "1"}
             )
             sent = _watch(process, trace, left)
+        trace.keep()
         if not process.returncode:
             return trace
         if not sent:

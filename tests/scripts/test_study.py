@@ -4,10 +4,13 @@ import json
 import statistics
 import subprocess
 import sys
+from dataclasses import asdict
 
 import pytest
 from processes import ROOT
 
+from datasets.errors import AnnotationError
+from engine.errors import ConfigError
 from engine.flags import parse
 from programs.finetuning.options import FinetuningConfig
 from programs.pretraining.options import PretrainingConfig
@@ -86,6 +89,88 @@ def test_curves_are_of_what_was_logged(tmp_path):
     assert _sums(rows, *keys[:2]) == [(10, 10.0), (20, 20.0)] and _sums(rows, "probe/linear") == []
 
 
+def write_lists(folder, **lists):
+    """SET_PART.csv with two real files for each, and these labels."""
+    folder.mkdir(exist_ok=True)
+    for name, labels in lists.items():
+        rows = []
+        for i, label in enumerate(labels):
+            (folder / f"{name}{i}.mp4").write_bytes(b"video")
+            rows.append(f"{name}{i}.mp4 {label}\n")
+        (folder / f"{name}.csv").write_text("".join(rows))
+    return folder
+
+
+def begun(tmp_path, folder, *, sets=("a",), settings=SMOKE, root=""):
+    """A study's lists, written."""
+    study = Study(tmp_path / "out", settings, targets=sets[:1], seeds=1)
+    command._write_lists(study, folder, sets, root=root)
+    return study
+
+
+def rows_of(file):
+    return [line.rsplit(" ", 1) for line in file.read_text().splitlines()]
+
+
+def test_lists_have_absolute_paths_and_one_numbering_of_names(tmp_path, monkeypatch):
+    folder = write_lists(tmp_path / "lists", a_train=("cat", "dog", "fox"), a_val=("fox", "dog"))
+    monkeypatch.chdir(tmp_path)
+    study = begun(tmp_path, folder, root="lists")
+    train, test = (rows_of(study.lists("a") / f"{part}.csv") for part in ("train", "test"))
+    assert [label for _, label in train] == ["0", "1", "2"] and [label for _, label in test] == ["2", "1"]
+    assert [path for path, _ in train] == [str(folder / f"a_train{i}.mp4") for i in range(3)]
+    assert study.pretrain_list.read_text().split() == [path for path, _ in train]
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "words"),
+    [
+        (("0", "1"), ("cat", "dog"), "one names its classes and the other numbers them"),
+        (("cat", "dog"), ("cat", "cow"), "cow"),
+        (("", ""), ("0", "1"), "label"),
+    ],
+)
+def test_labels_that_are_refused(train, val, words, tmp_path):
+    folder = write_lists(tmp_path / "lists", a_train=train, a_val=val)
+    with pytest.raises((ConfigError, AnnotationError), match=words):
+        begun(tmp_path, folder)
+
+
+def test_missing_videos_are_refused_before_anything_runs(tmp_path):
+    folder = write_lists(tmp_path / "lists", a_train=("0", "1"), a_val=("0", "1"))
+    (folder / "a_val1.mp4").unlink()
+    with pytest.raises(ConfigError, match=r"1 of 2 videos do not exist, for example .*a_val1\.mp4"):
+        begun(tmp_path, folder)
+
+
+def test_a_folder_has_the_results_of_one_study(tmp_path):
+    folder = write_lists(tmp_path / "lists", a_train=("0", "1"), a_val=("0", "1"), b_train=("0", "1"), b_val=("1", "0"))
+    study = begun(tmp_path, folder)
+    begun(tmp_path, folder)
+    with pytest.raises(ConfigError, match="another study; choose another --out"):
+        begun(tmp_path, folder, sets=("a", "b"))
+    command._keep(study.out / "settings.json", json.dumps(asdict(SMOKE)))
+    with pytest.raises(ConfigError, match="another study"):
+        command._keep(study.out / "settings.json", json.dumps(asdict(OWN)))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--seeds", "0"], "whole number from 1"),
+        (["--jobs", "0"], "whole number from 1"),
+        (["--data", "videos"], "--lists FOLDER"),
+        (["--lists", "l", "--sets", "a,a"], "each once"),
+        (["--arms", "sigma,sigma"], "each once"),
+        (["--arms", "sigma-video"], "needs the arm videomae"),
+    ],
+)
+def test_options_that_are_refused(words, message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        command._arguments(["--out", "out", *words])
+    assert ended.value.code == 2 and message in capsys.readouterr().err
+
+
 @pytest.mark.long
 def test_a_run_that_is_stopped_equals_one_that_is_not(tmp_path):
     videos, out = tmp_path / "videos", tmp_path / "out"
@@ -98,6 +183,8 @@ def test_a_run_that_is_stopped_equals_one_that_is_not(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("equal to the bit") == 2 and (out / "stability.png").is_file()
     assert "resumed from" in (out / "stopped" / "console.log").read_text()
+    again = subprocess.run([*command, "--steps", "80", "--stops", "2"], cwd=ROOT, capture_output=True, text=True)
+    assert again.returncode == 0 and again.stdout == done.stdout, again.stderr
 
 
 def test_table(tmp_path):
