@@ -10,6 +10,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.models import get_arch_pretrained_cfgs
 from torch.nn import functional
 
 from sigma_video.command_line import did_you_mean
@@ -122,11 +123,15 @@ def timm_network(name: str, grid: tuple[int, int, int], weights: str = "", *, em
         return _create(name, pretrained=True, img_size=size, pretrained_cfg_overlay=overlay)
     except ModelError:
         raise
-    except Exception as error:  # network, proxy, full disk, damaged or foreign file: the remedy is the same
+    except Exception as error:  # network, proxy, full disk, damaged or foreign file
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        source = weights or "timm's hub"
+        if weights:
+            raise ModelError(
+                f"--teacher {name}: timm cannot read these weights ({reason}): --teacher_weights takes a file of "
+                "timm's of this network, .pth or .safetensors"
+            ) from error
         raise ModelError(
-            f"--teacher {name}: its weights cannot be taken from {source} ({reason}): get them on a machine with a "
+            f"--teacher {name}: its weights cannot be taken from timm's hub ({reason}): get them on a machine with a "
             "network and give the file as --teacher_weights FILE"
         ) from error
 
@@ -143,6 +148,9 @@ def _create(name: str, **options: Any) -> Any:
     if not timm.is_model(name):
         near = did_you_mean(name, timm.list_models(pretrained=True))
         raise ModelError(f"--teacher {name}: timm {timm.__version__} has no such model.{near}")
+    architecture, _, tag = name.partition(".")
+    if tag and name not in (known := get_arch_pretrained_cfgs(architecture)):
+        raise ModelError(f"--teacher {name}: timm {timm.__version__} has no such weights; it has {', '.join(known)}")
     network = timm.create_model(name, num_classes=0, **options)
     if not hasattr(network, "num_prefix_tokens") or not hasattr(network, "blocks"):
         raise ModelError(f"--teacher {name}: a {type(network).__name__} is no ViT, whose features are a grid of tokens")

@@ -8,6 +8,10 @@ import torch
 from processes import PRETRAIN, PROBE, run_script
 from runs import load, records
 
+from engine.distributed.world import World
+from engine.errors import ConfigError
+from programs.pretraining.online_probe import read_probe_lists
+
 NAMES = ["probe/knn", "probe/linear", "probe/rankme", "probe/rankme_tokens"]
 # Stochastic depth draws random numbers in every step.
 CHANGES = {"epochs": 3, "warmup_epochs": 0, "drop_path": 0.2, "save_ckpt_freq": 1, "lr": 0.1}
@@ -22,6 +26,10 @@ def lists(data, tmp_path_factory):
     for name, videos in (("train", data.videos[:8]), ("val", [*data.videos[8:], broken])):
         (folder / f"{name}.csv").write_text("".join(f"{video} {i % 2}\n" for i, video in enumerate(videos)))
     return folder
+
+
+def _paths(file):
+    return [line.rsplit(" ", 1)[0] for line in file.read_text().splitlines()]
 
 
 def pretrain(data, output, size=1, **changes):
@@ -98,7 +106,7 @@ def test_ranks_share_it_out(data, lists, tmp_path):
     ("changes", "words"),
     [
         ({"probe_every": 3}, ["--probe_every 3 needs --probe_data"]),
-        ({"probe_data": "{lists}/absent"}, ["absent/train.csv"]),
+        ({"probe_data": "{lists}/absent"}, ["--probe_data", "absent: has no train.csv"]),
         ({"probe_data": "{lists}", "probe_every": 0}, ["--probe_every 0: must be at least 1"]),
         ({"probe_data": "{same}"}, ["train.csv", "val.csv"]),
     ],
@@ -110,6 +118,46 @@ def test_refused(changes, words, data, lists, tmp_path):
     finished = run_script(PRETRAIN, *data.flags(PRETRAIN, tmp_path / "out", **changes))
     assert finished.code == 2 and len(finished.errors) == 1, finished.stderr
     assert all(word in finished.errors[0] for word in words), finished.errors
+
+
+@pytest.mark.parametrize(
+    ("labels", "words", "never"),
+    [
+        (
+            {"train": "01", "val": None},
+            ["has no val.csv", "give a folder with train.csv and val.csv"],
+            "--disable_eval",
+        ),
+        ({"train": None, "val": "01"}, ["has no train.csv"], "--data_path"),
+        ({"train": ["0.5", "1.5"], "val": "01"}, ["line 1", "label '0.5'"], "--task"),
+        ({"train": ["0", "1000000000"], "val": "01"}, ["1000000000", "correct it"], "--nb_classes"),
+        ({"train": "00", "val": "00"}, ["one class alone"], "--nb_classes"),
+    ],
+    ids=str,
+)
+def test_lists_that_are_refused(labels, words, never, lists, tmp_path):
+    """By a message that names the flag, and no flag that pre-training has not."""
+    videos = {part: _paths(lists / f"{part}.csv")[:2] for part in labels}
+    for part, values in labels.items():
+        if values is not None:
+            rows = (f"{video} {label}\n" for video, label in zip(videos[part], values, strict=True))
+            (tmp_path / f"{part}.csv").write_text("".join(rows))
+    with pytest.raises(ConfigError) as refused:
+        read_probe_lists(str(tmp_path), "", World(rank=0, size=1, local_rank=0, device=torch.device("cpu")))
+    assert all(word in str(refused.value) for word in ["--probe_data", *words]), refused.value
+    assert never not in str(refused.value)
+
+
+def test_lists_that_judge_little(data, lists, tmp_path):
+    """Classes that the training videos have not are told in the plan; where nothing is decoded the run ends."""
+    shutil.copy(lists / "train.csv", tmp_path)
+    (tmp_path / "val.csv").write_text("".join(f"{video} {i}\n" for i, video in enumerate(data.videos[8:])))
+    flags = data.flags(PRETRAIN, tmp_path / "out", probe_data=tmp_path)
+    dry = run_script(PRETRAIN, *flags, "--dry_run")
+    assert "2 videos of " in dry.stderr and "are of 2 classes without a video in " in dry.stderr, dry.stderr
+    (tmp_path / "val.csv").write_text(f"{lists / 'broken.mp4'} 1\n")
+    ended = run_script(PRETRAIN, *flags)
+    assert ended.code == 2 and "nothing is judged" in ended.errors[-1] and "--probe_data" in ended.errors[-1]
 
 
 def test_a_collapsed_run_ends(data, tmp_path):

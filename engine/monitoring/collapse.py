@@ -176,7 +176,9 @@ class CollapseDetector:
         statistics |= {f"{name}_{branch}": value for name, value in of_codes.items()}
         warnings = {}
         if loss > CHANCE_LOSS_RATIO * statistics["ln_k"]:
-            warnings[f"{branch}_loss sits at ln K"] = f"{loss:.3f}, and guessing gives {statistics['ln_k']:.3f}"
+            warnings[f"{branch}_loss is no better than guessing"] = (
+                f"{loss:.3f}, and guessing gives {statistics['ln_k']:.3f}"
+            )
         used = of_codes["prototypes_used"]
         if num_usable > 1 and used < max(MIN_USED_RATIO * num_usable, 2):
             warnings[f"few prototypes are in use by the {branch} codes"] = f"{used} of {self.num_prototypes}"

@@ -2,6 +2,7 @@
 
 import logging
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -86,6 +87,8 @@ def teacher_width(config: PretrainingConfig, world: World) -> int | None:
     """F, the width of the features of a teacher that `--teacher` names. Every rank must call it."""
     targets = config.targets
     if targets.target_type == "timm":
+        if targets.teacher_weights and not Path(targets.teacher_weights).is_file():
+            raise ConfigError(f"--teacher_weights {targets.teacher_weights}: no such file")
         return timm_width(targets.teacher)
     return video_model(config, world).model.embed_dim if targets.target_type == "video" else None
 
@@ -201,6 +204,7 @@ def plan_of(
         name, precision = f"{config.targets.target_type} {config.targets.known_teacher}", str(dtype)
         if facts.teacher_used is not None:
             name = f"{facts.teacher_used['name']}, licence of its weights: {facts.teacher_used['licence']}"
+        name += ", centered by position" if config.targets.center_teacher else ""
         if isinstance(teacher, ImageTeacher):  # whose attention is ours to choose
             stacks["teacher"] = teacher.network.blocks, teacher.num_pass_tokens
         rows["teacher"] = f"{name}, {precision.removeprefix('torch.')}"

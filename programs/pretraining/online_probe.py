@@ -1,9 +1,11 @@
 """What the encoder has learnt so far: nearest neighbours and a linear layer on its frozen features, during training."""
 
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,8 @@ import torch
 
 from datasets.catalogue import get_dataset_spec
 from datasets.classification import ViewConfig
-from datasets.lists.splits import LabelledData, LabelledListConfig, read_labelled
+from datasets.errors import AnnotationError
+from datasets.lists.splits import LabelledData, LabelledListConfig, find_list, read_labelled
 from datasets.probing import Sight
 from datasets.transforms.presets import TrainTransform
 from engine.distributed.ddp import autocast
@@ -32,6 +35,9 @@ from .probe_features import Features, frozen_features
 logger = logging.getLogger(__name__)
 
 PARTS = ("train", "val")
+NOTHING_JUDGED = "none of the videos of a list can be decoded: nothing is judged"
+# Lists are read as fine-tuning reads them; what its messages say of flags that pre-training lacks.
+FOREIGN_REMEDY = re.compile(r"[,;.]?[^,;.]*--(?:nb_classes|task)\b[^,;.]*")
 NEIGHBOURS, TEMPERATURE = 20, 0.07  # as DINO's evaluation
 RECIPE = RecipeConfig(  # of run_probing.py's linear probe, with one of its learning rates: nothing is chosen here
     epochs=100, batch_size=384, lrs=(1e-2,), weight_decays=(0.05,), warmup_epochs=5.0, min_lr=1e-6
@@ -101,9 +107,16 @@ class OnlineProbe:
             return on_main_process(self.world, lambda: self._judge(bank, queries))
 
     def begin(self, step: int) -> None:
-        """Before training from a step: what is known at the first one, so that a list fails now if it has to."""
+        """Before training from a step: what is known at the first one, so that a list fails now if it has to.
+
+        Raises:
+            ConfigError: no video of a list can be decoded.
+        """
         if step == 0:
-            logger.info("before training  %s", describe_results(self()))
+            found = self()
+            if not found:
+                raise ConfigError(f"--probe_data: {NOTHING_JUDGED}; see the warnings above")
+            logger.info("before training  %s", describe_results(found))
 
     def _features(self, part: str) -> Features:
         encoder = self.model().encoder.eval()
@@ -112,7 +125,7 @@ class OnlineProbe:
 
     def _judge(self, bank: Features, queries: Features) -> dict[str, float]:
         if not len(bank.means) or not len(queries.means):
-            logger.warning("--probe_data: none of the videos of a list can be decoded: nothing is judged")
+            logger.warning("--probe_data: %s", NOTHING_JUDGED)
             return {}
         share = len(queries.means) / queries.asked  # what cannot be decoded counts as wrong
         tokens = np.concatenate([bank.tokens, queries.tokens])
@@ -153,6 +166,31 @@ class OnlineProbe:
         return probabilities(head, queries.means[:, None], np.arange(len(queries.means)), device=device)
 
 
+def read_probe_lists(folder: str, root: str, world: World) -> LabelledData:
+    """The lists of `--probe_data`. Every rank must call it.
+
+    Raises:
+        ConfigError: they cannot be used; one has no class that the other has, or there is one class alone.
+    """
+    lists = LabelledListConfig(data_path=folder, data_set="custom", data_root=root)
+    for part in PARTS:
+        if not find_list(Path(folder), part).exists():
+            raise ConfigError(f"--probe_data {folder}: has no {part}.csv; give a folder with train.csv and val.csv")
+    try:
+        data = read_labelled(
+            lists, PARTS, once=partial(on_main_process, world), in_turn=partial(main_process_first, world)
+        )
+    except AnnotationError as error:
+        raise ConfigError(f"--probe_data {folder}: {FOREIGN_REMEDY.sub('', str(error))}") from error
+    bank, queries = (data.lists[part] for part in PARTS)
+    names = str(bank.file), str(queries.file)
+    with as_config_error("--probe_data"):
+        on_main_process(world, lambda: refuse_overlap(bank.samples(), queries.samples(), files=names))
+    if data.num_classes < 2:
+        raise ConfigError(f"--probe_data {folder}: one class alone: every answer is right")
+    return data
+
+
 def build_online_probe(config: Any, world: World, model: Callable[[], Sigma]) -> OnlineProbe | None:
     """The probe of `--probe_data`, its lists read and checked; None without it. Every rank must call it.
 
@@ -161,7 +199,7 @@ def build_online_probe(config: Any, world: World, model: Callable[[], Sigma]) ->
         model: gives the model as it is now.
 
     Raises:
-        AnnotationError, ConfigError: the lists cannot be used.
+        ConfigError: the lists cannot be used.
     """
     folder = config.probe.probe_data
     if not folder:
@@ -170,12 +208,7 @@ def build_online_probe(config: Any, world: World, model: Callable[[], Sigma]) ->
         raise ConfigError("--probe_data is not for --zero_stage 3, where no rank has the encoder: choose stage 2")
     if config.run.cuda_graphs:
         raise ConfigError("--probe_data is not for --cuda_graphs, whose blocks take visible tokens alone: drop one")
-    lists = LabelledListConfig(data_path=folder, data_set="custom", data_root=config.lists.data_root)
-    data = read_labelled(lists, PARTS, once=partial(on_main_process, world), in_turn=partial(main_process_first, world))
-    bank, queries = (data.lists[part] for part in PARTS)
-    names = str(bank.file), str(queries.file)
-    with as_config_error("--probe_data"):
-        on_main_process(world, lambda: refuse_overlap(bank.samples(), queries.samples(), files=names))
+    data = read_probe_lists(folder, config.lists.data_root, world)
     spec, size = get_dataset_spec("custom"), config.clip.input_size
     views = ViewConfig(short_side_size=size, test_num_segment=1, test_num_crop=1)
     clip, views = views.for_data_set(config.clip, spec)
@@ -195,4 +228,12 @@ def describe_probe(probe: OnlineProbe | None, every: int) -> dict[str, str]:
         f"every {every} epochs and after the last: {number}-NN and a linear layer, {len(bank)} videos of {bank.file}, "
         f"tested on {len(queries)} of {queries.file} ({probe.data.num_classes} classes)"
     )
-    return {"probe": text}
+    rows = {"probe": text} | {f"probe's {part}": probe.data.described[part] for part in PARTS}
+    unknown = ~np.isin(queries.labels, bank.labels)
+    if unknown.any():
+        classes = len(np.unique(np.asarray(queries.labels)[unknown]))
+        rows["probe's classes"] = (
+            f"{unknown.sum()} videos of {queries.file} are of {classes} classes without a video in {bank.file}: they "
+            "count as wrong"
+        )
+    return rows

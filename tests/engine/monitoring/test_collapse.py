@@ -85,7 +85,7 @@ def outputs(*, loss=1.0, used=40, alike=False, num_prototypes=40):
     ("changes", "words"),
     [
         ({}, None),
-        ({"loss": math.log(40)}, "video_loss sits at ln K (3.689, and guessing gives 3.689)"),
+        ({"loss": math.log(40)}, "video_loss is no better than guessing (3.689, and guessing gives 3.689)"),
         ({"used": 3}, "few prototypes are in use by the target codes (3 of 40)"),
         ({"used": 4}, None),
         ({"used": 40, "num_prototypes": 3000}, None),  # of the 80 tokens' prototypes
@@ -235,5 +235,5 @@ def test_in_a_run(data, tmp_path):
         assert 0 < row["train/entropy_target"] <= math.log(12) + 1e-6
         assert 1 <= row["train/prototypes_used_video"] <= 12
         assert -1 <= row["train/cosine_predicted"] <= 1
-    warned = re.findall(r"step (\d+): \w+_loss sits at ln K", finished.stderr)
+    warned = re.findall(r"step (\d+): \w+_loss is no better than guessing", finished.stderr)
     assert warned and min(map(int, warned)) >= 3  # an untrained model stands there, but not before the warm-up is over
