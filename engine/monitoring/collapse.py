@@ -18,7 +18,7 @@ CHANCE_LOSS_RATIO = 0.98  # of ln K: a cross-entropy above it is no better than 
 MIN_USED_RATIO = 0.1  # of the prototypes that could be used
 MAX_MEAN_COSINE = 0.95  # mean cosine similarity between features
 STEPS_TO_STOP = 3  # log steps in a row with the same warning that end a run
-STEPS_WITHOUT_INFORMATION = 50  # log steps in a row; runs that learned knew something after 30 at the latest
+STEPS_WITHOUT_INFORMATION = 60  # log steps in a row; small runs that learned knew something after 48 at the latest
 
 
 def count_codes(codes: torch.Tensor, num_prototypes: int) -> torch.Tensor:

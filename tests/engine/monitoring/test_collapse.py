@@ -155,7 +155,7 @@ def test_a_run_that_does_not_begin_to_learn_is_warned_of_and_not_ended(known_at,
         loss = math.log(40) - (0.7 if step == known_at else 0.1)  # the entropy of the codes is ln 20
         watch(detector, outputs(loss=loss, used=20), step=step, after_warmup=step >= 10)
     steps = [record.getMessage().split(":")[0] for record in caplog.records if "begun to learn" in record.getMessage()]
-    assert steps == [f"step {10 + 49 if known_at is None else known_at + 50}"]
+    assert steps == [f"step {10 + 59 if known_at is None else known_at + 60}"]
     assert not any("collapsed" in record.getMessage() for record in caplog.records)
 
 
