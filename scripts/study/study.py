@@ -25,6 +25,8 @@ from scripts.study.plan import ARMS, Job, Study  # noqa: E402
 from scripts.study.settings import GENERATED, OWN, SMOKE  # noqa: E402
 from scripts.study.table import write_tables  # noqa: E402
 
+TRIED = ("videomae", "sigma", "sigma-video-centered")  # arms of --smoke
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code: 0, or 1 if a job failed."""
@@ -62,13 +64,20 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="SET,SET",
         help="that are tested; default: the first of --sets. Fine-tuning is on the first only",
     )
-    parser.add_argument("--arms", type=_arms, default=tuple(ARMS), metavar="ARM,ARM", help=f"of {', '.join(ARMS)}")
-    parser.add_argument("--seeds", type=_positive, default=3, metavar="N", help="of the main comparison (default: 3)")
+    parser.add_argument(
+        "--arms",
+        type=_arms,
+        metavar="ARM,ARM",
+        help=f"of {', '.join(ARMS)} (default: all; --smoke: {', '.join(TRIED)})",
+    )
+    parser.add_argument("--seeds", type=_positive, metavar="N", help="of the main comparison (default: 3; --smoke: 1)")
     parser.add_argument(
         "--jobs", type=_positive, default=1, metavar="N", help="processes at a time, one core each (default: 1)"
     )
     parser.add_argument("--smoke", action="store_true", help="tiny runs: the numbers mean nothing")
     args = parser.parse_args(argv)
+    args.arms = args.arms or (TRIED if args.smoke else tuple(ARMS))
+    args.seeds = args.seeds or (1 if args.smoke else 3)
     if bool(args.lists) != bool(args.sets) or ((args.target or args.data) and not args.sets):
         parser.error(
             "--data, --lists FOLDER, --sets SET,SET and --target go together; without them videos are generated"
