@@ -18,6 +18,7 @@ CHANCE_LOSS_RATIO = 0.98  # of ln K: a cross-entropy above it is no better than 
 MIN_USED_RATIO = 0.1  # of the prototypes that could be used
 MAX_MEAN_COSINE = 0.95  # mean cosine similarity between features
 STEPS_TO_STOP = 3  # log steps in a row with the same warning that end a run
+GUESSING = "loss is no better than guessing"  # the loss of one small batch can be, by chance: told with STEPS_TO_STOP
 STEPS_WITHOUT_INFORMATION = 60  # log steps in a row; small runs that learned knew something after 48 at the latest
 
 
@@ -90,7 +91,8 @@ class CollapseDetector:
     In two parts, so that the host need not wait for the device: `sums` of this rank, and `report` on their sums over
     ranks, whenever those have arrived.
 
-    A warning is logged when a condition becomes true, and not again while it remains true.
+    A warning is logged when a condition becomes true, and not again while it remains true; that of a loss no better
+    than guessing when it has been true at three log steps in a row.
 
     Args:
         num_prototypes: K; None for an objective without prototypes.
@@ -111,7 +113,6 @@ class CollapseDetector:
         self.check_cosine = check_cosine
         self.log_warnings = log_warnings
         self.stops = stops
-        self._active_warnings: set[str] = set()
         self._in_a_row: dict[str, int] = {}
         self._without_information = 0
 
@@ -161,6 +162,7 @@ class CollapseDetector:
             known = information(losses, statistics)
             self._watch_information(step, known, after_warmup=after_warmup)
             statistics |= known
+        self._in_a_row = {what: self._in_a_row.get(what, 0) + 1 for what in warnings}
         if self.log_warnings:
             self._warn(step, warnings)
         if self.stops:
@@ -176,9 +178,7 @@ class CollapseDetector:
         statistics |= {f"{name}_{branch}": value for name, value in of_codes.items()}
         warnings = {}
         if loss > CHANCE_LOSS_RATIO * statistics["ln_k"]:
-            warnings[f"{branch}_loss is no better than guessing"] = (
-                f"{loss:.3f}, and guessing gives {statistics['ln_k']:.3f}"
-            )
+            warnings[f"{branch}_{GUESSING}"] = f"{loss:.3f}, and guessing gives {statistics['ln_k']:.3f}"
         used = of_codes["prototypes_used"]
         if num_usable > 1 and used < max(MIN_USED_RATIO * num_usable, 2):
             warnings[f"few prototypes are in use by the {branch} codes"] = f"{used} of {self.num_prototypes}"
@@ -198,7 +198,6 @@ class CollapseDetector:
             )
 
     def _stop(self, step: int, warnings: Mapping[str, str]) -> None:
-        self._in_a_row = {what: self._in_a_row.get(what, 0) + 1 for what in warnings}
         for what, numbers in warnings.items():
             if self._in_a_row[what] >= STEPS_TO_STOP:
                 raise CollapseError(
@@ -208,11 +207,10 @@ class CollapseDetector:
 
     def _warn(self, step: int, warnings: Mapping[str, str]) -> None:
         for what, numbers in warnings.items():
-            if what not in self._active_warnings:
+            if self._in_a_row[what] == (STEPS_TO_STOP if what.endswith(GUESSING) else 1):
                 logger.warning(
                     "step %d: %s (%s): the representation may have collapsed. See 'What loss to expect' in PRETRAIN.md",
                     step,
                     what,
                     numbers,
                 )
-        self._active_warnings = set(warnings)

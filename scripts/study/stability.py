@@ -158,7 +158,7 @@ def _steps(process: subprocess.Popen[bytes], trace: Trace) -> Iterator[int]:
         time.sleep(LOOK)
         if not log.is_file() or log.stat().st_mtime == before:
             continue  # it has not logged yet
-        lines = log.read_text().splitlines()
+        lines = log.read_text().split("\n")[:-1]  # the last may be half written
         step = int(json.loads(lines[-1])["step"]) if lines else 0
         if megabytes := _resident(process.pid):
             trace.memory.append((step, megabytes))
