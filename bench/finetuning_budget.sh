@@ -4,7 +4,7 @@
 #   bash bench/finetuning_budget.sh SEED LABELS EPOCHS
 #
 # fine-tunes the demo's SIGMA weights of that seed, and the same model from scratch, on the first LABELS training videos for EPOCHS,
-# with the demo's other options, and prints both test lines. The rows in docs/demo.md are `0 500 40` and `1 100 200`.
+# with the demo's other options, and prints both test lines.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../scripts/env.sh" requirements.txt
 seed=$1 labels=$2 epochs=$3

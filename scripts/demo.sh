@@ -6,7 +6,7 @@
 #   --seed N                  another seed (default: 0)
 #   --output_dir DIR          where videos, weights, logs and pictures go (default: output/demo)
 #
-# About 15 minutes on two idle CPU cores; faster with a GPU. A second call reuses what is done and resumes what was cut off.
+# About 10 minutes on two idle CPU cores; faster with a GPU. A second call reuses what is done and resumes what was cut off.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh" requirements.txt
 exec "$PYTHON" scripts/demo.py "$@"

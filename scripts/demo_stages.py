@@ -36,7 +36,7 @@ class Preset:
 
 
 PRESETS = {
-    "short": Preset(3000, 500, 300, 9, 10, 960, (10, 50, 100), "about 15 minutes on two idle CPU cores", 500),
+    "short": Preset(3000, 500, 300, 9, 10, 960, (10, 50, 100), "about 10 minutes on two idle CPU cores", 500),
     "smoke": Preset(256, 60, 30, 1, 1, 64, (50, 100), "1 to 2 minutes", 100),
 }
 METHODS = {"sigma": "SIGMA", "videomae": "VideoMAE"}
