@@ -138,8 +138,13 @@ def _write_lists(study: Study, folder: Path, sets: Sequence[str], *, root: str) 
         _refuse_missing(videos)
     for target in study.targets:
         learned = training[target]
-        classes = {"class_names": learned.class_names, "names_from": str(learned.file)}
-        tested = read_list(folder / f"{target}_val.csv", root=root, require_labels=True, **classes)
+        tested = read_list(
+            folder / f"{target}_val.csv",
+            root=root,
+            require_labels=True,
+            class_names=learned.class_names,
+            names_from=str(learned.file),
+        )
         _refuse_missing(tested)
         if bool(tested.class_names) != bool(learned.class_names):
             raise ConfigError(f"{tested.file}, {learned.file}: one names its classes and the other numbers them")
