@@ -159,7 +159,9 @@ class Balls:
     @classmethod
     def random(cls, size: tuple[int, int], rng: np.random.Generator) -> "Balls":
         x, y = _coordinates(size)
-        reach = np.hypot(*size) / (2 * min(size)) / RADIUS[0] + 1.6  # a shadow is that far from its ball, at most
+        reach = (
+            np.hypot(*size) / (2 * min(size)) / RADIUS[0] + 1.6
+        )  # what is cut off of a shadow is of the faintest balls
         places = rng.uniform(-reach, reach, NUM_BALLS) + 1j * rng.uniform(-reach, reach, NUM_BALLS)
         octaves = rng.permutation(_evenly(NUM_BALLS, rng)) * np.log(RADIUS[1] / RADIUS[0])
         low, any_, high = ((20, 90), (30, 255), (180, 255))  # one channel low and one high: no ball is grey
@@ -209,7 +211,7 @@ class Balls:
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
         """The part of a frame about a disc: its pixels, x and y from the centre in radii, and 1 - x^2 - y^2.
 
-        None, if the disc is out of view.
+        Nothing, if the disc is out of view.
         """
         left, right = self.x.searchsorted((centre.real - radius, centre.real + radius))
         top, bottom = self.y.searchsorted((centre.imag - radius, centre.imag + radius))

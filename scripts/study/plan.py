@@ -41,7 +41,7 @@ ARMS = {
     "sigma-video-centered": Arm(
         "SIGMA, frozen VideoMAE as teacher, centered", (*VIDEO_TEACHER, "--center_teacher"), teacher="videomae"
     ),
-    "sigma-video": Arm("the same, not centered", VIDEO_TEACHER, teacher="videomae", replicated=False),
+    "sigma-video": Arm("SIGMA, frozen VideoMAE as teacher", VIDEO_TEACHER, teacher="videomae", replicated=False),
     "l2": Arm("L2 onto a trained projection", (*MLP, "--loss_func", "L2"), replicated=False),
     "prototypes-256": varied("256 prototypes", prototypes=256),
     "prototypes-1000": varied("1000 prototypes", prototypes=1000),

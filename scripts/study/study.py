@@ -20,6 +20,7 @@ from datasets.lists.read import read_list  # noqa: E402
 from datasets.lists.video_list import VideoList  # noqa: E402
 from engine.errors import ConfigError, user_errors  # noqa: E402
 from engine.files import replace_text  # noqa: E402
+from scripts.data.jobs import positive  # noqa: E402
 from scripts.study.curves import draw_curves  # noqa: E402
 from scripts.study.plan import ARMS, Job, Study  # noqa: E402
 from scripts.study.settings import GENERATED, OWN, SMOKE  # noqa: E402
@@ -70,9 +71,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="ARM,ARM",
         help=f"of {', '.join(ARMS)} (default: all; --smoke: {', '.join(TRIED)})",
     )
-    parser.add_argument("--seeds", type=_positive, metavar="N", help="of the main comparison (default: 3; --smoke: 1)")
+    parser.add_argument("--seeds", type=positive, metavar="N", help="of the main comparison (default: 3; --smoke: 1)")
     parser.add_argument(
-        "--jobs", type=_positive, default=1, metavar="N", help="processes at a time, one core each (default: 1)"
+        "--jobs", type=positive, default=1, metavar="N", help="processes at a time, one core each (default: 1)"
     )
     parser.add_argument("--smoke", action="store_true", help="tiny runs: the numbers mean nothing")
     args = parser.parse_args(argv)
@@ -83,12 +84,6 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
             "--data, --lists FOLDER, --sets SET,SET and --target go together; without them videos are generated"
         )
     return args
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
-    return int(text)
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ def write_tables(study: Study) -> None:
     parts = [
         "## Tests\n\nTop-1 in percent: mean over seeds, and their standard deviation.\n",
         _tests(study, main, range(study.seeds)),
-        "\n## One option of SIGMA-MLP at a time\n\nFirst seed.\n",
+        "\n## The other arms\n\nFirst seed. Where no method is named: SIGMA-MLP with this option.\n",
         _tests(study, varied, range(1)),
         "\n## During pre-training\n\nFirst seed: the last probe, and the first warning of a collapse.\n",
         _during(study),

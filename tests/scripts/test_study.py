@@ -157,8 +157,8 @@ def test_a_folder_has_the_results_of_one_study(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--seeds", "0"], "whole number from 1"),
-        (["--jobs", "0"], "whole number from 1"),
+        (["--seeds", "0"], "a whole number, at least 1"),
+        (["--jobs", "0"], "a whole number, at least 1"),
         (["--data", "videos"], "--lists FOLDER"),
         (["--lists", "l", "--sets", "a,a"], "each once"),
         (["--arms", "sigma,sigma"], "each once"),
