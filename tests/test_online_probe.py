@@ -132,6 +132,7 @@ def test_refused(changes, words, data, lists, tmp_path):
         ({"train": ["0.5", "1.5"], "val": "01"}, ["line 1", "label '0.5'"], "--task"),
         ({"train": ["0", "1000000000"], "val": "01"}, ["1000000000", "correct it"], "--nb_classes"),
         ({"train": "00", "val": "00"}, ["one class alone"], "--nb_classes"),
+        ({"train": "11", "val": "01"}, ["one class alone in ", "train.csv"], "--nb_classes"),
     ],
     ids=str,
 )

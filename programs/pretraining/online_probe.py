@@ -186,8 +186,8 @@ def read_probe_lists(folder: str, root: str, world: World) -> LabelledData:
     names = str(bank.file), str(queries.file)
     with as_config_error("--probe_data"):
         on_main_process(world, lambda: refuse_overlap(bank.samples(), queries.samples(), files=names))
-    if data.num_classes < 2:
-        raise ConfigError(f"--probe_data {folder}: one class alone: every answer is right")
+    if len(np.unique(bank.labels)) < 2:
+        raise ConfigError(f"--probe_data {folder}: one class alone in {bank.file}: there is nothing to tell apart")
     return data
 
 
