@@ -109,13 +109,14 @@ def is_done(config: PretrainingConfig, world: World) -> bool:
     return True
 
 
-def collapse_detector(config: PretrainingConfig, world: World, model: Sigma) -> CollapseDetector:
+def collapse_detector(config: PretrainingConfig, world: World, model: Sigma, *, held_steps: int) -> CollapseDetector:
     """What warns of features that are all alike, or ends the run."""
     return CollapseDetector(
         None if model.prototypes is None else config.objective.num_prototypes,
         check_cosine=config.targets.target_type != "pixel",
         log_warnings=world.is_main,
         stops=config.probe.stop_when_collapsed,
+        held_steps=held_steps,
     )
 
 
@@ -137,6 +138,7 @@ def main(config: PretrainingConfig, world: World) -> None:
         order=config.loader.order(len(dataset), seed=run.seed),
         **config.loader.kwargs(rank=world.rank, world_size=world.size, device=world.device),
     )
+    held_steps = config.targets.freeze_projection_epochs * (len(loader) // optim.update_freq)
     probe = build_online_probe(config, world, lambda: model)
     teacher, guide = build_target_network(config, world, model, facts), build_guide(config, world, model)
     compile_and_capture(config, world, model, teacher=teacher, num_masked=dataset.num_masked)
@@ -159,7 +161,7 @@ def main(config: PretrainingConfig, world: World) -> None:
             flops_per_clip=pretraining_flops(
                 model, num_masked=dataset.num_masked, num_masks=masks.num_masks, teacher=teacher
             ),
-            diagnostics=collapse_detector(config, world, model),
+            diagnostics=collapse_detector(config, world, model, held_steps=held_steps),
             figure_fn=lambda batch, out: pretraining_pictures(
                 model, batch.clip.repeat_interleave(masks.num_masks, dim=0), out
             ),
@@ -167,6 +169,7 @@ def main(config: PretrainingConfig, world: World) -> None:
             | describe_probe(probe, config.probe.every),
         ),
         facts=facts,
+        held_steps={"head.": held_steps},
     )
     batches = config.loader.prefetched(loader, world.device)
     if run.dry_run:

@@ -1,6 +1,7 @@
 """Parameter groups and optimizer."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,10 +70,12 @@ class OptimConfig(Options):
             found["warmup_epochs"] = f"--warmup_steps {self.warmup_steps} replaces it"
         return found
 
-    def build(self, model: nn.Module, *, lr: float, layer_decay: float = 1.0) -> torch.optim.Optimizer:
+    def build(
+        self, model: nn.Module, *, lr: float, layer_decay: float = 1.0, held_steps: Mapping[str, int] | None = None
+    ) -> torch.optim.Optimizer:
         """The optimizer over a model's parameters, in the groups of `parameter_groups`; `lr` is the scaled rate."""
         return build_optimizer(
-            parameter_groups(model, weight_decay=self.weight_decay, layer_decay=layer_decay),
+            parameter_groups(model, weight_decay=self.weight_decay, layer_decay=layer_decay, held_steps=held_steps),
             opt=self.opt,
             lr=lr,
             betas=self.opt_betas,
@@ -142,15 +145,21 @@ def layer_index(name: str, num_blocks: int) -> int:
     return 0 if name.startswith(("patch_embed.", "pos_embed", "cls_token", "mask_token")) else num_blocks + 1
 
 
-def parameter_groups(model: nn.Module, *, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: nn.Module, *, weight_decay: float, layer_decay: float = 1.0, held_steps: Mapping[str, int] | None = None
+) -> list[dict[str, Any]]:
     """Groups of the trainable parameters by depth and by whether they are decayed.
 
     1-D parameters, biases and names in the model's `no_weight_decay()` get no weight decay. The learning rate of layer
     i is scaled by layer_decay^(num_blocks + 1 - i), in the group's `lr_scale`. So does optim_factory.py of the released
     code (github.com/QUVA-Lab/SIGMA, commit 9876f09).
 
+    Args:
+        held_steps: beginning of names -> number of steps at the start in which `Schedule.apply` leaves these parameters
+            as they are.
+
     Returns:
-        Groups with `params`, `weight_decay`, `lr_scale` and `name`.
+        Groups with `params`, `weight_decay`, `lr_scale`, `held_steps` and `name`.
     """
     no_decay_names: set[str] = getattr(model, "no_weight_decay", set)()
     num_blocks = len({match[1] for name, _ in model.named_parameters() if (match := _BLOCK.match(name))})
@@ -161,7 +170,8 @@ def parameter_groups(model: nn.Module, *, weight_decay: float, layer_decay: floa
         ndim = len(getattr(parameter, "ds_shape", parameter.shape))  # with ZeRO stage 3 the tensor itself is empty
         decayed = ndim > 1 and not name.endswith(".bias") and name not in no_decay_names
         depth = layer_index(name, num_blocks) if layer_decay < 1 else num_blocks + 1
-        key = f"layer_{depth}_{'decay' if decayed else 'no_decay'}"
+        held = next((steps for start, steps in (held_steps or {}).items() if name.startswith(start)), 0)
+        key = f"layer_{depth}_{'decay' if decayed else 'no_decay'}" + (f"_held_{held}" if held else "")
         group = groups.setdefault(
             key,
             {
@@ -170,6 +180,7 @@ def parameter_groups(model: nn.Module, *, weight_decay: float, layer_decay: floa
                 "params": [],
                 "weight_decay": weight_decay if decayed else 0.0,
                 "lr_scale": layer_decay ** (num_blocks + 1 - depth),
+                "held_steps": held,
             },
         )
         group["params"].append(parameter)

@@ -78,7 +78,10 @@ class Schedule:
         return {"min_lr": min(group["lr"] for group in groups), "weight_decay": max(decays, default=0.0)}
 
     def apply(self, optimizer: torch.optim.Optimizer, step: int) -> float:
-        """Set every group's learning rate and weight decay; returns the unscaled learning rate."""
+        """Set every group's learning rate and weight decay; returns the unscaled learning rate.
+
+        A group that is held (see `parameter_groups`) has the rate 0: neither gradient nor decay moves its parameters.
+        """
         lr = self.lr_at(step)
         decay = cosine_schedule(
             step,
@@ -88,7 +91,7 @@ class Schedule:
             steps_per_epoch=self.steps_per_epoch,
         )
         for group in optimizer.param_groups:
-            group["lr"] = lr * group["lr_scale"]
+            group["lr"] = 0.0 if step < group.get("held_steps", 0) else lr * group["lr_scale"]
             if group["decayed"]:
                 group["weight_decay"] = decay
         return lr

@@ -193,15 +193,17 @@ def build_trainer(
     instruments: Instruments,
     facts: RunFacts,
     layer_decay: float = 1.0,
+    held_steps: Mapping[str, int] | None = None,
     ema: Ema | None = None,
 ) -> Trainer:
     """Optimizer, schedule, backend and logs for `model`, resumed if there is a checkpoint to resume from.
 
-    `layer_decay` is the learning-rate factor from block to block, `ema` an average of the weights.
+    `layer_decay` is the learning-rate factor from block to block, `held_steps` see `parameter_groups`, `ema` an average
+    of the weights.
     """
     run, optim, saving, args = config.run, config.optim, config.checkpoint, facts.beside(config)
     schedule = optim.schedule(num_batches=data.num_batches, world_size=world.size)
-    optimizer = optim.build(model, lr=schedule.lr, layer_decay=layer_decay)
+    optimizer = optim.build(model, lr=schedule.lr, layer_decay=layer_decay, held_steps=held_steps)
     seed_everything(run.seed, world.rank)
     backend = build_backend(config, world, model, optimizer)
     total_batch = optim.total_batch(world.size)

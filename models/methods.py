@@ -58,7 +58,10 @@ def describe_targets(targets: TargetConfig) -> str:
     """What is predicted at the masked positions, in words."""
     kind, row = targets.target_type, TARGETS[targets.target_type]
     if row.projects:
-        source = f"taken from {targets.mlp_preloading} and frozen" if targets.mlp_preloading else "trained jointly"
+        first = targets.freeze_projection_epochs
+        source = f"trained jointly from epoch {first} on" if first else "trained jointly"
+        if targets.mlp_preloading:
+            source = f"taken from {targets.mlp_preloading} and frozen"
         return f"{row.described} through a projection MLP, {source} (--target_type {kind})"
     if targets.uses_teacher:
         weights = f", weights of {targets.teacher_weights}" if targets.teacher_weights else ""

@@ -21,6 +21,7 @@ from .targets import IMAGENET_MEAN, IMAGENET_STD
 from .teachers import FrozenTeacher
 from .tokens import Tubelet
 from .vit import VideoTransformer
+from .weights.teacher import refuse_nonfinite
 
 
 class TimmTeacher(FrozenTeacher):
@@ -110,7 +111,7 @@ def timm_network(name: str, grid: tuple[int, int, int], weights: str = "", *, em
         empty: without weights, on the device "meta".
 
     Raises:
-        ModelError: no such ViT, no weights for it, weights of another network, no download.
+        ModelError: no such ViT, no weights for it, weights of another network or with NaN, no download.
     """
     with torch.device("meta"):
         patch = _create(name).patch_embed.patch_size
@@ -120,7 +121,7 @@ def timm_network(name: str, grid: tuple[int, int, int], weights: str = "", *, em
             return _create(name, img_size=size)
     overlay = {"file": weights} if weights else None
     try:
-        return _create(name, pretrained=True, img_size=size, pretrained_cfg_overlay=overlay)
+        network = _create(name, pretrained=True, img_size=size, pretrained_cfg_overlay=overlay)
     except ModelError:
         raise
     except Exception as error:  # network, proxy, full disk, damaged or foreign file
@@ -134,6 +135,8 @@ def timm_network(name: str, grid: tuple[int, int, int], weights: str = "", *, em
             f"--teacher {name}: its weights cannot be taken from timm's hub ({reason}): get them on a machine with a "
             "network and give the file as --teacher_weights FILE"
         ) from error
+    refuse_nonfinite(network.state_dict(), f"--teacher {name}")
+    return network
 
 
 def describe_timm(network: Any) -> dict[str, str]:

@@ -31,7 +31,10 @@ _NAME = re.compile(r"(?P<kind>pretrain_(?:videomae|sigma)|vit)_(?P<variant>[a-z]
 # A pre-training model has these twice: its decoder's are `decoder_...`.
 _ENCODER_SIZES = {name: f"encoder_{name}" for name in ("embed_dim", "depth", "num_heads")}
 # Fields of TargetConfig without effect on the model itself.
-_OF_A_RUN = {"distillation_teacher", "teacher", "teacher_weights", "center_teacher", "mlp_preloading"}
+_OF_A_RUN = {
+    *("distillation_teacher", "teacher", "teacher_weights", "center_teacher"),
+    *("mlp_preloading", "freeze_projection_epochs"),
+}
 
 
 class ModelError(ValueError):

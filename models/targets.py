@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from sigma_video.options import AT_LEAST_ONE, OptionError, Options, option
+from sigma_video.options import AT_LEAST_ONE, NOT_NEGATIVE, OptionError, Options, option
 
 from .kernels.support import use_kernels
 from .tokens import Tubelet, patchify
@@ -155,6 +155,11 @@ class TargetConfig(Options):
     mlp_preloading: str = option(
         "", "take the projection network from this pre-training checkpoint, and freeze it", metavar="FILE"
     )
+    freeze_projection_epochs: int = option(
+        0,
+        "epochs at the start in which the projection network keeps its first weights; --epochs: always",
+        rule=NOT_NEGATIVE,
+    )
     normalize_target: bool = option(
         True,
         "pixel targets standardised per tubelet",
@@ -184,9 +189,12 @@ class TargetConfig(Options):
                 )
 
     def ignored(self) -> dict[str, str]:
-        found, kind = {}, TARGETS[self.target_type]
+        found, kind = dict[str, str](), TARGETS[self.target_type]
         if not kind.projects:
-            found["projection_dims"] = f"--target_type {self.target_type} has no projection network"
+            nothing = f"--target_type {self.target_type} has no projection network"
+            found |= dict.fromkeys(("projection_dims", "freeze_projection_epochs"), nothing)
+        elif self.mlp_preloading:
+            found["freeze_projection_epochs"] = "--mlp_preloading freezes the projection network in all epochs"
         if self.center_teacher and not self.uses_teacher:
             found["center_teacher"] = f"--target_type {self.target_type} has no frozen teacher"
         if not self.normalize_target and (kind.projects or self.uses_teacher):

@@ -108,6 +108,7 @@ TABLES = {
             "center_teacher": (VIDEO, "--center_teacher"),
             "teacher_weights": (DINO, "--teacher_weights {folder}/dino_v1_other.pth"),
             "mlp_preloading": "--mlp_preloading {folder}/begun/checkpoint-1.pth",
+            "freeze_projection_epochs": "--freeze_projection_epochs 1",
             "loss_func": "--loss_func L2",
             "num_prototypes": "--num_prototypes 13",
             "sinkhorn_eps": "--sinkhorn_eps 0.5",

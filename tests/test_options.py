@@ -75,6 +75,7 @@ def test_a_size_that_contradicts_the_name_is_refused(parsed):
     ("words", "name", "targets"),
     [
         ("", "SIGMA-MLP", "standardised pixels through a projection MLP, trained jointly"),
+        ("--freeze_projection_epochs 9", "SIGMA-MLP", "projection MLP, trained jointly from epoch 9 on"),
         ("--mlp_preloading x.pth", "SIGMA-MLP, projection frozen", "taken from x.pth and frozen"),
         ("--target_type dino_v1", "SIGMA-DINO", "features of a frozen DINO (dino_b)"),
         ("--target_type dino_v2 --distillation_teacher dino_l", "SIGMA with DINOv2", "frozen DINOv2 (dino_l)"),

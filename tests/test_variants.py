@@ -22,6 +22,7 @@ DINO = {"target_type": "dino_v1", "distillation_teacher": "dino_s", "teacher_wei
 VARIANTS = {
     "sigma-mlp": {},
     "sigma-mlp frozen": {"mlp_preloading": "sigma-mlp"},
+    "projection held": {"freeze_projection_epochs": 1, "save_ckpt_freq": 1},
     "sigma-dino": DINO,
     "sigma-dinov2": DINO_V2,
     "sigma-dino in bf16": {**DINO, "amp": "bf16"},
@@ -48,7 +49,7 @@ VARIANTS = {
     "continued, longer clips": {"finetune": "sigma-mlp", "num_frames": 8},
 }
 
-QUICK = ("sigma-mlp", "sigma-dino", "videomae")
+QUICK = ("sigma-mlp", "projection held", "sigma-dino", "videomae")
 NAMES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.long) for name in VARIANTS]
 
 
@@ -160,6 +161,27 @@ def test_a_frozen_projection_is_what_it_was(runs):
     assert all(torch.equal(frozen["model"][name], source["model"][name]) for name in projection)
     trained = sum(len(group["params"]) for group in frozen["optimizer"]["param_groups"])
     assert trained == len(frozen["model"]) - len(projection)
+
+
+def test_a_projection_is_held_for_its_epochs(runs, data):
+    """Neither gradient nor decay moves it, but all that is trained beside it; afterwards it is trained too."""
+    argv = command(data, runs, runs / "unused", VARIANTS["projection held"])
+    config, world = parse(PretrainingConfig, list(map(str, argv))), World(0, 1, 0, torch.device("cpu"))
+    at_first = build_model(config, world, RunFacts()).state_dict()
+    held, after = (load(runs / "one" / "projection held" / f"checkpoint-{n}.pth")["model"] for n in (0, 1))
+    projection = {name for name in at_first if name.startswith("head.")}
+    assert projection and {name for name in at_first if torch.equal(at_first[name], held[name])} == projection
+    assert not any(torch.equal(at_first[name], after[name]) for name in at_first)
+    rows = records(runs / "one" / "projection held")
+    assert [row["train/min_lr"] == 0 for row in rows] == [True, True, False, False]
+
+
+def test_a_projection_held_in_all_epochs_has_no_gradient(data, folder):
+    argv = command(data, folder, folder / "unused", {"freeze_projection_epochs": 2})
+    config, world = parse(PretrainingConfig, list(map(str, argv))), World(0, 1, 0, torch.device("cpu"))
+    model = build_model(config, world, RunFacts())
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    assert frozen == {name for name, _ in model.named_parameters() if name.startswith("head.")}
 
 
 @pytest.mark.long

@@ -99,6 +99,8 @@ class CollapseDetector:
         check_cosine: False for features that are similar by nature, such as pixels, which are all positive.
         log_warnings: True on one rank only.
         stops: end the run where a warning stays.
+        held_steps: steps at the start in which the target's features are random: a loss at chance is expected in them,
+            although the encoder learns.
     """
 
     def __init__(
@@ -108,11 +110,13 @@ class CollapseDetector:
         check_cosine: bool = True,
         log_warnings: bool = True,
         stops: bool = False,
+        held_steps: int = 0,
     ) -> None:
         self.num_prototypes = num_prototypes
         self.check_cosine = check_cosine
         self.log_warnings = log_warnings
         self.stops = stops
+        self.held_steps = held_steps
         self._in_a_row: dict[str, int] = {}
         self._without_information = 0
 
@@ -156,11 +160,12 @@ class CollapseDetector:
         if self.num_prototypes is not None:
             statistics["ln_k"] = math.log(self.num_prototypes)
             losses = {branch: float(sums[f"{branch}_loss"]) / num_ranks for branch in ("video", "target")}
+            learns = after_warmup and step > self.held_steps
             for branch, loss in losses.items():
-                of_codes = self._check_codes(sums[f"codes_{branch}"], loss, branch, statistics)
+                of_codes = self._check_codes(sums[f"codes_{branch}"], loss if learns else None, branch, statistics)
                 warnings |= of_codes if after_warmup else {}
             known = information(losses, statistics)
-            self._watch_information(step, known, after_warmup=after_warmup)
+            self._watch_information(step, known, expected=learns)
             statistics |= known
         self._in_a_row = {what: self._in_a_row.get(what, 0) + 1 for what in warnings}
         if self.log_warnings:
@@ -170,23 +175,23 @@ class CollapseDetector:
         return statistics
 
     def _check_codes(
-        self, counts_K: torch.Tensor, loss: float, branch: str, statistics: dict[str, float]
+        self, counts_K: torch.Tensor, loss: float | None, branch: str, statistics: dict[str, float]
     ) -> dict[str, str]:
-        """Add the statistics of one branch to `statistics`; return warnings about them."""
+        """Add the statistics of one branch to `statistics`; return warnings about them, and about a loss if given."""
         of_codes = code_statistics(counts_K)
         num_usable = of_codes.pop("num_usable")
         statistics |= {f"{name}_{branch}": value for name, value in of_codes.items()}
         warnings = {}
-        if loss > CHANCE_LOSS_RATIO * statistics["ln_k"]:
+        if loss is not None and loss > CHANCE_LOSS_RATIO * statistics["ln_k"]:
             warnings[f"{branch}_{GUESSING}"] = f"{loss:.3f}, and guessing gives {statistics['ln_k']:.3f}"
         used = of_codes["prototypes_used"]
         if num_usable > 1 and used < max(MIN_USED_RATIO * num_usable, 2):
             warnings[f"few prototypes are in use by the {branch} codes"] = f"{used} of {self.num_prototypes}"
         return warnings
 
-    def _watch_information(self, step: int, known: Mapping[str, float], *, after_warmup: bool) -> None:
+    def _watch_information(self, step: int, known: Mapping[str, float], *, expected: bool) -> None:
         """Warn of a run that does not begin to learn; that is no reason to end it."""
-        knows_nothing = after_warmup and max(known.values()) <= 0
+        knows_nothing = expected and max(known.values()) <= 0
         self._without_information = self._without_information + 1 if knows_nothing else 0
         if self._without_information == STEPS_WITHOUT_INFORMATION and self.log_warnings:
             logger.warning(

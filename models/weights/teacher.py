@@ -62,10 +62,15 @@ def load_teacher(network: VisionTransformer, state: Mapping[str, Any]) -> None:
             f"--teacher_weights: another network: {len(fitting)} of the teacher's {len(own)} tensors fit. "
             f"First differences: {'; '.join(differences[:3])}. {_likely_cause(network, tensors)}"
         )
-    broken = [name for name, value in tensors.items() if not torch.isfinite(value).all()]
-    if broken:
-        raise ModelError(f"--teacher_weights: {broken[0]} holds numbers that are not finite: the file is damaged")
+    refuse_nonfinite(tensors, "--teacher_weights")
     network.load_state_dict(tensors, strict=True)
+
+
+def refuse_nonfinite(tensors: Mapping[str, torch.Tensor], named: str) -> None:
+    """Raise ModelError for the first tensor with NaN or Inf; `named` begins the message."""
+    for name, value in tensors.items():
+        if not torch.isfinite(value).all():
+            raise ModelError(f"{named}: {name} holds numbers that are not finite: the file is damaged")
 
 
 def _differences(own: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]) -> list[str]:

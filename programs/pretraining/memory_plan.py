@@ -44,7 +44,7 @@ def step_memory(config: PretrainingConfig, *, on_gpu: bool) -> StepMemory:
     objective = dataclasses.replace(config.objective, sinkhorn_iterations=2)  # more take time and no memory
     with torch.device("meta"):
         model = build_pretraining_model(config.model, config.encoder, config.decoder, targets, objective)
-    if targets.mlp_preloading:
+    if not config.learns_projection:
         model.freeze_projection()
     teacher = _teacher(config, model)
     if teacher is not None:

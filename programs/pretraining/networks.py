@@ -28,7 +28,7 @@ from models.registry import build_pretraining_model
 from models.sigma import Sigma
 from models.sinkhorn.passes import describe_passes
 from models.sizes import pretraining_parts, tokens_of
-from models.targets import TARGETS, TargetConfig
+from models.targets import TargetConfig
 from models.teachers import FrozenTeacher, ImageTeacher, build_teacher, with_teacher_dim
 from models.weights.load import LoadReport, load_pretraining, load_projection, native_state, weights_hash
 
@@ -71,10 +71,10 @@ def build_model(config: PretrainingConfig, world: World, facts: RunFacts) -> Sig
         load_weights(
             targets.mlp_preloading, start, lambda weights: load_projection(model, weights.tensors), world=world
         )
+    if not config.learns_projection:
         model.freeze_projection()
     facts.position_grid = list(model.encoder.position_grid)
-    learned = TARGETS[targets.target_type].projects and not targets.mlp_preloading
-    if learned and not model.objective.uses_prototypes:
+    if config.learns_projection and not model.objective.uses_prototypes:
         logger.warning(
             "--target_type mlp --loss_func L2: prediction and projection can agree on a constant, and will: this is "
             "the paper's collapsing baseline. Use --loss_func SWAV to train SIGMA"

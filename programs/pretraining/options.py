@@ -58,6 +58,13 @@ class PretrainingConfig(TrainingConfig):
             found |= dict.fromkeys(("num_prototypes", "sinkhorn_eps", "sinkhorn_iterations"), why)
         return found
 
+    @property
+    def learns_projection(self) -> bool:
+        """Whether the projection network is trained in some epoch."""
+        targets = self.targets
+        held = targets.mlp_preloading or targets.freeze_projection_epochs >= self.optim.epochs
+        return TARGETS[targets.target_type].projects and not held
+
     def __post_init__(self) -> None:
         targets = self.targets
         if TARGETS[targets.target_type].named and not targets.teacher:

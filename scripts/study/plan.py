@@ -9,6 +9,7 @@ from .settings import PEAK_LR, Settings
 
 MLP = ("--target_type", "mlp", "--projection_dims", "256", "256", "--decoder_num_classes", "64")
 SIGMA = (*MLP, "--loss_func", "SWAV")
+DEFAULT = (*SIGMA, "--num_prototypes", "64")
 VIDEO_TEACHER = ("--target_type", "video", "--num_prototypes", "64")
 NO_AUGMENTATION = ("--aa", "none", "--reprob", "0", "--mixup", "0", "--cutmix", "0", "--drop_path", "0")
 
@@ -21,12 +22,14 @@ class Arm:
         title: for the table.
         flags: of run_sigma_pretraining.py.
         teacher: name of the arm whose encoder is the frozen teacher.
+        frozen: part of the epochs, at the start, in which the projection network is not trained.
         replicated: trained with every seed; the others, which vary one option, with the first.
     """
 
     title: str
     flags: tuple[str, ...]
     teacher: str = ""
+    frozen: float = 0.0
     replicated: bool = True
 
 
@@ -37,7 +40,9 @@ def varied(title: str, *flags: str, prototypes: int = 64) -> Arm:
 
 ARMS = {
     "videomae": Arm("VideoMAE", ("--target_type", "pixel")),
-    "sigma": Arm("SIGMA-MLP", (*SIGMA, "--num_prototypes", "64")),
+    "sigma": Arm("SIGMA-MLP", DEFAULT),
+    "sigma-frozen-first": Arm("SIGMA-MLP, projection frozen for the first third", DEFAULT, frozen=1 / 3),
+    "sigma-frozen": Arm("SIGMA-MLP, projection never trained", DEFAULT, frozen=1.0, replicated=False),
     "sigma-video-centered": Arm(
         "SIGMA, frozen VideoMAE as teacher, centered", (*VIDEO_TEACHER, "--center_teacher"), teacher="videomae"
     ),
@@ -129,8 +134,10 @@ class Study:
     def pretraining(self, arm: str, seed: int) -> Job:
         """Without labels; the online probe looks at the first target's."""
         s, name = self.settings, f"{arm}/{seed}/pretrain"
-        teacher = ARMS[arm].teacher
+        teacher, frozen = ARMS[arm].teacher, round(ARMS[arm].frozen * self.settings.pretrain_epochs)
         more = ["--teacher", str(self.checkpoint(teacher, seed))] if teacher else []
+        if frozen:
+            more += ["--freeze_projection_epochs", str(frozen)]
         command = [
             *self._training("run_sigma_pretraining.py", name, seed, batch=s.batch // s.num_sample),
             *("--data_path", str(self.pretrain_list), "--model", f"pretrain_videomae_mini_patch8_{s.size}"),

@@ -57,6 +57,19 @@ def test_mask_token_is_not_decayed_and_prototypes_are():
     assert len(groups) == 2
 
 
+def test_what_is_held_has_groups_of_its_own():
+    model = create_model(
+        "pretrain_videomae_mini_patch8_32", num_frames=4, decoder_depth=1, num_prototypes=5, projection_dims=[8]
+    )
+    groups = parameter_groups(model, weight_decay=0.1, held_steps={"head.": 7})
+    held = {id(p): group["held_steps"] for group in groups for p in group["params"]}
+    assert {name for name, p in model.named_parameters() if held[id(p)] == 7} == {
+        name for name, _ in model.named_parameters() if name.startswith("head.")
+    }
+    assert {*held.values()} == {0, 7} and len(groups) == 4
+    assert len(parameter_groups(model, weight_decay=0.1, held_steps={"head.": 0})) == 2
+
+
 def test_unknown_optimizer():
     parameter = torch.zeros(1, requires_grad=True)
     with pytest.raises(ValueError, match="--opt lamb"):

@@ -51,6 +51,15 @@ def test_run_of_one_step_and_run_that_is_all_warmup():
     assert schedule(epochs=2, steps_per_epoch=1, warmup_epochs=2).lr_at(1) == 1.0
 
 
+def test_a_held_group_begins_at_its_step():
+    groups = [{"params": [torch.ones(1, requires_grad=True)], "lr_scale": 0.5, "weight_decay": 0.9, "decayed": True}]
+    optimizer = torch.optim.AdamW([{**groups[0], "held_steps": 3}], lr=9.0)
+    s = schedule(weight_decay_end=0.9)
+    for step in range(s.total_steps):
+        s.apply(optimizer, step)
+        assert optimizer.param_groups[0]["lr"] == (0 if step < 3 else 0.5 * s.lr_at(step))
+
+
 def test_apply_scales_rates_and_moves_the_decay_of_decayed_groups_only():
     groups = [
         {"params": [torch.zeros(1, requires_grad=True)], "lr_scale": 1.0, "weight_decay": 0.05, "decayed": True},

@@ -109,6 +109,11 @@ def test_files_that_are_refused(tmp_path):
     (tmp_path / "weights.pth").write_bytes(b"no checkpoint")
     with pytest.raises(ModelError, match="timm cannot read these weights"):
         timm_network("test_vit", GRID, file)
+    file, network = weights_file("test_vit", tmp_path)
+    state = network.state_dict()
+    torch.save(state | {"norm.bias": state["norm.bias"] * float("nan")}, file)
+    with pytest.raises(ModelError, match=r"--teacher test_vit: norm\.bias holds numbers that are not finite"):
+        timm_network("test_vit", GRID, file)
 
 
 def test_tokens_of_a_video_teacher():

@@ -39,6 +39,9 @@ def test_every_command_parses_and_needs_what_is_made_before_it(settings, tmp_pat
             assert config.probe.probe_data == str(tmp_path / "lists" / "a")
             seed = job.name.split("/")[1]
             assert config.targets.teacher in ("", str(seen.get(f"videomae/{seed}/pretrain")))
+            frozen = ARMS[job.name.split("/")[0]].frozen
+            held = config.targets.freeze_projection_epochs
+            assert (held > 0) == (frozen > 0) and abs(held - frozen * settings.pretrain_epochs) <= 0.5
             assert config.optim.lr * config.optim.batch_size / 256 == pytest.approx(5e-4)
         elif not job.name.startswith("scratch"):
             assert config.start.finetune == str(seen[job.after[0]])
@@ -50,7 +53,7 @@ def test_every_command_parses_and_needs_what_is_made_before_it(settings, tmp_pat
 
 def test_arms_differ_in_what_they_are_called_by(tmp_path):
     flags = {name: arm.flags for name, arm in ARMS.items()}
-    assert len({*flags.values()}) == len(flags)
+    assert len({(arm.flags, arm.frozen) for arm in ARMS.values()}) == len(flags)
     assert "0.02" in flags["epsilon-0.02"] and "soft" in flags["soft"] and "L2" in flags["l2"]
 
 

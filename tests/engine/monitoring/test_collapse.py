@@ -12,6 +12,7 @@ from runs import records
 from sklearn.metrics import mutual_info_score
 
 from engine.distributed.collectives import all_reduce_sum
+from engine.errors import CollapseError
 from engine.monitoring import collapse
 from engine.monitoring.collapse import CollapseDetector
 from models import create_model
@@ -159,6 +160,21 @@ def test_a_run_that_does_not_begin_to_learn_is_warned_of_and_not_ended(known_at,
     steps = [record.getMessage().split(":")[0] for record in caplog.records if "begun to learn" in record.getMessage()]
     assert steps == [f"step {10 + 59 if known_at is None else known_at + 60}"]
     assert not any("collapsed" in record.getMessage() for record in caplog.records)
+
+
+def test_a_loss_at_chance_is_expected_while_the_targets_are_random(caplog):
+    """And is no reason to end a run; few prototypes in use are."""
+    detector = CollapseDetector(40, stops=True, held_steps=90)
+    for step in range(1, 91):
+        watch(detector, outputs(loss=math.log(40)), step=step, after_warmup=step > 10)
+    assert not caplog.records
+    with pytest.raises(CollapseError, match="step 93: video_loss is no better than guessing"):
+        for step in range(91, 99):
+            watch(detector, outputs(loss=math.log(40)), step=step, after_warmup=True)
+    detector = CollapseDetector(40, stops=True, held_steps=90)
+    with pytest.raises(CollapseError, match="few prototypes"):
+        for step in range(9):
+            watch(detector, outputs(used=3), step=step, after_warmup=True)
 
 
 def test_one_bad_batch_is_no_warning(caplog):
