@@ -116,6 +116,8 @@ class Demo:
             *("--mask_ratio", "0.75", "--decoder_depth", "2", "--epochs", str(p.pretrain_epochs), *warm_up(steps // 5)),
             *("--lr", "4e-3", "--min_lr", "4e-5", "--clip_grad", "1"),
         ]
+        if self.method == "sigma":  # a short run would spend most of its steps until the branches agree on something
+            command += ["--freeze_projection_epochs", str(p.pretrain_epochs * 4 // 9)]
         name = f"{METHODS[self.method]} pre-training"
         return Stage(
             name, "pretrain", Work(command, STEPS, "step", steps, "saving"), self.checkpoint, self.checkpoint.exists

@@ -10,6 +10,7 @@ from .settings import PEAK_LR, Settings
 MLP = ("--target_type", "mlp", "--projection_dims", "256", "256", "--decoder_num_classes", "64")
 SIGMA = (*MLP, "--loss_func", "SWAV")
 DEFAULT = (*SIGMA, "--num_prototypes", "64")
+FROZEN = 1 / 3
 VIDEO_TEACHER = ("--target_type", "video", "--num_prototypes", "64")
 NO_AUGMENTATION = ("--aa", "none", "--reprob", "0", "--mixup", "0", "--cutmix", "0", "--drop_path", "0")
 
@@ -34,14 +35,14 @@ class Arm:
 
 
 def varied(title: str, *flags: str, prototypes: int = 64) -> Arm:
-    """SIGMA-MLP with other options."""
-    return Arm(title, (*SIGMA, "--num_prototypes", str(prototypes), *flags), replicated=False)
+    """`sigma-frozen-first` with other options."""
+    return Arm(title, (*SIGMA, "--num_prototypes", str(prototypes), *flags), frozen=FROZEN, replicated=False)
 
 
 ARMS = {
     "videomae": Arm("VideoMAE", ("--target_type", "pixel")),
     "sigma": Arm("SIGMA-MLP", DEFAULT),
-    "sigma-frozen-first": Arm("SIGMA-MLP, projection frozen for the first third", DEFAULT, frozen=1 / 3),
+    "sigma-frozen-first": Arm("SIGMA-MLP, projection frozen for the first third", DEFAULT, frozen=FROZEN),
     "sigma-frozen": Arm("SIGMA-MLP, projection never trained", DEFAULT, frozen=1.0, replicated=False),
     "sigma-video-centered": Arm(
         "SIGMA, frozen VideoMAE as teacher, centered", (*VIDEO_TEACHER, "--center_teacher"), teacher="videomae"
@@ -54,7 +55,6 @@ ARMS = {
     "epsilon-0.2": varied("epsilon 0.2", "--sinkhorn_eps", "0.2"),
     "mask-0.5": varied("mask ratio 0.5", "--mask_ratio", "0.5"),
     "mask-0.9": varied("mask ratio 0.9", "--mask_ratio", "0.9"),
-    "warmup-1": varied("warm-up of one epoch", "--warmup_epochs", "1"),
     "soft": varied("soft targets", "--sinkhorn_targets", "soft"),
 }
 TESTS = {"knn": "k-NN", "linear": "linear probe", "attentive4": "attentive probe", "finetune": "fine-tuned"}

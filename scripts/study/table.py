@@ -16,11 +16,11 @@ ALIKE = re.compile(r"step (\d+): (.*?) \(")
 def write_tables(study: Study) -> None:
     """`tables.md` in the study's folder, of what is there."""
     main = [SCRATCH, *(name for name in study.arms if ARMS[name].replicated)]
-    varied = ["sigma", *(name for name in study.arms if not ARMS[name].replicated)]
+    varied = ["sigma-frozen-first", *(name for name in study.arms if not ARMS[name].replicated)]
     parts = [
         "## Tests\n\nTop-1 in percent: mean over seeds, and their standard deviation.\n",
         _tests(study, main, range(study.seeds)),
-        "\n## The other arms\n\nFirst seed. Where no method is named: SIGMA-MLP with this option.\n",
+        "\n## The other arms\n\nFirst seed. Where no method is named: the first row with this option.\n",
         _tests(study, varied, range(1)),
         "\n## During pre-training\n\nFirst seed: the last probe, and the first warning of a collapse.\n",
         _during(study),
