@@ -1,7 +1,7 @@
 """Parameter groups and optimizer."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,8 +74,12 @@ class OptimConfig(Options):
         self, model: nn.Module, *, lr: float, layer_decay: float = 1.0, held_steps: Mapping[str, int] | None = None
     ) -> torch.optim.Optimizer:
         """The optimizer over a model's parameters, in the groups of `parameter_groups`; `lr` is the scaled rate."""
+        groups = parameter_groups(model, weight_decay=self.weight_decay, layer_decay=layer_decay, held_steps=held_steps)
+        for group in groups:
+            if group["held_steps"]:
+                group["gate"] = gradient_gate(group["params"])
         return build_optimizer(
-            parameter_groups(model, weight_decay=self.weight_decay, layer_decay=layer_decay, held_steps=held_steps),
+            groups,
             opt=self.opt,
             lr=lr,
             betas=self.opt_betas,
@@ -185,6 +189,18 @@ def parameter_groups(
         )
         group["params"].append(parameter)
     return list(groups.values())
+
+
+def gradient_gate(parameters: Sequence[nn.Parameter]) -> torch.Tensor:
+    """A number, 0 at first, that all later gradients of these parameters are multiplied by.
+
+    So they add nothing to the gradient norm while they are held. It is on the parameters' device: whatever has been
+    captured or compiled reads it anew in every step.
+    """
+    gate = torch.zeros((), device=parameters[0].device)
+    for parameter in parameters:
+        parameter.register_hook(gate.mul)
+    return gate
 
 
 def build_optimizer(

@@ -80,7 +80,8 @@ class Schedule:
     def apply(self, optimizer: torch.optim.Optimizer, step: int) -> float:
         """Set every group's learning rate and weight decay; returns the unscaled learning rate.
 
-        A group that is held (see `parameter_groups`) has the rate 0: neither gradient nor decay moves its parameters.
+        A group that is held (see `parameter_groups`) has the rate 0, so that decay does not move its parameters either,
+        and a closed gate.
         """
         lr = self.lr_at(step)
         decay = cosine_schedule(
@@ -91,7 +92,10 @@ class Schedule:
             steps_per_epoch=self.steps_per_epoch,
         )
         for group in optimizer.param_groups:
-            group["lr"] = 0.0 if step < group.get("held_steps", 0) else lr * group["lr_scale"]
+            held = step < group.get("held_steps", 0)
+            group["lr"] = 0.0 if held else lr * group["lr_scale"]
+            if "gate" in group:
+                group["gate"].fill_(not held)
             if group["decayed"]:
                 group["weight_decay"] = decay
         return lr

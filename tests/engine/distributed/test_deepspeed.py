@@ -1,8 +1,10 @@
 """DeepSpeed's ZeRO stages are DDP: the same losses, weights and checkpoints, the same care with what is not finite."""
 
 import copy
+import dataclasses
 import os
 import sys
+from itertools import pairwise
 
 import pytest
 import torch
@@ -18,11 +20,13 @@ from engine.distributed.ddp import Backend
 from engine.distributed.deepspeed import DeepSpeedBackend, zero3_init
 from engine.distributed.world import World
 from engine.errors import ConfigError, NonFiniteError
-from engine.optim import build_optimizer, parameter_groups
+from engine.optim import OptimConfig
 from models import create_model
 
 STAGES = ["ddp", 0, 1, 2, 3]
 ZERO = STAGES[1:]
+# A rate of 1e-3 in all steps: those of the command line are for 256 clips.
+CONSTANT = OptimConfig(batch_size=1, epochs=9, lr=0.256, min_lr=0.256, warmup_epochs=0, opt_betas=(0.9, 0.95))
 CPU = World(0, 1, 0, torch.device("cpu"))
 
 
@@ -46,11 +50,10 @@ def make_classifier():
     return create_model("vit_mini_patch8_32", num_classes=3, num_frames=4, depth=2, init_scale=0.5)
 
 
-def backend_of(model, stage, world, *, opt="adamw", layer_decay=1.0, **options):
-    groups = parameter_groups(model, weight_decay=0.05, layer_decay=layer_decay)
-    optimizer = build_optimizer(groups, opt=opt, lr=1e-3, betas=(0.9, 0.95), eps=1e-8, momentum=0.9)
-    for group in optimizer.param_groups:  # as the schedule does
-        group["lr"] = 1e-3 * group["lr_scale"]
+def backend_of(model, stage, world, *, opt="adamw", layer_decay=1.0, held_steps=None, **options):
+    how = dataclasses.replace(CONSTANT, opt=opt)
+    optimizer = how.build(model, lr=1e-3, layer_decay=layer_decay, held_steps=held_steps)
+    how.schedule(num_batches=1, world_size=1).apply(optimizer, 0)
     options = {"world": world, "amp": "none", **options}
     return (
         Backend(model, optimizer, **options)
@@ -124,6 +127,7 @@ def compare(world):
         trace.append(update(backend, sigma_loss, 2))
         found["sigma", stage] = begun, trace, middle, whole(backend)
         found["resumed", stage, stage] = resumed(backend, middle)
+        found["held", stage] = held(stage, world)
         backend = classifier_backend(stage, world, clip_grad=0.5, opt="sgd")
         trace = [update(backend, classifier_loss, step) for step in range(3)]
         found["classifier", stage] = None, trace, None, whole(backend)
@@ -133,6 +137,18 @@ def compare(world):
         for before, after in (("ddp", stage), (stage, "ddp")):
             found["resumed", before, after] = resumed(backends[after], found["sigma", before][2])
     return found
+
+
+def held(stage, world):
+    """Norms of two updates in which the projection network is held and of two afterwards, weights before and after."""
+    backend = sigma_backend(stage, world, clip_grad=0.5, held_steps={"head.": 2})
+    weights, norms = [copy.deepcopy(backend.model_state())], []
+    schedule = CONSTANT.schedule(num_batches=1, world_size=1)
+    for step in range(4):
+        schedule.apply(backend.optimizer, step)
+        norms.append(update(backend, sigma_loss, step)[1])
+        weights.append(copy.deepcopy(backend.model_state()))
+    return norms, weights
 
 
 def resumed(backend, state):
@@ -176,6 +192,20 @@ def test_losses_norms_weights_and_moments_are_those_of_ddp(kind, stage, compared
     assert min(norm for _, norm in expected) > 0.5  # clipped
     torch.testing.assert_close(torch.tensor(trace), torch.tensor(expected), rtol=1e-5, atol=1e-6)
     check_close(state, final)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_what_is_held_stays_as_it_is_and_is_not_in_the_norm(stage, compared):
+    norms, weights = compared["held", stage]
+    _, trained, _, _ = compared["sigma", stage]
+    projection = {name for name in weights[0] if name.startswith("head.")}
+    for before, after in pairwise(weights[:3]):
+        assert {name for name in before if same(before[name], after[name])} == projection
+    for before, after in pairwise(weights[2:]):
+        assert not any(same(before[name], after[name]) for name in before)
+    assert norms[0] < 0.9 * trained[0][1]  # the same weights and batches, but for the projection's gradient
+    torch.testing.assert_close(norms, compared["held", "ddp"][0], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.slow
