@@ -75,10 +75,7 @@ class OptimConfig(Options):
     ) -> torch.optim.Optimizer:
         """The optimizer over a model's parameters, in the groups of `parameter_groups`; `lr` is the scaled rate."""
         groups = parameter_groups(model, weight_decay=self.weight_decay, layer_decay=layer_decay, held_steps=held_steps)
-        for group in groups:
-            if group["held_steps"]:
-                group["gate"] = gradient_gate(group["params"])
-        return build_optimizer(
+        optimizer = build_optimizer(
             groups,
             opt=self.opt,
             lr=lr,
@@ -86,6 +83,11 @@ class OptimConfig(Options):
             eps=self.opt_eps,
             momentum=self.momentum,
         )
+        # Not in the groups: loading a state would replace a tensor there by a copy, and hooks would keep the old one.
+        optimizer.gates = [  # type: ignore[attr-defined]
+            (group["held_steps"], gradient_gate(group["params"])) for group in groups if group["held_steps"]
+        ]
+        return optimizer
 
     def total_batch(self, world_size: int) -> int:
         """Clips of an update, over all ranks."""

@@ -91,11 +91,11 @@ class Schedule:
             epochs=self.epochs,
             steps_per_epoch=self.steps_per_epoch,
         )
+        for held_steps, gate in getattr(optimizer, "gates", ()):
+            gate.fill_(step >= held_steps)
         for group in optimizer.param_groups:
             held = step < group.get("held_steps", 0)
             group["lr"] = 0.0 if held else lr * group["lr_scale"]
-            if "gate" in group:
-                group["gate"].fill_(not held)
             if group["decayed"]:
                 group["weight_decay"] = decay
         return lr

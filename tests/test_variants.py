@@ -1,11 +1,13 @@
 """Every variant of the method pre-trains on generated videos, and does on two processes what it does on one."""
 
+import shutil
+
 import pytest
 import torch
 from conftest import write_list
 from moving_videos import write_moving_square
 from processes import PRETRAIN, gloo_world
-from runs import load, records, series
+from runs import load, records, same, series
 
 from datasets.synthetic import generate
 from engine.config import RunFacts
@@ -174,6 +176,19 @@ def test_a_projection_is_held_for_its_epochs(runs, data):
     assert not any(torch.equal(at_first[name], after[name]) for name in at_first)
     rows = records(runs / "one" / "projection held")
     assert [row["train/min_lr"] == 0 for row in rows] == [True, True, False, False]
+
+
+@pytest.mark.parametrize("last", [0, 1], ids=["before it is trained", "when it begins to be"])
+def test_a_resumed_run_trains_the_projection_as_an_uninterrupted_one(last, data, folder):
+    changes = {"freeze_projection_epochs": 2, "save_ckpt_freq": 1, "epochs": 4, "batch_size": 2}
+    whole, resumed = (folder / f"{name}-{last}" for name in ("whole", "resumed"))
+    gloo_world(pretrain, [command(data, folder, whole, changes)], size=1)
+    resumed.mkdir()
+    shutil.copy(whole / f"checkpoint-{last}.pth", resumed)
+    gloo_world(pretrain, [command(data, folder, resumed, changes)], size=1)
+    expected, found = (load(path / "checkpoint-3.pth") for path in (whole, resumed))
+    assert same(found["model"], expected["model"])
+    assert same(found["optimizer"]["state"], expected["optimizer"]["state"])
 
 
 def test_a_projection_held_in_all_epochs_has_no_gradient(data, folder):
