@@ -157,7 +157,7 @@ def main(config: PretrainingConfig, world: World) -> None:
             lists={"train": summarise(videos)},
         ),
         instruments=Instruments(
-            task={"task": "pre-training", **describe_method(config.targets, config.objective)},
+            task={"task": "pre-training", **describe_method(config.targets, config.objective, epochs=optim.epochs)},
             flops_per_clip=pretraining_flops(
                 model, num_masked=dataset.num_masked, num_masks=masks.num_masks, teacher=teacher
             ),

@@ -1,5 +1,7 @@
 """The method that a pre-training command trains, in words: what the plan of a run calls it."""
 
+import math
+
 from .objectives import OBJECTIVES, ObjectiveConfig
 from .targets import TARGETS, TargetConfig
 
@@ -18,48 +20,55 @@ def uses_prototypes(targets: TargetConfig, objective: ObjectiveConfig) -> bool:
     return OBJECTIVES[objective.name_for(targets.target_type)].uses_prototypes
 
 
-def method_name(targets: TargetConfig, objective: ObjectiveConfig) -> str:
-    """What papers and PRETRAIN.md call this combination of targets and loss."""
+def freezes_projection(targets: TargetConfig, epochs: float) -> bool:
+    """Whether the projection network, if there is one, is not trained in a run of so many epochs."""
+    return bool(targets.mlp_preloading) or targets.freeze_projection_epochs >= epochs
+
+
+def method_name(targets: TargetConfig, objective: ObjectiveConfig, *, epochs: float = math.inf) -> str:
+    """What papers and PRETRAIN.md call this combination of targets and loss, in a run of so many epochs."""
     kind, loss = targets.target_type, objective.name_for(targets.target_type)
-    frozen = bool(targets.mlp_preloading)
+    frozen = freezes_projection(targets, epochs)
     if loss == "SWAV":
-        name = _SWAPPED.get(kind, f"swapped prediction with {_features(targets)}")
+        name = _SWAPPED.get(kind, f"swapped prediction with {_features(targets, frozen)}")
         return f"{name}, projection frozen" if frozen else name
     if loss != "L2":
-        return f"{OBJECTIVES[loss].described} on {_features(targets)}"
+        return f"{OBJECTIVES[loss].described} on {_features(targets, frozen)}"
     if kind == "pixel" and targets.normalize_target:
         return "VideoMAE"
     projected = TARGETS[kind].projects
-    return f"regression onto {_features(targets)}" + (", which collapses" if projected and not frozen else "")
+    return f"regression onto {_features(targets, frozen)}" + (", which collapses" if projected and not frozen else "")
 
 
-def _features(targets: TargetConfig) -> str:
+def _features(targets: TargetConfig, frozen: bool) -> str:
     """The target features, for the name of a method."""
     row = TARGETS[targets.target_type]
     if row.projects:
-        return f"a {'frozen' if targets.mlp_preloading else 'trained'} projection"
+        return f"a {'frozen' if frozen else 'trained'} projection"
     if targets.uses_teacher:
         return targets.teacher_name
     return row.described if targets.normalize_target else f"raw {row.described}"
 
 
-def describe_method(targets: TargetConfig, objective: ObjectiveConfig) -> dict[str, str]:
-    """Rows of the plan: the method with its loss, and what is predicted at the masked positions."""
+def describe_method(targets: TargetConfig, objective: ObjectiveConfig, *, epochs: float = math.inf) -> dict[str, str]:
+    """Rows of the plan of a run: the method with its loss, and what is predicted at the masked positions."""
     loss = objective.name_for(targets.target_type)
     how = OBJECTIVES[loss].described
     if uses_prototypes(targets, objective):
         how += f" of {objective.num_prototypes} prototypes"
     other = "; --target_type pixel trains VideoMAE" if targets.target_type == _DEFAULT else ""
-    name = f"{method_name(targets, objective)} ({how}, --loss_func {loss}{other})"
-    return {"method": name, "targets": describe_targets(targets)}
+    name = f"{method_name(targets, objective, epochs=epochs)} ({how}, --loss_func {loss}{other})"
+    return {"method": name, "targets": describe_targets(targets, epochs=epochs)}
 
 
-def describe_targets(targets: TargetConfig) -> str:
+def describe_targets(targets: TargetConfig, *, epochs: float = math.inf) -> str:
     """What is predicted at the masked positions, in words."""
     kind, row = targets.target_type, TARGETS[targets.target_type]
     if row.projects:
         first = targets.freeze_projection_epochs
         source = f"trained jointly from epoch {first} on" if first else "trained jointly"
+        if freezes_projection(targets, epochs):
+            source = "frozen in all epochs"
         if targets.mlp_preloading:
             source = f"taken from {targets.mlp_preloading} and frozen"
         return f"{row.described} through a projection MLP, {source} (--target_type {kind})"

@@ -76,6 +76,8 @@ def test_a_size_that_contradicts_the_name_is_refused(parsed):
     [
         ("", "SIGMA-MLP", "standardised pixels through a projection MLP, trained jointly"),
         ("--freeze_projection_epochs 9", "SIGMA-MLP", "projection MLP, trained jointly from epoch 9 on"),
+        ("--freeze_projection_epochs 800", "SIGMA-MLP, projection frozen", "projection MLP, frozen in all epochs"),
+        ("--loss_func L2 --freeze_projection_epochs 900", "regression onto a frozen projection", "in all epochs"),
         ("--mlp_preloading x.pth", "SIGMA-MLP, projection frozen", "taken from x.pth and frozen"),
         ("--target_type dino_v1", "SIGMA-DINO", "features of a frozen DINO (dino_b)"),
         ("--target_type dino_v2 --distillation_teacher dino_l", "SIGMA with DINOv2", "frozen DINOv2 (dino_l)"),
@@ -89,8 +91,9 @@ def test_a_size_that_contradicts_the_name_is_refused(parsed):
 )
 def test_the_plan_names_method_and_targets(words, name, targets):
     config = pretraining(words)
-    assert method_name(config.targets, config.objective) == name
-    plan = describe_method(config.targets, config.objective)
+    epochs = config.optim.epochs
+    assert method_name(config.targets, config.objective, epochs=epochs) == name
+    plan = describe_method(config.targets, config.objective, epochs=epochs)
     assert plan["method"].startswith(f"{name} (") and targets in plan["targets"]
     assert ("--target_type pixel trains VideoMAE" in plan["method"]) == (config.targets.target_type == "mlp")
 

@@ -14,7 +14,7 @@ from engine.config import TrainingConfig
 from engine.optim import OptimConfig
 from engine.released_flags import PRETRAINING_FLAGS
 from models.decoder import DecoderConfig
-from models.methods import method_name, uses_prototypes
+from models.methods import freezes_projection, method_name, uses_prototypes
 from models.objectives import ObjectiveConfig
 from models.registry import MODEL_HELP, input_size_for
 from models.targets import TARGETS, TargetConfig
@@ -61,9 +61,8 @@ class PretrainingConfig(TrainingConfig):
     @property
     def learns_projection(self) -> bool:
         """Whether the projection network is trained in some epoch."""
-        targets = self.targets
-        held = targets.mlp_preloading or targets.freeze_projection_epochs >= self.optim.epochs
-        return TARGETS[targets.target_type].projects and not held
+        projects = TARGETS[self.targets.target_type].projects
+        return projects and not freezes_projection(self.targets, self.optim.epochs)
 
     def __post_init__(self) -> None:
         targets = self.targets
