@@ -198,6 +198,9 @@ def gradient_gate(parameters: Sequence[nn.Parameter]) -> torch.Tensor:
 
     So they add nothing to the gradient norm while they are held. It is on the parameters' device: whatever has been
     captured or compiled reads it anew in every step.
+
+    AdamW counts these steps, so its moments are not corrected afterwards for their start at zero: the first update has
+    0.45 times the learning rate with the decay rates 0.9 and 0.95, and 3.2 times with 0.9 and 0.999.
     """
     gate = torch.zeros((), device=parameters[0].device)
     for parameter in parameters:

@@ -80,8 +80,8 @@ class Schedule:
     def apply(self, optimizer: torch.optim.Optimizer, step: int) -> float:
         """Set every group's learning rate and weight decay; returns the unscaled learning rate.
 
-        A group that is held (see `parameter_groups`) has the rate 0, so that decay does not move its parameters either,
-        and a closed gate.
+        A group that is held (see `parameter_groups`) has a closed gate, the rate 0, and no decay, which SGD's momentum
+        would keep.
         """
         lr = self.lr_at(step)
         decay = cosine_schedule(
@@ -97,5 +97,5 @@ class Schedule:
             held = step < group.get("held_steps", 0)
             group["lr"] = 0.0 if held else lr * group["lr_scale"]
             if group["decayed"]:
-                group["weight_decay"] = decay
+                group["weight_decay"] = 0.0 if held else decay
         return lr

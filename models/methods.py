@@ -21,8 +21,9 @@ def uses_prototypes(targets: TargetConfig, objective: ObjectiveConfig) -> bool:
 
 
 def freezes_projection(targets: TargetConfig, epochs: float) -> bool:
-    """Whether the projection network, if there is one, is not trained in a run of so many epochs."""
-    return bool(targets.mlp_preloading) or targets.freeze_projection_epochs >= epochs
+    """Whether there is a projection network that a run of so many epochs does not train."""
+    held = targets.mlp_preloading or targets.freeze_projection_epochs >= epochs
+    return TARGETS[targets.target_type].projects and bool(held)
 
 
 def method_name(targets: TargetConfig, objective: ObjectiveConfig, *, epochs: float = math.inf) -> str:

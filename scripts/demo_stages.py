@@ -21,6 +21,7 @@ class Preset:
     """How much of everything, how long it takes and how much room it needs.
 
     Attributes:
+        frozen_epochs: of the pre-training, in which SIGMA's projection network is not trained.
         percents: of the labels that models are fine-tuned on, the largest last; all are fine-tuned for the same steps.
     """
 
@@ -28,6 +29,7 @@ class Preset:
     num_train: int
     num_test: int
     pretrain_epochs: int
+    frozen_epochs: int
     finetune_epochs: int
     finetune_epoch_videos: int
     percents: tuple[int, ...]
@@ -36,8 +38,8 @@ class Preset:
 
 
 PRESETS = {
-    "short": Preset(3000, 500, 300, 9, 10, 960, (10, 50, 100), "about 10 minutes on two idle CPU cores", 500),
-    "smoke": Preset(256, 60, 30, 1, 1, 64, (50, 100), "1 to 2 minutes", 100),
+    "short": Preset(3000, 500, 300, 9, 4, 10, 960, (10, 50, 100), "about 10 minutes on two idle CPU cores", 500),
+    "smoke": Preset(256, 60, 30, 1, 0, 1, 64, (50, 100), "1 to 2 minutes", 100),
 }
 METHODS = {"sigma": "SIGMA", "videomae": "VideoMAE"}
 OBJECTIVES = {
@@ -117,7 +119,7 @@ class Demo:
             *("--lr", "4e-3", "--min_lr", "4e-5", "--clip_grad", "1"),
         ]
         if self.method == "sigma":  # a short run would spend most of its steps until the branches agree on something
-            command += ["--freeze_projection_epochs", str(p.pretrain_epochs * 4 // 9)]
+            command += ["--freeze_projection_epochs", str(p.frozen_epochs)]
         name = f"{METHODS[self.method]} pre-training"
         return Stage(
             name, "pretrain", Work(command, STEPS, "step", steps, "saving"), self.checkpoint, self.checkpoint.exists

@@ -80,6 +80,7 @@ def test_a_size_that_contradicts_the_name_is_refused(parsed):
         ("--loss_func L2 --freeze_projection_epochs 900", "regression onto a frozen projection", "in all epochs"),
         ("--mlp_preloading x.pth", "SIGMA-MLP, projection frozen", "taken from x.pth and frozen"),
         ("--target_type dino_v1", "SIGMA-DINO", "features of a frozen DINO (dino_b)"),
+        ("--target_type dino_v1 --freeze_projection_epochs 800", "SIGMA-DINO", "features of a frozen DINO (dino_b)"),
         ("--target_type dino_v2 --distillation_teacher dino_l", "SIGMA with DINOv2", "frozen DINOv2 (dino_l)"),
         ("--target_type dino_v1 --teacher_weights w.pth", "SIGMA-DINO", "weights of w.pth"),
         ("--target_type pixel", "VideoMAE", "pixels, standardised per tubelet"),

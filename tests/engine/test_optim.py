@@ -70,11 +70,12 @@ def test_what_is_held_has_groups_of_its_own():
     assert len(parameter_groups(model, weight_decay=0.1, held_steps={"head.": 0})) == 2
 
 
-def test_a_gate_opens_at_its_step():
-    """Until then a gradient is zero, and the weight is not decayed; without a gate nothing changes."""
+@pytest.mark.parametrize("opt", ["adamw", "sgd"])
+def test_a_gate_opens_at_its_step(opt):
+    """Until then a gradient is zero, the weight is not decayed, and no momentum gathers; the rest is trained."""
     model = torch.nn.ModuleDict({"head": torch.nn.Linear(2, 3), "other": torch.nn.Linear(2, 3)})
     options = OptimConfig(
-        batch_size=256, epochs=4, lr=0.1, min_lr=0.1, warmup_epochs=0, opt_betas=(0.9, 0.95), weight_decay=0.5
+        batch_size=256, epochs=4, lr=0.1, min_lr=0.1, warmup_epochs=0, opt_betas=(0.9, 0.95), weight_decay=0.5, opt=opt
     )
     optimizer = options.build(model, lr=0.1, held_steps={"head.": 2})
     schedule = options.schedule(num_batches=1, world_size=1)
@@ -88,6 +89,9 @@ def test_a_gate_opens_at_its_step():
         still = {name for name, p in model.named_parameters() if torch.equal(before[name], p)}
         assert still == ({"head.weight", "head.bias"} if step < 2 else set())
         assert {name for name, norm in norms.items() if norm == 0} == still
+        moment = {"adamw": "exp_avg", "sgd": "momentum_buffer"}[opt]
+        moments = {name: optimizer.state[p][moment] for name, p in model.named_parameters()}
+        assert {name for name, value in moments.items() if not value.any()} == still
 
 
 def test_unknown_optimizer():

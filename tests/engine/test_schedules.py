@@ -54,10 +54,13 @@ def test_run_of_one_step_and_run_that_is_all_warmup():
 def test_a_held_group_begins_at_its_step():
     groups = [{"params": [torch.ones(1, requires_grad=True)], "lr_scale": 0.5, "weight_decay": 0.9, "decayed": True}]
     optimizer = torch.optim.AdamW([{**groups[0], "held_steps": 3}], lr=9.0)
-    s = schedule(weight_decay_end=0.9)
+    s = schedule(weight_decay=0.9, weight_decay_end=0.9)
     for step in range(s.total_steps):
         s.apply(optimizer, step)
-        assert optimizer.param_groups[0]["lr"] == (0 if step < 3 else 0.5 * s.lr_at(step))
+        (group,) = optimizer.param_groups
+        assert (group["lr"], group["weight_decay"]) == (
+            (0, 0) if step < 3 else (0.5 * s.lr_at(step), pytest.approx(0.9))
+        )
 
 
 def test_apply_scales_rates_and_moves_the_decay_of_decayed_groups_only():
